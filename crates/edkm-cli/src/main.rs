@@ -1,0 +1,2 @@
+//! The program `edkm`.
+fn main() {}

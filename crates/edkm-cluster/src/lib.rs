@@ -1,0 +1,1 @@
+//! Differentiable k-means on slices.

@@ -1,0 +1,1 @@
+//! Palettized matrices.

@@ -1,0 +1,1 @@
+//! A store for tensors saved for backward.

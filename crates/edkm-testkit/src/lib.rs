@@ -1,0 +1,1 @@
+//! Oracles and golden files for the project's own tests.

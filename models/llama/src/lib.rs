@@ -1,0 +1,1 @@
+//! LLaMA with clustered weights.

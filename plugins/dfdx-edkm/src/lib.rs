@@ -1,0 +1,1 @@
+//! eDKM for dfdx.
