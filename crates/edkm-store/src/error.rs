@@ -1,0 +1,105 @@
+//! What can go wrong in a store.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use crate::DType;
+
+/// A failure of a store.
+#[derive(Debug, Clone, Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The bytes that are kept are not those that were saved.
+    #[error("saved tensor `{label}` is corrupt: its {layer} blob of {bytes} bytes does not match its checksum")]
+    Corrupt {
+        /// The record's label.
+        label: &'static str,
+        /// The layer that noticed.
+        layer: &'static str,
+        /// Bytes of the blob.
+        bytes: usize,
+    },
+    /// A record's bytes are not what its shape and element type say.
+    #[error("cannot save `{label}`: shape {shape:?} of {dtype:?} does not describe {got} bytes")]
+    Length {
+        /// The record's label.
+        label: &'static str,
+        /// The record's element type.
+        dtype: DType,
+        /// The record's shape.
+        shape: Vec<usize>,
+        /// Bytes of the record.
+        got: usize,
+    },
+    /// A record's keys are not one `u16` for each row.
+    #[error("cannot save `{label}`: {rows} rows need {} bytes of u16 keys, got {got}", rows * 2)]
+    Keys {
+        /// The record's label.
+        label: &'static str,
+        /// Length of the first axis.
+        rows: usize,
+        /// Bytes of the keys.
+        got: usize,
+    },
+    /// Layers were asked for in an order that makes no sense.
+    #[error("layer `{layer}` cannot act after `{after}`: {reason}")]
+    Order {
+        /// The layer that came too late.
+        layer: &'static str,
+        /// The layer before it.
+        after: &'static str,
+        /// Why it has no place there.
+        reason: &'static str,
+    },
+    /// A store was described in words that it does not know.
+    #[error("store layers `{spec}`: {reason}")]
+    Spec {
+        /// The description as given.
+        spec: String,
+        /// What is wrong with it, and what is understood.
+        reason: String,
+    },
+    /// The spill file could not be made, written or read.
+    #[error("spill file in {}: cannot {doing} {wanted} bytes: {source}", dir.display())]
+    Disk {
+        /// The directory that was chosen for it.
+        dir: PathBuf,
+        /// What was tried: make room for, write, read.
+        doing: &'static str,
+        /// Bytes wanted.
+        wanted: u64,
+        /// What the system said.
+        source: Arc<io::Error>,
+    },
+    /// Another learner failed or left, so what is sharded cannot be gathered.
+    #[error("learner {rank} of {world} {reason}")]
+    Learner {
+        /// The learner at fault.
+        rank: usize,
+        /// Learners in the group.
+        world: usize,
+        /// What it did.
+        reason: String,
+    },
+    /// A blob cannot be decoded.
+    #[error("saved tensor `{label}`: {codec} cannot {doing} it: {reason}")]
+    Codec {
+        /// The record's label.
+        label: &'static str,
+        /// The decoder.
+        codec: &'static str,
+        /// encode or decode
+        doing: &'static str,
+        /// What it found.
+        reason: String,
+    },
+    /// The thread that packs records has ended, because of a panic in a codec or a learner group.
+    #[error("the store's packing thread has ended: {reason}")]
+    Worker {
+        /// What it died of.
+        reason: String,
+    },
+}
