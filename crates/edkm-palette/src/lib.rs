@@ -1,1 +1,23 @@
-//! Palettized matrices.
+#![doc = include_str!("../README.md")]
+
+mod bits;
+mod entries;
+mod error;
+mod kernels;
+mod layout;
+mod matrix;
+mod metadata;
+mod palette;
+mod read;
+mod spec;
+mod tables;
+mod words;
+
+pub use entries::Entry;
+pub use error::PaletteError;
+pub use layout::TILE_ROWS;
+pub use matrix::PalettizedMatrix;
+pub use metadata::{FormatMetadata, ScaleKind, TensorInfo, FORMAT_VERSION, METADATA_KEY};
+pub use read::{read, EntryBytes, EntryView};
+pub use spec::{PaletteDType, PaletteSpec};
+pub use words::{ByteOwner, SharedBytes};
