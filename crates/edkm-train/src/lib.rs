@@ -1,1 +1,23 @@
-//! Training and evaluation.
+//! Training and evaluation: data, schedules, the training loop, run checkpoints and the report.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`tokenizer`] | text to tokens and back |
+//! | [`data`] | text and Alpaca files as windows of tokens, in an order that can be resumed |
+//! | [`schedule`] | learning rate and temperature by step |
+//! | [`metrics`] | `metrics.jsonl`, one object a step |
+//! | [`memory`] | what the operating system says about this process |
+//! | [`synthetic`] | the generated text of the embedded default model |
+
+pub mod data;
+mod error;
+mod files;
+pub mod memory;
+pub mod metrics;
+mod random;
+pub mod schedule;
+pub mod synthetic;
+pub mod tokenizer;
+
+pub use error::TrainError;
+pub use tokenizer::Tokenizer;

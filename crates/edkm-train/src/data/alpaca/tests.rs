@@ -1,0 +1,166 @@
+use std::path::Path;
+
+use super::*;
+
+fn array(json: &str) -> Result<Vec<AlpacaRecord>, TrainError> {
+    let mut records = Vec::new();
+    read_array(Path::new("alpaca.json"), json.as_bytes(), |record| {
+        records.push(record);
+        Ok(())
+    })?;
+    Ok(records)
+}
+
+fn lines(json: &str) -> Result<Vec<AlpacaRecord>, TrainError> {
+    let mut records = Vec::new();
+    read_lines(Path::new("alpaca.jsonl"), json.as_bytes(), |record| {
+        records.push(record);
+        Ok(())
+    })?;
+    Ok(records)
+}
+
+fn record(instruction: &str, input: &str, output: &str) -> AlpacaRecord {
+    AlpacaRecord {
+        instruction: instruction.into(),
+        input: input.into(),
+        output: output.into(),
+    }
+}
+
+#[test]
+fn the_prompts_are_those_of_stanford_alpaca() {
+    // Copied from the published train.py, PROMPT_DICT, with the fields filled in.
+    assert_eq!(
+        prompt("Add the numbers.", "2 and 3"),
+        "Below is an instruction that describes a task, paired with an input that provides further context. Write a response that appropriately completes the request.\n\n### Instruction:\nAdd the numbers.\n\n### Input:\n2 and 3\n\n### Response:"
+    );
+    assert_eq!(
+        prompt("Say hello.", ""),
+        "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n### Instruction:\nSay hello.\n\n### Response:"
+    );
+}
+
+#[test]
+fn both_file_kinds_give_the_same_records() {
+    let one = r#"{"instruction": "A", "input": "B", "output": "C"}"#;
+    let two = r#"{"output": "é\n", "extra": {"deep": [1, {"x": null}]}, "instruction": "D"}"#;
+    let three = r#"{"instruction": "E", "input": null, "output": ""}"#;
+    let expected = vec![record("A", "B", "C"), record("D", "", "é\n"), record("E", "", "")];
+    assert_eq!(array(&format!(" [{one},\n{two} , {three}] \n")).unwrap(), expected);
+    assert_eq!(lines(&format!("{one}\n\n{two}\r\n  \n{three}")).unwrap(), expected);
+    assert!(array("[]").unwrap().is_empty());
+    assert!(lines("").unwrap().is_empty());
+}
+
+#[test]
+fn an_error_names_file_record_and_key() {
+    let good = r#"{"instruction": "A", "output": "C"}"#;
+    for (bad, number, about) in [
+        (r#"{"instruction": "A"}"#, 2, "\"output\" is missing"),
+        (r#"{"output": "A"}"#, 2, "\"instruction\" is missing"),
+        (
+            r#"{"instruction": null, "output": "A"}"#,
+            2,
+            "\"instruction\" is missing",
+        ),
+        (
+            r#"{"instruction": "A", "output": 7}"#,
+            2,
+            "\"output\": invalid type: integer `7`",
+        ),
+        (
+            r#"{"instruction": "A", "input": ["x"], "output": "y"}"#,
+            2,
+            "\"input\": invalid type: sequence",
+        ),
+        (
+            r#"{"instruction": "A", "output": "b", "output": "c"}"#,
+            2,
+            "\"output\" stands there twice",
+        ),
+        (r#"{"instruction": "A", "output": "\ud800"}"#, 2, "\"output\""),
+        ("17", 2, "expected an object"),
+        ("null", 2, "expected an object"),
+        ("[]", 2, "expected an object"),
+        (r#"{"instruction": "A", "output": "#, 2, "\"output\""),
+    ] {
+        for error in [array(&format!("[{good},{bad}]")), lines(&format!("{good}\n{bad}\n"))] {
+            let error = error.expect_err(bad);
+            assert!(
+                matches!(error, TrainError::Record { record, .. } if record == number),
+                "{bad}: {error}"
+            );
+            let text = error.to_string();
+            assert!(text.contains("alpaca.json") && text.contains(about), "{bad}: {text}");
+        }
+    }
+}
+
+#[test]
+fn a_line_holds_one_record_and_nothing_else() {
+    let error = lines(r#"{"instruction": "A", "output": "b"} trailing"#).unwrap_err();
+    assert!(matches!(error, TrainError::Record { record: 1, .. }), "{error}");
+}
+
+#[test]
+fn what_is_not_an_array_is_refused() {
+    for bad in [
+        "",
+        "{}",
+        "17",
+        "\"text\"",
+        "[",
+        "[1",
+        "[] []",
+        "\u{0}",
+        r#"{"instruction": "A", "output": "C"}"#,
+    ] {
+        assert!(matches!(array(bad), Err(TrainError::Record { .. })), "{bad:?}");
+    }
+}
+
+#[test]
+fn deep_json_is_refused_or_passed_over_without_recursion() {
+    let deep = "[".repeat(1_000_000);
+    assert!(array(&deep).is_err());
+    assert!(lines(&deep).is_err());
+    assert!(array(&format!(r#"[{{"instruction": {deep}"#)).is_err());
+    let closed = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+    let unread_key = format!(r#"{{"other": {closed}, "instruction": "A", "output": "B"}}"#);
+    // Either answer will do; what must not happen is a stack that overflows.
+    let _ = lines(&unread_key);
+    let _ = array(&format!("[{unread_key}]"));
+}
+
+#[test]
+fn a_record_that_never_ends_is_refused_before_it_fills_memory() {
+    let path = Path::new("alpaca.json");
+    let endless = || BufReader::new(std::io::Cursor::new(br#"[{"instruction": ""#).chain(std::io::repeat(b'a')));
+    let error = read_array(path, endless(), |_| Ok(())).unwrap_err();
+    assert!(
+        matches!(&error, TrainError::TooLarge { what, .. } if what == "record 1"),
+        "{error}"
+    );
+    let error = read_lines(path, endless(), |_| Ok(())).unwrap_err();
+    assert!(
+        matches!(&error, TrainError::TooLarge { what, .. } if what == "record 1"),
+        "{error}"
+    );
+}
+
+#[test]
+fn many_records_do_not_use_up_the_limit_of_one() {
+    let filler = "x".repeat(1 << 20);
+    let one = format!(r#"{{"instruction": "A", "output": "{filler}"}}"#);
+    let json = format!("[{}]", vec![one; 20].join(","));
+    assert_eq!(array(&json).unwrap().len(), 20);
+}
+
+#[test]
+fn the_receivers_error_comes_back_as_it_is() {
+    let stop = |_| Err(TrainError::NothingToLearn { tokens: 3 });
+    let json = r#"[{"instruction": "A", "output": "C"}]"#;
+    let error = read_array(Path::new("x"), json.as_bytes(), stop).unwrap_err();
+    assert!(matches!(error, TrainError::NothingToLearn { tokens: 3 }));
+}

@@ -1,0 +1,245 @@
+//! Training and validation text as one stream of tokens.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`text`] | `.txt`: documents split at blank lines |
+//! | [`alpaca`] | `.json`, `.jsonl`: instruction, input, response; loss on the response only |
+//! | [`windows`] | the stream cut into sequences, for evaluation and for training |
+//! | [`sampler`] | training batches in an order that can be saved and resumed |
+
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+
+use crate::{Tokenizer, TrainError};
+
+pub mod alpaca;
+pub mod sampler;
+pub mod text;
+pub mod windows;
+
+/// The longest document or record that is read, in bytes. Encoding one takes about a hundred times its size in memory.
+pub(crate) const DOCUMENT_LIMIT: u64 = 16 << 20;
+
+/// Documents of one file are encoded together once they have this many bytes: enough work for all threads,
+/// and the text of a large file is never in memory as a whole.
+const ENCODE_TOGETHER: usize = 4 << 20;
+
+/// What a data file holds, by the ending of its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DataFormat {
+    /// `.txt`: plain text, documents split at blank lines.
+    Text,
+    /// `.json`: one array of Alpaca records.
+    AlpacaArray,
+    /// `.jsonl`: one Alpaca record a line.
+    AlpacaLines,
+}
+
+impl DataFormat {
+    /// The format of a file.
+    ///
+    /// # Errors
+    /// [`TrainError::UnknownDataFormat`] for any other ending.
+    pub fn of(path: &Path) -> Result<Self, TrainError> {
+        let ending = path
+            .extension()
+            .and_then(|ending| ending.to_str())
+            .map(str::to_ascii_lowercase);
+        match ending.as_deref() {
+            Some("txt") => Ok(Self::Text),
+            Some("json") => Ok(Self::AlpacaArray),
+            Some("jsonl") => Ok(Self::AlpacaLines),
+            _ => Err(TrainError::UnknownDataFormat {
+                path: path.to_path_buf(),
+            }),
+        }
+    }
+}
+
+/// One document before it is encoded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Document {
+    /// Every token counts in the loss.
+    Plain(String),
+    /// Only the response (and the end token after it) counts.
+    Response {
+        /// What the model is given.
+        prompt: String,
+        /// What it has to say.
+        response: String,
+    },
+}
+
+/// All documents of a run, encoded and joined: each with the begin token in front.
+///
+/// Memory: 4 bytes a token, and one more once a prompt has been added.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TokenStream {
+    tokens: Vec<u32>,
+    /// Which tokens count when they are predicted; `None` while all do.
+    counted: Option<Vec<bool>>,
+}
+
+impl TokenStream {
+    /// Reads data files in the order given and joins them.
+    ///
+    /// # Errors
+    /// A file that cannot be read, is not what its ending says, or cannot be encoded; [`TrainError::EmptyData`] if there is
+    /// no text in any of them.
+    pub fn from_files(paths: &[PathBuf], tokenizer: &Tokenizer) -> Result<Self, TrainError> {
+        let mut stream = Self::default();
+        for path in paths {
+            let mut waiting = Batcher {
+                stream: &mut stream,
+                tokenizer,
+                documents: Vec::new(),
+                bytes: 0,
+            };
+            match DataFormat::of(path)? {
+                DataFormat::Text => text::for_each(path, |document| waiting.add(Document::Plain(document)))?,
+                DataFormat::AlpacaArray => alpaca::for_each_in_array(path, |record| waiting.add(record.document()))?,
+                DataFormat::AlpacaLines => alpaca::for_each_line(path, |record| waiting.add(record.document()))?,
+            }
+            waiting.encode()?;
+        }
+        if stream.tokens.is_empty() {
+            return Err(TrainError::EmptyData { paths: paths.to_vec() });
+        }
+        Ok(stream)
+    }
+
+    /// A stream of plain text held in memory, documents split at blank lines.
+    ///
+    /// # Errors
+    /// If the text cannot be encoded.
+    pub fn from_text(text: &str, tokenizer: &Tokenizer) -> Result<Self, TrainError> {
+        let mut stream = Self::default();
+        let documents: Vec<Document> = text::split(text).map(Document::Plain).collect();
+        stream.append(&documents, tokenizer)?;
+        Ok(stream)
+    }
+
+    /// A stream of tokens that all count.
+    pub fn from_tokens(tokens: Vec<u32>) -> Self {
+        Self { tokens, counted: None }
+    }
+
+    /// Encodes documents, in parallel, and appends them in order.
+    ///
+    /// # Errors
+    /// If one cannot be encoded; the stream is then as it was.
+    pub fn append(&mut self, documents: &[Document], tokenizer: &Tokenizer) -> Result<(), TrainError> {
+        let encoded: Vec<Encoded> = documents
+            .par_iter()
+            .map(|document| Encoded::new(document, tokenizer))
+            .collect::<Result<_, _>>()?;
+        for Encoded { tokens, prompt } in encoded {
+            if prompt > 0 && self.counted.is_none() {
+                self.counted = Some(vec![true; self.tokens.len()]);
+            }
+            if let Some(counted) = &mut self.counted {
+                counted.extend((0..tokens.len()).map(|position| position >= prompt));
+            }
+            self.tokens.extend(tokens);
+        }
+        Ok(())
+    }
+
+    /// The tokens.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// Number of tokens.
+    pub fn len(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// Whether there is no token.
+    pub fn is_empty(&self) -> bool {
+        self.tokens.is_empty()
+    }
+
+    /// Whether the token at `position` counts in the loss when it is predicted.
+    pub fn counts(&self, position: usize) -> bool {
+        self.counted.as_ref().is_none_or(|counted| counted[position])
+    }
+
+    /// Keeps the first `tokens` tokens.
+    pub fn truncate(&mut self, tokens: usize) {
+        self.tokens.truncate(tokens);
+        if let Some(counted) = &mut self.counted {
+            counted.truncate(tokens);
+        }
+    }
+
+    /// A hash of the tokens and of which of them count, to recognise the data when a run is resumed.
+    pub fn fingerprint(&self) -> u64 {
+        let mut hash = xxhash_rust::xxh3::Xxh3::new();
+        for &token in &self.tokens {
+            hash.update(&token.to_le_bytes());
+        }
+        for &counts in self.counted.iter().flatten() {
+            hash.update(&[u8::from(counts)]);
+        }
+        hash.digest()
+    }
+}
+
+/// The tokens of one document; the first `prompt` of them do not count.
+struct Encoded {
+    tokens: Vec<u32>,
+    prompt: usize,
+}
+
+impl Encoded {
+    fn new(document: &Document, tokenizer: &Tokenizer) -> Result<Self, TrainError> {
+        match document {
+            Document::Plain(text) => Ok(Self {
+                tokens: tokenizer.encode_document(text)?,
+                prompt: 0,
+            }),
+            Document::Response { prompt, response } => {
+                // Both together, as the model will see them: a response encoded alone may begin with a token for a space.
+                let mut tokens = tokenizer.encode_document(&format!("{prompt}{response}"))?;
+                let alone = tokenizer.encode_document(prompt)?;
+                let shared = alone.iter().zip(&tokens).take_while(|(a, b)| a == b).count();
+                tokens.extend(tokenizer.end_token());
+                Ok(Self { tokens, prompt: shared })
+            }
+        }
+    }
+}
+
+/// Collects documents until there are enough to encode them in parallel.
+struct Batcher<'a> {
+    stream: &'a mut TokenStream,
+    tokenizer: &'a Tokenizer,
+    documents: Vec<Document>,
+    bytes: usize,
+}
+
+impl Batcher<'_> {
+    fn add(&mut self, document: Document) -> Result<(), TrainError> {
+        self.bytes += match &document {
+            Document::Plain(text) => text.len(),
+            Document::Response { prompt, response } => prompt.len() + response.len(),
+        };
+        self.documents.push(document);
+        if self.bytes >= ENCODE_TOGETHER {
+            self.encode()?;
+        }
+        Ok(())
+    }
+
+    fn encode(&mut self) -> Result<(), TrainError> {
+        self.stream.append(&self.documents, self.tokenizer)?;
+        self.documents.clear();
+        self.bytes = 0;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,179 @@
+use super::alpaca::AlpacaRecord;
+use super::*;
+use crate::synthetic;
+
+fn tokenizer() -> Tokenizer {
+    let text = format!(
+        "{}\n\nThe fox found a red kite. The bear was glad.",
+        alpaca::prompt("Add.", "1")
+    );
+    let bytes = synthetic::train_tokenizer(&text, 400).unwrap();
+    Tokenizer::from_bytes(Path::new("t.json"), &bytes, synthetic::special_tokens()).unwrap()
+}
+
+fn files(files: &[(&str, &str)]) -> (tempfile::TempDir, Vec<PathBuf>) {
+    let dir = tempfile::tempdir().unwrap();
+    let paths: Vec<PathBuf> = files.iter().map(|(name, _)| dir.path().join(name)).collect();
+    paths
+        .iter()
+        .zip(files)
+        .for_each(|(path, (_, text))| std::fs::write(path, text).unwrap());
+    (dir, paths)
+}
+
+#[test]
+fn documents_are_joined_each_with_the_begin_token() {
+    let tokenizer = tokenizer();
+    let (_dir, paths) = files(&[("a.txt", "The fox.\n\nThe bear."), ("b.TXT", "Glad.")]);
+    let stream = TokenStream::from_files(&paths, &tokenizer).unwrap();
+    let expected: Vec<u32> = ["The fox.", "The bear.", "Glad."]
+        .iter()
+        .flat_map(|text| tokenizer.encode_document(text).unwrap())
+        .collect();
+    assert_eq!(stream.tokens(), expected);
+    assert_eq!(
+        stream
+            .tokens()
+            .iter()
+            .filter(|&&token| Some(token) == tokenizer.begin_token())
+            .count(),
+        3
+    );
+    assert!((0..stream.len()).all(|position| stream.counts(position)));
+    assert_eq!(
+        TokenStream::from_text("The fox.\n\nThe bear.\n\n\nGlad.\n", &tokenizer).unwrap(),
+        stream
+    );
+}
+
+#[test]
+fn only_the_response_and_its_end_count() {
+    let tokenizer = tokenizer();
+    let record = AlpacaRecord {
+        instruction: "Name it.".into(),
+        input: String::new(),
+        output: "A red kite.".into(),
+    };
+    let prompt = tokenizer.encode_document(&alpaca::prompt("Name it.", "")).unwrap();
+    let mut stream = TokenStream::default();
+    stream
+        .append(&[Document::Plain("The fox.".into()), record.document()], &tokenizer)
+        .unwrap();
+    let plain = tokenizer.encode_document("The fox.").unwrap().len();
+    let counted: Vec<bool> = (0..stream.len()).map(|position| stream.counts(position)).collect();
+    assert!(
+        counted[..plain].iter().all(|&counts| counts),
+        "plain text before a prompt still counts"
+    );
+    assert!(counted[plain..plain + prompt.len()].iter().all(|&counts| !counts));
+    assert!(counted[plain + prompt.len()..].iter().all(|&counts| counts));
+    let response = &stream.tokens()[plain + prompt.len()..];
+    assert_eq!(tokenizer.decode(response).unwrap(), "A red kite.");
+    assert_eq!(response.last().copied(), tokenizer.end_token());
+
+    let batch = windows::evaluation_batches(&stream, stream.len() - 1, 1)
+        .unwrap()
+        .next()
+        .unwrap();
+    assert_eq!(batch.counted(), (plain - 1 + response.len()) as f64);
+    assert_eq!(
+        batch.weights.iter().map(|&weight| weight == 1.0).collect::<Vec<_>>(),
+        counted[1..]
+    );
+}
+
+#[test]
+fn windows_of_prompts_only_are_left_out() {
+    let tokenizer = tokenizer();
+    let record = |output: &str| AlpacaRecord {
+        instruction: "Name it. ".repeat(20),
+        input: "x".into(),
+        output: output.into(),
+    };
+    let mut stream = TokenStream::default();
+    stream
+        .append(&[record("A kite.").document(), record("A fox.").document()], &tokenizer)
+        .unwrap();
+    let mut sampler = sampler::WindowSampler::new(&stream, 8, 0).unwrap();
+    for _ in 0..50 {
+        assert!(sampler.next_batch(1).counted() > 0.0);
+    }
+    let prompts_only = (0..stream.len()).position(|position| stream.counts(position)).unwrap();
+    stream.truncate(prompts_only);
+    let error = sampler::WindowSampler::new(&stream, 8, 0).unwrap_err();
+    assert!(matches!(error, TrainError::NothingToLearn { .. }), "{error}");
+}
+
+#[test]
+fn empty_and_unknown_files_are_errors() {
+    let tokenizer = tokenizer();
+    let (_dir, paths) = files(&[("a.txt", "\n \n"), ("b.json", "[]"), ("c.jsonl", "")]);
+    let error = TokenStream::from_files(&paths, &tokenizer).unwrap_err().to_string();
+    assert!(
+        error.contains("a.txt") && error.contains("b.json") && error.contains("c.jsonl"),
+        "{error}"
+    );
+    assert!(TokenStream::from_files(&[], &tokenizer).is_err());
+    for name in ["text", "text.csv", "text.txt.gz"] {
+        let error = TokenStream::from_files(&[name.into()], &tokenizer).unwrap_err();
+        assert!(matches!(error, TrainError::UnknownDataFormat { .. }), "{error}");
+    }
+}
+
+#[test]
+fn the_fingerprint_tells_tokens_and_weights_apart() {
+    let tokenizer = tokenizer();
+    let mut response = TokenStream::default();
+    let document = Document::Response {
+        prompt: "The fox".into(),
+        response: " found".into(),
+    };
+    response.append(&[document], &tokenizer).unwrap();
+    let plain = TokenStream::from_tokens(response.tokens().to_vec());
+    assert_ne!(plain.fingerprint(), response.fingerprint());
+    let mut shorter = plain.clone();
+    shorter.truncate(plain.len() - 1);
+    assert_ne!(plain.fingerprint(), shorter.fingerprint());
+    assert_eq!(plain.fingerprint(), plain.clone().fingerprint());
+}
+
+#[test]
+fn alpaca_files_of_both_kinds_give_the_same_stream() {
+    let tokenizer = tokenizer();
+    let record = r#"{"instruction": "Add.", "input": "1", "output": "The fox."}"#;
+    let (_dir, paths) = files(&[("a.json", &format!("[{record}]")), ("b.jsonl", record)]);
+    let [array, lines] = [0, 1].map(|file| TokenStream::from_files(&paths[file..=file], &tokenizer).unwrap());
+    assert_eq!(array, lines);
+}
+
+/// A file of the folders named by `EDKM_DATA` and `EDKM_MODELS`, where there is one.
+fn at_hand(variable: &str, default: &str, name: &str) -> Option<PathBuf> {
+    let folder = std::env::var_os(variable).map(PathBuf::from);
+    let folder = folder.unwrap_or_else(|| {
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../../../shared")
+            .join(default)
+    });
+    let path = folder.join(name);
+    if !path.exists() {
+        println!("skipped: no {} (set {variable})", path.display());
+    }
+    path.exists().then_some(path)
+}
+
+#[test]
+fn real_files_give_the_tokens_that_the_reference_program_counts() {
+    let Some(model) = at_hand("EDKM_MODELS", "models", "stories260k") else {
+        return;
+    };
+    let tokenizer = Tokenizer::from_dir(&model).unwrap();
+    // Counted with the Python package tokenizers: `text.split("\n\n")`, and the prompt and loss rule of Stanford's train.py.
+    if let Some(path) = at_hand("EDKM_DATA", "data", "stories_valid.txt") {
+        assert_eq!(TokenStream::from_files(&[path], &tokenizer).unwrap().len(), 69_348);
+    }
+    if let Some(path) = at_hand("EDKM_DATA", "data", "alpaca_en_1k.json") {
+        let stream = TokenStream::from_files(&[path], &tokenizer).unwrap();
+        let counted = (0..stream.len()).filter(|&position| stream.counts(position)).count();
+        assert_eq!((stream.len(), counted), (593_048, 429_461));
+    }
+}

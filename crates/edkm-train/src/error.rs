@@ -1,0 +1,139 @@
+//! What can go wrong before, in and after a run. Every message names the file, record or setting at fault.
+
+use std::path::{Path, PathBuf};
+
+/// The error of this crate.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrainError {
+    /// The operating system refused a file operation.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried, as a verb: "read", "create".
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's own answer.
+        source: std::io::Error,
+    },
+    /// A path that has to be a file is a folder or a device.
+    #[error("{} is not a file", path.display())]
+    NotAFile {
+        /// The path.
+        path: PathBuf,
+    },
+    /// A file, or one piece of it, is larger than what is read.
+    #[error("{}: {what} takes more than {limit} bytes, the most that is read", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// The piece, with its place: "the file", "the document at byte 17".
+        what: String,
+        /// The limit in bytes.
+        limit: u64,
+    },
+
+    /// `tokenizer.json` cannot be used, or text could not be encoded or decoded with it.
+    #[error("{}: {reason}", path.display())]
+    Tokenizer {
+        /// The tokenizer's file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The tokenizer makes tokens for which the model has no embedding row.
+    #[error("{}: the tokenizer has token {token} but the model's vocabulary has {model_rows} rows; they do not belong together", path.display())]
+    Vocabulary {
+        /// The tokenizer's file.
+        path: PathBuf,
+        /// The largest token of the tokenizer.
+        token: u32,
+        /// Rows of the model's embedding.
+        model_rows: usize,
+    },
+
+    /// A data file with an ending that names no known format.
+    #[error("{}: unknown kind of data file; expected .txt (documents split at blank lines), .json or .jsonl (Alpaca records)", path.display())]
+    UnknownDataFormat {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A data file has bytes that are not UTF-8.
+    #[error("{}: not UTF-8 at byte {offset}", path.display())]
+    NotUtf8 {
+        /// The file.
+        path: PathBuf,
+        /// Offset of the first byte that is not part of UTF-8 text.
+        offset: u64,
+    },
+    /// A record of a JSON data file is not an Alpaca record.
+    #[error("{}: record {record}: {reason}", path.display())]
+    Record {
+        /// The file.
+        path: PathBuf,
+        /// The record's number, from 1.
+        record: u64,
+        /// What is wrong, with the key it concerns.
+        reason: String,
+    },
+    /// The data files hold no document and no record.
+    #[error("no text in {}", list(paths))]
+    EmptyData {
+        /// The files.
+        paths: Vec<PathBuf>,
+    },
+    /// The data are shorter than one window.
+    #[error("the data have {tokens} tokens but one window takes {window} (the sequence and the token after it); give more data or a shorter sequence")]
+    TooFewTokens {
+        /// Tokens that there are.
+        tokens: usize,
+        /// Tokens that one window takes.
+        window: usize,
+    },
+    /// No token of the data counts in the loss.
+    #[error(
+        "none of the data's {tokens} tokens counts in the loss: every window holds prompts only; use a longer sequence"
+    )]
+    NothingToLearn {
+        /// Tokens that there are.
+        tokens: usize,
+    },
+    /// A setting is outside its range.
+    #[error("{setting} is {value}; expected {expected}")]
+    Setting {
+        /// The setting.
+        setting: &'static str,
+        /// Its value.
+        value: String,
+        /// What it may be.
+        expected: &'static str,
+    },
+    /// A saved data position belongs to other data or another window length.
+    #[error("the saved data position does not fit: its {what} is {saved}, that of this run {current}; resume with the same data files and settings")]
+    Position {
+        /// What differs.
+        what: &'static str,
+        /// As saved.
+        saved: u64,
+        /// As it is now.
+        current: u64,
+    },
+}
+
+impl TrainError {
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_path_buf();
+        move |source| Self::Io { action, path, source }
+    }
+}
+
+fn list(paths: &[PathBuf]) -> String {
+    match paths {
+        [] => "no files".to_owned(),
+        _ => paths
+            .iter()
+            .map(|path| path.display().to_string())
+            .collect::<Vec<_>>()
+            .join(", "),
+    }
+}

@@ -1,0 +1,85 @@
+//! Opening and reading files that may come from anyone: regular files only, sizes known before anything is allocated.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use crate::TrainError;
+
+/// Opens a file to read it. A folder or a device (which may never end) is refused; a pipe is not.
+pub(crate) fn open(path: &Path) -> Result<File, TrainError> {
+    // Asked before opening: some devices act on being opened.
+    let kind = std::fs::metadata(path)
+        .map_err(TrainError::io("read", path))?
+        .file_type();
+    if kind.is_file() || is_pipe(kind) {
+        File::open(path).map_err(TrainError::io("read", path))
+    } else {
+        Err(TrainError::NotAFile {
+            path: path.to_path_buf(),
+        })
+    }
+}
+
+/// The whole of a small file, refused beyond `limit` bytes before they are read.
+pub(crate) fn read_capped(path: &Path, limit: u64) -> Result<Vec<u8>, TrainError> {
+    let mut bytes = Vec::new();
+    let file = open(path)?;
+    let too_large = || TrainError::TooLarge {
+        path: path.to_path_buf(),
+        what: "the file".to_owned(),
+        limit,
+    };
+    if file.metadata().map_err(TrainError::io("read", path))?.len() > limit {
+        return Err(too_large());
+    }
+    // The file may grow under us: the limit holds for what is read too.
+    file.take(limit + 1)
+        .read_to_end(&mut bytes)
+        .map_err(TrainError::io("read", path))?;
+    if bytes.len() as u64 > limit {
+        return Err(too_large());
+    }
+    Ok(bytes)
+}
+
+#[cfg(unix)]
+fn is_pipe(kind: std::fs::FileType) -> bool {
+    std::os::unix::fs::FileTypeExt::is_fifo(&kind)
+}
+
+#[cfg(not(unix))]
+fn is_pipe(_: std::fs::FileType) -> bool {
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refuses_what_is_not_a_file() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(matches!(open(dir.path()), Err(TrainError::NotAFile { .. })));
+        let absent = dir.path().join("absent.txt");
+        assert!(open(&absent).unwrap_err().to_string().contains("absent.txt"));
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn refuses_a_device_that_never_ends() {
+        assert!(matches!(open(Path::new("/dev/zero")), Err(TrainError::NotAFile { .. })));
+    }
+
+    #[test]
+    fn reads_up_to_the_limit() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("five");
+        std::fs::write(&path, b"12345").unwrap();
+        assert_eq!(read_capped(&path, 5).unwrap(), b"12345");
+        assert!(matches!(
+            read_capped(&path, 4),
+            Err(TrainError::TooLarge { limit: 4, .. })
+        ));
+    }
+}

@@ -1,0 +1,197 @@
+use std::path::PathBuf;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::synthetic;
+
+/// A byte-level tokenizer trained on a few sentences: made by the project, so these tests need no file.
+fn small() -> Tokenizer {
+    let text = "One day the fox found a red kite. \"Is it yours?\" asked the fox. \n\n".repeat(50);
+    let bytes = synthetic::train_tokenizer(&text, 300).unwrap();
+    Tokenizer::from_bytes(Path::new("small.json"), &bytes, synthetic::special_tokens()).unwrap()
+}
+
+/// The folder of a pretrained model, where there is one.
+fn stories() -> Option<PathBuf> {
+    let models = std::env::var_os("EDKM_MODELS").map(PathBuf::from);
+    let models = models.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/models"));
+    let dir = models.join("stories260k");
+    if !dir.is_dir() {
+        println!("skipped: no model folder {} (set EDKM_MODELS)", dir.display());
+        return None;
+    }
+    Some(dir)
+}
+
+fn folder(files: &[(&str, &[u8])]) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    files
+        .iter()
+        .for_each(|(name, bytes)| std::fs::write(dir.path().join(name), bytes).unwrap());
+    dir
+}
+
+fn streamed(tokenizer: &Tokenizer, tokens: &[u32]) -> String {
+    let mut stream = tokenizer.decode_stream();
+    let mut text: String = tokens.iter().map(|&token| stream.push(token).unwrap()).collect();
+    text.push_str(&stream.finish().unwrap());
+    text
+}
+
+#[test]
+fn a_sentencepiece_vocabulary_from_a_model_folder() {
+    let Some(dir) = stories() else { return };
+    let tokenizer = Tokenizer::from_dir(&dir).unwrap();
+    assert_eq!(
+        (
+            tokenizer.begin_token(),
+            tokenizer.end_tokens(),
+            tokenizer.vocabulary_size()
+        ),
+        (Some(1), &[2][..], 512)
+    );
+    let text = "Once upon a time, there was a naïve cat: 日本 🐈.";
+    let tokens = tokenizer.encode_document(text).unwrap();
+    assert_eq!(tokens[0], 1);
+    assert!(!tokens[1..].contains(&1), "the begin token stands once");
+    assert_eq!(tokenizer.decode(&tokens).unwrap(), text);
+    assert_eq!(streamed(&tokenizer, &tokens), text);
+    tokenizer.check_vocabulary(512).unwrap();
+    let error = tokenizer.check_vocabulary(511).unwrap_err().to_string();
+    assert!(error.contains("511") && error.contains("tokenizer.json"), "{error}");
+}
+
+#[test]
+fn characters_of_several_tokens_come_whole() {
+    let tokenizer = small();
+    let tokens = tokenizer.encode("é🦊").unwrap();
+    assert_eq!(tokens.len(), 6, "neither character is in the vocabulary");
+    let mut stream = tokenizer.decode_stream();
+    let pieces: Vec<String> = tokens.iter().map(|&token| stream.push(token).unwrap()).collect();
+    assert_eq!(pieces, ["", "é", "", "", "", "🦊"]);
+}
+
+#[test]
+fn an_incomplete_character_comes_at_the_end() {
+    let tokenizer = small();
+    let tokens = tokenizer.encode("a🦊").unwrap();
+    let text = streamed(&tokenizer, &tokens[..tokens.len() - 1]);
+    assert!(
+        text.starts_with('a') && text.ends_with(char::REPLACEMENT_CHARACTER),
+        "{text:?}"
+    );
+    // Bytes that never become text are not held back for ever.
+    let mut stream = tokenizer.decode_stream();
+    let stray = tokens[1];
+    assert!((0..20).any(|_| !stream.push(stray).unwrap().is_empty()));
+}
+
+#[test]
+fn special_tokens_are_left_out_of_the_text() {
+    let tokenizer = small();
+    let mut tokens = tokenizer.encode_document("the fox").unwrap();
+    tokens.extend(tokenizer.end_token());
+    assert_eq!(tokenizer.decode(&tokens).unwrap(), "the fox");
+    assert_eq!(streamed(&tokenizer, &tokens), "the fox");
+    assert!(tokenizer
+        .decode(&[u32::MAX])
+        .unwrap_err()
+        .to_string()
+        .contains("4294967295"));
+}
+
+#[test]
+fn truncation_and_padding_of_the_file_do_not_apply() {
+    let text = "the fox found a red kite ".repeat(20);
+    let mut json: Value = serde_json::from_slice(&synthetic::train_tokenizer(&text, 280).unwrap()).unwrap();
+    json["truncation"] =
+        serde_json::json!({"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0});
+    let bytes = serde_json::to_vec(&json).unwrap();
+    let tokenizer = Tokenizer::from_bytes(Path::new("t.json"), &bytes, SpecialTokens::default()).unwrap();
+    assert!(tokenizer.encode(&text).unwrap().len() > 4);
+}
+
+#[test]
+fn special_tokens_come_from_either_configuration() {
+    let json = synthetic::train_tokenizer("the fox", 280).unwrap();
+    let read = |config: &str, tokenizer_config: &str| {
+        let files: [(&str, &[u8]); 3] = [
+            ("tokenizer.json", &json),
+            ("config.json", config.as_bytes()),
+            ("tokenizer_config.json", tokenizer_config.as_bytes()),
+        ];
+        let dir = folder(&files);
+        Tokenizer::from_dir(dir.path()).map(|tokenizer| tokenizer.special.clone())
+    };
+    let both = SpecialTokens {
+        begin: Some(1),
+        end: vec![2],
+    };
+    assert_eq!(
+        read(r#"{"bos_token_id": 1, "eos_token_id": [2, 5]}"#, "{}")
+            .unwrap()
+            .end,
+        [2, 5]
+    );
+    assert_eq!(read(r#"{"bos_token_id": 1, "eos_token_id": 2}"#, "{}").unwrap(), both);
+    assert_eq!(
+        read("{}", r#"{"bos_token": "<s>", "eos_token": {"content": "</s>"}}"#).unwrap(),
+        both
+    );
+    assert_eq!(
+        read(r#"{"bos_token_id": null}"#, r#"{"bos_token": null}"#).unwrap(),
+        SpecialTokens::default()
+    );
+    for (config, tokenizer_config, about) in [
+        (r#"{"bos_token_id": "one"}"#, "{}", "config.json: bos_token_id"),
+        (r#"{"bos_token_id": -1}"#, "{}", "config.json: bos_token_id"),
+        (r#"{"eos_token_id": 99999}"#, "{}", "special token 99999"),
+        ("{}", r#"{"bos_token": "<absent>"}"#, "tokenizer_config.json: bos_token"),
+        ("[]", "{}", "config.json: not a JSON object"),
+    ] {
+        let error = read(config, tokenizer_config).unwrap_err().to_string();
+        assert!(error.contains(about), "{error}");
+    }
+}
+
+#[test]
+fn what_is_not_a_tokenizer_is_refused() {
+    let absent = tempfile::tempdir().unwrap();
+    assert!(Tokenizer::from_dir(absent.path())
+        .unwrap_err()
+        .to_string()
+        .contains("tokenizer.json"));
+    let good = synthetic::train_tokenizer("the fox", 280).unwrap();
+    let deep = "[".repeat(1_000_000).into_bytes();
+    let other = br#"{"version": "1.0", "model": {"type": "BPE", "vocab": {"a": 0}, "merges": ["a b"]}}"#;
+    let empty = br#"{"version": "1.0", "model": {"type": "BPE", "vocab": {}, "merges": []}}"#;
+    for bytes in [
+        &b""[..],
+        b"{}",
+        b"null",
+        b"\xff\xfe",
+        &good[..good.len() / 2],
+        &deep,
+        other,
+        empty,
+    ] {
+        let dir = folder(&[("tokenizer.json", bytes)]);
+        let error = Tokenizer::from_dir(dir.path()).unwrap_err();
+        assert!(matches!(error, TrainError::Tokenizer { .. }), "{error}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn streamed_text_is_the_text(text in "\\PC{0,40}") {
+        thread_local!(static TOKENIZER: Tokenizer = small());
+        TOKENIZER.with(|tokenizer| {
+            let tokens = tokenizer.encode(&text).unwrap();
+            prop_assert_eq!(&tokenizer.decode(&tokens).unwrap(), &text);
+            prop_assert_eq!(&streamed(tokenizer, &tokens), &text);
+            Ok(())
+        })?;
+    }
+}
