@@ -1,1 +1,15 @@
-//! LLaMA with clustered weights.
+//! LLaMA with clustered weights: configuration, Hugging Face checkpoints, the model.
+//!
+//! - [`config`]: `config.json`, read strictly and written back whole.
+//! - [`names`]: the one table of parameter names, shapes and roles.
+//! - [`rope`]: the frequencies of the rotary embedding.
+//! - [`checkpoint`]: folders of safetensors, read without trust and written without half-states.
+
+pub mod checkpoint;
+pub mod config;
+mod error;
+mod json;
+pub mod names;
+pub mod rope;
+
+pub use error::{LlamaError, MisshapenTensor};
