@@ -13,3 +13,10 @@ impl Digest {
         Self(xxh3_128(bytes))
     }
 }
+
+impl Digest {
+    /// The half of it that names a collective operation.
+    pub(crate) fn tag(self) -> u64 {
+        self.0 as u64
+    }
+}

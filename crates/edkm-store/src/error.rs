@@ -54,20 +54,28 @@ pub enum StoreError {
         /// Why it has no place there.
         reason: &'static str,
     },
-    /// A store was described in words that it does not know.
-    #[error("store layers `{spec}`: {reason}")]
+    /// A store was described in words that it does not know, or that need something which was not given.
+    #[error("store layer `{item}`: {reason}")]
     Spec {
-        /// The description as given.
-        spec: String,
+        /// The part of the description that is at fault.
+        item: String,
         /// What is wrong with it, and what is understood.
         reason: String,
     },
-    /// The spill file could not be made, written or read.
+    /// The spill file could not be made.
+    #[error("cannot make a spill file in {}: {source}; choose a directory that exists and can be written to", dir.display())]
+    SpillDir {
+        /// The directory that was chosen for it.
+        dir: PathBuf,
+        /// What the system said.
+        source: Arc<io::Error>,
+    },
+    /// The spill file could not be written or read.
     #[error("spill file in {}: cannot {doing} {wanted} bytes: {source}", dir.display())]
     Disk {
         /// The directory that was chosen for it.
         dir: PathBuf,
-        /// What was tried: make room for, write, read.
+        /// What was tried: write, read.
         doing: &'static str,
         /// Bytes wanted.
         wanted: u64,
@@ -84,22 +92,22 @@ pub enum StoreError {
         /// What it did.
         reason: String,
     },
-    /// A blob cannot be decoded.
+    /// A codec failed, or a blob that it is to decode is not one of its own.
     #[error("saved tensor `{label}`: {codec} cannot {doing} it: {reason}")]
     Codec {
         /// The record's label.
         label: &'static str,
-        /// The decoder.
+        /// The codec, or the layer that acts as one.
         codec: &'static str,
-        /// encode or decode
+        /// What it was to do: encode, decode, expand.
         doing: &'static str,
         /// What it found.
         reason: String,
     },
-    /// The thread that packs records has ended, because of a panic in a codec or a learner group.
-    #[error("the store's packing thread has ended: {reason}")]
+    /// The packing thread could not be started, or something that it ran for a record panicked.
+    #[error("the store's packing thread: {reason}")]
     Worker {
-        /// What it died of.
+        /// What happened.
         reason: String,
     },
 }

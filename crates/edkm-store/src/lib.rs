@@ -20,22 +20,36 @@
 //! ```
 
 mod backend;
+mod builder;
 mod bytes;
+mod codec;
 mod digest;
 mod error;
-mod layer;
-mod marshal;
-mod memory;
+mod faults;
+mod layers;
+mod learners;
+mod lock;
 mod meter;
+mod overlap;
+mod panics;
 mod record;
 mod report;
+mod size;
+mod spec;
 mod store;
 mod ticket;
+mod unique;
 
 pub use backend::{Backend, Quote};
+pub use builder::StoreBuilder;
 pub use bytes::{downcast, SharedBytes};
+pub use codec::{Codec, CodecError, PlaneLz4};
 pub use error::StoreError;
+pub use learners::{in_process_learners, InProcessLearner, LearnerGroup, DEFAULT_PATIENCE};
 pub use record::{DType, Placement, Precision, Record};
 pub use report::{LayerReport, Report};
+pub use size::{Bytes, ParseBytesError};
+pub use spec::StoreSpec;
 pub use store::Store;
 pub use ticket::{Held, Ticket};
+pub use unique::{expand, ExpandError, Unique};

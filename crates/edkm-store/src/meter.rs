@@ -94,6 +94,16 @@ impl Meter {
         }
     }
 
+    /// Bytes that the layer keeps now.
+    pub(crate) fn kept(&self) -> u64 {
+        self.kept.now()
+    }
+
+    /// Bytes handed to the layer that are held now, and the most that were.
+    pub(crate) fn logical(&self) -> (u64, u64) {
+        (self.logical.now(), self.logical.peak())
+    }
+
     pub(crate) fn saved(&self) {
         self.saves.fetch_add(1, Relaxed);
     }

@@ -25,7 +25,7 @@ pub struct LayerReport {
 }
 
 /// What a store holds at one moment, and the most that it held.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Report {
     /// The layers in the order in which they act; the last is the base that keeps the bytes.

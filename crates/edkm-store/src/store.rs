@@ -2,57 +2,112 @@
 
 use std::sync::Arc;
 
-use crate::layer::{Layer, Origin, Piece};
-use crate::marshal::Marshal;
-use crate::memory::Memory;
+use crate::builder::StoreBuilder;
+use crate::faults::Faults;
+use crate::layers::{Bf16, Layer, Marshal, Memory, Origin, Piece};
+use crate::learners::LearnerGroup;
 use crate::meter::{Charge, Meter, Side};
-use crate::{Backend, Held, Quote, Record, Report, SharedBytes, StoreError, Ticket};
+use crate::overlap::Overlap;
+use crate::{Backend, Held, Precision, Quote, Record, Report, SharedBytes, StoreError, Ticket};
 
-/// A stack of layers over a base that keeps what comes out of them. Clones are the same store.
+/// A stack of layers over a base that keeps what comes out of them. Clones are the same store; it lives until the last
+/// clone and the last ticket are gone.
 #[derive(Clone)]
 pub struct Store {
     inner: Arc<Inner>,
 }
 
-struct Inner {
-    top: Box<dyn Layer>,
+pub(crate) struct Inner {
+    top: Top,
+    group: Option<Arc<dyn LearnerGroup>>,
+    /// What `Precision::Unsaid` means here.
+    unsaid: Precision,
+    /// Open tickets: their records' bytes as logical, their number as kept.
     tickets: Arc<Meter>,
+    #[cfg_attr(
+        not(any(test, feature = "faults")),
+        expect(dead_code, reason = "only tests cause faults")
+    )]
+    faults: Arc<Faults>,
+}
+
+/// Where the stack runs.
+pub(crate) enum Top {
+    /// On the thread that saves or loads.
+    Inline(Box<dyn Layer>),
+    /// On a thread beside it.
+    Beside(Arc<Overlap>),
+}
+
+impl Inner {
+    pub(crate) fn new(top: Top, group: Option<Arc<dyn LearnerGroup>>, unsaid: Precision, faults: Arc<Faults>) -> Self {
+        Self {
+            top,
+            group,
+            unsaid,
+            tickets: Meter::new("tickets"),
+            faults,
+        }
+    }
 }
 
 impl Store {
     /// Keeps every record in memory as it is, without a copy.
     pub fn memory() -> Self {
-        Self::over(Box::new(Memory::new()))
+        let faults = Arc::new(Faults::default());
+        let top = Box::new(Bf16::new(Box::new(Memory::new(faults.clone()))));
+        Self::of(Inner::new(Top::Inline(top), None, Precision::Exact, faults))
     }
 
     /// Keeps every content once, in memory, without a copy.
     pub fn marshaling() -> Self {
-        Self::over(Box::new(Marshal::new(
-            "marshal",
-            Origin::Saver,
-            Box::new(Memory::new()),
-        )))
+        let faults = Arc::new(Faults::default());
+        let below = Box::new(Bf16::new(Box::new(Memory::new(faults.clone()))));
+        let top = Box::new(Marshal::new("marshal", Origin::Saver, below));
+        Self::of(Inner::new(Top::Inline(top), None, Precision::Exact, faults))
     }
 
-    fn over(top: Box<dyn Layer>) -> Self {
-        Self {
-            inner: Arc::new(Inner {
-                top,
-                tickets: Meter::new("tickets"),
-            }),
+    /// A store of one's own: call its layers in the order in which they act, then [`StoreBuilder::build`].
+    pub fn builder() -> StoreBuilder {
+        StoreBuilder::default()
+    }
+
+    pub(crate) fn of(inner: Inner) -> Self {
+        Self { inner: Arc::new(inner) }
+    }
+
+    fn top(&self) -> &dyn Layer {
+        match &self.inner.top {
+            Top::Inline(top) => &**top,
+            Top::Beside(overlap) => overlap.top(),
         }
+    }
+
+    /// Waits until the packing thread, if there is one, has done what it was given.
+    fn settle(&self) {
+        if let Top::Beside(overlap) = &self.inner.top {
+            overlap.settle();
+        }
+    }
+
+    /// Flips a bit in each of the next `blobs` blobs that reach the base, after their checksums were taken: what failing
+    /// memory or a failing disk would do. For tests.
+    #[cfg(any(test, feature = "faults"))]
+    pub fn flip_bit_in_next(&self, blobs: usize) {
+        self.inner.faults.flip_next(blobs);
     }
 }
 
 /// An open ticket, counted.
 struct Open {
     held: Box<dyn Held>,
+    group: Option<Arc<dyn LearnerGroup>>,
     _charges: [Charge; 2],
 }
 
 impl Held for Open {
     fn fetch(&self) -> Result<Arc<dyn SharedBytes>, StoreError> {
-        self.held.fetch()
+        self.held.fetch().inspect_err(|error| abort(self.group.as_ref(), error))
     }
 
     fn kept_bytes(&self) -> usize {
@@ -60,55 +115,79 @@ impl Held for Open {
     }
 }
 
+/// The other learners would wait for this one at the next gather.
+fn abort(group: Option<&Arc<dyn LearnerGroup>>, error: &StoreError) {
+    if let Some(group) = group {
+        group.abort(&error.to_string());
+    }
+}
+
 impl Backend for Store {
-    fn save(&self, record: Record) -> Result<Ticket, StoreError> {
-        record.check()?;
+    fn save(&self, mut record: Record) -> Result<Ticket, StoreError> {
+        let Inner {
+            top,
+            group,
+            unsaid,
+            tickets,
+            ..
+        } = &*self.inner;
+        if record.precision == Precision::Unsaid {
+            record.precision = *unsaid;
+        }
         let logical = record.len_bytes();
-        let held = self.inner.top.save(Piece::new(record))?;
-        let tickets = &self.inner.tickets;
-        // The gauge of kept bytes counts the tickets themselves.
+        let save = |piece| match top {
+            Top::Inline(top) => top.save(piece),
+            Top::Beside(overlap) => overlap.save(piece),
+        };
+        let held = record.check().and_then(|()| save(Piece::new(record)));
+        let held = held.inspect_err(|error| abort(group.as_ref(), error))?;
         let _charges = [tickets.charge(Side::Logical, logical), tickets.charge(Side::Kept, 1)];
-        Ok(Ticket::new(Box::new(Open { held, _charges }), logical))
+        Ok(Ticket::new(
+            Box::new(Open {
+                held,
+                group: group.clone(),
+                _charges,
+            }),
+            logical,
+        ))
     }
 
     fn quote(&self, record: &Record) -> Quote {
+        self.settle();
+        let mut record = record.clone();
+        if record.precision == Precision::Unsaid {
+            record.precision = self.inner.unsaid;
+        }
         let logical_bytes = record.len_bytes();
-        let kept_bytes = self
-            .inner
-            .top
-            .quote(Piece::new(record.clone()))
-            .unwrap_or(logical_bytes);
+        // A record that cannot be saved is answered as if it were stored raw; its save tells what is wrong with it.
+        let quote = record.check().and_then(|()| self.top().quote(Piece::new(record)));
         Quote {
             logical_bytes,
-            kept_bytes,
+            kept_bytes: quote.unwrap_or(logical_bytes),
         }
     }
 
     fn report(&self) -> Report {
-        let mut layers = Vec::new();
-        self.inner.top.report(&mut layers);
-        let tickets = self.inner.tickets.report();
-        let base = layers.last().cloned().unwrap_or_else(|| tickets.clone());
-        Report {
-            held_count: tickets.kept_bytes,
-            logical_bytes: tickets.logical_bytes,
-            logical_peak_bytes: 0,
-            held_bytes: base.kept_bytes,
-            peak_bytes: base.peak_bytes,
-            disk_bytes: 0,
-            disk_peak_bytes: 0,
-            in_flight_bytes: 0,
-            in_flight_peak_bytes: 0,
-            layers,
+        self.settle();
+        let mut report = Report::default();
+        self.top().report(&mut report);
+        let tickets = &self.inner.tickets;
+        report.held_count = tickets.kept();
+        (report.logical_bytes, report.logical_peak_bytes) = tickets.logical();
+        if let Top::Beside(overlap) = &self.inner.top {
+            (report.in_flight_bytes, report.in_flight_peak_bytes) = overlap.in_flight();
         }
+        report
     }
 }
 
 impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let mut layers = Vec::new();
-        self.inner.top.report(&mut layers);
-        f.debug_list().entries(layers.iter().map(|layer| layer.name)).finish()
+        let mut report = Report::default();
+        self.top().report(&mut report);
+        f.debug_list()
+            .entries(report.layers.iter().map(|layer| layer.name))
+            .finish()
     }
 }
 

@@ -1,12 +1,13 @@
 //! Marshaling (eDKM, arXiv 2309.00964, section 2): a content that is already stored is not stored again.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
+use super::{Layer, Origin, Piece};
 use crate::digest::Digest;
-use crate::layer::{Layer, Origin, Piece};
+use crate::lock::lock;
 use crate::meter::{Charge, Meter, Side};
-use crate::{DType, Held, LayerReport, Placement, Precision, SharedBytes, StoreError};
+use crate::{DType, Held, Placement, Precision, Report, SharedBytes, StoreError};
 
 /// Shares contents. Two saves share when they have the same digest, length, element type, placement and precision; a value
 /// that is still alive since an earlier save of it is recognised by its address and not hashed again.
@@ -199,9 +200,9 @@ impl Layer for Marshal {
         }
     }
 
-    fn report(&self, layers: &mut Vec<LayerReport>) {
-        layers.push(self.meter.report());
-        self.below.report(layers);
+    fn report(&self, report: &mut Report) {
+        report.layers.push(self.meter.report());
+        self.below.report(report);
     }
 }
 
@@ -236,9 +237,4 @@ impl Held for Reader {
     fn gathers(&self) -> bool {
         self.held().is_ok_and(|held| held.gathers())
     }
-}
-
-/// A panic while the lock was held cannot leave the maps half changed in a way that matters: entries are weak.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

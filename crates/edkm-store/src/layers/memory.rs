@@ -2,22 +2,25 @@
 
 use std::sync::Arc;
 
+use super::{verify, Layer, Piece};
 use crate::digest::Digest;
-use crate::layer::{verify, Layer, Piece};
+use crate::faults::Faults;
 use crate::meter::{Charge, Meter, Side};
-use crate::{Held, LayerReport, SharedBytes, StoreError};
+use crate::{Held, Report, SharedBytes, StoreError};
 
 /// Keeps a reference to the bytes, without a copy, and their checksum.
 pub(crate) struct Memory {
     meter: Arc<Meter>,
+    faults: Arc<Faults>,
 }
 
 const NAME: &str = "memory";
 
 impl Memory {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(faults: Arc<Faults>) -> Self {
         Self {
             meter: Meter::new(NAME),
+            faults,
         }
     }
 }
@@ -36,7 +39,7 @@ impl Layer for Memory {
         self.meter.saved();
         let len = piece.bytes().len();
         Ok(Box::new(Blob {
-            bytes: piece.record.bytes,
+            bytes: self.faults.strike(piece.record.bytes),
             digest,
             label: piece.record.label,
             meter: self.meter.clone(),
@@ -48,8 +51,10 @@ impl Layer for Memory {
         Ok(piece.bytes().len())
     }
 
-    fn report(&self, layers: &mut Vec<LayerReport>) {
-        layers.push(self.meter.report());
+    fn report(&self, report: &mut Report) {
+        let base = self.meter.report();
+        (report.held_bytes, report.peak_bytes) = (base.kept_bytes, base.peak_bytes);
+        report.layers.push(base);
     }
 }
 

@@ -1,9 +1,25 @@
-//! What the layers of a store have in common.
+//! The layers, and what they have in common.
+
+mod bf16;
+mod compress;
+mod marshal;
+mod memory;
+mod shard;
+mod spill;
+mod uniquify;
+
+pub(crate) use bf16::Bf16;
+pub(crate) use compress::Compress;
+pub(crate) use marshal::Marshal;
+pub(crate) use memory::Memory;
+pub(crate) use shard::Shard;
+pub(crate) use spill::Spill;
+pub(crate) use uniquify::Uniquify;
 
 use std::sync::Arc;
 
 use crate::digest::Digest;
-use crate::{Held, LayerReport, Record, SharedBytes, StoreError};
+use crate::{Held, Record, Report, SharedBytes, StoreError};
 
 /// A record on its way down the stack, with what the layers above found out about it.
 #[derive(Clone)]
@@ -52,8 +68,8 @@ pub(crate) trait Layer: Send + Sync {
     /// Bytes that a save of this piece would add to what the base keeps.
     fn quote(&self, piece: Piece) -> Result<usize, StoreError>;
 
-    /// Appends this layer's account and those below it.
-    fn report(&self, layers: &mut Vec<LayerReport>);
+    /// Appends this layer's account and those below it; the base fills in the sums.
+    fn report(&self, report: &mut Report);
 }
 
 /// Fails when `bytes` are not those of which `digest` was taken.
@@ -74,3 +90,21 @@ pub(crate) fn verify(
         })
     }
 }
+
+/// The part of `Held` that a layer with one piece below it leaves to that piece.
+macro_rules! below {
+    () => {
+        fn kept_bytes(&self) -> usize {
+            self.held.kept_bytes()
+        }
+
+        fn warm(&self) {
+            self.held.warm();
+        }
+
+        fn gathers(&self) -> bool {
+            self.held.gathers()
+        }
+    };
+}
+use below;

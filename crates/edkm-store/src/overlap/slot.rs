@@ -1,0 +1,159 @@
+//! One record on its way into the store and out of it.
+
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::{Arc, Condvar, Mutex};
+
+use super::{Flight, Shared};
+use crate::layers::{Layer, Piece};
+use crate::lock::{lock, wait};
+use crate::panics;
+use crate::{Held, SharedBytes, StoreError};
+
+/// One record, from its save until its ticket is gone.
+pub(super) struct Slot {
+    pub(super) sequence: u64,
+    phase: Mutex<Phase>,
+    changed: Condvar,
+    shared: Arc<Shared>,
+}
+
+enum Phase {
+    /// Waits to be packed.
+    Waiting(Piece),
+    /// The thread is packing it, or fetching it.
+    Working,
+    /// Stored; what had to be read for it may have been read ahead.
+    Stored {
+        held: Box<dyn Held>,
+        _ahead: Option<Flight>,
+    },
+    /// Fetched ahead; what was stored is freed.
+    Fetched {
+        result: Result<Arc<dyn SharedBytes>, StoreError>,
+        kept_bytes: usize,
+        _ahead: Flight,
+    },
+    Failed(StoreError),
+    /// Loaded.
+    Taken,
+}
+
+impl Slot {
+    pub(super) fn new(sequence: u64, piece: Piece, shared: Arc<Shared>) -> Self {
+        Self {
+            sequence,
+            phase: Mutex::new(Phase::Waiting(piece)),
+            changed: Condvar::new(),
+            shared,
+        }
+    }
+
+    fn set(&self, phase: Phase) {
+        let before = std::mem::replace(&mut *lock(&self.phase), phase);
+        self.changed.notify_all();
+        // Not under the lock: what it held may have much to free.
+        drop(before);
+    }
+
+    /// Packs the record, on the packing thread.
+    pub(super) fn pack(&self, top: &dyn Layer) -> Result<(), StoreError> {
+        let piece = match &mut *lock(&self.phase) {
+            phase @ Phase::Waiting(_) => match std::mem::replace(phase, Phase::Working) {
+                Phase::Waiting(piece) => piece,
+                _ => return Ok(()),
+            },
+            _ => return Ok(()),
+        };
+        match guarded(|| top.save(piece)) {
+            Ok(held) => {
+                self.set(Phase::Stored { held, _ahead: None });
+                Ok(())
+            }
+            Err(error) => {
+                self.set(Phase::Failed(error.clone()));
+                Err(error)
+            }
+        }
+    }
+
+    /// Fetches the record before it is asked for, on the packing thread.
+    pub(super) fn fetch_ahead(&self, flight: Flight) {
+        let held = {
+            let mut phase = lock(&self.phase);
+            match std::mem::replace(&mut *phase, Phase::Working) {
+                Phase::Stored { held, .. } => held,
+                other => {
+                    *phase = other;
+                    // The flight is dropped after the lock, with the parameters.
+                    return;
+                }
+            }
+        };
+        // What takes all learners at once runs in the order of the program, so its owner does it.
+        if held.gathers() {
+            let warmed = guarded(|| {
+                held.warm();
+                Ok(())
+            });
+            self.set(match warmed {
+                Ok(()) => Phase::Stored {
+                    held,
+                    _ahead: Some(flight),
+                },
+                Err(error) => Phase::Failed(error),
+            });
+        } else {
+            let (result, kept_bytes) = (guarded(|| held.fetch()), held.kept_bytes());
+            drop(held);
+            self.set(Phase::Fetched {
+                result,
+                kept_bytes,
+                _ahead: flight,
+            });
+        }
+    }
+
+    /// Waits for the packing thread to be done with the record and hands what there is to `use_it`, which leaves something.
+    fn settled<R>(&self, use_it: impl FnOnce(&mut Phase) -> R) -> R {
+        let mut phase = lock(&self.phase);
+        while matches!(*phase, Phase::Waiting(_) | Phase::Working) {
+            phase = wait(&self.changed, phase);
+        }
+        use_it(&mut phase)
+    }
+
+    /// The record. Once.
+    pub(super) fn take(&self) -> Result<Arc<dyn SharedBytes>, StoreError> {
+        match self.settled(|phase| std::mem::replace(phase, Phase::Taken)) {
+            Phase::Stored { held, .. } => held.fetch(),
+            Phase::Fetched { result, .. } => result,
+            Phase::Failed(error) => Err(error),
+            Phase::Waiting(_) | Phase::Working | Phase::Taken => Err(StoreError::Worker {
+                reason: "the record was loaded before".to_owned(),
+            }),
+        }
+    }
+
+    pub(super) fn kept_bytes(&self) -> usize {
+        self.settled(|phase| match phase {
+            Phase::Stored { held, .. } => held.kept_bytes(),
+            Phase::Fetched { kept_bytes, .. } => *kept_bytes,
+            Phase::Waiting(_) | Phase::Working | Phase::Failed(_) | Phase::Taken => 0,
+        })
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        lock(&self.shared.queues).open.remove(&self.sequence);
+    }
+}
+
+/// Runs what may call a user's codec or learner group; a panic must not end the thread on which others wait.
+fn guarded<R>(work: impl FnOnce() -> Result<R, StoreError>) -> Result<R, StoreError> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        Err(StoreError::Worker {
+            reason: panics::message(&*panic),
+        })
+    })
+}

@@ -1,0 +1,55 @@
+//! The packing thread.
+
+use std::sync::Arc;
+
+use super::{Job, Shared, Working};
+use crate::lock::{lock, wait};
+
+enum Task {
+    Pack(Job),
+    Fetch(Job),
+}
+
+impl Shared {
+    /// Works until the store and its tickets are gone.
+    pub(super) fn run(self: Arc<Self>) {
+        while let Some(task) = self.next_task() {
+            match task {
+                Task::Pack(Job { slot, flight }) => {
+                    if let Some(open) = slot.upgrade() {
+                        if let Err(error) = open.pack(&*self.top) {
+                            let failed = &mut lock(&self.queues).failed;
+                            if failed.as_ref().is_none_or(|(earlier, _)| earlier.strong_count() == 0) {
+                                *failed = Some((slot, error));
+                            }
+                        }
+                    }
+                    drop(flight);
+                }
+                Task::Fetch(Job { slot, flight }) => {
+                    if let Some(open) = slot.upgrade() {
+                        open.fetch_ahead(flight);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The next thing to do: packing first, since a save may be waiting for room.
+    fn next_task(&self) -> Option<Task> {
+        let mut queues = lock(&self.queues);
+        queues.working = Working::Idle;
+        self.changed.notify_all();
+        loop {
+            let packing = queues.to_pack.pop_front().map(Task::Pack);
+            if let Some(task) = packing.or_else(|| queues.to_fetch.pop_front().map(Task::Fetch)) {
+                queues.working = Working::Busy;
+                return Some(task);
+            }
+            if queues.ending {
+                return None;
+            }
+            queues = wait(&self.changed, queues);
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! A store described in words, as a command line gives it.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use crate::{Bytes, LearnerGroup, PlaneLz4, Store, StoreError};
+
+/// The layers of a store by name, separated by commas, in the order in which they act:
+///
+/// | word | layer |
+/// |---|---|
+/// | `memory` | none: everything is kept as it is |
+/// | `marshal` | a content is stored once |
+/// | `uniquify` | distinct rows and an index |
+/// | `shard` | among learners; needs [`StoreSpec::build_for`] |
+/// | `compress` or `compress=lz4` | lz4 over byte planes |
+/// | `spill=DIR:BUDGET` | above BUDGET to a file in DIR |
+/// | `overlap=BOUND` | packing and fetching on a thread of their own |
+/// | `bf16` | `f32` kept as bf16, **lossy** |
+///
+/// `overlap` and `bf16` are about the whole store and may stand anywhere. Amounts are written as in `2GiB`. The default is
+/// `marshal`.
+///
+/// ```
+/// use edkm_store::StoreSpec;
+///
+/// let spec: StoreSpec = "marshal,compress,spill=/tmp:2GiB".parse()?;
+/// let store = spec.build()?;
+/// assert_eq!(spec.to_string(), "marshal,compress,spill=/tmp:2GiB");
+///
+/// let error = "marshal,zip".parse::<StoreSpec>().unwrap_err();
+/// assert!(error.to_string().contains("`zip`"));
+/// # Ok::<(), edkm_store::StoreError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreSpec {
+    layers: Vec<LayerSpec>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum LayerSpec {
+    Memory,
+    Marshal,
+    Uniquify,
+    Shard,
+    Compress,
+    Spill { dir: PathBuf, budget: Bytes },
+    Overlap(Bytes),
+    Bf16,
+}
+
+impl Default for StoreSpec {
+    fn default() -> Self {
+        Self {
+            layers: vec![LayerSpec::Marshal],
+        }
+    }
+}
+
+impl StoreSpec {
+    /// Builds the store.
+    ///
+    /// # Errors
+    /// Those of [`crate::StoreBuilder::build`], and [`StoreError::Spec`] when there is a `shard` layer.
+    pub fn build(&self) -> Result<Store, StoreError> {
+        self.build_with(None)
+    }
+
+    /// Builds the store of one learner of a group.
+    ///
+    /// # Errors
+    /// Those of [`crate::StoreBuilder::build`].
+    pub fn build_for(&self, group: impl LearnerGroup) -> Result<Store, StoreError> {
+        self.build_with(Some(Arc::new(group)))
+    }
+
+    /// Whether there is a `shard` layer, so that [`StoreSpec::build_for`] is needed.
+    pub fn shards(&self) -> bool {
+        self.layers.contains(&LayerSpec::Shard)
+    }
+
+    fn build_with(&self, group: Option<Arc<dyn LearnerGroup>>) -> Result<Store, StoreError> {
+        let mut builder = Store::builder();
+        for layer in &self.layers {
+            builder = match layer {
+                LayerSpec::Memory => builder,
+                LayerSpec::Marshal => builder.marshal(),
+                LayerSpec::Uniquify => builder.uniquify(),
+                LayerSpec::Shard => {
+                    let group = group.clone().ok_or_else(|| error("shard", "needs several learners"))?;
+                    builder.shard(group)
+                }
+                LayerSpec::Compress => builder.compress(PlaneLz4),
+                LayerSpec::Spill { dir, budget } => builder.spill(dir, *budget),
+                LayerSpec::Overlap(bound) => builder.overlap(*bound),
+                LayerSpec::Bf16 => builder.bf16_activations(),
+            };
+        }
+        builder.build()
+    }
+}
+
+impl FromStr for StoreSpec {
+    type Err = StoreError;
+
+    /// Reads the words. Their order is looked at when the store is built.
+    fn from_str(text: &str) -> Result<Self, StoreError> {
+        let layers = text
+            .split(',')
+            .map(|item| item.trim().parse())
+            .collect::<Result<_, _>>()?;
+        Ok(Self { layers })
+    }
+}
+
+impl FromStr for LayerSpec {
+    type Err = StoreError;
+
+    fn from_str(item: &str) -> Result<Self, StoreError> {
+        let amount = |text: &str| text.parse::<Bytes>().map_err(|wrong| error(item, &wrong.to_string()));
+        let (name, value) = item
+            .split_once('=')
+            .map_or((item, None), |(name, value)| (name, Some(value)));
+        match (name, value) {
+            ("memory", None) => Ok(Self::Memory),
+            ("marshal", None) => Ok(Self::Marshal),
+            ("uniquify", None) => Ok(Self::Uniquify),
+            ("shard", None) => Ok(Self::Shard),
+            ("compress", None | Some("lz4")) => Ok(Self::Compress),
+            ("compress", Some(_)) => Err(error(
+                item,
+                "the only codec with a name is lz4; others are given in code",
+            )),
+            ("bf16", None) => Ok(Self::Bf16),
+            ("overlap", Some(bound)) => Ok(Self::Overlap(amount(bound)?)),
+            ("overlap", None) => Err(error(item, "say how much may be in flight, as in overlap=256MiB")),
+            ("spill", value) => match value.and_then(|value| value.rsplit_once(':')) {
+                Some((dir, budget)) if !dir.is_empty() => Ok(Self::Spill {
+                    dir: dir.into(),
+                    budget: amount(budget)?,
+                }),
+                _ => Err(error(
+                    item,
+                    "say where, and how much stays in memory, as in spill=/tmp:2GiB",
+                )),
+            },
+            ("memory" | "marshal" | "uniquify" | "shard" | "bf16", Some(_)) => {
+                Err(error(item, "takes no value: write the name alone"))
+            }
+            _ => Err(error(
+                item,
+                "no such layer; there are memory, marshal, uniquify, shard, compress, spill=DIR:BUDGET, overlap=BOUND \
+                 and bf16, separated by commas",
+            )),
+        }
+    }
+}
+
+fn error(item: &str, reason: &str) -> StoreError {
+    StoreError::Spec {
+        item: item.to_owned(),
+        reason: reason.to_owned(),
+    }
+}
+
+impl fmt::Display for StoreSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, layer) in self.layers.iter().enumerate() {
+            let comma = if i == 0 { "" } else { "," };
+            write!(f, "{comma}{layer}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for LayerSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Memory => f.write_str("memory"),
+            Self::Marshal => f.write_str("marshal"),
+            Self::Uniquify => f.write_str("uniquify"),
+            Self::Shard => f.write_str("shard"),
+            Self::Compress => f.write_str("compress"),
+            Self::Spill { dir, budget } => write!(f, "spill={}:{budget}", dir.display()),
+            Self::Overlap(bound) => write!(f, "overlap={bound}"),
+            Self::Bf16 => f.write_str("bf16"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{in_process_learners, DEFAULT_PATIENCE};
+
+    #[test]
+    fn what_is_written_reads_back() {
+        for text in [
+            "memory",
+            "marshal",
+            "marshal,uniquify,shard,compress,spill=/a dir:with colon:2GiB,overlap=64MiB,bf16",
+            "spill=.:0",
+        ] {
+            let spec: StoreSpec = text.parse().expect(text);
+            assert_eq!(spec.to_string(), text);
+        }
+        assert_eq!(StoreSpec::default().to_string(), "marshal");
+        assert_eq!(
+            "marshal, compress=lz4".parse::<StoreSpec>().expect("reads").to_string(),
+            "marshal,compress"
+        );
+    }
+
+    #[test]
+    fn errors_name_the_word_and_what_to_write() {
+        for (text, item, hint) in [
+            ("marshal,zip", "zip", "compress"),
+            ("", "", "no such layer"),
+            ("marshal,,compress", "", "no such layer"),
+            ("marshal=2", "marshal=2", "takes no value"),
+            ("compress=zstd", "compress=zstd", "lz4"),
+            ("spill", "spill", "spill=/tmp:2GiB"),
+            ("spill=/tmp", "spill=/tmp", "spill=/tmp:2GiB"),
+            ("spill=:2GiB", "spill=:2GiB", "spill=/tmp:2GiB"),
+            ("spill=/tmp:much", "spill=/tmp:much", "`much`"),
+            ("overlap", "overlap", "overlap=256MiB"),
+            ("overlap=x", "overlap=x", "`x`"),
+        ] {
+            let error = text.parse::<StoreSpec>().expect_err(text).to_string();
+            assert!(
+                error.contains(&format!("`{item}`")) && error.contains(hint),
+                "{text}: {error}"
+            );
+        }
+    }
+
+    #[test]
+    fn shards_need_learners() {
+        let spec: StoreSpec = "marshal,shard".parse().expect("reads");
+        assert!(spec.shards());
+        assert!(matches!(spec.build(), Err(StoreError::Spec { .. })));
+        for learner in in_process_learners(2, DEFAULT_PATIENCE) {
+            assert!(spec.build_for(learner).is_ok());
+        }
+    }
+
+    #[test]
+    fn layers_out_of_order_are_refused_with_the_reason() {
+        for (text, layer, after) in [
+            ("compress,uniquify", "uniquify", "compress"),
+            ("marshal,marshal", "marshal", "marshal"),
+            ("uniquify,marshal", "marshal", "uniquify"),
+            ("compress,shard", "shard", "compress"),
+            ("spill=.:0,compress", "compress", "spill"),
+            ("spill=.:0,spill=.:0", "spill", "spill"),
+            ("shard,uniquify", "uniquify", "shard"),
+        ] {
+            let spec: StoreSpec = text.parse().expect(text);
+            let learner = in_process_learners(1, DEFAULT_PATIENCE).remove(0);
+            match spec.build_for(learner) {
+                Err(StoreError::Order { layer: l, after: a, .. }) => assert_eq!((l, a), (layer, after), "{text}"),
+                other => panic!("{text}: {other:?}"),
+            }
+        }
+    }
+}
