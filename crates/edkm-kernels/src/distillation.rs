@@ -1,0 +1,162 @@
+//! The loss that makes a student's distribution follow a teacher's, with both output projections in chunks of tokens.
+//!
+//! For each token, T^2 KL(softmax(t / T) || softmax(s / T)) with teacher logits t and student logits s. The factor T^2 keeps
+//! the gradient's size independent of the temperature T.
+//!
+//! Memory: logits of one chunk for teacher and student, together at most 64 MiB or 32 x V x 4 bytes.
+//!
+//! # Source
+//!
+//! G. Hinton, O. Vinyals and J. Dean, Distilling the Knowledge in a Neural Network, arXiv 1503.02531, section 2.
+
+use crate::{
+    check,
+    elementwise::{self, exp},
+    lanes::{self, dispatch},
+    logits::{self, map_rows, Axes},
+};
+
+pub use crate::logits::{Losses, Projection};
+
+/// Log-sum-exp of each token's logits over the temperature (0 where the weight is 0), which backward needs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LogSumExp {
+    /// Of the student [N].
+    pub student: Vec<f32>,
+    /// Of the teacher [N].
+    pub teacher: Vec<f32>,
+}
+
+/// The divergence of each token, weighted and summed. `student` and `teacher` have the same N and V, and may differ in H;
+/// `token_weights` [N].
+///
+/// # Panics
+///
+/// If lengths do not match, or the temperature is not positive.
+pub fn forward(
+    student: Projection<'_>,
+    teacher: Projection<'_>,
+    token_weights: &[f32],
+    temperature: f32,
+) -> (Losses, LogSumExp) {
+    let tokens = token_weights.len();
+    let mut losses = Losses::default();
+    let mut lse = LogSumExp {
+        student: vec![0.0; tokens],
+        teacher: vec![0.0; tokens],
+    };
+    for_each_chunk(
+        student,
+        teacher,
+        token_weights,
+        temperature,
+        |axes, chunk, _, student, teacher| {
+            let found = map_rows(student, axes.vocabulary, |i, student| {
+                let teacher = &teacher[i * student.len()..][..student.len()];
+                let (student_lse, teacher_lse) = (logits::log_sum_exp(student), logits::log_sum_exp(teacher));
+                // KL = sum of p (t - s) - lse_t + lse_s, with p the teacher's probabilities
+                let difference = dispatch(
+                    #[inline(always)]
+                    || lanes::sum_of2(teacher, student, |t, s| exp(t - teacher_lse) * (t - s)),
+                );
+                (
+                    difference - f64::from(teacher_lse) + f64::from(student_lse),
+                    student_lse,
+                    teacher_lse,
+                )
+            });
+            for (&token, (divergence, student_lse, teacher_lse)) in chunk.iter().zip(found) {
+                let weight = f64::from(token_weights[token]);
+                losses.weight += weight;
+                losses.total += weight * divergence * f64::from(temperature).powi(2);
+                lse.student[token] = student_lse;
+                lse.teacher[token] = teacher_lse;
+            }
+        },
+    );
+    (losses, lse)
+}
+
+/// Adds the gradient of `scale` x `total` with respect to the student to `grad_x` [N, H] and `grad_w` [V, H]; the other
+/// arguments as in [`forward`], `lse` as it returned it. The teacher is a constant.
+///
+/// # Panics
+///
+/// As [`forward`].
+pub fn backward(
+    student: Projection<'_>,
+    teacher: Projection<'_>,
+    token_weights: &[f32],
+    temperature: f32,
+    lse: &LogSumExp,
+    scale: f32,
+    grad_x: &mut [f32],
+    grad_w: &mut [f32],
+) {
+    check::len("lse.student [N]", &lse.student, token_weights.len());
+    check::len("lse.teacher [N]", &lse.teacher, token_weights.len());
+    check::len("grad_x [N, H]", grad_x, student.x.len());
+    check::len("grad_w [V, H]", grad_w, student.w.len());
+    for_each_chunk(
+        student,
+        teacher,
+        token_weights,
+        temperature,
+        |axes, chunk, rows, logits, teacher| {
+            map_rows(logits, axes.vocabulary, |i, student| {
+                let token = chunk[i];
+                // T^2 from the loss, 1/T from the logits.
+                let weight = scale * token_weights[token] * temperature;
+                let (student_lse, teacher_lse) = (lse.student[token], lse.teacher[token]);
+                let teacher = &teacher[i * student.len()..][..student.len()];
+                dispatch(
+                    #[inline(always)]
+                    || {
+                        for (s, &t) in student.iter_mut().zip(teacher) {
+                            *s = weight * (exp(*s - student_lse) - exp(t - teacher_lse));
+                        }
+                    },
+                );
+            });
+            logits::project_backward(axes, chunk, rows, student.w, logits, grad_x, grad_w);
+        },
+    );
+}
+
+/// Calls `work(axes, tokens, student rows, student logits, teacher logits)` for each chunk, logits over the temperature.
+fn for_each_chunk(
+    student: Projection<'_>,
+    teacher: Projection<'_>,
+    token_weights: &[f32],
+    temperature: f32,
+    mut work: impl FnMut(Axes, &[usize], &[f32], &mut [f32], &[f32]),
+) {
+    assert!(temperature > 0.0, "temperature {temperature} is not positive");
+    let tokens = logits::counted(token_weights);
+    if tokens.is_empty() {
+        return;
+    }
+    let axes = student.axes(token_weights.len());
+    let teacher_axes = teacher.axes(token_weights.len());
+    assert_eq!(
+        axes.vocabulary, teacher_axes.vocabulary,
+        "vocabularies of student and teacher"
+    );
+    let (mut of_student, mut of_teacher) = (Vec::new(), Vec::new());
+    for chunk in logits::chunks(&tokens, axes.vocabulary, 2) {
+        let rows = student.rows(chunk, axes.hidden);
+        logits::project(axes, &rows, student.w, &mut of_student);
+        logits::project(
+            teacher_axes,
+            &teacher.rows(chunk, teacher_axes.hidden),
+            teacher.w,
+            &mut of_teacher,
+        );
+        elementwise::scale(&mut of_student, temperature.recip());
+        elementwise::scale(&mut of_teacher, temperature.recip());
+        work(axes, chunk, &rows, &mut of_student, &of_teacher);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,88 @@
+use super::*;
+use crate::testing::{assert_close, assert_same_for_any_pool, central_differences, random, wide};
+
+const TOKENS: usize = 6;
+const VOCABULARY: usize = 13;
+const WEIGHTS: [f32; TOKENS] = [1.0, 0.0, 2.0, 0.5, 0.0, 1.5];
+
+/// Student of hidden size 4, teacher of hidden size 7.
+fn inputs() -> [Vec<f32>; 4] {
+    [
+        random(1, TOKENS * 4),
+        random(2, VOCABULARY * 4),
+        random(3, TOKENS * 7),
+        random(4, VOCABULARY * 7),
+    ]
+}
+
+fn log_softmax(x: &[f64], w: &[f64], token: usize, temperature: f64) -> Vec<f64> {
+    let hidden = x.len() / TOKENS;
+    let x = &x[token * hidden..][..hidden];
+    let logits: Vec<f64> = w
+        .chunks_exact(hidden)
+        .map(|w| x.iter().zip(w).map(|(x, w)| x * w).sum::<f64>() / temperature)
+        .collect();
+    let lse = logits.iter().map(|l| l.exp()).sum::<f64>().ln();
+    logits.iter().map(|l| l - lse).collect()
+}
+
+fn reference(sx: &[f64], sw: &[f64], tx: &[f64], tw: &[f64], temperature: f64) -> f64 {
+    (0..TOKENS)
+        .map(|n| {
+            let (s, t) = (log_softmax(sx, sw, n, temperature), log_softmax(tx, tw, n, temperature));
+            let divergence: f64 = s.iter().zip(&t).map(|(s, t)| t.exp() * (t - s)).sum();
+            f64::from(WEIGHTS[n]) * temperature * temperature * divergence
+        })
+        .sum()
+}
+
+#[test]
+fn agrees_with_the_definition_and_its_differences() {
+    let [sx, sw, tx, tw] = inputs();
+    for temperature in [1.0f32, 2.0, 0.5] {
+        let (student, teacher) = (Projection { x: &sx, w: &sw }, Projection { x: &tx, w: &tw });
+        let (losses, lse) = forward(student, teacher, &WEIGHTS, temperature);
+        let loss = |sx: &[f64], sw: &[f64]| reference(sx, sw, &wide(&tx), &wide(&tw), f64::from(temperature));
+        let expected = loss(&wide(&sx), &wide(&sw));
+        assert!(
+            (losses.total - expected).abs() <= 2e-6 * expected,
+            "{losses:?}, expected {expected}"
+        );
+        assert_eq!(losses.weight, 5.0);
+
+        let (mut to_x, mut to_w) = (vec![1.0; sx.len()], vec![-1.0; sw.len()]);
+        backward(student, teacher, &WEIGHTS, temperature, &lse, 1.0, &mut to_x, &mut to_w);
+        let by_x = central_differences(&wide(&sx), |sx| loss(sx, &wide(&sw)));
+        let by_w = central_differences(&wide(&sw), |sw| loss(&wide(&sx), sw));
+        assert_close("x", &to_x, &by_x.iter().map(|g| g + 1.0).collect::<Vec<_>>(), 2e-6);
+        assert_close("w", &to_w, &by_w.iter().map(|g| g - 1.0).collect::<Vec<_>>(), 2e-6);
+    }
+}
+
+#[test]
+fn a_student_like_its_teacher_has_no_loss() {
+    let [sx, sw, ..] = inputs();
+    let both = Projection { x: &sx, w: &sw };
+    let (losses, lse) = forward(both, both, &WEIGHTS, 1.5);
+    assert!(losses.total.abs() <= 1e-6, "{losses:?}");
+    let (mut to_x, mut to_w) = (vec![0.0; sx.len()], vec![0.0; sw.len()]);
+    backward(both, both, &WEIGHTS, 1.5, &lse, 1.0, &mut to_x, &mut to_w);
+    assert!(to_x.iter().chain(&to_w).all(|&g| g == 0.0));
+}
+
+#[test]
+fn does_not_depend_on_the_number_of_threads() {
+    let (tokens, vocabulary) = (70, 900);
+    let (sx, sw) = (random(1, tokens * 32), random(2, vocabulary * 32));
+    let (tx, tw) = (random(3, tokens * 48), random(4, vocabulary * 48));
+    let weights = random(5, tokens);
+    let (student, teacher) = (Projection { x: &sx, w: &sw }, Projection { x: &tx, w: &tw });
+    assert_same_for_any_pool("distillation", || {
+        let (_, lse) = forward(student, teacher, &weights, 2.0);
+        let (mut to_x, mut to_w) = (vec![0.0; sx.len()], vec![0.0; sw.len()]);
+        backward(student, teacher, &weights, 2.0, &lse, 0.1, &mut to_x, &mut to_w);
+        to_x.extend(to_w);
+        to_x.extend(lse.student);
+        to_x
+    });
+}

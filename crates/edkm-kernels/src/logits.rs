@@ -1,0 +1,156 @@
+//! The output projection in chunks of tokens, on which the losses stand: [N, V] is never held at once.
+
+use crate::{
+    check,
+    elementwise::exp,
+    lanes::{self, dispatch},
+    matmul::{self, Accumulate},
+    parallel::PIECE,
+};
+use rayon::prelude::*;
+use std::{borrow::Cow, ops::Range};
+
+/// Logits held at once, in numbers: 64 MiB. Every chunk reads the projection and, in backward, reads and writes its
+/// gradient, so chunks must not be small.
+const BUDGET: usize = 1 << 24;
+
+/// The losses of many tokens, in f64. The mean is `total / weight`.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Losses {
+    /// Sum of weight x loss over the tokens, in nats.
+    pub total: f64,
+    /// Sum of the weights.
+    pub weight: f64,
+}
+
+/// Hidden states and the output projection that turns them into logits: l = x wᵀ.
+#[derive(Clone, Copy, Debug)]
+pub struct Projection<'a> {
+    /// Hidden states [N, H].
+    pub x: &'a [f32],
+    /// Projection [V, H].
+    pub w: &'a [f32],
+}
+
+/// The axes of a projection, derived from the lengths.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Axes {
+    pub(crate) hidden: usize,
+    pub(crate) vocabulary: usize,
+}
+
+impl Projection<'_> {
+    /// The axes, given the number of tokens (not 0). Panics when the lengths are no multiples.
+    #[track_caller]
+    pub(crate) fn axes(&self, tokens: usize) -> Axes {
+        let hidden = self.x.len() / tokens;
+        check::len("x [N, H]", self.x, tokens * hidden);
+        assert!(hidden > 0, "`x [N, H]` is empty");
+        let vocabulary = self.w.len() / hidden;
+        check::len("w [V, H]", self.w, vocabulary * hidden);
+        assert!(vocabulary > 0, "`w [V, H]` is empty");
+        Axes { hidden, vocabulary }
+    }
+
+    /// The rows of x for `tokens`, borrowed where they lie side by side.
+    pub(crate) fn rows(&self, tokens: &[usize], hidden: usize) -> Cow<'_, [f32]> {
+        match contiguous(tokens) {
+            Some(range) => Cow::Borrowed(&self.x[range.start * hidden..range.end * hidden]),
+            None => Cow::Owned(
+                tokens
+                    .iter()
+                    .flat_map(|&n| &self.x[n * hidden..][..hidden])
+                    .copied()
+                    .collect(),
+            ),
+        }
+    }
+}
+
+/// The tokens that count (weight other than 0), in order.
+pub(crate) fn counted(token_weights: &[f32]) -> Vec<usize> {
+    (0..token_weights.len()).filter(|&n| token_weights[n] != 0.0).collect()
+}
+
+/// Splits `tokens` into chunks of nearly equal size for which `buffers` times the logits stay within the budget (but for at
+/// least 16 tokens).
+pub(crate) fn chunks(tokens: &[usize], vocabulary: usize, buffers: usize) -> std::slice::Chunks<'_, usize> {
+    let most = (BUDGET / buffers / vocabulary).max(16);
+    let count = tokens.len().div_ceil(most).max(1);
+    tokens.chunks(tokens.len().div_ceil(count).max(1))
+}
+
+/// `out` [C, V] = the logits of the rows `x` [C, H], `out` grown or cut to size.
+pub(crate) fn project(axes: Axes, x: &[f32], w: &[f32], out: &mut Vec<f32>) {
+    let rows = x.len() / axes.hidden;
+    out.resize(rows * axes.vocabulary, 0.0);
+    matmul::nt(rows, axes.vocabulary, axes.hidden, x, w, out, Accumulate::Overwrite);
+}
+
+/// Passes the gradient of a chunk's logits on to the hidden states and the projection.
+pub(crate) fn project_backward(
+    axes: Axes,
+    tokens: &[usize],
+    x: &[f32],
+    w: &[f32],
+    grad_logits: &[f32],
+    grad_x: &mut [f32],
+    grad_w: &mut [f32],
+) {
+    let Axes { hidden, vocabulary } = axes;
+    let rows = tokens.len();
+    matmul::tn(vocabulary, hidden, rows, grad_logits, x, grad_w, Accumulate::Add);
+    if let Some(range) = contiguous(tokens) {
+        let grad_x = &mut grad_x[range.start * hidden..range.end * hidden];
+        matmul::nn(rows, hidden, vocabulary, grad_logits, w, grad_x, Accumulate::Add);
+        return;
+    }
+    let mut to_rows = vec![0.0; rows * hidden];
+    matmul::nn(
+        rows,
+        hidden,
+        vocabulary,
+        grad_logits,
+        w,
+        &mut to_rows,
+        Accumulate::Overwrite,
+    );
+    for (&token, row) in tokens.iter().zip(to_rows.chunks_exact(hidden)) {
+        grad_x[token * hidden..][..hidden]
+            .iter_mut()
+            .zip(row)
+            .for_each(|(to, &from)| *to += from);
+    }
+}
+
+/// Calls `work(i, row)` for each row of a chunk's logits and collects what it returns.
+pub(crate) fn map_rows<R: Send>(
+    logits: &mut [f32],
+    vocabulary: usize,
+    work: impl Fn(usize, &mut [f32]) -> R + Send + Sync,
+) -> Vec<R> {
+    let rows_at_once = (2 * PIECE / vocabulary).max(1);
+    let rows = logits
+        .par_chunks_exact_mut(vocabulary)
+        .enumerate()
+        .with_min_len(rows_at_once);
+    rows.map(|(i, row)| work(i, row)).collect()
+}
+
+/// ln(sum of e^l) over a row; NaN if one is NaN.
+pub(crate) fn log_sum_exp(row: &[f32]) -> f32 {
+    dispatch(
+        #[inline(always)]
+        || {
+            let max = lanes::max(row);
+            let sum = lanes::sum_of(row, |l| exp(l - max));
+            (f64::from(max) + sum.ln()) as f32
+        },
+    )
+}
+
+fn contiguous(tokens: &[usize]) -> Option<Range<usize>> {
+    let (&first, &last) = (tokens.first()?, tokens.last()?);
+    // The tokens are in ascending order without repetition.
+    (last - first + 1 == tokens.len()).then_some(first..last + 1)
+}
