@@ -1,6 +1,6 @@
 //! Causal grouped-query attention, tiled over queries and keys: no S x S map is ever held.
 //!
-//! Queries, keys and values stay as the projections leave them, [B, S, heads, D]: no transposed copies. Forward keeps the
+//! Queries, keys and values stay as the projections leave them, `[B, S, heads, D]`: no transposed copies. Forward keeps the
 //! log-sum-exp of each query's scores; backward computes the scores again from it. Tiles above the diagonal are skipped.
 //!
 //! All tiles are held *keys by queries*, so that a vector register holds one key's scores for neighbouring queries: softmax
@@ -40,19 +40,19 @@ pub struct Dims {
 }
 
 impl Dims {
-    /// Numbers in `q`, `out` and their gradients: [B, S, A, D].
+    /// Numbers in `q`, `out` and their gradients: `[B, S, A, D]`.
     #[must_use]
     pub fn query_len(&self) -> usize {
         self.batch * self.seq * self.heads * self.head_dim
     }
 
-    /// Numbers in `k`, `v` and their gradients: [B, S, G, D].
+    /// Numbers in `k`, `v` and their gradients: `[B, S, G, D]`.
     #[must_use]
     pub fn key_len(&self) -> usize {
         self.batch * self.seq * self.kv_heads * self.head_dim
     }
 
-    /// Numbers in `lse`: [B, A, S].
+    /// Numbers in `lse`: `[B, A, S]`.
     #[must_use]
     pub fn lse_len(&self) -> usize {
         self.batch * self.heads * self.seq

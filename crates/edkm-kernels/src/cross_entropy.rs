@@ -15,10 +15,10 @@ use crate::{
 
 pub use crate::logits::{Losses, Projection};
 
-/// The cross-entropy of each token's target, weighted and summed; `lse` [N] receives the log-sum-exp of each token's logits
+/// The cross-entropy of each token's target, weighted and summed; `lse [N]` receives the log-sum-exp of each token's logits
 /// (0 where the weight is 0).
 ///
-/// `x` [N, H], `w` [V, H], `targets` [N], `token_weights` [N].
+/// `x [N, H]`, `w [V, H]`, `targets [N]`, `token_weights [N]`.
 ///
 /// # Panics
 ///
@@ -43,7 +43,7 @@ pub fn forward(x: &[f32], w: &[f32], targets: &[u32], token_weights: &[f32], lse
     losses
 }
 
-/// Adds the gradient of `scale` x `total` to `grad_x` [N, H] and `grad_w` [V, H]; the other arguments as in [`forward`],
+/// Adds the gradient of `scale` x `total` to `grad_x [N, H]` and `grad_w [V, H]`; the other arguments as in [`forward`],
 /// `lse` as it left it. For a mean, `scale` is the upstream gradient over `weight`.
 ///
 /// # Panics
@@ -87,7 +87,7 @@ pub fn backward(
     }
 }
 
-/// The log-likelihood of each target: `out` [N], in nats. `x` [N, H], `w` [V, H], `targets` [N].
+/// The log-likelihood of each target: `out [N]`, in nats. `x [N, H]`, `w [V, H]`, `targets [N]`.
 ///
 /// # Panics
 ///

@@ -21,14 +21,14 @@ pub use crate::logits::{Losses, Projection};
 /// Log-sum-exp of each token's logits over the temperature (0 where the weight is 0), which backward needs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LogSumExp {
-    /// Of the student [N].
+    /// Of the student `[N]`.
     pub student: Vec<f32>,
-    /// Of the teacher [N].
+    /// Of the teacher `[N]`.
     pub teacher: Vec<f32>,
 }
 
 /// The divergence of each token, weighted and summed. `student` and `teacher` have the same N and V, and may differ in H;
-/// `token_weights` [N].
+/// `token_weights [N]`.
 ///
 /// # Panics
 ///
@@ -77,7 +77,7 @@ pub fn forward(
     (losses, lse)
 }
 
-/// Adds the gradient of `scale` x `total` with respect to the student to `grad_x` [N, H] and `grad_w` [V, H]; the other
+/// Adds the gradient of `scale` x `total` with respect to the student to `grad_x [N, H]` and `grad_w [V, H]`; the other
 /// arguments as in [`forward`], `lse` as it returned it. The teacher is a constant.
 ///
 /// # Panics

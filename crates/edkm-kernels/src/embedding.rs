@@ -12,7 +12,7 @@ const SERIAL: usize = 1 << 17;
 /// Pieces that a table is cut into when its gradient is added by several threads. Each searches all the ids for its own.
 const PIECES: usize = 32;
 
-/// out[n] = table[ids[n]]. `table` [V, H], `ids` [N], `out` [N, H]; V and H follow from the lengths.
+/// `out[n] = table[ids[n]]`. `table [V, H]`, `ids [N]`, `out [N, H]`; V and H follow from the lengths.
 ///
 /// # Panics
 ///
@@ -28,7 +28,7 @@ pub fn gather(table: &[f32], ids: &[u32], out: &mut [f32]) {
     });
 }
 
-/// grad_table[ids[n]] += grad_out[n]. `grad_out` [N, H], `grad_table` [V, H].
+/// `grad_table[ids[n]] += grad_out[n]`. `grad_out [N, H]`, `grad_table [V, H]`.
 ///
 /// A row that occurs several times gets its terms in the order of the tokens.
 ///

@@ -1,4 +1,4 @@
-//! The output projection in chunks of tokens, on which the losses stand: [N, V] is never held at once.
+//! The output projection in chunks of tokens, on which the losses stand: `[N, V]` is never held at once.
 
 use crate::{
     check,
@@ -26,9 +26,9 @@ pub struct Losses {
 /// Hidden states and the output projection that turns them into logits: l = x wᵀ.
 #[derive(Clone, Copy, Debug)]
 pub struct Projection<'a> {
-    /// Hidden states [N, H].
+    /// Hidden states `[N, H]`.
     pub x: &'a [f32],
-    /// Projection [V, H].
+    /// Projection `[V, H]`.
     pub w: &'a [f32],
 }
 
@@ -80,7 +80,7 @@ pub(crate) fn chunks(tokens: &[usize], vocabulary: usize, buffers: usize) -> std
     tokens.chunks(tokens.len().div_ceil(count).max(1))
 }
 
-/// `out` [C, V] = the logits of the rows `x` [C, H], `out` grown or cut to size.
+/// `out [C, V]` = the logits of the rows `x [C, H]`, `out` grown or cut to size.
 pub(crate) fn project(axes: Axes, x: &[f32], w: &[f32], out: &mut Vec<f32>) {
     let rows = x.len() / axes.hidden;
     out.resize(rows * axes.vocabulary, 0.0);

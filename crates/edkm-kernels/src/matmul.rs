@@ -31,7 +31,7 @@ struct Strided<'a> {
     between_columns: usize,
 }
 
-/// c = a bᵀ: `y = x Wᵀ`, a linear layer's forward product. `a` [m, k], `b` [n, k], `c` [m, n].
+/// c = a bᵀ: `y = x Wᵀ`, a linear layer's forward product. `a [m, k]`, `b [n, k]`, `c [m, n]`.
 ///
 /// # Panics
 ///
@@ -56,7 +56,7 @@ pub fn nt(m: usize, n: usize, k: usize, a: &[f32], b: &[f32], c: &mut [f32], acc
     product(m, n, k, a, b, c, accumulate);
 }
 
-/// c = a b: `dx = dy W`, the gradient of a linear layer's input. `a` [m, k], `b` [k, n], `c` [m, n].
+/// c = a b: `dx = dy W`, the gradient of a linear layer's input. `a [m, k]`, `b [k, n]`, `c [m, n]`.
 ///
 /// # Panics
 ///
@@ -78,7 +78,7 @@ pub fn nn(m: usize, n: usize, k: usize, a: &[f32], b: &[f32], c: &mut [f32], acc
     product(m, n, k, a, b, c, accumulate);
 }
 
-/// c = aᵀ b: `dW = dyᵀ x`, the gradient of a linear layer's weight. `a` [k, m], `b` [k, n], `c` [m, n].
+/// c = aᵀ b: `dW = dyᵀ x`, the gradient of a linear layer's weight. `a [k, m]`, `b [k, n]`, `c [m, n]`.
 ///
 /// # Panics
 ///

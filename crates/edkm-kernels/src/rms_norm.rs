@@ -10,7 +10,7 @@ use crate::{
     parallel::{self, rows_in_piece},
 };
 
-/// out = x / rms(x) * weight for each row. `x`, `out` [N, H], `weight` [H].
+/// out = x / rms(x) * weight for each row. `x`, `out [N, H]`, `weight [H]`.
 ///
 /// # Panics
 ///
@@ -34,8 +34,8 @@ pub fn forward(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
     });
 }
 
-/// Adds the gradients of `x` and `weight` to `grad_x` and `grad_weight`. `x`, `grad_out`, `grad_x` [N, H], `weight`,
-/// `grad_weight` [H].
+/// Adds the gradients of `x` and `weight` to `grad_x` and `grad_weight`. `x`, `grad_out`, `grad_x [N, H]`, `weight`,
+/// `grad_weight [H]`.
 ///
 /// The reciprocal root is computed again from `x`. Allocates one row for each piece of rows: H ceil(N / max(16, 32768 / H))
 /// x 4 bytes.

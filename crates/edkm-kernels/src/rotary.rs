@@ -24,16 +24,16 @@ pub enum Direction {
 /// Memory: positions x D/2 x 8 bytes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Table {
-    /// [positions, D/2]
+    /// `[positions, D/2]`
     cosines: Vec<f32>,
-    /// [positions, D/2]
+    /// `[positions, D/2]`
     sines: Vec<f32>,
     half: usize,
     positions: usize,
 }
 
 impl Table {
-    /// The table for positions 0 to `positions` - 1. `inverse_frequencies` [D/2] in radians per position: plainly
+    /// The table for positions 0 to `positions` - 1. `inverse_frequencies [D/2]` in radians per position: plainly
     /// theta^(-2i/D), or as a scaling of the context length has changed them.
     #[must_use]
     pub fn new(inverse_frequencies: &[f64], positions: usize) -> Table {
@@ -63,7 +63,7 @@ impl Table {
     }
 }
 
-/// Turns every head of every token in place: `x` [N, heads, D]. The position of token n is n mod `seq_len` + `offset`.
+/// Turns every head of every token in place: `x [N, heads, D]`. The position of token n is n mod `seq_len` + `offset`.
 ///
 /// # Panics
 ///

@@ -6,7 +6,7 @@
 
 use crate::{check, elementwise::sigmoid, lanes::dispatch, parallel};
 
-/// out = silu(gate) up, where silu(z) = z sigmoid(z). All [N, F].
+/// out = silu(gate) up, where silu(z) = z sigmoid(z). All `[N, F]`.
 ///
 /// # Panics
 ///
@@ -27,7 +27,7 @@ pub fn forward(gate: &[f32], up: &[f32], out: &mut [f32]) {
     });
 }
 
-/// Adds the gradients of `gate` and `up` to `grad_gate` and `grad_up`. All [N, F].
+/// Adds the gradients of `gate` and `up` to `grad_gate` and `grad_up`. All `[N, F]`.
 ///
 /// # Panics
 ///

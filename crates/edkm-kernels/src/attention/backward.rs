@@ -19,8 +19,8 @@ const ENOUGH_ITEMS: usize = 16;
 /// Tiles of keys that a segment holds at least.
 const SMALLEST_SEGMENT: usize = 2;
 
-/// Adds the gradients of `q`, `k` and `v` to `grad_q` [B, S, A, D], `grad_k` and `grad_v` [B, S, G, D], given what
-/// [`forward`](super::forward) read and wrote and `grad_out` [B, S, A, D].
+/// Adds the gradients of `q`, `k` and `v` to `grad_q [B, S, A, D]`, `grad_k` and `grad_v [B, S, G, D]`, given what
+/// [`forward`](super::forward) read and wrote and `grad_out [B, S, A, D]`.
 ///
 /// The terms of the query heads that share a key/value head are added in the order of the heads.
 ///
@@ -120,19 +120,19 @@ struct Item {
 
 /// What a thread works in. "Rows" are padded to a multiple of [`ALIGN`] numbers.
 struct Scratch {
-    /// Queries times scale: [D, QUERIES], and as rows [QUERIES, D].
+    /// Queries times scale: `[D, QUERIES]`, and as rows `[QUERIES, D]`.
     q: Vec<PerQuery>,
     q_rows: Vec<f32>,
     /// Gradient of the output, likewise.
     grad_out: Vec<PerQuery>,
     grad_out_rows: Vec<f32>,
-    /// Gradient of the queries over scale, [D, QUERIES].
+    /// Gradient of the queries over scale, `[D, QUERIES]`.
     grad_q: Vec<PerQuery>,
-    /// Scores, then probabilities, [KEYS, QUERIES].
+    /// Scores, then probabilities, `[KEYS, QUERIES]`.
     probabilities: Vec<PerQuery>,
-    /// Gradient of the probabilities, then of the scores, [KEYS, QUERIES].
+    /// Gradient of the probabilities, then of the scores, `[KEYS, QUERIES]`.
     grad_scores: Vec<PerQuery>,
-    /// Gradients of the keys and values of the item, as rows [keys, D].
+    /// Gradients of the keys and values of the item, as rows `[keys, D]`.
     grad_k: Vec<f32>,
     grad_v: Vec<f32>,
     /// Numbers in a padded row.
@@ -308,7 +308,7 @@ fn softmax_backward(scores: &mut [PerQuery], grads: &mut [PerQuery], lse: &PerQu
     );
 }
 
-/// to [QUERIES, width] = `scale` x rows of D numbers, `stride` apart; what is beyond D or `count` stays 0.
+/// to `[QUERIES, width]` = `scale` x rows of D numbers, `stride` apart; what is beyond D or `count` stays 0.
 fn pack_rows(from: &[f32], stride: usize, count: usize, d: usize, width: usize, scale: f32, to: &mut [f32]) {
     for (q, to) in to.chunks_exact_mut(width).take(count).enumerate() {
         for (to, &from) in to[..d].iter_mut().zip(&from[q * stride..]) {

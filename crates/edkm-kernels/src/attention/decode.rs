@@ -11,7 +11,7 @@ use crate::{
 /// Multiply-adds below which one thread does the whole step.
 const SERIAL: usize = 1 << 16;
 
-/// `out` [B, A, D] = attention of one query for each sequence, `q` [B, A, D], over the first `dims.seq` positions of a
+/// `out [B, A, D]` = attention of one query for each sequence, `q [B, A, D]`, over the first `dims.seq` positions of a
 /// cache, `k` and `v` [B, `capacity`, G, D]. The query's own key and value are in the cache already.
 ///
 /// # Panics

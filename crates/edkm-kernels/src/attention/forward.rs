@@ -14,8 +14,8 @@ use crate::{
 };
 use rayon::prelude::*;
 
-/// `out` [B, S, A, D] = attention of `q` [B, S, A, D] over `k` and `v` [B, S, G, D], each position seeing itself and those
-/// before it; `lse` [B, A, S] receives the log-sum-exp of the scaled scores, for [`backward`](super::backward).
+/// `out [B, S, A, D]` = attention of `q [B, S, A, D]` over `k` and `v [B, S, G, D]`, each position seeing itself and those
+/// before it; `lse [B, A, S]` receives the log-sum-exp of the scaled scores, for [`backward`](super::backward).
 ///
 /// Transient memory: (2 D + 64) x 256 bytes for each thread.
 ///
@@ -56,11 +56,11 @@ struct Inputs<'a> {
 
 /// What a thread works in.
 struct Scratch {
-    /// Queries times scale, [D, QUERIES].
+    /// Queries times scale, `[D, QUERIES]`.
     q: Vec<PerQuery>,
-    /// Scores, then their exponentials, [KEYS, QUERIES].
+    /// Scores, then their exponentials, `[KEYS, QUERIES]`.
     scores: Vec<PerQuery>,
-    /// Output before division by the sum, [D, QUERIES].
+    /// Output before division by the sum, `[D, QUERIES]`.
     out: Vec<PerQuery>,
 }
 
@@ -169,7 +169,7 @@ impl OnlineSoftmax {
         }
     }
 
-    /// Takes in a tile of scores, replaces them by their exponentials, and rescales `sums` [D, QUERIES] to the new maximum.
+    /// Takes in a tile of scores, replaces them by their exponentials, and rescales `sums [D, QUERIES]` to the new maximum.
     fn add(&mut self, scores: &mut [PerQuery], sums: &mut [PerQuery]) {
         dispatch(
             #[inline(always)]

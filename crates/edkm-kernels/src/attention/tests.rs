@@ -12,7 +12,7 @@ fn dims(batch: usize, seq: usize, heads: usize, kv_heads: usize, head_dim: usize
     }
 }
 
-/// Output [B, S, A, D] and log-sum-exp [B, A, S] by the definition.
+/// Output `[B, S, A, D]` and log-sum-exp `[B, A, S]` by the definition.
 fn reference(dims: Dims, q: &[f64], k: &[f64], v: &[f64]) -> (Vec<f64>, Vec<f64>) {
     let d = dims.head_dim;
     let (mut out, mut lse) = (vec![0.0; dims.query_len()], vec![0.0; dims.lse_len()]);

@@ -21,11 +21,11 @@ pub(super) struct Left<'a> {
     pub(super) between_columns: usize,
 }
 
-/// c [m, n] = a [m, k] b [k, n], or added to c. n is a multiple of [`ALIGN`].
+/// c `[m, n]` = a `[m, k]` b `[k, n]`, or added to c. n is a multiple of [`ALIGN`].
 ///
 /// Every number of c is summed in the order of k by fused multiply-adds, for any vector width.
 pub(super) fn product(m: usize, n: usize, k: usize, a: Left<'_>, b: &[f32], c: &mut [f32], accumulate: Accumulate) {
-    debug_assert!(n % ALIGN == 0 && b.len() >= k * n && c.len() >= m * n);
+    debug_assert!(n.is_multiple_of(ALIGN) && b.len() >= k * n && c.len() >= m * n);
     Arch::new().dispatch(Product {
         m,
         n,
@@ -108,14 +108,14 @@ impl Product<'_> {
     }
 }
 
-/// Masks the keys after each query in a tile on the diagonal: scores [KEYS, QUERIES].
+/// Masks the keys after each query in a tile on the diagonal: scores `[KEYS, QUERIES]`.
 pub(super) fn mask_diagonal(scores: &mut [PerQuery], masked: f32) {
     for (key, row) in scores.iter_mut().enumerate() {
         row[..key].fill(masked);
     }
 }
 
-/// to [D, QUERIES] = `scale` x the transpose of rows of D numbers, `stride` apart; queries beyond `count` become 0.
+/// to `[D, QUERIES]` = `scale` x the transpose of rows of D numbers, `stride` apart; queries beyond `count` become 0.
 pub(super) fn pack_transposed(from: &[f32], stride: usize, count: usize, scale: f32, to: &mut [PerQuery]) {
     for (d, to) in to.iter_mut().enumerate() {
         for (q, to) in to[..count].iter_mut().enumerate() {
