@@ -7,14 +7,17 @@
 //!
 //! Writing goes to a temporary name, is synced and renamed, in an order that content alone decides.
 
-mod bytes;
 mod convert;
 mod file;
+mod float;
 mod header;
 mod index;
 mod map;
 mod open;
+mod output;
 mod verify;
+mod weight;
+mod writer;
 
 use std::{
     collections::BTreeMap,
@@ -22,14 +25,21 @@ use std::{
 };
 
 pub use self::{
-    bytes::SharedBytes,
+    float::{FloatDtype, UnknownFloatDtype},
     header::{HeaderProblem, TensorInfo},
     index::IndexProblem,
     map::Access,
+    output::{copy_companions, OutputDir, Overwrite},
+    weight::Weight,
+    writer::{write_model, write_safetensors, Sharding, TensorEntry, WrittenModel},
 };
+pub use edkm_palette::SharedBytes;
 pub use safetensors::Dtype;
 
 use self::file::TensorFile;
+pub(crate) use self::writer::write_json;
+use edkm_palette::FormatMetadata;
+
 use crate::LlamaError;
 
 /// The name of an unsharded checkpoint in its folder.
@@ -47,6 +57,8 @@ pub struct Checkpoint {
     /// For each tensor the file that holds it.
     tensors: BTreeMap<String, usize>,
     metadata: BTreeMap<String, String>,
+    /// The palettized tensors, if there are any.
+    format: Option<FormatMetadata>,
 }
 
 /// A tensor as it lies in the file.

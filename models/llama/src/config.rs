@@ -18,7 +18,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 pub use self::{problem::ConfigProblem, rope_scaling::RopeScaling};
-use crate::{json, LlamaError};
+use crate::{
+    checkpoint::{write_json, FloatDtype},
+    json, LlamaError,
+};
 
 /// The name of the file in a model folder.
 pub const CONFIG_FILE: &str = "config.json";
@@ -83,6 +86,22 @@ impl LlamaConfig {
     /// Reads a configuration from the text of a `config.json`; errors name `path`.
     pub fn from_json(path: &Path, text: &str) -> Result<Self, LlamaError> {
         parse::config(path, json::parse_object(path, text)?)
+    }
+
+    /// Writes `config.json` into a model folder, replacing one that is there in one step.
+    pub fn write(&self, model_dir: &Path) -> Result<(), LlamaError> {
+        write_json(&model_dir.join(CONFIG_FILE), self).map(|_bytes| ())
+    }
+
+    /// Says in which type the weights beside this configuration are stored.
+    pub fn set_stored_dtype(&mut self, dtype: FloatDtype) {
+        // Newer files say `dtype`; all readers know the older name.
+        let key = if self.extra.contains_key("dtype") {
+            "dtype"
+        } else {
+            "torch_dtype"
+        };
+        self.extra.insert(key.to_owned(), dtype.torch_name().into());
     }
 
     /// The width of all query heads together: rows of the query projection.

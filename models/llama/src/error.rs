@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    checkpoint::{HeaderProblem, IndexProblem},
+    checkpoint::{FloatDtype, HeaderProblem, IndexProblem},
     config::ConfigProblem,
 };
 
@@ -16,6 +16,40 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LlamaError {
+    /// A model type with const dimensions was asked to hold a parameter of another shape.
+    #[error("{name}: the configuration asks for {got}, but the model type has {expected}; use `DynamicLlama` or other const dimensions")]
+    ConstDimension {
+        /// The parameter.
+        name: String,
+        /// The dimensions of the type.
+        expected: String,
+        /// The dimensions of the configuration.
+        got: String,
+    },
+    /// The device could not hold a parameter, or compute with it.
+    #[error("the device failed at {name}: {reason}")]
+    Device {
+        /// The parameter or op.
+        name: String,
+        /// The device's message.
+        reason: String,
+    },
+    /// A parameter could not be clustered.
+    #[error("cannot cluster {name}: {source}")]
+    Cluster {
+        /// The parameter.
+        name: String,
+        /// Why not.
+        source: edkm_cluster::ClusterError,
+    },
+    /// A palette could not be packed or read.
+    #[error("cannot palettize {name}: {source}")]
+    Palettize {
+        /// The parameter.
+        name: String,
+        /// Why not.
+        source: edkm_palette::PaletteError,
+    },
     /// The operating system refused.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
@@ -130,9 +164,9 @@ pub enum LlamaError {
         /// The value.
         value: f32,
     },
-    /// A value has no finite counterpart in the type in which it shall be stored.
-    #[error("{name:?}: {value} at flat index {index} is beyond the range of {dtype}; choose bf16 or f32")]
-    OutOfRange {
+    /// A value that cannot be stored: not finite, or beyond the type in which it shall be.
+    #[error("{name:?}: {value} at flat index {index} cannot be stored as {dtype}; weights must be finite, and f16 ends at 65504")]
+    Unstorable {
         /// The tensor.
         name: String,
         /// The row-major index of the first such value.
@@ -140,7 +174,15 @@ pub enum LlamaError {
         /// The value.
         value: f32,
         /// The type to store.
-        dtype: &'static str,
+        dtype: FloatDtype,
+    },
+    /// A palettized tensor, or the description of all of them, is not valid.
+    #[error("{}: {source}", path.display())]
+    Palette {
+        /// The checkpoint.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: edkm_palette::PaletteError,
     },
     /// The file is shorter now than when it was opened.
     #[error("{}: the file has become shorter since it was opened: {name:?} ends at byte {needed}, the file at {length}", path.display())]
@@ -185,6 +227,12 @@ pub enum LlamaError {
     /// The folder to write to already holds something.
     #[error("{} exists and is not empty; choose another folder or ask to overwrite", path.display())]
     OutputExists {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The folder to write to cannot be put in another's place.
+    #[error("{} is the folder that this program was started in, or holds it; name a folder of its own", path.display())]
+    OutputInUse {
         /// The folder.
         path: PathBuf,
     },

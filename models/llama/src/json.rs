@@ -5,7 +5,6 @@
 
 use std::{
     fmt,
-    fs::File,
     io::Read,
     path::{Path, PathBuf},
 };
@@ -13,23 +12,7 @@ use std::{
 use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-use crate::LlamaError;
-
-/// Opens a regular file (following links, as the Hugging Face cache needs) and tells its length.
-///
-/// Anything else is refused before it is opened: opening a named pipe would wait for a writer for ever.
-pub(crate) fn open_regular(path: &Path) -> Result<(File, u64), LlamaError> {
-    let about = std::fs::metadata(path).map_err(|source| LlamaError::io("read", path, source))?;
-    if !about.is_file() {
-        return Err(LlamaError::NotAFile { path: path.to_owned() });
-    }
-    let file = File::open(path).map_err(|source| LlamaError::io("open", path, source))?;
-    let length = file
-        .metadata()
-        .map_err(|source| LlamaError::io("read", path, source))?
-        .len();
-    Ok((file, length))
-}
+use crate::{files::open_regular, LlamaError};
 
 /// Reads a text file of at most `limit` bytes.
 pub(crate) fn read_text(path: &Path, limit: u64) -> Result<String, LlamaError> {

@@ -8,6 +8,7 @@
 pub mod checkpoint;
 pub mod config;
 mod error;
+pub mod files;
 mod json;
 pub mod names;
 pub mod rope;

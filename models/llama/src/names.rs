@@ -160,6 +160,19 @@ impl Kind {
         full_name(row, Some(layer))
     }
 
+    /// This parameter in a model of this configuration, if it has one.
+    pub fn parameter(self, config: &LlamaConfig, layer: usize) -> Option<Parameter> {
+        let row = TABLE.iter().find(|row| row.kind == self && (row.present)(config))?;
+        let layer = (row.place == Layer).then_some(layer);
+        Some(Parameter {
+            name: full_name(row, layer),
+            kind: self,
+            layer,
+            role: row.role,
+            shape: (row.shape)(config),
+        })
+    }
+
     /// The role of this parameter.
     pub fn role(self) -> Role {
         TABLE
@@ -175,6 +188,11 @@ fn full_name(row: &Row, layer: Option<usize>) -> String {
         (Layer, Some(layer)) => format!("{LAYER_PREFIX}{layer}.{}", row.name),
         _ => row.name.to_owned(),
     }
+}
+
+/// What the names of a layer's parameters begin with, dot included.
+pub fn layer_prefix(layer: usize) -> String {
+    format!("{LAYER_PREFIX}{layer}.")
 }
 
 /// Whether a tensor of this name is a buffer that follows from the configuration, as old checkpoints hold them.

@@ -8,7 +8,7 @@ use super::{file::TensorFile, header::TensorInfo};
 use crate::LlamaError;
 
 /// Elements that one task reads and converts: 1 MiB of f32, in cache together with its source.
-const CHUNK: usize = 1 << 18;
+pub(super) const CHUNK: usize = 1 << 18;
 
 /// Reads a tensor of type f32, f16 or bf16 into `values`, which has its length.
 pub(super) fn read_f32(file: &TensorFile, name: &str, info: &TensorInfo, values: &mut [f32]) -> Result<(), LlamaError> {

@@ -7,14 +7,14 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
+use edkm_palette::SharedBytes;
 use memmap2::Mmap;
 
 use super::{
-    bytes::SharedBytes,
     header::{self, Header, HeaderProblem, TensorInfo, PREFIX},
     map::{self, Access},
 };
-use crate::{json, LlamaError};
+use crate::{files, LlamaError};
 
 #[derive(Debug)]
 pub(super) struct TensorFile {
@@ -30,7 +30,7 @@ pub(super) struct TensorFile {
 impl TensorFile {
     /// Opens a file and checks its header. Allocates some multiple of the header, which is capped.
     pub(super) fn open(path: &Path, access: Access) -> Result<Self, LlamaError> {
-        let (file, length) = json::open_regular(path)?;
+        let (file, length) = files::open_regular(path)?;
         let fault = |problem| LlamaError::Header {
             path: path.to_owned(),
             problem,
@@ -116,12 +116,14 @@ impl TensorFile {
         match self.access {
             Access::Map => {
                 let range = info.range.start as usize..info.range.end as usize;
-                SharedBytes::mapped(self.map()?, range).ok_or_else(shrunk)
+                // Fails if the file was shorter when it was mapped.
+                SharedBytes::new(self.map()?.clone(), range).map_err(|_| shrunk())
             }
             Access::Read => {
                 let mut bytes = vec![0; info.bytes() as usize];
                 self.read(name, info, 0, &mut bytes)?;
-                Ok(bytes.into())
+                let range = 0..bytes.len();
+                SharedBytes::new(Arc::new(bytes), range).map_err(|_| shrunk())
             }
         }
     }

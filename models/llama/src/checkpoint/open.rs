@@ -5,15 +5,14 @@ use std::{
     path::Path,
 };
 
+use edkm_palette::METADATA_KEY;
+
 use super::{
     file::TensorFile,
     index::{self, IndexProblem},
     Access, Checkpoint, INDEX_FILE, MODEL_FILE,
 };
 use crate::LlamaError;
-
-/// Metadata with such a key decides how tensors are read.
-const OUR_METADATA: &str = "edkm";
 
 impl Checkpoint {
     /// Opens the checkpoint in a model folder with [`Access::Map`]: `model.safetensors`, or the shards of
@@ -52,12 +51,14 @@ impl Checkpoint {
         let file = TensorFile::open(path, access)?;
         let tensors = file.header().tensors.keys().map(|name| (name.clone(), 0)).collect();
         let metadata = file.header().metadata.clone();
-        Ok(Self {
+        Self {
             path: path.to_owned(),
             files: vec![file],
             tensors,
             metadata,
-        })
+            format: None,
+        }
+        .with_format()
     }
 
     fn open_shards(dir: &Path, index: &Path, access: Access) -> Result<Self, LlamaError> {
@@ -70,6 +71,7 @@ impl Checkpoint {
             files: Vec::new(),
             tensors: BTreeMap::new(),
             metadata: BTreeMap::new(),
+            format: None,
         };
         let mut numbers: BTreeMap<String, usize> = BTreeMap::new();
         for (name, shard) in index::read(index)? {
@@ -101,7 +103,7 @@ impl Checkpoint {
             }
             checkpoint.tensors.insert(name, number);
         }
-        Ok(checkpoint)
+        checkpoint.with_format()
     }
 }
 
@@ -109,7 +111,7 @@ impl Checkpoint {
 fn merge_metadata(all: &mut BTreeMap<String, String>, shard: &BTreeMap<String, String>) -> Result<(), IndexProblem> {
     for (key, value) in shard {
         let known = all.entry(key.clone()).or_insert_with(|| value.clone());
-        if known != value && key.starts_with(OUR_METADATA) {
+        if known != value && key == METADATA_KEY {
             return Err(IndexProblem::Metadata { key: key.clone() });
         }
     }

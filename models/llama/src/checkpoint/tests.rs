@@ -1,4 +1,4 @@
-use std::{fs, path::Path};
+use std::path::Path;
 
 use safetensors::tensor::{serialize_to_file, TensorView};
 
@@ -28,8 +28,7 @@ fn reads_what_the_reference_writes() {
         let checkpoint = Checkpoint::open_with(dir.path(), access).unwrap();
         assert_eq!(checkpoint.names().collect::<Vec<_>>(), ["a"]);
         assert_eq!(checkpoint.read_f32("a", &[300, 1000]).unwrap(), values);
-        assert_eq!(*checkpoint.raw("a").unwrap().bytes, bytes_of(&values)[..]);
-        assert_eq!(checkpoint.raw("a").unwrap().bytes.is_mapped(), access == Access::Map);
+        assert_eq!(*checkpoint.raw("a").unwrap().bytes.as_slice(), bytes_of(&values)[..]);
     }
 }
 
@@ -48,5 +47,4 @@ fn reads_a_pretrained_model() {
         .map(|p| checkpoint.read_f32(&p.name, &p.shape).unwrap().len())
         .sum();
     assert_eq!((total, config.parameter_count()), (260_032, 260_032));
-    let _ = fs::metadata(&dir);
 }

@@ -16,20 +16,22 @@ impl Checkpoint {
     pub fn verify(&self, config: &LlamaConfig) -> Result<(), LlamaError> {
         let mut missing = Vec::new();
         let mut misshapen = Vec::new();
-        let mut unexpected: std::collections::BTreeSet<&str> = self.names().collect();
+        let mut unexpected: std::collections::BTreeSet<&str> = self.weight_names().collect();
         unexpected.retain(|name| !names::is_derived(name));
         if config.tie_word_embeddings {
             unexpected.remove(names::HEAD);
         }
         for parameter in names::parameters(config) {
             unexpected.remove(parameter.name.as_str());
-            match self.info(&parameter.name) {
+            match self.weight_shape(&parameter.name) {
                 None => missing.push(describe_missing(parameter.name, parameter.role)),
-                Some(info) if info.shape != parameter.shape => misshapen.push(MisshapenTensor {
-                    name: parameter.name,
-                    expected: parameter.shape,
-                    got: info.shape.clone(),
-                }),
+                Some(got) if got != parameter.shape => {
+                    misshapen.push(MisshapenTensor {
+                        name: parameter.name,
+                        expected: parameter.shape,
+                        got,
+                    });
+                }
                 Some(_) => {}
             }
         }

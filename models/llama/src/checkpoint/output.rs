@@ -1,0 +1,254 @@
+//! A folder that appears whole or not at all.
+
+use std::{
+    ffi::OsStr,
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+};
+
+use tempfile::TempDir;
+
+use crate::{config::CONFIG_FILE, files, LlamaError};
+
+/// What is done with a folder that already holds something.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Overwrite {
+    /// It is an error.
+    #[default]
+    Refuse,
+    /// It is replaced, at the very end and as a whole, if it looks like a folder with a model.
+    Replace,
+}
+
+/// A folder in the making.
+///
+/// Everything is built in a folder beside the target, `.NAME.partial-...`, which [`commit`](Self::commit) syncs and puts
+/// in the target's place. Before that, the target is as it was: absent, empty, or whole. Dropping without a commit
+/// removes what was built; a process that is killed leaves the folder beside the target, where it may be deleted.
+#[derive(Debug)]
+pub struct OutputDir {
+    target: PathBuf,
+    staging: TempDir,
+    overwrite: Overwrite,
+}
+
+impl OutputDir {
+    /// Checks that `target` may be written and makes the folder beside it, with its parents.
+    ///
+    /// # Errors
+    /// - [`LlamaError::OutputExists`] if `target` is a file, or not empty while `overwrite` refuses.
+    /// - [`LlamaError::OutputForeign`] if it shall be replaced and holds what no model folder has: a wrong path would
+    ///   otherwise delete someone's work.
+    /// - [`LlamaError::Io`] if the system refuses.
+    pub fn create(target: impl AsRef<Path>, overwrite: Overwrite) -> Result<Self, LlamaError> {
+        let target = resolve(target.as_ref())?;
+        check(&target, overwrite)?;
+        let parent = files::folder_of(&target);
+        fs::create_dir_all(parent).map_err(|source| LlamaError::io("make", parent, source))?;
+        let prefix = files::partial_prefix(&target);
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(&prefix);
+        files::shared_permissions(&mut builder, 0o777);
+        let staging = builder
+            .tempdir_in(parent)
+            .map_err(|source| LlamaError::io("make a folder in", parent, source))?;
+        Ok(Self {
+            target,
+            staging,
+            overwrite,
+        })
+    }
+
+    /// Where to build.
+    pub fn path(&self) -> &Path {
+        self.staging.path()
+    }
+
+    /// Where the folder will be.
+    pub fn target(&self) -> &Path {
+        &self.target
+    }
+
+    /// Syncs all that was built and puts it in the target's place.
+    ///
+    /// A target that was not empty is exchanged in one step where the system can (Linux, macOS); elsewhere it is
+    /// moved aside first, and for that instant there is none.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create), as the target may have changed meanwhile. The target is then as it was.
+    pub fn commit(self) -> Result<(), LlamaError> {
+        sync_all(self.staging.path())?;
+        check(&self.target, self.overwrite)?;
+        let (target, staging) = (&self.target, self.staging.path());
+        let moved = |source| LlamaError::io("put the result at", target, source);
+        if is_occupied(target)? {
+            exchange(staging, target).map_err(moved)?;
+            // What was the target is now the temporary folder, and goes with it when `self` is dropped.
+        } else {
+            // An empty folder in the way: renaming replaces it on Unix only.
+            if cfg!(windows) && target.exists() {
+                fs::remove_dir(target).map_err(moved)?;
+            }
+            fs::rename(staging, target).map_err(moved)?;
+        }
+        files::sync_folder(files::folder_of(target))
+    }
+}
+
+/// The files that belong to a model besides its configuration and weights, for programs that load it.
+const COMPANIONS: [&str; 10] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+];
+
+/// Copies tokenizer and generation settings from one model folder to another, as far as they are there.
+///
+/// # Errors
+/// If one of them cannot be read or written, or is not a regular file.
+pub fn copy_companions(from: &Path, to: &Path) -> Result<(), LlamaError> {
+    for name in COMPANIONS {
+        let source = from.join(name);
+        if !source.exists() {
+            continue;
+        }
+        let (mut file, _) = files::open_regular(&source)?;
+        files::replace_file(&to.join(name), |out| {
+            io::copy(&mut file, out).map_err(|e| LlamaError::io("copy", &source, e))
+        })?;
+    }
+    Ok(())
+}
+
+/// The path without links and dots, so that the folder beside it is on the same file system.
+fn resolve(target: &Path) -> Result<PathBuf, LlamaError> {
+    let failed = |source| LlamaError::io("find", target, source);
+    let path = match fs::canonicalize(target) {
+        Ok(path) => path,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => std::path::absolute(target).map_err(failed)?,
+        Err(e) => return Err(failed(e)),
+    };
+    let here = std::env::current_dir()
+        .and_then(fs::canonicalize)
+        .is_ok_and(|here| here.starts_with(&path));
+    // A folder that one is in, or the root, cannot be put in another's place.
+    if here || path.file_name().is_none() {
+        return Err(LlamaError::OutputInUse { path });
+    }
+    Ok(path)
+}
+
+fn is_occupied(target: &Path) -> Result<bool, LlamaError> {
+    match fs::read_dir(target) {
+        Ok(mut entries) => Ok(entries.next().is_some()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(source) => Err(LlamaError::io("read", target, source)),
+    }
+}
+
+fn check(target: &Path, overwrite: Overwrite) -> Result<(), LlamaError> {
+    if target.is_file() || target.is_symlink() {
+        return Err(LlamaError::OutputExists {
+            path: target.to_owned(),
+        });
+    }
+    if !is_occupied(target)? {
+        return Ok(());
+    }
+    if overwrite == Overwrite::Refuse {
+        return Err(LlamaError::OutputExists {
+            path: target.to_owned(),
+        });
+    }
+    let failed = |source| LlamaError::io("read", target, source);
+    let mut foreign = Vec::new();
+    for entry in fs::read_dir(target).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let is_folder = entry.file_type().map_err(failed)?.is_dir();
+        if !belongs(&entry.file_name(), is_folder) {
+            foreign.push(entry.file_name().to_string_lossy().into_owned());
+        }
+    }
+    if !target.join(CONFIG_FILE).exists() && foreign.is_empty() {
+        foreign.push(format!("no {CONFIG_FILE}"));
+    }
+    if foreign.is_empty() {
+        return Ok(());
+    }
+    foreign.sort();
+    Err(LlamaError::OutputForeign {
+        path: target.to_owned(),
+        entries: foreign,
+    })
+}
+
+/// Whether something of this name may be in a model folder: weights, their description, reports and logs of a run.
+fn belongs(name: &OsStr, is_folder: bool) -> bool {
+    const SUFFIXES: [&str; 9] = [
+        "safetensors",
+        "json",
+        "jsonl",
+        "html",
+        "log",
+        "txt",
+        "model",
+        "jinja",
+        "md",
+    ];
+    if is_folder {
+        return name == "checkpoints";
+    }
+    Path::new(name)
+        .extension()
+        .and_then(OsStr::to_str)
+        .is_some_and(|suffix| SUFFIXES.contains(&suffix))
+}
+
+/// Makes everything below a folder durable.
+fn sync_all(folder: &Path) -> Result<(), LlamaError> {
+    let failed = |source| LlamaError::io("sync", folder, source);
+    for entry in fs::read_dir(folder).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        match entry.file_type().map_err(failed)? {
+            kind if kind.is_dir() => sync_all(&entry.path())?,
+            kind if kind.is_file() => {
+                // Windows flushes only handles that may write.
+                let file = File::options()
+                    .read(true)
+                    .write(cfg!(windows))
+                    .open(entry.path())
+                    .map_err(failed)?;
+                file.sync_all().map_err(failed)?;
+            }
+            _ => {}
+        }
+    }
+    files::sync_folder(folder)
+}
+
+/// Exchanges two folders.
+fn exchange(a: &Path, b: &Path) -> io::Result<()> {
+    #[cfg(any(target_os = "linux", target_os = "macos"))]
+    {
+        use rustix::fs::{renameat_with, RenameFlags, CWD};
+        if renameat_with(CWD, a, CWD, b, RenameFlags::EXCHANGE).is_ok() {
+            return Ok(());
+        }
+        // Not every file system can; what else may be wrong shows in the renames.
+    }
+    let aside = a.with_extension("old");
+    fs::rename(b, &aside)?;
+    if let Err(error) = fs::rename(a, b) {
+        fs::rename(&aside, b)?;
+        return Err(error);
+    }
+    fs::rename(&aside, a)
+}

@@ -1,0 +1,134 @@
+//! Files that are opened without waiting and replaced without half-states.
+
+use std::{
+    fs::{self, File},
+    io::{BufWriter, Write},
+    path::Path,
+};
+
+use crate::LlamaError;
+
+/// Opens a regular file (following links, as the Hugging Face cache needs) and tells its length.
+///
+/// Anything else is refused before it is opened: opening a named pipe would wait for a writer for ever.
+pub(crate) fn open_regular(path: &Path) -> Result<(File, u64), LlamaError> {
+    let about = fs::metadata(path).map_err(|source| LlamaError::io("read", path, source))?;
+    if !about.is_file() {
+        return Err(LlamaError::NotAFile { path: path.to_owned() });
+    }
+    let file = File::open(path).map_err(|source| LlamaError::io("open", path, source))?;
+    let length = file
+        .metadata()
+        .map_err(|source| LlamaError::io("read", path, source))?
+        .len();
+    Ok((file, length))
+}
+
+/// Writes a file so that `path` holds either what it held before or all of the new content, whatever happens in between.
+///
+/// `write` fills a temporary file beside `path` (`.NAME.partial-...`); it is synced, renamed, and the folder is synced. On
+/// an error the temporary file is removed and `path` is as it was.
+///
+/// # Errors
+/// Those of `write`, and those of the system.
+pub fn replace_file<T>(
+    path: &Path,
+    write: impl FnOnce(&mut dyn Write) -> Result<T, LlamaError>,
+) -> Result<T, LlamaError> {
+    let failed = |source| LlamaError::io("write", path, source);
+    let folder = folder_of(path);
+    let mut builder = tempfile::Builder::new();
+    let prefix = partial_prefix(path);
+    builder.prefix(&prefix);
+    shared_permissions(&mut builder, 0o666);
+    let mut temporary = builder.tempfile_in(folder).map_err(failed)?;
+    let mut writer = BufWriter::with_capacity(1 << 20, temporary.as_file_mut());
+    let result = write(&mut writer)?;
+    writer.flush().map_err(failed)?;
+    drop(writer);
+    temporary.as_file().sync_all().map_err(failed)?;
+    temporary.persist(path).map_err(|e| failed(e.error))?;
+    sync_folder(folder)?;
+    Ok(result)
+}
+
+/// The folder that holds `path`.
+pub(crate) fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    }
+}
+
+/// What the names of temporary files and folders beside `path` begin with, so that one can see what was left and by whom.
+pub(crate) fn partial_prefix(path: &Path) -> String {
+    format!(".{}.partial-", path.file_name().unwrap_or_default().to_string_lossy())
+}
+
+/// The permissions that files and folders get otherwise: temporary ones would be private to the user, also once renamed.
+pub(crate) fn shared_permissions(builder: &mut tempfile::Builder<'_, '_>, mode: u32) {
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(mode));
+    #[cfg(not(unix))]
+    let _ = (builder, mode);
+}
+
+/// Makes names in a folder as durable as the files behind them. Folders cannot be synced on Windows.
+pub(crate) fn sync_folder(folder: &Path) -> Result<(), LlamaError> {
+    if cfg!(unix) {
+        let synced = File::open(folder).and_then(|opened| opened.sync_all());
+        synced.map_err(|source| LlamaError::io("sync", folder, source))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_write_leaves_the_old_file_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        fs::write(&path, "old").unwrap();
+        let result = replace_file(&path, |w| {
+            w.write_all(b"half").unwrap();
+            Err::<(), _>(LlamaError::NotAFile { path: path.clone() })
+        });
+        assert!(matches!(result, Err(LlamaError::NotAFile { .. })));
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+
+        replace_file(&path, |w| {
+            w.write_all(b"new").map_err(|e| LlamaError::io("write", &path, e))
+        })
+        .unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn written_files_are_as_readable_as_others() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let (plain, ours) = (dir.path().join("plain"), dir.path().join("ours"));
+        fs::write(&plain, "").unwrap();
+        replace_file(&ours, |_| Ok(())).unwrap();
+        let mode = |path| fs::metadata(path).unwrap().permissions().mode();
+        assert_eq!(mode(&ours), mode(&plain));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_named_pipe_is_refused_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+        if !made.is_ok_and(|status| status.success()) {
+            eprintln!("skipped: no mkfifo");
+            return;
+        }
+        assert!(matches!(open_regular(&pipe), Err(LlamaError::NotAFile { .. })));
+    }
+}
