@@ -1,0 +1,3 @@
+//! Starting centroids from weights alone.
+
+pub(crate) mod exact;
