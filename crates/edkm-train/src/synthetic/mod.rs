@@ -32,7 +32,7 @@ pub enum Split {
 impl Split {
     /// Decided by the document itself, so that one which two seeds happen to make is in the same set both times.
     fn of(text: &str) -> Self {
-        if xxh3_64(text.as_bytes()) % 16 == 0 {
+        if xxh3_64(text.as_bytes()).is_multiple_of(16) {
             Self::Validation
         } else {
             Self::Train
