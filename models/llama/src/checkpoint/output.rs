@@ -244,7 +244,13 @@ fn exchange(a: &Path, b: &Path) -> io::Result<()> {
         }
         // Not every file system can; what else may be wrong shows in the renames.
     }
-    let aside = a.with_extension("old");
+    exchange_by_renaming(a, b)
+}
+
+/// Moves `b` aside for an instant; puts it back if `a` cannot take its place.
+fn exchange_by_renaming(a: &Path, b: &Path) -> io::Result<()> {
+    let mut aside = a.as_os_str().to_owned();
+    aside.push("-old");
     fs::rename(b, &aside)?;
     if let Err(error) = fs::rename(a, b) {
         fs::rename(&aside, b)?;
@@ -252,3 +258,6 @@ fn exchange(a: &Path, b: &Path) -> io::Result<()> {
     }
     fs::rename(&aside, a)
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,6 +12,7 @@ const FORMAT_LIMIT: u64 = 1 << 20;
 
 /// A weight as it is stored.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // A model has some hundred of them, each moved once: a box would save nothing.
 pub enum Weight {
     /// Plain numbers, as f32.
     Dense(Vec<f32>),

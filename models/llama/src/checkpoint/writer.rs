@@ -358,3 +358,6 @@ impl Serialize for HeaderText<'_, '_> {
         map.end()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -32,7 +32,7 @@ impl LlamaConfig {
                 return Err(source.out_of_range(key, value, format!("from 1 to {limit}")));
             }
         }
-        if self.num_attention_heads % self.num_key_value_heads != 0 {
+        if !self.num_attention_heads.is_multiple_of(self.num_key_value_heads) {
             let problem = ConfigProblem::Contradiction {
                 got: self.num_key_value_heads.to_string(),
                 other: "num_attention_heads",
@@ -40,7 +40,7 @@ impl LlamaConfig {
             };
             return Err(source.error("num_key_value_heads", problem));
         }
-        if self.head_dim % 2 != 0 {
+        if !self.head_dim.is_multiple_of(2) {
             return Err(source.out_of_range("head_dim", self.head_dim, "even: the rotary embedding turns pairs"));
         }
         if !(self.rms_norm_eps > 0.0 && self.rms_norm_eps < 1.0) {
