@@ -6,6 +6,42 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TrainError {
+    /// The model's folder or one of its files.
+    #[error(transparent)]
+    Llama(#[from] edkm_llama::LlamaError),
+    /// A loss that is NaN or infinite.
+    #[error("step {step}: the loss is {loss}; lower the learning rate, or look at the data of this step")]
+    LossNotFinite {
+        /// The step, from 0.
+        step: u64,
+        /// The loss.
+        loss: f64,
+    },
+    /// An op or the store failed.
+    #[error("step {step}: {source}")]
+    Step {
+        /// The step, from 0.
+        step: u64,
+        /// What failed.
+        source: dfdx_edkm::EdkmError,
+    },
+    /// The optimizer could not make its step.
+    #[error("step {step}: {source}; lower the learning rate")]
+    Update {
+        /// The step, from 0.
+        step: u64,
+        /// What failed.
+        source: dfdx_edkm::optim::StepError,
+    },
+    /// The device failed outside a step.
+    #[error("the device failed: {reason}")]
+    Device {
+        /// The device's message.
+        reason: String,
+    },
+    /// The storage backend could not be set up.
+    #[error(transparent)]
+    Store(#[from] edkm_store::StoreError),
     /// The operating system refused a file operation.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {

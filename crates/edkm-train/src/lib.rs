@@ -10,14 +10,19 @@
 //! | [`synthetic`] | the generated text of the embedded default model |
 
 pub mod data;
+pub mod compress;
 mod error;
+pub mod evaluate;
 mod files;
+pub mod run;
+pub mod init;
 pub mod memory;
 pub mod metrics;
 mod random;
 pub mod schedule;
 pub mod synthetic;
 pub mod tokenizer;
+pub mod trainer;
 
 pub use error::TrainError;
 pub use tokenizer::Tokenizer;

@@ -10,6 +10,7 @@ pub mod config;
 mod error;
 pub mod files;
 mod json;
+pub mod model;
 pub mod names;
 pub mod rope;
 

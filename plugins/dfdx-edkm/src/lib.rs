@@ -1,1 +1,47 @@
-//! eDKM for dfdx.
+//! eDKM for [dfdx](https://docs.rs/dfdx) 0.13: train a model whose weight matrices take only 2^bits values.
+//!
+//! Three things to know, in the order in which they are met:
+//!
+//! 1. **Modules** ([`nn`]): [`nn::ClusteredLinear`] composes like dfdx's own `Linear`: const dimensions, tuples, derives, dfdx's
+//!    optimizers and safetensors. Its weight is clustered inside the training graph (DKM, arXiv 2108.12659), with the map of
+//!    weights x clusters never built.
+//! 2. **The tape** ([`StoreTape`]): a tape that every dfdx op accepts. What the ops of this crate save for backward goes to a
+//!    storage backend (`edkm_store`); which one is chosen by the tape that is put on the input, not by changing the model.
+//! 3. **[`checkpoint`]**: any dfdx sub-model, saved by its input alone and run again in backward.
+//!
+//! Everything computes in f32 on dfdx's `Cpu`. A device takes part by implementing [`EdkmDevice`]'s parts, one kernel trait an op.
+//!
+//! ```
+//! use dfdx::prelude::*;
+//! use dfdx_edkm::{backward, nn::builders::ClusteredLinear, StoreTape};
+//!
+//! let dev: Cpu = Default::default();
+//! type Model = (ClusteredLinear<8, 16>, ReLU, ClusteredLinear<16, 4>);
+//! let mut model = dev.build_module::<Model, f32>();
+//! let mut adam = Adam::new(&model, Default::default());
+//! let x: Tensor<Rank2<5, 8>, f32, _> = dev.sample_normal();
+//! // the one line that chooses where saved tensors go
+//! let tape = StoreTape::new(edkm_store::Store::marshaling(), model.alloc_grads());
+//! let loss = model.forward(x.put_tape(tape)).square().mean();
+//! let grads = backward(loss).unwrap();
+//! adam.update(&mut model, &grads).unwrap();
+//! ```
+
+pub mod checkpoint;
+mod clustering;
+pub mod device;
+mod error;
+pub mod nn;
+pub mod ops;
+pub mod optim;
+mod parameters;
+mod save;
+mod tape;
+
+pub use checkpoint::{checkpoint, try_checkpoint};
+pub use clustering::{Clustering, ClusteringState, LearnedPalette};
+pub use device::EdkmDevice;
+pub use error::EdkmError;
+pub use parameters::{count_parameters, ParameterKind, ParameterVisitor, Parameters};
+pub use save::{SaveAs, SaveForBackward};
+pub use tape::{backward, Failure, StoreTape};

@@ -174,6 +174,15 @@ impl TokenStream {
         }
     }
 
+    /// Takes the last `share` of the tokens (from 0 to 1) off and returns it.
+    pub fn split_off_share(&mut self, share: f64) -> Self {
+        let at = self.len() - ((self.len() as f64 * share.clamp(0.0, 1.0)) as usize).min(self.len());
+        Self {
+            tokens: self.tokens.split_off(at),
+            counted: self.counted.as_mut().map(|counted| counted.split_off(at)),
+        }
+    }
+
     /// A hash of the tokens and of which of them count, to recognise the data when a run is resumed.
     pub fn fingerprint(&self) -> u64 {
         let mut hash = xxhash_rust::xxh3::Xxh3::new();

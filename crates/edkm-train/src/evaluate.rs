@@ -1,0 +1,57 @@
+//! Perplexity.
+
+use dfdx::prelude::*;
+use dfdx_edkm::EdkmDevice;
+use edkm_llama::model::DynamicLlama;
+
+use crate::data::windows::evaluation_batches;
+use crate::data::TokenStream;
+use crate::trainer::model_input;
+use crate::TrainError;
+
+/// How well a model predicts a text.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Perplexity {
+    /// exp of the mean negative log likelihood.
+    pub perplexity: f64,
+    /// Predictions that counted.
+    pub tokens: u64,
+}
+
+/// Tokens of one forward pass: enough to fill the matrix kernels, little memory.
+const TOKENS_TOGETHER: usize = 2048;
+
+/// Perplexity of `model` on `stream`: windows of `sequence + 1` tokens with stride `sequence`, the sum of the negative log likelihoods over
+/// the number of predictions, exp. `progress` is told the share that is done.
+///
+/// # Errors
+/// Fewer tokens than one window; an op that failed.
+pub fn perplexity<D: EdkmDevice>(
+    model: &DynamicLlama<D>,
+    stream: &TokenStream,
+    sequence: usize,
+    mut progress: impl FnMut(f64),
+) -> Result<Perplexity, TrainError> {
+    let batch = (TOKENS_TOGETHER / sequence.max(1)).max(1);
+    let (mut total, mut counted, mut read) = (0.0, 0.0, 0);
+    for batch in evaluation_batches(stream, sequence, batch)? {
+        let weight = batch.counted();
+        read += batch.inputs.len();
+        let (tokens, targets) = model_input(batch);
+        let loss = model
+            .try_loss(&tokens, targets, NoneTape)
+            .map_err(|error| TrainError::Device {
+                reason: format!("evaluation: {error}"),
+            })?;
+        total += f64::from(loss.as_vec()[0]) * weight;
+        counted += weight;
+        progress(read as f64 / stream.len() as f64);
+    }
+    if counted == 0.0 {
+        return Err(TrainError::NothingToLearn { tokens: stream.len() });
+    }
+    Ok(Perplexity {
+        perplexity: (total / counted).exp(),
+        tokens: counted as u64,
+    })
+}

@@ -1,0 +1,332 @@
+//! Fine-tuning from a folder to a folder.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use dfdx::prelude::*;
+use dfdx_edkm::optim::AdamWConfig;
+use dfdx_edkm::{EdkmDevice, ParameterKind, ParameterVisitor, Parameters};
+use edkm_llama::checkpoint::{copy_companions, Checkpoint, Dtype, FloatDtype, OutputDir, Overwrite, Sharding};
+use edkm_llama::config::LlamaConfig;
+use edkm_llama::model::{DynamicLlama, PalettizedParameter, Recompute};
+use edkm_store::{Backend, Store};
+
+use super::{Baseline, ClusterSettings, FinetuneOutcome, Observer, Sizes, Stage, StepReport};
+use crate::compress::{compress, with_palettes, Method};
+use crate::data::sampler::WindowSampler;
+use crate::data::windows::check_length;
+use crate::data::TokenStream;
+use crate::evaluate::perplexity;
+use crate::memory::peak_resident_bytes;
+use crate::metrics::Throughput;
+use crate::schedule::LearningRate;
+use crate::trainer::{Trainer, TrainerSettings};
+use crate::{Tokenizer, TrainError};
+
+/// Where text comes from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum DataSource {
+    /// Data files, in order.
+    Files(Vec<PathBuf>),
+    /// Text in memory.
+    Text(String),
+    /// The last part of the training text, which is then not trained on.
+    HeldOut,
+}
+
+/// Whether something is measured that takes time and is not needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Measure {
+    /// It is.
+    Yes,
+    /// It is not.
+    No,
+}
+
+/// All that determines a run.
+#[derive(Debug, Clone)]
+pub struct FinetuneSettings {
+    /// The model's folder.
+    pub model_dir: PathBuf,
+    /// What it is trained on.
+    pub data: DataSource,
+    /// What it is measured on.
+    pub validation: DataSource,
+    /// Tokens of the validation text that are used.
+    pub evaluation_tokens: usize,
+    /// How it is clustered; `None` trains it as it is.
+    pub clustering: Option<ClusterSettings>,
+    /// Steps of training.
+    pub steps: u64,
+    /// Peak learning rate.
+    pub learning_rate: f64,
+    /// Decoupled weight decay of matrices.
+    pub weight_decay: f32,
+    /// Tokens of a sequence.
+    pub sequence: usize,
+    /// Sequences of a forward pass.
+    pub batch: usize,
+    /// Forward passes of a step.
+    pub accumulate: usize,
+    /// Seed of the data's order.
+    pub seed: u64,
+    /// Where saved tensors go.
+    pub store: Store,
+    /// What layers save.
+    pub recompute: Recompute,
+    /// Whether compression without training is measured too.
+    pub baselines: Measure,
+    /// The folder to write.
+    pub out: PathBuf,
+    /// What happens to one that is there.
+    pub overwrite: Overwrite,
+}
+
+/// The share of the text that is held out if there is no other to measure on.
+const HELD_OUT: f64 = 0.1;
+
+/// Runs it. `out` appears when everything is done, whole, or not at all.
+///
+/// # Errors
+/// Input that cannot be used (before any work), a step that fails, a folder that cannot be written.
+pub fn finetune<D: EdkmDevice>(
+    settings: &FinetuneSettings,
+    device: &D,
+    observer: &mut impl Observer,
+) -> Result<FinetuneOutcome, TrainError> {
+    let start = Instant::now();
+    // refused before any work
+    let out = OutputDir::create(&settings.out, settings.overwrite)?;
+    let learning_rate = LearningRate::cosine(settings.learning_rate, settings.steps)?;
+    observer.stage(Stage::LoadModel);
+    let config = LlamaConfig::read(&settings.model_dir)?;
+    let checkpoint = Checkpoint::open(&settings.model_dir)?;
+    let mut model: DynamicLlama<D> = DynamicLlama::from_checkpoint(&checkpoint, &config, device)?;
+    model.recompute = settings.recompute;
+    let (size_before_bytes, dtype) = (checkpoint.file_bytes(), float_dtype(&checkpoint));
+    drop(checkpoint);
+    check_sequence(settings, &config)?;
+
+    observer.stage(Stage::LoadData);
+    let tokenizer = Tokenizer::from_dir(&settings.model_dir)?;
+    tokenizer.check_vocabulary(config.vocab_size)?;
+    let (training, validation) = texts(settings, &tokenizer)?;
+    let mut sampler = WindowSampler::new(&training, settings.sequence, settings.seed)?;
+
+    observer.stage(Stage::EvaluateBefore);
+    let evaluate = |model: &DynamicLlama<D>, observer: &mut dyn FnMut(f64)| {
+        perplexity(model, &validation, settings.sequence, observer)
+    };
+    let before = evaluate(&model, &mut |share| observer.progress(share))?;
+    observer.result(&format!(
+        "perplexity {:.4} on {} tokens",
+        before.perplexity, before.tokens
+    ));
+
+    if let Some(clustering) = &settings.clustering {
+        model.set_clustering(clustering);
+    }
+    let mut baselines = Vec::new();
+    if let (Measure::Yes, Some(clustering)) = (settings.baselines, &settings.clustering) {
+        observer.stage(Stage::EvaluateBaselines);
+        for (method, name) in [
+            (Method::RoundToNearest, "rounding to nearest"),
+            (Method::KMeans, "k-means"),
+        ] {
+            let palettes = compress(&mut model, method, clustering.palette_dtype)?;
+            let measured = evaluate(&with_palettes(&model, &palettes)?, &mut |share| {
+                observer.progress(share)
+            })?;
+            observer.result(&format!("perplexity {:.4} by {name}", measured.perplexity));
+            baselines.push(Baseline::new(method, measured.perplexity));
+        }
+    }
+
+    observer.stage(Stage::Train);
+    let trainer_settings = TrainerSettings {
+        learning_rate,
+        temperature: settings.clustering.as_ref().map(|c| c.temperature),
+        optimizer: AdamWConfig {
+            weight_decay: settings.weight_decay,
+            ..AdamWConfig::default()
+        },
+        batch: settings.batch,
+        accumulate: settings.accumulate,
+    };
+    let plain_dkm = plain_dkm_bytes(&mut model);
+    let mut trainer = Trainer::new(model, device.clone(), trainer_settings, settings.store.clone());
+    let training_start = Instant::now();
+    let tokens = train(&mut trainer, &mut sampler, settings, observer)?;
+    let training_seconds = training_start.elapsed().as_secs_f64();
+    let saved_bytes_peak = trainer.store().report().peak_bytes as u64;
+    let mut model = trainer.model;
+
+    observer.stage(Stage::Save);
+    let palettes = match &settings.clustering {
+        Some(clustering) => model.palettize(clustering.palette_dtype)?,
+        None => Vec::new(),
+    };
+    let size_bytes = write(out, settings, &mut model, &palettes, &config, dtype)?;
+
+    observer.stage(Stage::EvaluateAfter);
+    drop(model);
+    let written = DynamicLlama::<D>::open(&settings.out, device)?;
+    let after = evaluate(&written, &mut |share| observer.progress(share))?;
+    observer.result(&format!(
+        "perplexity {:.4} on {} tokens",
+        after.perplexity, after.tokens
+    ));
+
+    Ok(FinetuneOutcome {
+        perplexity_before: before.perplexity,
+        perplexity_after: after.perplexity,
+        perplexity_uncompressed: None,
+        bits_per_weight: sizes(&palettes).bits_per_weight(),
+        size_bytes,
+        size_before_bytes,
+        steps: settings.steps,
+        tokens,
+        seconds: start.elapsed().as_secs_f64(),
+        training_seconds,
+        peak_rss_bytes: peak_resident_bytes(),
+        saved_bytes_peak,
+        saved_bytes_plain_dkm: plain_dkm,
+        baselines,
+        out: settings.out.clone(),
+    })
+}
+
+fn check_sequence(settings: &FinetuneSettings, config: &LlamaConfig) -> Result<(), TrainError> {
+    if settings.sequence > config.max_position_embeddings {
+        return Err(TrainError::Setting {
+            setting: "sequence length",
+            value: format!(
+                "{} (the model has {} positions)",
+                settings.sequence, config.max_position_embeddings
+            ),
+            expected: "at most the model's max_position_embeddings",
+        });
+    }
+    Ok(())
+}
+
+/// Training and validation tokens.
+fn texts(settings: &FinetuneSettings, tokenizer: &Tokenizer) -> Result<(TokenStream, TokenStream), TrainError> {
+    let load = |source: &DataSource| match source {
+        DataSource::Files(paths) => TokenStream::from_files(paths, tokenizer),
+        DataSource::Text(text) => TokenStream::from_text(text, tokenizer),
+        DataSource::HeldOut => Err(TrainError::EmptyData { paths: Vec::new() }),
+    };
+    let mut training = load(&settings.data)?;
+    let mut validation = match &settings.validation {
+        DataSource::HeldOut => training.split_off_share(HELD_OUT),
+        other => load(other)?,
+    };
+    validation.truncate(settings.evaluation_tokens);
+    check_length(&training, settings.sequence)?;
+    check_length(&validation, settings.sequence)?;
+    Ok((training, validation))
+}
+
+fn train<D: EdkmDevice>(
+    trainer: &mut Trainer<D>,
+    sampler: &mut WindowSampler<'_>,
+    settings: &FinetuneSettings,
+    observer: &mut impl Observer,
+) -> Result<u64, TrainError> {
+    let mut throughput = Throughput::default();
+    let mut tokens = 0;
+    while trainer.step_count() < settings.steps {
+        let start = Instant::now();
+        let outcome = trainer.step(sampler)?;
+        tokens += outcome.tokens;
+        throughput.add(outcome.tokens, start.elapsed());
+        let rest = (settings.steps - trainer.step_count()) * outcome.tokens;
+        observer.step(&StepReport {
+            outcome,
+            steps: settings.steps,
+            tokens_per_second: throughput.tokens_per_second(),
+            remaining: throughput.remaining(rest),
+        });
+    }
+    Ok(tokens)
+}
+
+/// Builds the folder beside `out` and puts it there; returns the bytes of the model file.
+fn write<D: EdkmDevice>(
+    out: OutputDir,
+    settings: &FinetuneSettings,
+    model: &mut DynamicLlama<D>,
+    palettes: &[PalettizedParameter],
+    config: &LlamaConfig,
+    dtype: FloatDtype,
+) -> Result<u64, TrainError> {
+    let written = model.write_weights(out.path(), palettes, dtype, Sharding::Single)?;
+    config.write(out.path())?;
+    copy_companions(&settings.model_dir, out.path())?;
+    out.commit()?;
+    Ok(written.bytes)
+}
+
+/// The type that weights which are not clustered are written in: the one they came in.
+pub(crate) fn float_dtype(checkpoint: &Checkpoint) -> FloatDtype {
+    let norm = edkm_llama::names::Kind::FinalNorm.name(0);
+    match checkpoint.info(&norm).map(|info| info.dtype) {
+        Some(Dtype::F16) => FloatDtype::F16,
+        Some(Dtype::BF16) => FloatDtype::Bf16,
+        _ => FloatDtype::F32,
+    }
+}
+
+/// Bits and weights of palettized parameters.
+pub(crate) fn sizes(palettes: &[PalettizedParameter]) -> Sizes {
+    palettes.iter().fold(Sizes::default(), |sum, parameter| {
+        let weights = (parameter.matrix.rows() * parameter.matrix.cols()) as f64;
+        Sizes {
+            bits: sum.bits + weights * parameter.matrix.bits_per_weight(),
+            weights: sum.weights + weights,
+        }
+    })
+}
+
+/// What DKM as published keeps for the backward pass of one step: an attention map of weights x clusters in each repetition.
+fn plain_dkm_bytes<D: EdkmDevice>(model: &mut DynamicLlama<D>) -> u64 {
+    struct Count(u64);
+    impl<D: EdkmDevice> ParameterVisitor<D> for Count {
+        type Error = std::convert::Infallible;
+        fn visit<S: Shape>(
+            &mut self,
+            _: &str,
+            kind: ParameterKind<'_>,
+            parameter: &mut Tensor<S, f32, D>,
+        ) -> Result<(), Self::Error> {
+            if let Some(clustering) = kind.clustering() {
+                let spec = clustering.spec();
+                let map = parameter.shape().num_elements() as u64 / spec.dim() as u64 * spec.clusters() as u64;
+                self.0 += 4 * map * spec.iterations as u64;
+            }
+            Ok(())
+        }
+    }
+    let mut count = Count(0);
+    match model.visit_parameters("", &mut count) {
+        Ok(()) => count.0,
+        Err(never) => match never {},
+    }
+}
+
+/// A folder name that is not taken: `base`, then `base-2`, `base-3` and so on.
+pub fn free_folder(base: &Path) -> PathBuf {
+    let taken = |path: &Path| {
+        path.read_dir()
+            .map_or(path.exists(), |mut entries| entries.next().is_some())
+    };
+    let name = base.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let mut candidate = base.to_path_buf();
+    let mut number = 1;
+    while taken(&candidate) {
+        number += 1;
+        candidate = base.with_file_name(format!("{name}-{number}"));
+    }
+    candidate
+}

@@ -1,0 +1,13 @@
+//! A whole fine-tuning run: a model in, a folder with the clustered model out.
+
+mod clustering;
+mod compress_folder;
+mod finetune;
+mod observer;
+mod outcome;
+
+pub use clustering::ClusterSettings;
+pub use compress_folder::{compress_folder, CompressOutcome, CompressSettings};
+pub use finetune::{finetune, free_folder, DataSource, FinetuneSettings, Measure};
+pub use observer::{Observer, Silent, Stage, StepReport};
+pub use outcome::{Baseline, FinetuneOutcome, Sizes};

@@ -1,0 +1,75 @@
+//! What a run tells while it goes on.
+
+use std::time::Duration;
+
+use crate::trainer::StepOutcome;
+
+/// A part of the run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Reading the model.
+    LoadModel,
+    /// Reading and encoding the text.
+    LoadData,
+    /// Perplexity of the model as it came.
+    EvaluateBefore,
+    /// Perplexity of the compression without training.
+    EvaluateBaselines,
+    /// Training.
+    Train,
+    /// Writing the model.
+    Save,
+    /// Perplexity of the model as it was written.
+    EvaluateAfter,
+}
+
+impl Stage {
+    /// A line for people.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::LoadModel => "reading the model",
+            Self::LoadData => "reading the text",
+            Self::EvaluateBefore => "perplexity of the original",
+            Self::EvaluateBaselines => "perplexity without training",
+            Self::Train => "training",
+            Self::Save => "writing the model",
+            Self::EvaluateAfter => "perplexity of the result",
+        }
+    }
+}
+
+/// A step of training.
+#[derive(Debug, Clone, Copy)]
+pub struct StepReport {
+    /// Loss, norm, rate.
+    pub outcome: StepOutcome,
+    /// Steps of the whole run.
+    pub steps: u64,
+    /// Tokens a second, smoothed.
+    pub tokens_per_second: f64,
+    /// How long the rest will take, once that can be said.
+    pub remaining: Option<Duration>,
+}
+
+/// Who is told.
+pub trait Observer {
+    /// A part of the run begins.
+    fn stage(&mut self, stage: Stage);
+    /// A share of the current part is done, from 0 to 1.
+    fn progress(&mut self, share: f64);
+    /// A step of training is done.
+    fn step(&mut self, report: &StepReport);
+    /// The current part has ended with a result worth a line.
+    fn result(&mut self, line: &str);
+}
+
+/// Tells nobody.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Silent;
+
+impl Observer for Silent {
+    fn stage(&mut self, _: Stage) {}
+    fn progress(&mut self, _: f64) {}
+    fn step(&mut self, _: &StepReport) {}
+    fn result(&mut self, _: &str) {}
+}

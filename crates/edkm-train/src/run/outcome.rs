@@ -1,0 +1,77 @@
+//! What a run came to.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use crate::compress::Method;
+
+/// The figures of a run. Serialized, it is the object that the program prints with `--json`.
+#[derive(Debug, Clone, Serialize)]
+pub struct FinetuneOutcome {
+    /// Perplexity of the model as it came.
+    pub perplexity_before: f64,
+    /// Perplexity of the model as it was written: hard-assigned palettes.
+    pub perplexity_after: f64,
+    /// Perplexity of the trained weights before they were assigned to palettes, if it was measured.
+    pub perplexity_uncompressed: Option<f64>,
+    /// Bits a weight of the compressed tensors, palettes counted; `null` without clustering.
+    pub bits_per_weight: Option<f64>,
+    /// Bytes of the written model.safetensors.
+    pub size_bytes: u64,
+    /// Bytes of the model's files as they came.
+    pub size_before_bytes: u64,
+    /// Steps of training.
+    pub steps: u64,
+    /// Tokens the model has read in training.
+    pub tokens: u64,
+    /// Wall time of the whole run.
+    pub seconds: f64,
+    /// Wall time of training alone.
+    pub training_seconds: f64,
+    /// The most memory that the process has held; `null` where the system does not tell.
+    pub peak_rss_bytes: Option<u64>,
+    /// The most bytes that the store has kept for backward at once.
+    pub saved_bytes_peak: u64,
+    /// What plain DKM would keep for backward for the clusterings alone: one attention map a repetition, 4 bytes an entry.
+    pub saved_bytes_plain_dkm: u64,
+    /// Compression without training, if it was measured.
+    pub baselines: Vec<Baseline>,
+    /// The folder.
+    pub out: PathBuf,
+}
+
+/// Compression of the same model to the same bits without training.
+#[derive(Debug, Clone, Serialize)]
+pub struct Baseline {
+    /// `rtn` or `kmeans`.
+    pub method: &'static str,
+    /// Perplexity on the same text.
+    pub perplexity: f64,
+}
+
+impl Baseline {
+    pub(super) fn new(method: Method, perplexity: f64) -> Self {
+        let method = match method {
+            Method::RoundToNearest => "rtn",
+            Method::KMeans => "kmeans",
+        };
+        Self { method, perplexity }
+    }
+}
+
+/// Bits and weights of compressed tensors.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Sizes {
+    /// Bits, palettes counted.
+    pub bits: f64,
+    /// Weights.
+    pub weights: f64,
+}
+
+impl Sizes {
+    /// Bits a weight, if there is any weight.
+    pub fn bits_per_weight(self) -> Option<f64> {
+        (self.weights > 0.0).then(|| self.bits / self.weights)
+    }
+}

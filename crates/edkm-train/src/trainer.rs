@@ -1,0 +1,271 @@
+//! One optimizer step after the other.
+
+use std::sync::Arc;
+
+use dfdx::prelude::*;
+use dfdx_edkm::ops::cross_entropy::Targets;
+use dfdx_edkm::optim::{AdamW, AdamWConfig, StepError};
+use dfdx_edkm::{backward, EdkmDevice, ParameterKind, ParameterVisitor, Parameters, StoreTape};
+use edkm_cluster::Temperature;
+use edkm_llama::model::{DynamicLlama, Tokens};
+use edkm_store::{Backend, Store};
+
+use crate::data::sampler::WindowSampler;
+use crate::data::windows::Batch;
+use crate::schedule::{LearningRate, TemperatureSchedule, TemperatureUnit};
+use crate::TrainError;
+
+/// How a run goes from step to step.
+#[derive(Debug, Clone)]
+pub struct TrainerSettings {
+    /// Learning rate of each step.
+    pub learning_rate: LearningRate,
+    /// Temperature of the clustering at each step; `None` leaves it as the clustering's settings have it.
+    pub temperature: Option<TemperatureSchedule>,
+    /// Betas, decay, clipping.
+    pub optimizer: AdamWConfig,
+    /// Sequences of one forward pass.
+    pub batch: usize,
+    /// Forward and backward passes whose gradients make one step.
+    pub accumulate: usize,
+}
+
+/// A model in training: parameters, optimizer, store.
+pub struct Trainer<D: EdkmDevice> {
+    /// The model.
+    pub model: DynamicLlama<D>,
+    optimizer: AdamW<D>,
+    settings: TrainerSettings,
+    store: Store,
+    step: u64,
+}
+
+/// What a step did.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StepOutcome {
+    /// The step, from 0.
+    pub step: u64,
+    /// Mean loss in nats a token, before the update.
+    pub loss: f64,
+    /// Norm of all gradients before clipping.
+    pub gradient_norm: f64,
+    /// The learning rate used.
+    pub learning_rate: f64,
+    /// The temperature used, if there is a schedule.
+    pub temperature: Option<f64>,
+    /// Tokens the model has read.
+    pub tokens: u64,
+}
+
+impl<D: EdkmDevice> Trainer<D> {
+    /// A run at its first step. What ops save for backward goes to `store`.
+    pub fn new(model: DynamicLlama<D>, device: D, settings: TrainerSettings, store: Store) -> Self {
+        let optimizer = AdamW::new(device, settings.optimizer);
+        Self {
+            model,
+            optimizer,
+            settings,
+            store,
+            step: 0,
+        }
+    }
+
+    /// A run that goes on at `step` with an optimizer restored from its state.
+    pub fn resume(
+        model: DynamicLlama<D>,
+        optimizer: AdamW<D>,
+        settings: TrainerSettings,
+        store: Store,
+        step: u64,
+    ) -> Self {
+        Self {
+            model,
+            optimizer,
+            settings,
+            store,
+            step,
+        }
+    }
+
+    /// Steps made so far.
+    pub fn step_count(&self) -> u64 {
+        self.step
+    }
+
+    /// The optimizer, for a checkpoint.
+    pub fn optimizer(&self) -> &AdamW<D> {
+        &self.optimizer
+    }
+
+    /// The store, for its report.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// One step on the sampler's next windows.
+    ///
+    /// # Errors
+    /// A loss or gradient that is not finite (the parameters are then as they were), an op that failed, a store that failed.
+    pub fn step(&mut self, sampler: &mut WindowSampler<'_>) -> Result<StepOutcome, TrainError> {
+        let batches: Vec<Batch> = (0..self.settings.accumulate.max(1))
+            .map(|_| sampler.next_batch(self.settings.batch))
+            .collect();
+        let temperature = self.settings.temperature.map(|schedule| schedule.at(self.step));
+        if let (Some(value), Some(schedule)) = (temperature, self.settings.temperature) {
+            set_temperature(&mut self.model, schedule.unit(), value);
+        }
+        let counted: f64 = batches.iter().map(Batch::counted).sum();
+        let mut gradients = Gradients::leaky();
+        let mut loss = 0.0;
+        let mut tokens = 0;
+        for batch in batches {
+            tokens += batch.inputs.len() as u64;
+            let share = if counted > 0.0 { batch.counted() / counted } else { 0.0 };
+            let (part, next) = self.forward_backward(batch, share, gradients)?;
+            loss += part * share;
+            gradients = next;
+        }
+        let learning_rate = self.settings.learning_rate.at(self.step);
+        let gradient_norm = self
+            .optimizer
+            .step(&mut self.model, &mut gradients, learning_rate, 1.0)
+            .map_err(|source| self.not_finite(source))?;
+        let outcome = StepOutcome {
+            step: self.step,
+            loss,
+            gradient_norm,
+            learning_rate,
+            temperature,
+            tokens,
+        };
+        self.step += 1;
+        Ok(outcome)
+    }
+
+    /// Loss of one batch, and `gradients` with its own added, scaled by `share`.
+    fn forward_backward(
+        &mut self,
+        batch: Batch,
+        share: f64,
+        gradients: Gradients<f32, D>,
+    ) -> Result<(f64, Gradients<f32, D>), TrainError> {
+        let tape = StoreTape::shared(Arc::new(self.store.clone()) as Arc<dyn Backend>, gradients);
+        let failure = tape.failure();
+        let (tokens, targets) = model_input(batch);
+        let loss = match self.model.try_loss(&tokens, targets, tape) {
+            Ok(loss) => loss,
+            Err(device) => return Err(self.failed("forward", failure.take(), device)),
+        };
+        let value = f64::from(loss.as_vec()[0]);
+        if !value.is_finite() {
+            return Err(TrainError::LossNotFinite {
+                step: self.step,
+                loss: value,
+            });
+        }
+        let loss = if share == 1.0 {
+            loss
+        } else {
+            loss.try_mul(share as f32)
+                .map_err(|device| self.failed("forward", None, device))?
+        };
+        let gradients = backward(loss).map_err(|source| TrainError::Step {
+            step: self.step,
+            source,
+        })?;
+        Ok((value, keep_parameters(&mut self.model, gradients)?))
+    }
+
+    fn failed(&self, pass: &'static str, failure: Option<dfdx_edkm::EdkmError>, device: D::Err) -> TrainError {
+        let source = failure.unwrap_or_else(|| dfdx_edkm::EdkmError::Device(format!("{pass}: {device}")));
+        TrainError::Step {
+            step: self.step,
+            source,
+        }
+    }
+
+    fn not_finite(&self, source: StepError) -> TrainError {
+        TrainError::Update {
+            step: self.step,
+            source,
+        }
+    }
+}
+
+/// Sets the temperature of every clustering in the model.
+pub fn set_temperature<D: EdkmDevice>(model: &mut DynamicLlama<D>, unit: TemperatureUnit, value: f64) {
+    struct Set(Temperature);
+    impl<D: EdkmDevice> ParameterVisitor<D> for Set {
+        type Error = std::convert::Infallible;
+        fn visit<S: Shape>(
+            &mut self,
+            _: &str,
+            kind: ParameterKind<'_>,
+            _: &mut Tensor<S, f32, D>,
+        ) -> Result<(), Self::Error> {
+            if let Some(clustering) = kind.clustering() {
+                clustering.set_temperature(self.0);
+            }
+            Ok(())
+        }
+    }
+    let temperature = match unit {
+        TemperatureUnit::Absolute => Temperature::Absolute(value),
+        TemperatureUnit::Relative => Temperature::Relative(value),
+    };
+    match model.visit_parameters("", &mut Set(temperature)) {
+        Ok(()) => {}
+        Err(never) => match never {},
+    }
+}
+
+/// A batch as the model takes it.
+pub(crate) fn model_input(batch: Batch) -> (Tokens, Targets) {
+    let tokens = Tokens {
+        ids: batch.inputs.into(),
+        batch: batch.batch,
+    };
+    (
+        tokens,
+        Targets {
+            ids: batch.targets.into(),
+            weights: batch.weights.into(),
+        },
+    )
+}
+
+/// The gradients of the parameters alone. With run-time dimensions dfdx cannot be told the leaves, so what temporaries have left is
+/// dropped here.
+fn keep_parameters<D: EdkmDevice>(
+    model: &mut DynamicLlama<D>,
+    gradients: Gradients<f32, D>,
+) -> Result<Gradients<f32, D>, TrainError> {
+    struct Keep<D: EdkmDevice> {
+        all: Gradients<f32, D>,
+        kept: Gradients<f32, D>,
+    }
+    impl<D: EdkmDevice> ParameterVisitor<D> for Keep<D> {
+        type Error = D::Err;
+        fn visit<S: Shape>(
+            &mut self,
+            _: &str,
+            _: ParameterKind<'_>,
+            parameter: &mut Tensor<S, f32, D>,
+        ) -> Result<(), D::Err> {
+            let slot = self.all.get_or_alloc_mut(parameter)?;
+            let gradient = dfdx_edkm::device::take_gradient(parameter.device(), slot)?;
+            *self.kept.get_or_alloc_mut(parameter)? = gradient;
+            Ok(())
+        }
+    }
+    let mut keep = Keep {
+        all: gradients,
+        kept: Gradients::leaky(),
+    };
+    model
+        .visit_parameters("", &mut keep)
+        .map_err(|error| TrainError::Device {
+            reason: error.to_string(),
+        })?;
+    Ok(keep.kept)
+}

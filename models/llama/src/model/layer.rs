@@ -1,0 +1,133 @@
+//! One decoder layer.
+
+use std::sync::Arc;
+
+use dfdx::nn::modules::NonMutableModule;
+use dfdx::prelude::*;
+use dfdx_edkm::nn::RmsNorm;
+use dfdx_edkm::ops::add::add;
+use dfdx_edkm::ops::attention::{attention, AttentionDims};
+use dfdx_edkm::ops::rotary::{rotary, RotaryDims};
+use dfdx_edkm::ops::swiglu::swiglu;
+use dfdx_edkm::ops::{as_matrix, Matrix};
+use dfdx_edkm::{EdkmDevice, ParameterVisitor, Parameters, SaveForBackward};
+use edkm_kernels::rotary::Table;
+
+use super::Projection;
+
+/// Attention and feed-forward part, each behind a norm and beside a residual connection.
+#[derive(Debug, Clone)]
+pub struct DecoderLayer<H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> {
+    /// The norm before attention.
+    pub input_norm: RmsNorm<H, f32, D>,
+    /// Queries.
+    pub query: Projection<H, Q, D>,
+    /// Keys.
+    pub key: Projection<H, K, D>,
+    /// Values.
+    pub value: Projection<H, K, D>,
+    /// Attention's output.
+    pub output: Projection<Q, H, D>,
+    /// The norm before the feed-forward part.
+    pub post_attention_norm: RmsNorm<H, f32, D>,
+    /// The gate.
+    pub gate: Projection<H, F, D>,
+    /// What is gated.
+    pub up: Projection<H, F, D>,
+    /// Back to the hidden size.
+    pub down: Projection<F, H, D>,
+    /// Heads and positions.
+    pub attention: AttentionSettings,
+}
+
+/// How the features of queries and keys are divided into heads, and where they stand.
+#[derive(Debug, Clone)]
+pub struct AttentionSettings {
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads; each serves `heads / kv_heads` query heads.
+    pub kv_heads: usize,
+    /// Features of a head.
+    pub head_dim: usize,
+    /// Angles of each position.
+    pub rotary: Arc<Table>,
+}
+
+impl<H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> DecoderLayer<H, Q, K, F, D> {
+    fn attend<T: SaveForBackward<D>>(&self, x: Matrix<D, T>, batch: usize, seq: usize) -> Result<Matrix<D, T>, D::Err> {
+        let AttentionSettings {
+            heads,
+            kv_heads,
+            head_dim,
+            rotary: ref table,
+        } = self.attention;
+        let turn = |heads| RotaryDims {
+            table: table.clone(),
+            heads,
+            seq,
+        };
+        // one tape, handed from product to product: q, k and v read the same x
+        let (x, tape) = x.split_tape();
+        let (q, tape) = rotary(self.query.apply(x.clone().put_tape(tape))?, turn(heads))?.split_tape();
+        let (k, tape) = rotary(self.key.apply(x.clone().put_tape(tape))?, turn(kv_heads))?.split_tape();
+        let v = self.value.apply(x.put_tape(tape))?;
+        let scale = 1.0 / (head_dim as f32).sqrt();
+        let dims = AttentionDims {
+            batch,
+            seq,
+            heads,
+            kv_heads,
+            head_dim,
+            scale,
+        };
+        self.output.apply(attention(q.retaped(), k.retaped(), v, dims)?)
+    }
+
+    fn feed_forward<T: SaveForBackward<D>>(&self, x: Matrix<D, T>) -> Result<Matrix<D, T>, D::Err> {
+        let (x, tape) = x.split_tape();
+        let (gate, tape) = self.gate.apply(x.clone().put_tape(tape))?.split_tape();
+        let up = self.up.apply(x.put_tape(tape))?;
+        self.down.apply(swiglu(gate.retaped(), up)?)
+    }
+}
+
+impl<H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> NonMutableModule for DecoderLayer<H, Q, K, F, D> {}
+
+impl<B: Dim, S: Dim, H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice, T: SaveForBackward<D>>
+    Module<Tensor<(B, S, H), f32, D, T>> for DecoderLayer<H, Q, K, F, D>
+{
+    type Output = Tensor<(B, S, H), f32, D, T>;
+    type Error = D::Err;
+
+    fn try_forward(&self, x_BSH: Tensor<(B, S, H), f32, D, T>) -> Result<Self::Output, D::Err> {
+        let shape = *x_BSH.shape();
+        let (batch, seq) = (shape.0.size(), shape.1.size());
+        let (x, tape) = as_matrix(x_BSH)?.split_tape();
+        let normed = as_matrix(self.input_norm.try_forward(x.clone().put_tape(tape))?)?;
+        let x = add(x.retaped(), self.attend(normed, batch, seq)?)?;
+        let (x, tape) = x.split_tape();
+        let normed = as_matrix(self.post_attention_norm.try_forward(x.clone().put_tape(tape))?)?;
+        add(x.retaped(), self.feed_forward(normed)?)?.try_reshape_like(&shape)
+    }
+}
+
+impl<H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> Parameters<D> for DecoderLayer<H, Q, K, F, D> {
+    fn visit_parameters<V: ParameterVisitor<D>>(&mut self, prefix: &str, visitor: &mut V) -> Result<(), V::Error> {
+        self.input_norm
+            .visit_parameters(&format!("{prefix}input_layernorm."), visitor)?;
+        self.query
+            .visit_parameters(&format!("{prefix}self_attn.q_proj."), visitor)?;
+        self.key
+            .visit_parameters(&format!("{prefix}self_attn.k_proj."), visitor)?;
+        self.value
+            .visit_parameters(&format!("{prefix}self_attn.v_proj."), visitor)?;
+        self.output
+            .visit_parameters(&format!("{prefix}self_attn.o_proj."), visitor)?;
+        self.post_attention_norm
+            .visit_parameters(&format!("{prefix}post_attention_layernorm."), visitor)?;
+        self.gate
+            .visit_parameters(&format!("{prefix}mlp.gate_proj."), visitor)?;
+        self.up.visit_parameters(&format!("{prefix}mlp.up_proj."), visitor)?;
+        self.down.visit_parameters(&format!("{prefix}mlp.down_proj."), visitor)
+    }
+}

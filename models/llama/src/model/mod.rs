@@ -1,0 +1,155 @@
+//! The model. It reads like the paper (arXiv 2302.13971); loading, saving and configuration live elsewhere.
+//!
+//! Sizes are generic: [`DynamicLlama`] takes them from a `config.json` at run time, const ones are checked by the compiler. Axes: B batch,
+//! S sequence, N tokens (B * S), H hidden, Q all query heads, K all key heads, F intermediate, V vocabulary.
+#![allow(non_snake_case)]
+
+mod build;
+mod files;
+mod layer;
+mod palettes;
+mod projection;
+
+pub use build::WeightSource;
+pub use layer::{AttentionSettings, DecoderLayer};
+
+pub use palettes::{palette_spec, palettize, ClusterPlan, PalettizedParameter};
+pub use projection::Projection;
+
+use std::sync::Arc;
+
+use dfdx::prelude::*;
+use dfdx_edkm::nn::RmsNorm;
+use dfdx_edkm::ops::cross_entropy::{cross_entropy, Targets};
+use dfdx_edkm::ops::embedding::embedding;
+use dfdx_edkm::ops::linear::linear;
+use dfdx_edkm::ops::{as_matrix, Matrix};
+use dfdx_edkm::{try_checkpoint, Clustering, EdkmDevice, ParameterKind, ParameterVisitor, Parameters, SaveForBackward};
+
+use crate::config::LlamaConfig;
+use crate::names::Kind;
+
+/// A LLaMA whose sizes are known at run time.
+pub type DynamicLlama<D> = Llama<usize, usize, usize, usize, usize, D>;
+
+/// LLaMA: embedding, decoder layers, norm, output projection.
+#[derive(Debug, Clone)]
+pub struct Llama<V: Dim, H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> {
+    /// The sizes and constants.
+    pub config: LlamaConfig,
+    /// The embedding, `[vocabulary, hidden]`.
+    pub embed_VH: Tensor<(V, H), f32, D>,
+    /// How the embedding is clustered; a tied output projection shares it.
+    pub embed_clustering: Option<Clustering>,
+    /// The decoder.
+    pub layers: Vec<DecoderLayer<H, Q, K, F, D>>,
+    /// The norm before the output projection.
+    pub norm: RmsNorm<H, f32, D>,
+    /// The output projection; `None` if it is the embedding.
+    pub head: Option<Projection<H, V, D>>,
+    /// Whether layers save their input alone and are run again in backward.
+    pub recompute: Recompute,
+}
+
+/// What the layers save for backward.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Recompute {
+    /// What their ops need.
+    #[default]
+    Nothing,
+    /// Their input alone; backward runs them again.
+    Layers,
+}
+
+/// Token ids of `batch` sequences of equal length, one behind the other.
+#[derive(Debug, Clone)]
+pub struct Tokens {
+    /// `[batch * seq]`
+    pub ids: Arc<[u32]>,
+    /// Number of sequences.
+    pub batch: usize,
+}
+
+impl Tokens {
+    /// Tokens of each sequence.
+    pub fn seq(&self) -> usize {
+        self.ids.len().checked_div(self.batch).unwrap_or(0)
+    }
+}
+
+impl<V: Dim, H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> Llama<V, H, Q, K, F, D> {
+    /// The hidden state `[N, H]` behind the last norm.
+    ///
+    /// # Errors
+    /// An id outside the vocabulary, sequences longer than the rotary table, a store that fails: the reason is in the tape's failure.
+    pub fn try_hidden<T: SaveForBackward<D>>(&self, tokens: &Tokens, tape: T) -> Result<Matrix<D, T>, D::Err> {
+        let table = as_matrix(self.embed_VH.clone())?;
+        let h_NH = embedding(tokens.ids.clone(), &table, self.embed_clustering.as_ref(), tape)?;
+        let mut h_BSH = h_NH.try_reshape_like(&(tokens.batch, tokens.seq(), self.embed_VH.shape().1))?;
+        for layer in &self.layers {
+            h_BSH = match self.recompute {
+                Recompute::Nothing => layer.try_forward(h_BSH)?,
+                Recompute::Layers => try_checkpoint(layer, h_BSH)?,
+            };
+        }
+        as_matrix(self.norm.try_forward(h_BSH)?)
+    }
+
+    /// Logits `[N, V]` of the token that follows each one: for tests and short texts, since they are whole.
+    ///
+    /// # Errors
+    /// Those of [`Self::try_hidden`].
+    pub fn try_logits<T: SaveForBackward<D>>(&self, tokens: &Tokens, tape: T) -> Result<Matrix<D, T>, D::Err> {
+        let h_NH = self.try_hidden(tokens, tape)?;
+        let (head, clustering) = self.head_weight()?;
+        linear(h_NH, &head, None, clustering)
+    }
+
+    /// Mean cross-entropy of `targets`, in nats a token. Logits are computed in chunks and never kept.
+    ///
+    /// # Errors
+    /// Those of [`Self::try_hidden`], and targets that do not fit.
+    pub fn try_loss<T: SaveForBackward<D>>(
+        &self,
+        tokens: &Tokens,
+        targets: Targets,
+        tape: T,
+    ) -> Result<Tensor<Rank0, f32, D, T>, D::Err> {
+        let h_NH = self.try_hidden(tokens, tape)?;
+        let (head, clustering) = self.head_weight()?;
+        cross_entropy(h_NH, &head, clustering, targets)
+    }
+
+    /// The matrix that turns hidden states into logits, and how it is clustered.
+    pub fn head_weight(&self) -> Result<(Matrix<D>, Option<&Clustering>), D::Err> {
+        match &self.head {
+            Some(head) => Ok((as_matrix(head.weight.clone())?, head.clustering.as_ref())),
+            None => Ok((as_matrix(self.embed_VH.clone())?, self.embed_clustering.as_ref())),
+        }
+    }
+}
+
+impl<V: Dim, H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> Parameters<D> for Llama<V, H, Q, K, F, D> {
+    fn visit_parameters<P: ParameterVisitor<D>>(&mut self, prefix: &str, visitor: &mut P) -> Result<(), P::Error> {
+        let path = |kind: Kind| format!("{prefix}{}", kind.name(0));
+        let clustering = self.embed_clustering.as_ref();
+        visitor.visit(
+            &path(Kind::EmbedTokens),
+            ParameterKind::Embedding { clustering },
+            &mut self.embed_VH,
+        )?;
+        for (index, layer) in self.layers.iter_mut().enumerate() {
+            layer.visit_parameters(&format!("{prefix}{}", crate::names::layer_prefix(index)), visitor)?;
+        }
+        visitor.visit(&path(Kind::FinalNorm), ParameterKind::Vector, &mut self.norm.weight)?;
+        if let Some(head) = &mut self.head {
+            let clustering = head.clustering.as_ref();
+            visitor.visit(
+                &path(Kind::Head),
+                ParameterKind::Embedding { clustering },
+                &mut head.weight,
+            )?;
+        }
+        Ok(())
+    }
+}

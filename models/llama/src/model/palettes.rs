@@ -1,0 +1,152 @@
+//! From trained weights to palettes: which parameters are clustered, and what they become.
+
+use std::num::NonZeroUsize;
+
+use dfdx::prelude::*;
+use dfdx_edkm::{Clustering, EdkmDevice, ParameterKind, ParameterVisitor, Parameters};
+use edkm_cluster::{Grouping, MatrixShape, Spec};
+use edkm_palette::{PaletteDType, PaletteSpec, PalettizedMatrix};
+
+use super::{Llama, Projection};
+use crate::names::{Kind, Parameter};
+use crate::LlamaError;
+
+/// Which parameters are clustered, and how.
+pub trait ClusterPlan {
+    /// The settings for a parameter; `None` leaves it as it is. Asked for matrices alone.
+    fn spec(&self, parameter: &Parameter) -> Option<Spec>;
+}
+
+impl<F: Fn(&Parameter) -> Option<Spec>> ClusterPlan for F {
+    fn spec(&self, parameter: &Parameter) -> Option<Spec> {
+        self(parameter)
+    }
+}
+
+/// A parameter as the compressed model holds it.
+#[derive(Debug, Clone)]
+pub struct PalettizedParameter {
+    /// Its name in the checkpoint.
+    pub name: String,
+    /// Palettes and packed indices.
+    pub matrix: PalettizedMatrix,
+}
+
+impl<V: Dim, H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> Llama<V, H, Q, K, F, D> {
+    /// Clusters the parameters that `plan` names, each with palettes of its own, from now on. Palettes reached before are forgotten.
+    pub fn set_clustering(&mut self, plan: &impl ClusterPlan) {
+        let config = self.config.clone();
+        let make = |kind: Kind, layer: usize| {
+            let parameter = kind.parameter(&config, layer)?;
+            plan.spec(&parameter).map(Clustering::new)
+        };
+        fn set<I: Dim, O: Dim, D: EdkmDevice>(projection: &mut Projection<I, O, D>, clustering: Option<Clustering>) {
+            projection.clustering = clustering;
+        }
+        self.embed_clustering = make(Kind::EmbedTokens, 0);
+        for (index, layer) in self.layers.iter_mut().enumerate() {
+            set(&mut layer.query, make(Kind::Query, index));
+            set(&mut layer.key, make(Kind::Key, index));
+            set(&mut layer.value, make(Kind::Value, index));
+            set(&mut layer.output, make(Kind::Output, index));
+            set(&mut layer.gate, make(Kind::Gate, index));
+            set(&mut layer.up, make(Kind::Up, index));
+            set(&mut layer.down, make(Kind::Down, index));
+        }
+        if let Some(head) = &mut self.head {
+            set(head, make(Kind::Head, 0));
+        }
+    }
+
+    /// The clustered parameters, each weight at its nearest centroid (DKM, arXiv 2108.12659, section 3.2), packed.
+    ///
+    /// # Errors
+    /// A weight that is not finite; a centroid that `dtype` cannot hold.
+    pub fn palettize(&mut self, dtype: PaletteDType) -> Result<Vec<PalettizedParameter>, LlamaError> {
+        let mut visitor = Palettize {
+            dtype,
+            found: Vec::new(),
+        };
+        self.visit_parameters("", &mut visitor)?;
+        Ok(visitor.found)
+    }
+}
+
+struct Palettize {
+    dtype: PaletteDType,
+    found: Vec<PalettizedParameter>,
+}
+
+impl<D: EdkmDevice> ParameterVisitor<D> for Palettize {
+    type Error = LlamaError;
+
+    fn visit<S: Shape>(
+        &mut self,
+        name: &str,
+        kind: ParameterKind<'_>,
+        parameter: &mut Tensor<S, f32, D>,
+    ) -> Result<(), LlamaError> {
+        let sizes = parameter.shape().concrete();
+        let (Some(clustering), &[rows, cols]) = (kind.clustering(), sizes.as_ref()) else {
+            return Ok(());
+        };
+        let matrix = palettize(
+            name,
+            &parameter.as_vec(),
+            MatrixShape { rows, cols },
+            clustering,
+            self.dtype,
+        )?;
+        self.found.push(PalettizedParameter {
+            name: name.to_owned(),
+            matrix,
+        });
+        Ok(())
+    }
+}
+
+/// Packs one weight `[rows, cols]` with the palettes that its clustering has reached.
+///
+/// # Errors
+/// A weight that is not finite; a centroid that `dtype` cannot hold. Both name the parameter.
+pub fn palettize(
+    name: &str,
+    weight: &[f32],
+    shape: MatrixShape,
+    clustering: &Clustering,
+    dtype: PaletteDType,
+) -> Result<PalettizedMatrix, LlamaError> {
+    let learned = clustering
+        .palette(weight, shape)
+        .map_err(|source| LlamaError::Cluster {
+            name: name.to_owned(),
+            source,
+        })?;
+    let spec = palette_spec(&clustering.spec(), dtype);
+    PalettizedMatrix::pack(
+        shape.rows,
+        shape.cols,
+        spec,
+        learned.centroids.as_slice(),
+        &learned.indices,
+        None,
+    )
+    .map_err(|source| LlamaError::Palettize {
+        name: name.to_owned(),
+        source,
+    })
+}
+
+/// The packed form of a clustering's settings.
+pub fn palette_spec(spec: &Spec, dtype: PaletteDType) -> PaletteSpec {
+    let group_rows: Option<NonZeroUsize> = match spec.grouping {
+        Grouping::PerTensor => None,
+        Grouping::PerChannels(channels) => Some(channels),
+    };
+    PaletteSpec {
+        bits: spec.bits.get(),
+        group_rows,
+        vector: spec.vector.get(),
+        palette_dtype: dtype,
+    }
+}

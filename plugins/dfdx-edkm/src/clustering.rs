@@ -1,0 +1,165 @@
+//! What a clustered weight remembers between steps.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use edkm_cluster::{Centroids, ClusterError, MatrixShape, Prepared, Spec, Temperature, Trajectory};
+
+/// How a weight is clustered, and the palettes it has reached.
+///
+/// The forward pass is a function of the weight and of the centroids that it starts from. Those are the ones that the weight *before* the
+/// last optimizer step ended with; they are told apart by a fingerprint of the weight. So a second forward pass over the same
+/// weight (evaluation, gradient accumulation, a checkpointed segment run again) computes exactly the same, and no hook into the optimizer
+/// is needed.
+///
+/// Interior mutability, since dfdx's forward pass takes `&self`. A clone starts from what this one has reached and then goes its own way.
+#[derive(Debug)]
+pub struct Clustering {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Clone)]
+struct Inner {
+    spec: Spec,
+    state: Option<Reached>,
+}
+
+#[derive(Debug, Clone)]
+struct Reached {
+    state: ClusteringState,
+    /// How `state.last` was reached; `None` if that was in another run.
+    trajectory: Option<Arc<Trajectory>>,
+}
+
+/// What a run must save to go on with the same bytes: see [`Clustering::state`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClusteringState {
+    /// Fingerprint of the weight that `start` served.
+    pub fingerprint: u128,
+    /// The centroids that the last forward pass started from.
+    pub start: Centroids,
+    /// The centroids that it ended with.
+    pub last: Centroids,
+}
+
+/// The palettes of a weight and which entry each of its values takes.
+#[derive(Debug, Clone)]
+pub struct LearnedPalette {
+    /// The centroids, one palette a group.
+    pub centroids: Centroids,
+    /// The index of each weight (or vector of weights) into the palette of its group, row-major.
+    pub indices: Vec<u8>,
+}
+
+impl Clustering {
+    /// A clustering that finds its first centroids by k-means on the first weight it sees.
+    pub fn new(spec: Spec) -> Self {
+        Self {
+            inner: Mutex::new(Inner { spec, state: None }),
+        }
+    }
+
+    /// A copy of the settings.
+    pub fn spec(&self) -> Spec {
+        self.lock().spec.clone()
+    }
+
+    /// Changes the settings; centroids of another size are dropped (and found anew), others are kept.
+    pub fn set_spec(&self, spec: Spec) {
+        let mut inner = self.lock();
+        let keeps_palette =
+            inner.spec.bits == spec.bits && inner.spec.grouping == spec.grouping && inner.spec.vector == spec.vector;
+        if !keeps_palette {
+            inner.state = None;
+        }
+        inner.spec = spec;
+    }
+
+    /// Changes the temperature, for a schedule.
+    pub fn set_temperature(&self, temperature: Temperature) {
+        self.lock().spec.temperature = temperature;
+    }
+
+    /// What has been reached, if a forward pass was run; restored by [`Clustering::restore`].
+    pub fn state(&self) -> Option<ClusteringState> {
+        self.lock().state.as_ref().map(|reached| reached.state.clone())
+    }
+
+    /// Goes on where another run was, with the same bytes: a weight that the state was found on is clustered from where it was, the next
+    /// one from where that ended.
+    pub fn restore(&self, state: ClusteringState) {
+        self.lock().state = Some(Reached {
+            state,
+            trajectory: None,
+        });
+    }
+
+    /// Centroids to start the next new weight from, in place of a k-means.
+    pub fn start_from(&self, centroids: Centroids) {
+        // no weight has this fingerprint but by a chance of 2^-128
+        self.restore(ClusteringState {
+            fingerprint: 0,
+            start: centroids.clone(),
+            last: centroids,
+        });
+    }
+
+    /// The trajectory of the centroids for this weight, and the settings that it was found with.
+    ///
+    /// # Errors
+    /// A weight that is not finite, or a shape that does not fit.
+    pub fn trajectory(&self, weight: &[f32], shape: MatrixShape) -> Result<(Arc<Trajectory>, Spec), ClusterError> {
+        let Inner { spec, state } = self.lock().clone();
+        let prepared = Prepared::new(weight, shape, &spec)?;
+        let fingerprint = prepared.fingerprint();
+        let trajectory = match state {
+            Some(Reached { state, trajectory }) if state.fingerprint == fingerprint => match trajectory {
+                Some(trajectory) => return Ok((trajectory, spec)),
+                None => prepared.iterate(&state.start)?,
+            },
+            Some(Reached { state, .. }) => prepared.iterate(&state.last)?,
+            None => prepared.iterate(&prepared.initial()?)?,
+        };
+        let (start, last) = (trajectory.start().clone(), trajectory.last().clone());
+        let trajectory = Arc::new(trajectory);
+        let state = ClusteringState {
+            fingerprint,
+            start,
+            last,
+        };
+        self.lock().state = Some(Reached {
+            state,
+            trajectory: Some(trajectory.clone()),
+        });
+        Ok((trajectory, spec))
+    }
+
+    /// The palettes reached for this weight, each weight assigned to its nearest centroid (DKM section 3.2: at the end of training).
+    ///
+    /// # Errors
+    /// As [`Clustering::trajectory`].
+    pub fn palette(&self, weight: &[f32], shape: MatrixShape) -> Result<LearnedPalette, ClusterError> {
+        let (trajectory, spec) = self.trajectory(weight, shape)?;
+        let centroids = trajectory.last().clone();
+        let indices = Prepared::new(weight, shape, &spec)?.assign(&centroids)?;
+        Ok(LearnedPalette { centroids, indices })
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Clone for Clustering {
+    fn clone(&self) -> Self {
+        Self {
+            inner: Mutex::new(self.lock().clone()),
+        }
+    }
+}
+
+impl Default for Clustering {
+    /// 3 bits, one palette a tensor.
+    fn default() -> Self {
+        Self::new(Spec::default())
+    }
+}

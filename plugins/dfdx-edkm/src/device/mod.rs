@@ -1,0 +1,104 @@
+//! What the ops of this crate need from a device: a view of a tensor's memory, and one kernel trait an op.
+//!
+//! dfdx keeps a tensor's storage private; [`DeviceMemory`] is the one place that reaches it. Everything else works on its views.
+
+mod cpu;
+
+pub(crate) use cpu::view_mut;
+
+use dfdx::prelude::*;
+
+use crate::ops::{
+    add::AddKernel, attention::AttentionKernel, cross_entropy::CrossEntropyKernel, embedding::EmbeddingKernel,
+    linear::LinearKernel, rms_norm::RmsNormKernel, rotary::RotaryKernel, swiglu::SwigluKernel,
+};
+use crate::optim::AdamWKernel;
+
+/// Access to the memory of f32 tensors.
+pub trait DeviceMemory: Device<f32> {
+    /// A borrowed run of f32 in the device's memory.
+    type View<'a>: Copy;
+
+    /// The memory of a **contiguous** tensor, without a copy. See [`contiguous`].
+    fn view<S: Shape, T>(tensor: &Tensor<S, f32, Self, T>) -> Self::View<'_>;
+
+    /// Whether the elements stand in memory in the order of their indices, without gaps.
+    fn is_contiguous<S: Shape, T>(tensor: &Tensor<S, f32, Self, T>) -> bool;
+
+    /// Makes a tensor of the buffer, without a copy where the device can.
+    fn tensor_from_buffer<S: Shape>(
+        &self,
+        buffer: <Self as Storage<f32>>::Vec,
+        shape: S,
+    ) -> Result<Tensor<S, f32, Self>, Self::Err>;
+
+    /// The tensor as bytes that a store can hold without copying, if the device's memory is the host's.
+    fn host_bytes<S: Shape>(tensor: Tensor<S, f32, Self>) -> std::sync::Arc<dyn edkm_store::SharedBytes>;
+
+    /// A tensor from bytes that a store gave back; without a copy if they are a tensor that [`Self::host_bytes`] wrapped.
+    fn tensor_from_host_bytes<S: Shape>(
+        &self,
+        bytes: std::sync::Arc<dyn edkm_store::SharedBytes>,
+        shape: S,
+    ) -> Result<Tensor<S, f32, Self>, Self::Err>;
+
+    /// The device's error for a failure that is described elsewhere (see [`crate::Failure`]).
+    fn failed() -> Self::Err;
+}
+
+/// A device on which every op of this crate runs.
+pub trait EdkmDevice:
+    DeviceMemory
+    + AddKernel
+    + AttentionKernel
+    + CrossEntropyKernel
+    + EmbeddingKernel
+    + LinearKernel
+    + RmsNormKernel
+    + RotaryKernel
+    + SwigluKernel
+    + AdamWKernel
+{
+}
+
+impl<D> EdkmDevice for D where
+    D: DeviceMemory
+        + AddKernel
+        + AttentionKernel
+        + CrossEntropyKernel
+        + EmbeddingKernel
+        + LinearKernel
+        + RmsNormKernel
+        + RotaryKernel
+        + SwigluKernel
+        + AdamWKernel
+{
+}
+
+/// The tensor as it is, or a contiguous copy made on its tape (a permuted or broadcast view).
+pub fn contiguous<S: Shape, D: DeviceMemory, T: Tape<f32, D>>(
+    tensor: Tensor<S, f32, D, T>,
+) -> Result<Tensor<S, f32, D, T>, D::Err> {
+    if D::is_contiguous(&tensor) {
+        Ok(tensor)
+    } else {
+        tensor.try_contiguous()
+    }
+}
+
+/// Takes a gradient out of its slot and leaves an empty one behind.
+///
+/// For the gradient of an op's own output: after that op's backward nobody reads it, so its memory is freed early. For the gradients
+/// of inputs it serves to hold two of them at once; `Gradients` lends one at a time.
+pub fn take_gradient<D: DeviceMemory>(
+    device: &D,
+    slot: &mut <D as Storage<f32>>::Vec,
+) -> Result<<D as Storage<f32>>::Vec, D::Err> {
+    Ok(std::mem::replace(
+        slot,
+        Storage::<f32>::try_alloc_len(device, EMPTY_SLOT)?,
+    ))
+}
+
+/// Elements of an emptied slot: one, since not every device can allocate none.
+const EMPTY_SLOT: usize = 1;

@@ -1,0 +1,36 @@
+//! The one error type of the plugin.
+
+use edkm_cluster::ClusterError;
+use edkm_store::StoreError;
+
+/// What can go wrong inside an op of this crate.
+///
+/// dfdx fixes the error type of composed modules to the device's own, which has no room for these: an op that fails puts its
+/// reason into the tape's [`crate::Failure`] and returns a device error. [`crate::backward`] gives the reason itself.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum EdkmError {
+    /// The storage backend could not keep a tensor or give it back.
+    #[error("the store of tensors saved for backward failed: {0}")]
+    Store(#[from] StoreError),
+    /// A weight could not be clustered.
+    #[error("clustering the weight of {op} failed: {source}")]
+    Cluster {
+        /// The op or layer.
+        op: String,
+        /// The reason.
+        source: ClusterError,
+    },
+    /// Tensors of run-time shape that do not fit together.
+    #[error("{op}: expected {expected}, got {got}")]
+    Shape {
+        /// The op.
+        op: &'static str,
+        /// What the op needs, with axes.
+        expected: String,
+        /// What it was given.
+        got: String,
+    },
+    /// The device (out of memory, usually).
+    #[error("the device failed: {0}")]
+    Device(String),
+}

@@ -1,0 +1,122 @@
+//! A clustered linear layer without a bias.
+
+use dfdx::nn::modules::{ModuleVisitor, NonMutableModule, TensorCollection, TensorOptions};
+use dfdx::nn::{BuildModule, BuildOnDevice};
+use dfdx::prelude::*;
+use num_traits::Float;
+use rand_distr::uniform::SampleUniform;
+use rand_distr::Uniform;
+
+use super::as_matrix;
+use crate::ops::linear::linear;
+use crate::{Clustering, EdkmDevice, ParameterKind, ParameterVisitor, Parameters, SaveForBackward};
+
+/// What `build_module` takes.
+pub(super) mod builder {
+    /// `I` inputs, `O` outputs, 3 bits, one palette a tensor; see [`super::UnbiasedClusteredLinear`].
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub struct UnbiasedClusteredLinear<const I: usize, const O: usize>;
+}
+
+/// y = x W~^T: dfdx's `UnbiasedLinear` with a weight that is clustered while it is trained.
+///
+/// Takes `[I]`, `[B, I]` and `[B, S, I]`. Dimensions are const (checked by the compiler) or `usize`.
+#[derive(Debug, Clone)]
+pub struct UnbiasedClusteredLinear<I: Dim, O: Dim, E: Dtype, D: Storage<E>> {
+    /// The weight that is trained, `[outputs, inputs]`.
+    pub weight: Tensor<(O, I), E, D>,
+    /// How it is clustered, and the palette it has reached.
+    pub clustering: Clustering,
+}
+
+impl<const I: usize, const O: usize, D: Device<f32>> BuildOnDevice<D, f32> for builder::UnbiasedClusteredLinear<I, O> {
+    type Built = UnbiasedClusteredLinear<Const<I>, Const<O>, f32, D>;
+    fn try_build_on_device(device: &D) -> Result<Self::Built, D::Err> {
+        Self::Built::try_build(device)
+    }
+}
+
+impl<I: ConstDim, O: ConstDim, E: Dtype + Float + SampleUniform, D: Device<E>> TensorCollection<E, D>
+    for UnbiasedClusteredLinear<I, O, E, D>
+{
+    type To<E2: Dtype, D2: Device<E2>> = UnbiasedClusteredLinear<I, O, E2, D2>;
+
+    fn iter_tensors<V: ModuleVisitor<Self, E, D>>(visitor: &mut V) -> Result<Option<Self::To<V::E2, V::D2>>, V::Err> {
+        visitor.visit_fields(
+            Self::tensor(
+                "weight",
+                |s| &s.weight,
+                |s| &mut s.weight,
+                TensorOptions::reset_with(|t| {
+                    let bound = uniform_bound::<E>(I::SIZE);
+                    t.try_fill_with_distr(Uniform::new(-bound, bound))
+                }),
+            ),
+            |weight| UnbiasedClusteredLinear {
+                weight,
+                clustering: Clustering::default(),
+            },
+        )
+    }
+}
+
+/// The bound of the uniform distribution that dfdx's linear layers start from: 1 / sqrt(inputs).
+pub(super) fn uniform_bound<E: Dtype + Float>(inputs: usize) -> E {
+    let inputs = E::from_usize(inputs).unwrap_or(E::ONE);
+    E::ONE / Float::sqrt(inputs)
+}
+
+impl<I: Dim, O: Dim, E: Dtype, D: Device<E>> NonMutableModule for UnbiasedClusteredLinear<I, O, E, D> {}
+
+impl<I: Dim, O: Dim, D: EdkmDevice> UnbiasedClusteredLinear<I, O, f32, D> {
+    fn apply<S: Shape, Out: Shape, T: SaveForBackward<D>>(
+        &self,
+        x: Tensor<S, f32, D, T>,
+        out: Out,
+    ) -> Result<Tensor<Out, f32, D, T>, D::Err> {
+        let weight = as_matrix(self.weight.clone())?;
+        linear(as_matrix(x)?, &weight, None, Some(&self.clustering))?.try_reshape_like(&out)
+    }
+}
+
+impl<I: Dim, O: Dim, D: EdkmDevice, T: SaveForBackward<D>> Module<Tensor<(I,), f32, D, T>>
+    for UnbiasedClusteredLinear<I, O, f32, D>
+{
+    type Output = Tensor<(O,), f32, D, T>;
+    type Error = D::Err;
+    fn try_forward(&self, x: Tensor<(I,), f32, D, T>) -> Result<Self::Output, D::Err> {
+        let out = (self.weight.shape().0,);
+        self.apply(x, out)
+    }
+}
+
+impl<B: Dim, I: Dim, O: Dim, D: EdkmDevice, T: SaveForBackward<D>> Module<Tensor<(B, I), f32, D, T>>
+    for UnbiasedClusteredLinear<I, O, f32, D>
+{
+    type Output = Tensor<(B, O), f32, D, T>;
+    type Error = D::Err;
+    fn try_forward(&self, x: Tensor<(B, I), f32, D, T>) -> Result<Self::Output, D::Err> {
+        let out = (x.shape().0, self.weight.shape().0);
+        self.apply(x, out)
+    }
+}
+
+impl<B: Dim, S: Dim, I: Dim, O: Dim, D: EdkmDevice, T: SaveForBackward<D>> Module<Tensor<(B, S, I), f32, D, T>>
+    for UnbiasedClusteredLinear<I, O, f32, D>
+{
+    type Output = Tensor<(B, S, O), f32, D, T>;
+    type Error = D::Err;
+    fn try_forward(&self, x: Tensor<(B, S, I), f32, D, T>) -> Result<Self::Output, D::Err> {
+        let out = (x.shape().0, x.shape().1, self.weight.shape().0);
+        self.apply(x, out)
+    }
+}
+
+impl<I: Dim, O: Dim, D: EdkmDevice> Parameters<D> for UnbiasedClusteredLinear<I, O, f32, D> {
+    fn visit_parameters<V: ParameterVisitor<D>>(&mut self, prefix: &str, visitor: &mut V) -> Result<(), V::Error> {
+        let kind = ParameterKind::Linear {
+            clustering: Some(&self.clustering),
+        };
+        visitor.visit(&format!("{prefix}weight"), kind, &mut self.weight)
+    }
+}

@@ -1,0 +1,112 @@
+//! Causal grouped-query attention by tiles (arXiv 2205.14135): no map of positions x positions is kept, or ever whole.
+
+mod cpu_kernel;
+
+use dfdx::prelude::*;
+pub use edkm_kernels::attention::Dims as AttentionDims;
+
+use super::Matrix;
+use crate::device::{contiguous, take_gradient, DeviceMemory};
+use crate::{EdkmDevice, EdkmError, SaveAs, SaveForBackward};
+
+/// The device's part of attention.
+pub trait AttentionKernel: DeviceMemory {
+    /// The output `[batch, seq, heads, head_dim]` and the row-wise log-sum-exp `[batch, heads, seq]`.
+    #[allow(clippy::type_complexity)]
+    fn attention_forward(
+        &self,
+        dims: &AttentionDims,
+        q: Self::View<'_>,
+        k: Self::View<'_>,
+        v: Self::View<'_>,
+    ) -> Result<(<Self as Storage<f32>>::Vec, <Self as Storage<f32>>::Vec), Self::Err>;
+
+    /// Adds to the gradients of q, k and v.
+    fn attention_backward(
+        &self,
+        dims: &AttentionDims,
+        saved: AttentionSaved<Self::View<'_>>,
+        grad_out: &<Self as Storage<f32>>::Vec,
+        grads: [&mut <Self as Storage<f32>>::Vec; 3],
+    ) -> Result<(), Self::Err>;
+}
+
+/// What attention's backward pass reads.
+#[derive(Clone, Copy)]
+pub struct AttentionSaved<V> {
+    /// `[batch, seq, heads, head_dim]`
+    pub q: V,
+    /// `[batch, seq, kv_heads, head_dim]`
+    pub k: V,
+    /// `[batch, seq, kv_heads, head_dim]`
+    pub v: V,
+    /// `[batch, seq, heads, head_dim]`
+    pub out: V,
+    /// `[batch, heads, seq]`
+    pub lse: V,
+}
+
+/// softmax(q k^T * scale, causal) v for q `[batch * seq, heads * head_dim]` and k, v `[batch * seq, kv_heads * head_dim]`.
+///
+/// Saves q, k, v, the output (which the projection behind it saves too: one copy under a marshaling store) and one number a query
+/// and head.
+///
+/// # Errors
+/// Shapes that do not fit; a store that fails.
+pub fn attention<D: EdkmDevice, T: SaveForBackward<D>>(
+    q: Matrix<D, T>,
+    k: Matrix<D, T>,
+    v: Matrix<D, T>,
+    dims: AttentionDims,
+) -> Result<Matrix<D, T>, D::Err> {
+    let (q, tape) = contiguous(q)?.split_tape();
+    let (k, k_tape) = contiguous(k)?.split_tape();
+    let (v, v_tape) = contiguous(v)?.split_tape();
+    let mut tape = tape.merge(k_tape).merge(v_tape);
+    let device = q.device().clone();
+    let tokens = dims.batch * dims.seq;
+    let (q_shape, kv_shape) = (
+        (tokens, dims.heads * dims.head_dim),
+        (tokens, dims.kv_heads * dims.head_dim),
+    );
+    let groups = dims.kv_heads != 0 && dims.heads.is_multiple_of(dims.kv_heads);
+    if *q.shape() != q_shape || *k.shape() != kv_shape || *v.shape() != kv_shape || !groups {
+        return Err(tape.fail(EdkmError::Shape {
+            op: "attention",
+            expected: format!("q {q_shape:?}, k and v {kv_shape:?}, and query heads a multiple of key heads"),
+            got: format!("q {:?}, k {:?}, v {:?}", q.shape(), k.shape(), v.shape()),
+        }));
+    }
+    let (out, lse) = device.attention_forward(&dims, D::view(&q), D::view(&k), D::view(&v))?;
+    let out = device.tensor_from_buffer(out, q_shape)?;
+    if !T::OWNS_TAPE {
+        return Ok(out.put_tape(tape));
+    }
+    let lse = device.tensor_from_buffer(lse, (dims.batch * dims.heads * dims.seq,))?;
+    let (q_ghost, k_ghost, v_ghost, out_ghost) = (q.ghost(), k.ghost(), v.ghost(), out.ghost());
+    let saved_q = tape.save(q, SaveAs::local("attention.q"))?;
+    let saved_k = tape.save(k, SaveAs::local("attention.k"))?;
+    let saved_v = tape.save(v, SaveAs::local("attention.v"))?;
+    let saved_lse = tape.save(lse, SaveAs::local("attention.lse"))?;
+    let saved_out = tape.save(out.clone(), SaveAs::local("attention.out"))?;
+    tape.add_backward_op(move |grads| {
+        let (out, lse) = (T::load(saved_out)?, T::load(saved_lse)?);
+        let (v, k, q) = (T::load(saved_v)?, T::load(saved_k)?, T::load(saved_q)?);
+        let grad_out = take_gradient(&device, grads.get_or_alloc_mut(&out_ghost)?)?;
+        let mut grad_q = take_gradient(&device, grads.get_or_alloc_mut(&q_ghost)?)?;
+        let mut grad_k = take_gradient(&device, grads.get_or_alloc_mut(&k_ghost)?)?;
+        let grad_v = grads.get_or_alloc_mut(&v_ghost)?;
+        let saved = AttentionSaved {
+            q: D::view(&q),
+            k: D::view(&k),
+            v: D::view(&v),
+            out: D::view(&out),
+            lse: D::view(&lse),
+        };
+        device.attention_backward(&dims, saved, &grad_out, [&mut grad_q, &mut grad_k, grad_v])?;
+        *grads.get_or_alloc_mut(&k_ghost)? = grad_k;
+        *grads.get_or_alloc_mut(&q_ghost)? = grad_q;
+        Ok(())
+    });
+    Ok(out.put_tape(tape))
+}

@@ -1,0 +1,141 @@
+//! Output projection and cross-entropy together, in chunks of tokens: logits `[tokens, vocabulary]` are never whole.
+
+mod cpu_kernel;
+
+use std::sync::Arc;
+
+use dfdx::prelude::*;
+
+use super::linear::{ClusteredUse, LinearDims};
+use super::Matrix;
+use crate::device::{contiguous, take_gradient, DeviceMemory};
+use crate::{Clustering, EdkmDevice, EdkmError, SaveAs, SaveForBackward};
+
+/// What the model should have said.
+#[derive(Debug, Clone)]
+pub struct Targets {
+    /// The token that follows each row, `[tokens]`.
+    pub ids: Arc<[u32]>,
+    /// How much each row counts, `[tokens]`: 1, or 0 for a token outside the loss.
+    pub weights: Arc<[f32]>,
+}
+
+/// The device's part of the loss.
+pub trait CrossEntropyKernel: DeviceMemory {
+    /// The weighted sum of negative log likelihoods, the sum of the weights, and the log-sum-exp of each row.
+    #[allow(clippy::type_complexity)]
+    fn cross_entropy_forward(
+        &self,
+        dims: LinearDims,
+        x: Self::View<'_>,
+        head: Self::View<'_>,
+        clustered: Option<&ClusteredUse>,
+        targets: &Targets,
+    ) -> Result<(edkm_kernels::cross_entropy::Losses, <Self as Storage<f32>>::Vec), EdkmError>;
+
+    /// Adds `scale` times the gradients of the weighted sum, `scale` times the gradient of the loss.
+    fn cross_entropy_backward(
+        &self,
+        dims: LinearDims,
+        saved: CrossEntropySaved<'_, Self>,
+        grad_loss: &<Self as Storage<f32>>::Vec,
+        grad_x: &mut <Self as Storage<f32>>::Vec,
+        grad_head: &mut <Self as Storage<f32>>::Vec,
+    ) -> Result<(), EdkmError>;
+}
+
+/// What the backward pass of the loss reads.
+pub struct CrossEntropySaved<'a, D: DeviceMemory> {
+    /// `[tokens, hidden]`
+    pub x: D::View<'a>,
+    /// `[vocabulary, hidden]`
+    pub head: D::View<'a>,
+    /// How the head was clustered.
+    pub clustered: Option<&'a ClusteredUse>,
+    /// `[tokens]`
+    pub lse: D::View<'a>,
+    /// The targets.
+    pub targets: &'a Targets,
+    /// One over the sum of the weights.
+    pub scale: f32,
+}
+
+/// Mean cross-entropy, in nats a token, of softmax(x head^T) against `targets`, for x `[tokens, hidden]` and head
+/// `[vocabulary, hidden]`. The mean is over the sum of the target weights; 0 if that is 0.
+///
+/// Saves x and one number a token; the logits of a chunk are computed again in backward.
+///
+/// # Errors
+/// Shapes that do not fit, a target outside the vocabulary, a head that is not finite; a store that fails.
+pub fn cross_entropy<D: EdkmDevice, T: SaveForBackward<D>>(
+    x: Matrix<D, T>,
+    head: &Matrix<D>,
+    clustering: Option<&Clustering>,
+    targets: Targets,
+) -> Result<Tensor<Rank0, f32, D, T>, D::Err> {
+    let (x, mut tape) = contiguous(x)?.split_tape();
+    let device = x.device().clone();
+    let ((tokens, hidden), (vocabulary, head_hidden)) = (*x.shape(), *head.shape());
+    let outside = targets.ids.iter().find(|&&id| id as usize >= vocabulary);
+    let fits = hidden == head_hidden && targets.ids.len() == tokens && targets.weights.len() == tokens;
+    if !fits || outside.is_some() {
+        return Err(tape.fail(EdkmError::Shape {
+            op: "cross_entropy",
+            expected: format!("x [tokens, {head_hidden}] with a target below {vocabulary} and a weight for each token"),
+            got: format!(
+                "x [{tokens}, {hidden}], {} targets, {} weights, id outside: {outside:?}",
+                targets.ids.len(),
+                targets.weights.len()
+            ),
+        }));
+    }
+    let dims = LinearDims {
+        tokens,
+        inputs: hidden,
+        outputs: vocabulary,
+    };
+    let clustered = match clustering {
+        None => None,
+        Some(clustering) => match device.cluster(D::view(head), dims.weight_shape(), clustering) {
+            Ok(clustered) => Some(clustered),
+            Err(source) => {
+                return Err(tape.fail(EdkmError::Cluster {
+                    op: "cross_entropy".into(),
+                    source,
+                }))
+            }
+        },
+    };
+    let (losses, lse) = device
+        .cross_entropy_forward(dims, D::view(&x), D::view(head), clustered.as_ref(), &targets)
+        .map_err(|error| tape.fail(error))?;
+    let scale = if losses.weight > 0.0 { 1.0 / losses.weight } else { 0.0 };
+    let loss = device.try_tensor_from_vec(vec![(losses.total * scale) as f32], ())?;
+    if !T::OWNS_TAPE {
+        return Ok(loss.put_tape(tape));
+    }
+    let lse = device.tensor_from_buffer(lse, (tokens,))?;
+    let (x_ghost, head_ghost, loss_ghost) = (x.ghost(), head.ghost(), loss.ghost());
+    let head = head.clone();
+    let segment = tape.segment();
+    let saved_x = tape.save(x, SaveAs::local("cross_entropy.x"))?;
+    let saved_lse = tape.save(lse, SaveAs::local("cross_entropy.lse"))?;
+    tape.add_backward_op(move |grads| {
+        let (lse, x) = (T::load(saved_lse)?, T::load(saved_x)?);
+        let grad_loss = take_gradient(&device, grads.get_or_alloc_mut(&loss_ghost)?)?;
+        let mut grad_x = take_gradient(&device, grads.get_or_alloc_mut(&x_ghost)?)?;
+        let saved = CrossEntropySaved {
+            x: D::view(&x),
+            head: D::view(&head),
+            clustered: clustered.as_ref(),
+            lse: D::view(&lse),
+            targets: &targets,
+            scale: scale as f32,
+        };
+        let grad_head = grads.get_or_alloc_mut(&head_ghost)?;
+        let outcome = device.cross_entropy_backward(dims, saved, &grad_loss, &mut grad_x, grad_head);
+        *grads.get_or_alloc_mut(&x_ghost)? = grad_x;
+        outcome.map_err(|error| segment.fail::<D>(error))
+    });
+    Ok(loss.put_tape(tape))
+}

@@ -1,0 +1,116 @@
+//! The linear layer on the CPU: matrix products on slices, W~ in a scratch buffer.
+
+use dfdx::prelude::*;
+use edkm_cluster::{ClusterError, MatrixShape};
+use edkm_kernels::matmul::{self, Accumulate};
+
+use super::{ClusteredUse, LinearDims, LinearGradients, LinearKernel};
+use crate::ops::scratch::with_scratch;
+use crate::{Clustering, EdkmError};
+
+impl LinearKernel for Cpu {
+    fn cluster(
+        &self,
+        weight: &[f32],
+        shape: MatrixShape,
+        clustering: &Clustering,
+    ) -> Result<ClusteredUse, ClusterError> {
+        let (trajectory, spec) = clustering.trajectory(weight, shape)?;
+        Ok(ClusteredUse { trajectory, spec })
+    }
+
+    fn linear_forward(
+        &self,
+        dims: LinearDims,
+        x: &[f32],
+        weight: &[f32],
+        clustered: Option<&ClusteredUse>,
+        bias: Option<&[f32]>,
+    ) -> Result<<Self as Storage<f32>>::Vec, EdkmError> {
+        let LinearDims {
+            tokens,
+            inputs,
+            outputs,
+        } = dims;
+        let mut y = self.try_alloc_len(tokens * outputs).map_err(device_error)?;
+        with_effective(dims, weight, clustered, |effective| {
+            matmul::nt(tokens, outputs, inputs, x, effective, &mut y, Accumulate::Overwrite);
+        })?;
+        if let Some(bias) = bias {
+            for row in y.chunks_exact_mut(outputs) {
+                edkm_kernels::elementwise::add_assign(row, bias);
+            }
+        }
+        Ok(y)
+    }
+
+    fn linear_backward(
+        &self,
+        dims: LinearDims,
+        x: &[f32],
+        weight: &[f32],
+        clustered: Option<&ClusteredUse>,
+        grad_out: &<Self as Storage<f32>>::Vec,
+        grads: LinearGradients<'_, <Self as Storage<f32>>::Vec>,
+    ) -> Result<(), EdkmError> {
+        let LinearDims {
+            tokens,
+            inputs,
+            outputs,
+        } = dims;
+        with_effective(dims, weight, clustered, |effective| {
+            matmul::nn(tokens, inputs, outputs, grad_out, effective, grads.x, Accumulate::Add);
+        })?;
+        match clustered {
+            None => matmul::tn(outputs, inputs, tokens, grad_out, x, grads.weight, Accumulate::Add),
+            Some(ClusteredUse { trajectory, spec }) => with_scratch(outputs * inputs, |grad_clustered| {
+                matmul::tn(
+                    outputs,
+                    inputs,
+                    tokens,
+                    grad_out,
+                    x,
+                    grad_clustered,
+                    Accumulate::Overwrite,
+                );
+                trajectory.backward_accumulate(weight, dims.weight_shape(), spec, grad_clustered, grads.weight)
+            })
+            .map_err(cluster_error)?,
+        }
+        if let Some(grad_bias) = grads.bias {
+            for row in grad_out.chunks_exact(outputs) {
+                edkm_kernels::elementwise::add_assign(grad_bias, row);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Runs `f` on W~, made in a scratch buffer, or on the weight itself where there is no clustering.
+pub(crate) fn with_effective<R>(
+    dims: LinearDims,
+    weight: &[f32],
+    clustered: Option<&ClusteredUse>,
+    f: impl FnOnce(&[f32]) -> R,
+) -> Result<R, EdkmError> {
+    match clustered {
+        None => Ok(f(weight)),
+        Some(ClusteredUse { trajectory, spec }) => with_scratch(weight.len(), |effective| {
+            trajectory
+                .clustered_into(weight, dims.weight_shape(), spec, effective)
+                .map_err(cluster_error)?;
+            Ok(f(effective))
+        }),
+    }
+}
+
+pub(crate) fn cluster_error(source: ClusterError) -> EdkmError {
+    EdkmError::Cluster {
+        op: "linear".into(),
+        source,
+    }
+}
+
+pub(crate) fn device_error(error: CpuError) -> EdkmError {
+    EdkmError::Device(error.to_string())
+}

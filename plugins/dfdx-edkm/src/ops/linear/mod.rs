@@ -1,0 +1,178 @@
+//! y = x W^T + b, with W as it is or clustered.
+
+mod cpu_kernel;
+
+pub(crate) use cpu_kernel::{cluster_error, device_error, with_effective};
+
+use std::sync::Arc;
+
+use dfdx::prelude::*;
+use edkm_cluster::{ClusterError, MatrixShape, Spec, Trajectory};
+
+use super::{Matrix, Vector};
+use crate::device::{contiguous, take_gradient, DeviceMemory};
+use crate::{Clustering, EdkmDevice, EdkmError, SaveAs, SaveForBackward};
+
+/// Sizes of a linear layer: `x [tokens, inputs]`, `W [outputs, inputs]`, `y [tokens, outputs]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LinearDims {
+    /// Rows of x.
+    pub tokens: usize,
+    /// Columns of x and of W.
+    pub inputs: usize,
+    /// Rows of W.
+    pub outputs: usize,
+}
+
+impl LinearDims {
+    /// The shape of the weight, for the clustering.
+    pub fn weight_shape(&self) -> MatrixShape {
+        MatrixShape {
+            rows: self.outputs,
+            cols: self.inputs,
+        }
+    }
+}
+
+/// What is kept of a clustering from forward to backward: the way of the centroids, from which W~ and its gradient follow.
+#[derive(Debug, Clone)]
+pub struct ClusteredUse {
+    /// The centroids after each repetition.
+    pub trajectory: Arc<Trajectory>,
+    /// The settings of that moment.
+    pub spec: Spec,
+}
+
+/// The device's part of a linear layer.
+pub trait LinearKernel: DeviceMemory {
+    /// Clusters a weight.
+    fn cluster(
+        &self,
+        weight: Self::View<'_>,
+        shape: MatrixShape,
+        clustering: &Clustering,
+    ) -> Result<ClusteredUse, ClusterError>;
+
+    /// y = x W~^T + b.
+    fn linear_forward(
+        &self,
+        dims: LinearDims,
+        x: Self::View<'_>,
+        weight: Self::View<'_>,
+        clustered: Option<&ClusteredUse>,
+        bias: Option<Self::View<'_>>,
+    ) -> Result<<Self as Storage<f32>>::Vec, EdkmError>;
+
+    /// dx += dy W~; dW += the gradient through the clustering of dy^T x; db += the column sums of dy.
+    fn linear_backward(
+        &self,
+        dims: LinearDims,
+        x: Self::View<'_>,
+        weight: Self::View<'_>,
+        clustered: Option<&ClusteredUse>,
+        grad_out: &<Self as Storage<f32>>::Vec,
+        grads: LinearGradients<'_, <Self as Storage<f32>>::Vec>,
+    ) -> Result<(), EdkmError>;
+}
+
+/// The gradients that a linear layer adds to.
+pub struct LinearGradients<'a, V> {
+    /// `[tokens, inputs]`
+    pub x: &'a mut V,
+    /// `[outputs, inputs]`
+    pub weight: &'a mut V,
+    /// `[outputs]`
+    pub bias: Option<&'a mut V>,
+}
+
+/// y = x W~^T + b with x `[tokens, inputs]`, weight `[outputs, inputs]`, bias `[outputs]`; W~ is the clustered weight, or the weight
+/// itself without a `clustering`.
+///
+/// Saves x. W~ is made for the product, dropped, and made again in backward (one gather); the clustering keeps the trajectory of its
+/// centroids alone. One buffer of the weight's size is alive inside the op at a time.
+///
+/// # Errors
+/// Shapes that do not fit, a weight that is not finite, a store that fails: a device error, with the reason in the tape's
+/// [`crate::Failure`].
+pub fn linear<D: EdkmDevice, T: SaveForBackward<D>>(
+    x: Matrix<D, T>,
+    weight: &Matrix<D>,
+    bias: Option<&Vector<D>>,
+    clustering: Option<&Clustering>,
+) -> Result<Matrix<D, T>, D::Err> {
+    let (x, mut tape) = contiguous(x)?.split_tape();
+    let device = x.device().clone();
+    let ((tokens, inputs), (outputs, weight_inputs)) = (*x.shape(), *weight.shape());
+    if inputs != weight_inputs || bias.is_some_and(|b| b.shape().0 != outputs) {
+        return Err(tape.fail(EdkmError::Shape {
+            op: "linear",
+            expected: format!(
+                "x [tokens, {weight_inputs}] and a bias of {outputs} for a weight of [{outputs}, {weight_inputs}]"
+            ),
+            got: format!("x [{tokens}, {inputs}], bias {:?}", bias.map(|b| b.shape().0)),
+        }));
+    }
+    let dims = LinearDims {
+        tokens,
+        inputs,
+        outputs,
+    };
+    let clustered = match clustering {
+        None => None,
+        Some(clustering) => match device.cluster(D::view(weight), dims.weight_shape(), clustering) {
+            Ok(clustered) => Some(clustered),
+            Err(source) => {
+                return Err(tape.fail(EdkmError::Cluster {
+                    op: "linear".into(),
+                    source,
+                }))
+            }
+        },
+    };
+    let y = device
+        .linear_forward(
+            dims,
+            D::view(&x),
+            D::view(weight),
+            clustered.as_ref(),
+            bias.map(D::view),
+        )
+        .map_err(|error| tape.fail(error))?;
+    let y = device.tensor_from_buffer(y, (tokens, outputs))?;
+    if !T::OWNS_TAPE {
+        return Ok(y.put_tape(tape));
+    }
+    let (x_ghost, weight_ghost, y_ghost) = (x.ghost(), weight.ghost(), y.ghost());
+    let bias_ghost = bias.map(Tensor::ghost);
+    // the weight itself stays alive until the optimizer's step anyway: a handle, not a copy
+    let weight = weight.clone();
+    let segment = tape.segment();
+    let saved = tape.save(x, SaveAs::local("linear.x"))?;
+    tape.add_backward_op(move |grads| {
+        let x = T::load(saved)?;
+        let grad_y = take_gradient(&device, grads.get_or_alloc_mut(&y_ghost)?)?;
+        let mut grad_x = take_gradient(&device, grads.get_or_alloc_mut(&x_ghost)?)?;
+        let mut grad_bias = match &bias_ghost {
+            None => None,
+            Some(ghost) => Some(take_gradient(&device, grads.get_or_alloc_mut(ghost)?)?),
+        };
+        let outcome = device.linear_backward(
+            dims,
+            D::view(&x),
+            D::view(&weight),
+            clustered.as_ref(),
+            &grad_y,
+            LinearGradients {
+                x: &mut grad_x,
+                weight: grads.get_or_alloc_mut(&weight_ghost)?,
+                bias: grad_bias.as_mut(),
+            },
+        );
+        *grads.get_or_alloc_mut(&x_ghost)? = grad_x;
+        if let (Some(ghost), Some(grad)) = (&bias_ghost, grad_bias) {
+            *grads.get_or_alloc_mut(ghost)? = grad;
+        }
+        outcome.map_err(|error| segment.fail::<D>(error))
+    });
+    Ok(y.put_tape(tape))
+}

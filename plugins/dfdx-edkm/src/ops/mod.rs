@@ -1,0 +1,48 @@
+//! The fused ops. Each is a directory: `mod.rs` with the API and what its backward needs, one kernel file a device.
+//!
+//! All take matrices of run-time shape, `[tokens, features]` row-major; a tensor of any other shape is brought there by dfdx's
+//! `reshape_like`, which keeps storage and gradient. Every save goes through [`crate::SaveForBackward`], and each op frees the
+//! gradient of its output as soon as it has used it (dfdx keeps those of all temporaries to the end of backward).
+//!
+//! | op | saves | beyond |
+//! |---|---|---|
+//! | [`linear`] | its input | the trajectory of the centroids, if clustered: some hundred bytes |
+//! | [`rms_norm`] | its input | |
+//! | [`rotary`] | nothing | |
+//! | [`swiglu`] | gate and up | |
+//! | [`attention`] | q, k, v, its output | the row-wise log-sum-exp: one number a query and head |
+//! | [`cross_entropy`] | its input | the row-wise log-sum-exp: one number a token |
+//! | [`embedding`], [`add`] | nothing | |
+
+pub mod add;
+pub mod attention;
+pub mod cross_entropy;
+pub mod embedding;
+pub mod linear;
+pub mod rms_norm;
+pub mod rotary;
+mod scratch;
+pub mod swiglu;
+
+use dfdx::prelude::*;
+
+use crate::device::{contiguous, DeviceMemory};
+
+/// A matrix of run-time shape on a tape.
+pub type Matrix<D, T = NoneTape> = Tensor<(usize, usize), f32, D, T>;
+/// A vector of run-time length on a tape.
+pub type Vector<D, T = NoneTape> = Tensor<(usize,), f32, D, T>;
+
+/// A tensor of any shape as a matrix of its last axis, `[everything before, last]`: the same storage, the same gradient.
+///
+/// # Errors
+/// The device's, when a tensor that is not contiguous is copied.
+pub fn as_matrix<S: Shape, D: DeviceMemory, T: Tape<f32, D>>(
+    tensor: Tensor<S, f32, D, T>,
+) -> Result<Matrix<D, T>, D::Err> {
+    let tensor = contiguous(tensor)?;
+    let sizes = tensor.shape().concrete();
+    let last = sizes.as_ref().last().copied().unwrap_or(1);
+    let rows = tensor.shape().num_elements() / last.max(1);
+    tensor.try_reshape_like(&(rows, last))
+}

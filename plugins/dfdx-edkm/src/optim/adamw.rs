@@ -1,0 +1,304 @@
+//! Adam with decoupled weight decay (arXiv 1711.05101).
+
+use std::collections::BTreeMap;
+
+use dfdx::prelude::*;
+use edkm_kernels::adamw::Hyper;
+use serde::{Deserialize, Serialize};
+
+use crate::{EdkmDevice, EdkmError, ParameterKind, ParameterVisitor, Parameters};
+
+/// Settings of [`AdamW`]. The learning rate is given at each step, since a schedule changes it.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct AdamWConfig {
+    /// Decay of the mean of gradients and of their squares.
+    pub betas: [f32; 2],
+    /// Added to the root of the second moment.
+    pub eps: f32,
+    /// Decay of matrices per step, times the learning rate; vectors (norms, biases) do not decay.
+    pub weight_decay: f32,
+    /// Gradients are scaled down to this norm over all parameters; infinity for no clipping.
+    pub clip_norm: f64,
+}
+
+impl Default for AdamWConfig {
+    /// Betas 0.9 and 0.95 and clipping at 1.0, as is usual for language models; no decay.
+    fn default() -> Self {
+        Self {
+            betas: [0.9, 0.95],
+            eps: 1e-8,
+            weight_decay: 0.0,
+            clip_norm: 1.0,
+        }
+    }
+}
+
+/// AdamW over parameters that are told apart by name: 8 bytes of state a parameter, parallel, fused with gradient clipping.
+pub struct AdamW<D: EdkmDevice> {
+    config: AdamWConfig,
+    step: u64,
+    pub(super) moments: BTreeMap<String, Moments<<D as Storage<f32>>::Vec>>,
+    device: D,
+}
+
+/// The running means of one parameter's gradient and of its square.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Moments<V> {
+    /// Mean of gradients.
+    pub first: V,
+    /// Mean of squared gradients.
+    pub second: V,
+}
+
+/// All that an [`AdamW`] holds, on the host, for a checkpoint.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AdamWState {
+    /// The settings.
+    pub config: AdamWConfig,
+    /// Updates made so far.
+    pub step: u64,
+    /// The moments of each parameter, by name.
+    pub moments: BTreeMap<String, Moments<Vec<f32>>>,
+}
+
+impl<D: EdkmDevice> AdamW<D> {
+    /// An optimizer that has seen nothing. Moments are allocated at the first update.
+    pub fn new(device: D, config: AdamWConfig) -> Self {
+        Self {
+            config,
+            step: 0,
+            moments: BTreeMap::new(),
+            device,
+        }
+    }
+
+    /// Updates made so far.
+    pub fn step_count(&self) -> u64 {
+        self.step
+    }
+
+    /// Updates every parameter of `model` from `gradients`, and returns the norm of all gradients before clipping. A parameter without a
+    /// gradient counts as having a gradient of zero.
+    ///
+    /// `gradient_scale` multiplies the gradients first (one over the number of accumulated batches).
+    ///
+    /// # Errors
+    /// A norm that is not finite ([`StepError::NotFinite`] names the parameter): nothing is changed then. The device's errors.
+    pub fn step(
+        &mut self,
+        model: &mut impl Parameters<D>,
+        gradients: &mut Gradients<f32, D>,
+        learning_rate: f64,
+        gradient_scale: f64,
+    ) -> Result<f64, StepError> {
+        let norm = self.norm(model, gradients)? * gradient_scale;
+        let clip = if norm > self.config.clip_norm {
+            self.config.clip_norm / norm
+        } else {
+            1.0
+        };
+        self.step += 1;
+        let mut update = Update {
+            hyper: self.hyper(learning_rate, gradient_scale * clip),
+            gradients,
+            optimizer: self,
+        };
+        model.visit_parameters("", &mut update)?;
+        Ok(norm)
+    }
+
+    /// The norm of all gradients of `model`.
+    ///
+    /// # Errors
+    /// The first parameter with a gradient that is not finite.
+    pub fn norm(&self, model: &mut impl Parameters<D>, gradients: &mut Gradients<f32, D>) -> Result<f64, StepError> {
+        let mut norm = Norm {
+            gradients,
+            device: &self.device,
+            sum_of_squares: 0.0,
+        };
+        model.visit_parameters("", &mut norm)?;
+        Ok(norm.sum_of_squares.sqrt())
+    }
+
+    pub(super) fn hyper(&self, learning_rate: f64, gradient_scale: f64) -> Hyper {
+        Hyper {
+            lr: learning_rate as f32,
+            beta1: self.config.betas[0],
+            beta2: self.config.betas[1],
+            eps: self.config.eps,
+            weight_decay: self.config.weight_decay,
+            step: self.step,
+            grad_scale: gradient_scale as f32,
+        }
+    }
+
+    pub(super) fn advance(&mut self) {
+        self.step += 1;
+    }
+
+    pub(super) fn update_one<S: Shape>(
+        &mut self,
+        name: &str,
+        parameter: &mut Tensor<S, f32, D>,
+        gradient: &<D as Storage<f32>>::Vec,
+        hyper: &Hyper,
+    ) -> Result<(), D::Err> {
+        let len = parameter.shape().num_elements();
+        let device = self.device.clone();
+        if !self.moments.contains_key(name) {
+            let zeros = || Storage::<f32>::try_alloc_len(&device, len);
+            let (first, second) = (zeros()?, zeros()?);
+            self.moments.insert(name.to_owned(), Moments { first, second });
+        }
+        match self.moments.get_mut(name) {
+            Some(Moments { first, second }) => device.adamw_update(parameter, gradient, first, second, hyper),
+            None => Ok(()),
+        }
+    }
+
+    /// Everything needed to go on elsewhere with the same bytes.
+    ///
+    /// # Errors
+    /// The device's, when copying to the host.
+    pub fn state(&self) -> Result<AdamWState, EdkmError> {
+        let to_host = |v| {
+            self.device
+                .buffer_to_vec(v)
+                .map_err(|e| EdkmError::Device(e.to_string()))
+        };
+        let moments = self
+            .moments
+            .iter()
+            .map(|(name, m)| {
+                Ok((
+                    name.clone(),
+                    Moments {
+                        first: to_host(&m.first)?,
+                        second: to_host(&m.second)?,
+                    },
+                ))
+            })
+            .collect::<Result<_, EdkmError>>()?;
+        Ok(AdamWState {
+            config: self.config,
+            step: self.step,
+            moments,
+        })
+    }
+
+    /// An optimizer that goes on from a saved state.
+    ///
+    /// # Errors
+    /// The device's, when copying from the host.
+    pub fn from_state(device: D, state: AdamWState) -> Result<Self, EdkmError> {
+        let from_host = |v| device.buffer_from_vec(v).map_err(|e| EdkmError::Device(e.to_string()));
+        let moments = state
+            .moments
+            .into_iter()
+            .map(|(name, m)| {
+                Ok((
+                    name,
+                    Moments {
+                        first: from_host(m.first)?,
+                        second: from_host(m.second)?,
+                    },
+                ))
+            })
+            .collect::<Result<_, EdkmError>>()?;
+        Ok(Self {
+            config: state.config,
+            step: state.step,
+            moments,
+            device,
+        })
+    }
+}
+
+/// What a step of the optimizer can fail with.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StepError {
+    /// A gradient that is not finite.
+    #[error("the gradient of {parameter} is not finite")]
+    NotFinite {
+        /// Its dotted path.
+        parameter: String,
+    },
+    /// The device.
+    #[error("the device failed at {parameter}: {reason}")]
+    Device {
+        /// Its dotted path.
+        parameter: String,
+        /// The device's message.
+        reason: String,
+    },
+}
+
+fn device_error(parameter: &str, error: impl std::fmt::Display) -> StepError {
+    StepError::Device {
+        parameter: parameter.to_owned(),
+        reason: error.to_string(),
+    }
+}
+
+struct Norm<'a, D: EdkmDevice> {
+    gradients: &'a mut Gradients<f32, D>,
+    device: &'a D,
+    sum_of_squares: f64,
+}
+
+impl<D: EdkmDevice> ParameterVisitor<D> for Norm<'_, D> {
+    type Error = StepError;
+
+    fn visit<S: Shape>(
+        &mut self,
+        name: &str,
+        _: ParameterKind<'_>,
+        parameter: &mut Tensor<S, f32, D>,
+    ) -> Result<(), StepError> {
+        let gradient = self
+            .gradients
+            .get_or_alloc_mut(parameter)
+            .map_err(|e| device_error(name, e))?;
+        let sum = self
+            .device
+            .sum_of_squares(gradient)
+            .map_err(|e| device_error(name, e))?;
+        if !sum.is_finite() {
+            return Err(StepError::NotFinite {
+                parameter: name.to_owned(),
+            });
+        }
+        self.sum_of_squares += sum;
+        Ok(())
+    }
+}
+
+struct Update<'a, D: EdkmDevice> {
+    hyper: Hyper,
+    gradients: &'a mut Gradients<f32, D>,
+    optimizer: &'a mut AdamW<D>,
+}
+
+impl<D: EdkmDevice> ParameterVisitor<D> for Update<'_, D> {
+    type Error = StepError;
+
+    fn visit<S: Shape>(
+        &mut self,
+        name: &str,
+        kind: ParameterKind<'_>,
+        parameter: &mut Tensor<S, f32, D>,
+    ) -> Result<(), StepError> {
+        let mut hyper = self.hyper;
+        if matches!(kind, ParameterKind::Vector) {
+            hyper.weight_decay = 0.0;
+        }
+        let gradient = self
+            .gradients
+            .get_or_alloc_mut(parameter)
+            .map_err(|e| device_error(name, e))?;
+        self.optimizer
+            .update_one(name, parameter, gradient, &hyper)
+            .map_err(|e| device_error(name, e))
+    }
+}

@@ -1,0 +1,77 @@
+//! A walk over the parameters of a model, for run-time and const dimensions alike.
+//!
+//! dfdx's `TensorCollection` needs const shapes from outside dfdx (its `TensorOptions` cannot be made otherwise). This smaller trait serves
+//! the optimizer, the checkpoints and the conversions of models whose sizes are read from a file.
+
+use dfdx::prelude::*;
+
+use crate::{Clustering, EdkmDevice};
+
+/// What a parameter is, for weight decay, clustering and reports.
+#[derive(Debug, Clone, Copy)]
+pub enum ParameterKind<'a> {
+    /// A matrix that multiplies activations, clustered or not.
+    Linear {
+        /// How it is clustered.
+        clustering: Option<&'a Clustering>,
+    },
+    /// A table of rows by token id.
+    Embedding {
+        /// How it is clustered.
+        clustering: Option<&'a Clustering>,
+    },
+    /// A vector: the scale of a normalisation, a bias.
+    Vector,
+}
+
+impl<'a> ParameterKind<'a> {
+    /// How the parameter is clustered, if it is.
+    pub fn clustering(&self) -> Option<&'a Clustering> {
+        match self {
+            Self::Linear { clustering } | Self::Embedding { clustering } => *clustering,
+            Self::Vector => None,
+        }
+    }
+}
+
+/// Something that is done to each parameter of a model.
+pub trait ParameterVisitor<D: EdkmDevice> {
+    /// What can go wrong.
+    type Error;
+
+    /// Visits one parameter. `name` is the dotted path of the checkpoint.
+    fn visit<S: Shape>(
+        &mut self,
+        name: &str,
+        kind: ParameterKind<'_>,
+        parameter: &mut Tensor<S, f32, D>,
+    ) -> Result<(), Self::Error>;
+}
+
+/// A model whose parameters can be walked, in a fixed order.
+pub trait Parameters<D: EdkmDevice> {
+    /// Calls the visitor for each parameter; names start with `prefix`.
+    fn visit_parameters<V: ParameterVisitor<D>>(&mut self, prefix: &str, visitor: &mut V) -> Result<(), V::Error>;
+}
+
+/// The number of trainable numbers in a model.
+pub fn count_parameters<D: EdkmDevice>(model: &mut impl Parameters<D>) -> usize {
+    struct Count(usize);
+    impl<D: EdkmDevice> ParameterVisitor<D> for Count {
+        type Error = std::convert::Infallible;
+        fn visit<S: Shape>(
+            &mut self,
+            _: &str,
+            _: ParameterKind<'_>,
+            parameter: &mut Tensor<S, f32, D>,
+        ) -> Result<(), Self::Error> {
+            self.0 += parameter.shape().num_elements();
+            Ok(())
+        }
+    }
+    let mut count = Count(0);
+    match model.visit_parameters("", &mut count) {
+        Ok(()) => count.0,
+        Err(never) => match never {},
+    }
+}

@@ -1,0 +1,195 @@
+//! How an op keeps a tensor for its backward pass: the trait that each tape answers in its own way.
+
+use std::sync::Arc;
+
+use dfdx::prelude::*;
+use edkm_store::{Backend, DType, Placement, Record, Ticket};
+
+use crate::device::DeviceMemory;
+use crate::tape::{Failure, StoreTape};
+use crate::EdkmError;
+
+/// What a saved tensor is, for the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SaveAs {
+    /// Names the op and the tensor in errors and reports: `"rms_norm.x"`.
+    pub label: &'static str,
+    /// Whether all learners hold the same content.
+    pub placement: Placement,
+}
+
+impl SaveAs {
+    /// A tensor that differs between learners (activations do).
+    pub const fn local(label: &'static str) -> Self {
+        Self {
+            label,
+            placement: Placement::Local,
+        }
+    }
+
+    /// A tensor that all learners hold alike (what follows from the weights does).
+    pub const fn replicated(label: &'static str) -> Self {
+        Self {
+            label,
+            placement: Placement::Replicated,
+        }
+    }
+}
+
+/// A tape that ops of this crate can save tensors through. A module that is written against this trait runs on dfdx's `NoneTape`
+/// (saves nothing), dfdx's `OwnedTape` (keeps the tensor) and [`StoreTape`] (hands it to the store).
+pub trait SaveForBackward<D: DeviceMemory>: Tape<f32, D> {
+    /// What the backward closure holds in place of the tensor.
+    type Saved<S: Shape>: 'static;
+
+    /// Keeps a contiguous tensor until backward. On failure the reason is in the tape's [`Failure`].
+    fn save<S: Shape>(&mut self, tensor: Tensor<S, f32, D>, how: SaveAs) -> Result<Self::Saved<S>, D::Err>;
+
+    /// Gives the tensor back, once.
+    fn load<S: Shape>(saved: Self::Saved<S>) -> Result<Tensor<S, f32, D>, D::Err>;
+
+    /// Notes why an op failed, and gives the device's error to return.
+    fn fail(&self, error: EdkmError) -> D::Err;
+
+    /// A tape for running a segment again in backward, over the same store (see [`crate::checkpoint`]).
+    fn segment(&self) -> SegmentTape;
+}
+
+/// What [`SaveForBackward::segment`] hands on.
+#[derive(Clone, Default)]
+pub struct SegmentTape {
+    store: Option<Arc<dyn Backend>>,
+    failure: Failure,
+}
+
+impl SegmentTape {
+    pub(crate) fn tape<D: DeviceMemory>(self) -> StoreTape<f32, D> {
+        StoreTape::for_segment(self.store, self.failure)
+    }
+
+    /// Notes why an op failed in its backward pass.
+    pub(crate) fn fail<D: DeviceMemory>(self, error: EdkmError) -> D::Err {
+        tracing::debug!(%error, "an op failed in backward");
+        self.failure.set(error);
+        D::failed()
+    }
+}
+
+impl<D: DeviceMemory> SaveForBackward<D> for NoneTape {
+    type Saved<S: Shape> = std::convert::Infallible;
+
+    fn save<S: Shape>(&mut self, _: Tensor<S, f32, D>, how: SaveAs) -> Result<Self::Saved<S>, D::Err> {
+        // ops ask `OWNS_TAPE` first
+        tracing::error!(label = how.label, "a tensor was saved on a tape that records nothing");
+        Err(D::failed())
+    }
+
+    fn load<S: Shape>(saved: Self::Saved<S>) -> Result<Tensor<S, f32, D>, D::Err> {
+        match saved {}
+    }
+
+    fn fail(&self, error: EdkmError) -> D::Err {
+        tracing::error!(%error, "an op failed");
+        D::failed()
+    }
+
+    fn segment(&self) -> SegmentTape {
+        SegmentTape::default()
+    }
+}
+
+impl<D: DeviceMemory> SaveForBackward<D> for OwnedTape<f32, D> {
+    type Saved<S: Shape> = Tensor<S, f32, D>;
+
+    fn save<S: Shape>(&mut self, tensor: Tensor<S, f32, D>, _: SaveAs) -> Result<Self::Saved<S>, D::Err> {
+        Ok(tensor)
+    }
+
+    fn load<S: Shape>(saved: Self::Saved<S>) -> Result<Tensor<S, f32, D>, D::Err> {
+        Ok(saved)
+    }
+
+    fn fail(&self, error: EdkmError) -> D::Err {
+        tracing::error!(%error, "an op failed");
+        D::failed()
+    }
+
+    fn segment(&self) -> SegmentTape {
+        SegmentTape::default()
+    }
+}
+
+/// A tensor saved on a [`StoreTape`].
+pub enum StoreSaved<S: Shape, D: DeviceMemory> {
+    /// On a tape without a store: the tensor itself.
+    Owned(Tensor<S, f32, D>),
+    /// In the store.
+    Stored {
+        /// The claim on the stored bytes; dropping it frees them.
+        ticket: Ticket,
+        /// What the bytes are turned back into.
+        shape: S,
+        /// On which device.
+        device: D,
+        /// Where a failed load leaves its reason.
+        failure: Failure,
+    },
+}
+
+impl<D: DeviceMemory> SaveForBackward<D> for StoreTape<f32, D> {
+    type Saved<S: Shape> = StoreSaved<S, D>;
+
+    fn save<S: Shape>(&mut self, tensor: Tensor<S, f32, D>, how: SaveAs) -> Result<Self::Saved<S>, D::Err> {
+        let Some(store) = self.store() else {
+            return Ok(StoreSaved::Owned(tensor));
+        };
+        let (shape, device) = (*tensor.shape(), tensor.device().clone());
+        let record = Record::new(D::host_bytes(tensor), DType::F32, shape.concrete().into(), how.label)
+            .with_placement(how.placement);
+        match store.save(record) {
+            Ok(ticket) => Ok(StoreSaved::Stored {
+                ticket,
+                shape,
+                device,
+                failure: self.failure(),
+            }),
+            Err(error) => Err(self.fail_with(error.into())),
+        }
+    }
+
+    fn load<S: Shape>(saved: Self::Saved<S>) -> Result<Tensor<S, f32, D>, D::Err> {
+        match saved {
+            StoreSaved::Owned(tensor) => Ok(tensor),
+            StoreSaved::Stored {
+                ticket,
+                shape,
+                device,
+                failure,
+            } => match ticket.load() {
+                Ok(bytes) => device.tensor_from_host_bytes(bytes, shape),
+                Err(error) => {
+                    failure.set(error.into());
+                    Err(D::failed())
+                }
+            },
+        }
+    }
+
+    fn fail(&self, error: EdkmError) -> D::Err {
+        self.fail_with(error)
+    }
+
+    fn segment(&self) -> SegmentTape {
+        SegmentTape {
+            store: self.store().cloned(),
+            failure: self.failure(),
+        }
+    }
+}
+
+impl<D: DeviceMemory> StoreTape<f32, D> {
+    fn fail_with(&self, error: EdkmError) -> D::Err {
+        StoreTape::fail(self, error);
+        D::failed()
+    }
+}

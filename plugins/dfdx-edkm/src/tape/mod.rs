@@ -1,0 +1,131 @@
+//! A tape whose saved tensors go to a storage backend (eDKM, section 2: tensors saved for backward live in a store).
+
+mod backward;
+mod failure;
+
+pub use backward::backward;
+pub use failure::Failure;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+
+use dfdx::prelude::*;
+use edkm_store::Backend;
+
+use crate::EdkmError;
+
+/// An operation of the backward pass.
+type BackwardOp<E, D> = Box<dyn FnOnce(&mut Gradients<E, D>) -> Result<(), <D as HasErr>::Err>>;
+
+/// The order in which operations were recorded, across all tapes: merged tapes are run in the order of time.
+static CLOCK: AtomicU64 = AtomicU64::new(0);
+
+/// A gradient tape that every dfdx op accepts, and that hands what the ops of this crate save to a [`Backend`].
+///
+/// Put it on the input in place of dfdx's `traced`: `x.put_tape(StoreTape::new(store, model.alloc_grads()))`. What dfdx's own ops capture
+/// in their closures stays there, as on dfdx's `OwnedTape`; wrap such a sub-model in [`crate::checkpoint`] to save its input alone.
+///
+/// With a lossless store the gradients are bitwise those of `OwnedTape`. Dropping the tape frees what the store keeps for it.
+pub struct StoreTape<E, D: Storage<E>> {
+    operations: Vec<(u64, BackwardOp<E, D>)>,
+    gradients: Gradients<E, D>,
+    // `Tape` demands a `Default` tape (dfdx makes one for each weight): that one has no store, and takes over another's when merged.
+    store: Option<Arc<dyn Backend>>,
+    failure: Failure,
+}
+
+impl<E, D: Storage<E>> StoreTape<E, D> {
+    /// A tape over `store`, accumulating into `gradients` (from dfdx's `alloc_grads`, or [`Gradients::leaky`]).
+    pub fn new(store: impl Backend, gradients: Gradients<E, D>) -> Self {
+        Self::shared(Arc::new(store), gradients)
+    }
+
+    /// The same over a backend that others use too.
+    pub fn shared(store: Arc<dyn Backend>, gradients: Gradients<E, D>) -> Self {
+        Self {
+            operations: Vec::new(),
+            gradients,
+            store: Some(store),
+            failure: Failure::default(),
+        }
+    }
+
+    /// Where the reason of a failed op is left. Take it before the forward pass: a failed op drops its tape.
+    pub fn failure(&self) -> Failure {
+        self.failure.clone()
+    }
+
+    /// The backend, if this tape has one.
+    pub fn store(&self) -> Option<&Arc<dyn Backend>> {
+        self.store.as_ref()
+    }
+
+    /// A tape for a segment that is run again in backward: the same store and failure, gradients of its own.
+    pub(crate) fn for_segment(store: Option<Arc<dyn Backend>>, failure: Failure) -> Self {
+        Self {
+            operations: Vec::new(),
+            gradients: Gradients::leaky(),
+            store,
+            failure,
+        }
+    }
+
+    /// Runs the recorded operations, newest first, on `gradients`.
+    pub(crate) fn run(mut self, gradients: &mut Gradients<E, D>) -> Result<(), D::Err> {
+        self.operations.sort_by_key(|(time, _)| *time);
+        while let Some((_, operation)) = self.operations.pop() {
+            operation(gradients)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn fail(&self, error: EdkmError) {
+        self.failure.set(error);
+    }
+}
+
+impl<E, D: Storage<E>> Default for StoreTape<E, D> {
+    fn default() -> Self {
+        Self::for_segment(None, Failure::default())
+    }
+}
+
+impl<E, D: Storage<E>> std::fmt::Debug for StoreTape<E, D> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StoreTape")
+            .field("operations", &self.operations.len())
+            .field("has_store", &self.store.is_some())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<E, D: Storage<E>> Merge<NoneTape> for StoreTape<E, D> {
+    fn merge(self, _: NoneTape) -> Self {
+        self
+    }
+}
+
+impl<E, D: Storage<E>> Merge<Self> for StoreTape<E, D> {
+    /// Keeps the store, the failure slot and the gradients of the side that has a store (the left one if both have).
+    fn merge(self, other: Self) -> Self {
+        let (mut kept, mut joined) = if self.store.is_none() && other.store.is_some() {
+            (other, self)
+        } else {
+            (self, other)
+        };
+        kept.operations.append(&mut joined.operations);
+        kept
+    }
+}
+
+impl<E, D: Storage<E>> Tape<E, D> for StoreTape<E, D> {
+    const OWNS_TAPE: bool = true;
+
+    fn add_backward_op<F>(&mut self, operation: F)
+    where
+        F: 'static + FnOnce(&mut Gradients<E, D>) -> Result<(), D::Err>,
+    {
+        self.operations
+            .push((CLOCK.fetch_add(1, Ordering::Relaxed), Box::new(operation)));
+    }
+}
