@@ -1,0 +1,142 @@
+//! `edkm finetune`
+
+use std::path::{Path, PathBuf};
+
+use dfdx::prelude::*;
+use edkm_cluster::Bits;
+use edkm_llama::checkpoint::Overwrite;
+use edkm_llama::model::Recompute;
+use edkm_store::StoreSpec;
+use edkm_train::run::{finetune, free_folder, ClusterSettings, DataSource, FinetuneOutcome, FinetuneSettings, Measure};
+
+use super::Failure;
+use crate::args::FinetuneArgs;
+use crate::console::{bytes, Output};
+use crate::embedded;
+use crate::progress::Progress;
+
+/// The folder that is written if none is named.
+const DEFAULT_OUT: &str = "edkm-out";
+
+pub fn run(args: FinetuneArgs) -> Result<(), Failure> {
+    let output = Output::new(args.json);
+    let embedded_folder = match &args.model_dir {
+        Some(_) => None,
+        None => {
+            let folder = tempfile::Builder::new().prefix("edkm-tiny-llama-").tempdir()?;
+            embedded::write_to(folder.path())?;
+            Some(folder)
+        }
+    };
+    let settings = settings(&args, embedded_folder.as_ref().map(|folder| folder.path()))?;
+    let device = Cpu::default();
+    // freed memory goes back: what is measured is what is held
+    device.disable_cache();
+    let outcome = finetune(&settings, &device, &mut Progress::new(output))?;
+    show(output, &settings, &outcome);
+    output.json(&outcome)?;
+    Ok(())
+}
+
+fn settings(args: &FinetuneArgs, embedded_folder: Option<&Path>) -> Result<FinetuneSettings, Failure> {
+    let files = |paths: &[PathBuf]| DataSource::Files(paths.to_vec());
+    let (data, held_out) = match (args.data.as_slice(), embedded_folder) {
+        ([], Some(_)) => (
+            DataSource::Text(embedded::training_text()),
+            DataSource::Text(embedded::validation_text()),
+        ),
+        ([], None) => return Err("no text to train on; name it with --data FILE (.txt, .json or .jsonl)".into()),
+        (paths, _) => (files(paths), DataSource::HeldOut),
+    };
+    let validation = args
+        .valid
+        .as_ref()
+        .map_or(held_out, |path| files(std::slice::from_ref(path)));
+    let clustering = match args.no_cluster {
+        true => None,
+        false => Some(ClusterSettings {
+            group: args.group,
+            embedding_bits: args.embedding_bits.map(Bits::new).transpose()?,
+            iterations: args.iterations,
+            ..ClusterSettings::new(Bits::new(args.bits)?, args.steps)
+        }),
+    };
+    let model_dir = match (&args.model_dir, embedded_folder) {
+        (Some(dir), _) => dir.clone(),
+        (None, Some(folder)) => folder.to_path_buf(),
+        (None, None) => return Err("no model".into()),
+    };
+    let baselines = if args.baselines || embedded_folder.is_some() {
+        Measure::Yes
+    } else {
+        Measure::No
+    };
+    Ok(FinetuneSettings {
+        model_dir,
+        data,
+        validation,
+        evaluation_tokens: args.eval_tokens,
+        clustering,
+        steps: args.steps,
+        learning_rate: args.lr,
+        weight_decay: args.weight_decay,
+        sequence: args.seq,
+        batch: args.batch,
+        accumulate: args.accumulate,
+        seed: args.seed,
+        store: args.store.parse::<StoreSpec>()?.build()?,
+        recompute: if args.checkpoint_layers {
+            Recompute::Layers
+        } else {
+            Recompute::Nothing
+        },
+        baselines,
+        out: args.out.clone().unwrap_or_else(|| free_folder(Path::new(DEFAULT_OUT))),
+        overwrite: if args.overwrite {
+            Overwrite::Replace
+        } else {
+            Overwrite::Refuse
+        },
+    })
+}
+
+fn show(output: Output, settings: &FinetuneSettings, outcome: &FinetuneOutcome) {
+    output.line("");
+    output.line("perplexity");
+    output.line(format!(
+        "  original                  {:>10.4}",
+        outcome.perplexity_before
+    ));
+    let bits = settings.clustering.as_ref().map(|c| c.bits.get());
+    for baseline in &outcome.baselines {
+        let name = match baseline.method {
+            "rtn" => "rounding",
+            _ => "k-means",
+        };
+        let name = format!("{}-bit {name}, no training", bits.unwrap_or_default());
+        output.line(format!("  {name:26}{:>10.4}", baseline.perplexity));
+    }
+    let result = bits.map_or("fine-tuned".to_owned(), |bits| format!("{bits}-bit fine-tuned"));
+    output.line(format!("  {result:26}{:>10.4}", outcome.perplexity_after));
+    output.line("size of the model file");
+    output.line(format!(
+        "  before                    {:>10}",
+        bytes(outcome.size_before_bytes)
+    ));
+    output.line(format!("  after                     {:>10}", bytes(outcome.size_bytes)));
+    if let Some(bits) = outcome.bits_per_weight {
+        output.line(format!("  bits a clustered weight   {bits:>10.3}  (palettes counted)"));
+        output.line("kept for backward");
+        output.line(format!(
+            "  here, all ops together    {:>10}  (at the peak)",
+            bytes(outcome.saved_bytes_peak)
+        ));
+        let plain = bytes(outcome.saved_bytes_plain_dkm);
+        output.line(format!("  plain DKM, clustering alone{plain:>9}  (its attention maps)"));
+    }
+    output.line(format!(
+        "{} steps, {} tokens, {:.1} s of {:.1} s in all",
+        outcome.steps, outcome.tokens, outcome.training_seconds, outcome.seconds
+    ));
+    output.line(format!("wrote {}", outcome.out.display()));
+}

@@ -1,0 +1,148 @@
+//! `edkm inspect`
+
+use std::path::Path;
+
+use edkm_llama::checkpoint::{Access, Checkpoint};
+use edkm_llama::config::{LlamaConfig, CONFIG_FILE};
+use serde::Serialize;
+
+use super::Failure;
+use crate::args::InspectArgs;
+use crate::console::{bytes, Output};
+
+/// What a checkpoint holds.
+#[derive(Serialize)]
+struct Contents {
+    path: String,
+    file_bytes: u64,
+    parameters: u64,
+    config: Option<serde_json::Value>,
+    bits_per_weight: Option<f64>,
+    tensors: Vec<Tensor>,
+}
+
+#[derive(Serialize)]
+struct Tensor {
+    name: String,
+    shape: Vec<usize>,
+    dtype: String,
+    bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    palette: Option<Palette>,
+}
+
+#[derive(Serialize)]
+struct Palette {
+    bits: u8,
+    palettes: usize,
+    vector: usize,
+    bits_per_weight: f64,
+    /// The first palette, one list of numbers.
+    first: Vec<f32>,
+}
+
+pub fn run(args: InspectArgs) -> Result<(), Failure> {
+    let output = Output::new(args.json);
+    let contents = read(&args.path)?;
+    show(output, &contents);
+    output.json(&contents)?;
+    Ok(())
+}
+
+fn read(path: &Path) -> Result<Contents, Failure> {
+    let folder = path.is_dir();
+    let checkpoint = if folder {
+        Checkpoint::open(path)?
+    } else {
+        Checkpoint::open_file(path, Access::Map)?
+    };
+    let config = match folder && path.join(CONFIG_FILE).exists() {
+        true => {
+            let config = LlamaConfig::read(path)?;
+            checkpoint.verify(&config)?;
+            Some(serde_json::to_value(&config)?)
+        }
+        false => None,
+    };
+    let mut tensors = Vec::new();
+    let (mut palette_bits, mut palette_weights) = (0.0, 0.0);
+    for name in checkpoint.weight_names() {
+        let shape = checkpoint.weight_shape(name).unwrap_or_default();
+        let weights = shape.iter().product::<usize>() as f64;
+        if checkpoint.is_palettized(name) {
+            let matrix = checkpoint.palettized(name)?;
+            palette_bits += matrix.bits_per_weight() * weights;
+            palette_weights += weights;
+            tensors.push(Tensor {
+                name: name.to_owned(),
+                shape,
+                dtype: format!("{} bits", matrix.spec().bits),
+                bytes: matrix.size_bytes() as u64,
+                palette: Some(Palette {
+                    bits: matrix.spec().bits,
+                    palettes: matrix.groups(),
+                    vector: matrix.spec().vector,
+                    bits_per_weight: matrix.bits_per_weight(),
+                    first: matrix.palette(0).to_vec(),
+                }),
+            });
+        } else if let Some(info) = checkpoint.info(name) {
+            tensors.push(Tensor {
+                name: name.to_owned(),
+                shape,
+                dtype: format!("{:?}", info.dtype).to_lowercase(),
+                bytes: info.bytes(),
+                palette: None,
+            });
+        }
+    }
+    Ok(Contents {
+        path: path.display().to_string(),
+        file_bytes: checkpoint.file_bytes(),
+        parameters: tensors.iter().map(|t| t.shape.iter().product::<usize>() as u64).sum(),
+        config,
+        bits_per_weight: (palette_weights > 0.0).then(|| palette_bits / palette_weights),
+        tensors,
+    })
+}
+
+fn show(output: Output, contents: &Contents) {
+    let width = contents.tensors.iter().map(|t| t.name.len()).max().unwrap_or(0);
+    for tensor in &contents.tensors {
+        let shape = format!("{:?}", tensor.shape);
+        let mut line = format!(
+            "{:width$}  {shape:16} {:>7}  {:>10}",
+            tensor.name,
+            tensor.dtype,
+            bytes(tensor.bytes)
+        );
+        if let Some(palette) = &tensor.palette {
+            let plural = if palette.palettes == 1 { "palette" } else { "palettes" };
+            line += &format!(
+                "  {} {plural}, {:.3} bits a weight",
+                palette.palettes, palette.bits_per_weight
+            );
+            if palette.bits <= 3 && palette.palettes == 1 && palette.vector == 1 {
+                line += &format!(
+                    "  {}",
+                    palette
+                        .first
+                        .iter()
+                        .map(|c| format!("{c:.4}"))
+                        .collect::<Vec<_>>()
+                        .join(" ")
+                );
+            }
+        }
+        output.line(line);
+    }
+    output.line(format!(
+        "{} tensors, {} parameters, {} in files",
+        contents.tensors.len(),
+        contents.parameters,
+        bytes(contents.file_bytes)
+    ));
+    if let Some(bits) = contents.bits_per_weight {
+        output.line(format!("palettized tensors: {bits:.3} bits a weight, palettes counted"));
+    }
+}

@@ -1,0 +1,103 @@
+//! `edkm make-default`: how the embedded model was made.
+
+use std::path::Path;
+
+use dfdx::prelude::*;
+use edkm_llama::checkpoint::{FloatDtype, Overwrite, Sharding};
+use edkm_llama::config::{LlamaConfig, CONFIG_FILE};
+use edkm_llama::model::{DynamicLlama, Recompute};
+use edkm_store::Store;
+use edkm_train::init::random_weights;
+use edkm_train::run::{finetune, DataSource, FinetuneSettings, Measure};
+use edkm_train::synthetic::{self, Split};
+
+use super::Failure;
+use crate::args::MakeDefaultArgs;
+use crate::console::Output;
+use crate::embedded;
+use crate::progress::Progress;
+
+/// The shape of the embedded model: half a million parameters.
+const CONFIG: &str = r#"{
+  "architectures": ["LlamaForCausalLM"],
+  "model_type": "llama",
+  "hidden_size": 96,
+  "intermediate_size": 256,
+  "num_hidden_layers": 5,
+  "num_attention_heads": 6,
+  "num_key_value_heads": 3,
+  "vocab_size": 768,
+  "max_position_embeddings": 512,
+  "rms_norm_eps": 1e-5,
+  "rope_theta": 10000.0,
+  "hidden_act": "silu",
+  "tie_word_embeddings": true,
+  "bos_token_id": 1,
+  "eos_token_id": 2,
+  "torch_dtype": "bfloat16"
+}"#;
+
+/// The seed of the first weights and of the order of the text.
+const SEED: u64 = 0;
+
+pub fn run(args: MakeDefaultArgs) -> Result<(), Failure> {
+    let start = tempfile::tempdir()?;
+    let text = synthetic::generate(Split::Train, embedded::PRETRAINING_SEED, args.bytes);
+    untrained(start.path(), &text)?;
+    let device = Cpu::default();
+    let settings = FinetuneSettings {
+        model_dir: start.path().to_path_buf(),
+        data: DataSource::Text(text),
+        validation: DataSource::Text(embedded::validation_text()),
+        evaluation_tokens: 40_000,
+        clustering: None,
+        steps: args.steps,
+        learning_rate: args.lr,
+        weight_decay: 0.1,
+        sequence: 256,
+        batch: 16,
+        accumulate: 1,
+        seed: SEED,
+        store: Store::marshaling(),
+        recompute: Recompute::Nothing,
+        baselines: Measure::No,
+        out: args.out,
+        overwrite: if args.overwrite {
+            Overwrite::Replace
+        } else {
+            Overwrite::Refuse
+        },
+    };
+    let outcome = finetune(&settings, &device, &mut Progress::new(Output::Human))?;
+    println!(
+        "perplexity {:.4} -> {:.4}",
+        outcome.perplexity_before, outcome.perplexity_after
+    );
+    println!("wrote {}", outcome.out.display());
+    Ok(())
+}
+
+/// Writes a folder with the tokenizer of the text and random weights.
+fn untrained(dir: &Path, text: &str) -> Result<(), Failure> {
+    let config = LlamaConfig::from_json(&dir.join(CONFIG_FILE), CONFIG)?;
+    config.write(dir)?;
+    std::fs::write(
+        dir.join("tokenizer.json"),
+        synthetic::train_tokenizer(text, config.vocab_size)?,
+    )?;
+    let tokenizer_config = serde_json::json!({
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+        "model_max_length": config.max_position_embeddings,
+    });
+    std::fs::write(
+        dir.join("tokenizer_config.json"),
+        serde_json::to_vec_pretty(&tokenizer_config)?,
+    )?;
+    let mut weights = random_weights(SEED, config.num_hidden_layers, 0.05);
+    let mut model: DynamicLlama<Cpu> = DynamicLlama::from_weights(&config, &Cpu::default(), &mut weights)?;
+    model.write_weights(dir, &[], FloatDtype::Bf16, Sharding::Single)?;
+    Ok(())
+}

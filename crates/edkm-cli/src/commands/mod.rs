@@ -1,0 +1,32 @@
+//! The commands, one a file.
+
+pub mod bench;
+pub mod compress;
+pub mod eval;
+pub mod finetune;
+pub mod inspect;
+pub mod make_default;
+
+/// What a command can fail with.
+pub type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// An error with all that caused it, each said once.
+pub struct Chain<'a>(pub &'a (dyn std::error::Error + 'static));
+
+impl std::fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut said = self.0.to_string();
+        write!(f, "{said}")?;
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            let text = error.to_string();
+            // most messages hold that of their cause already
+            if !said.contains(&text) {
+                write!(f, ": {text}")?;
+                said = text;
+            }
+            cause = error.source();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,68 @@
+//! Where text for people goes: standard output, or standard error when standard output is for a JSON object.
+
+use serde::Serialize;
+
+/// What standard output is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Output {
+    /// Text for people.
+    Human,
+    /// One JSON object; text for people goes to standard error.
+    Json,
+}
+
+impl Output {
+    /// As asked for by `--json`.
+    pub fn new(json_flag: bool) -> Self {
+        if json_flag {
+            Self::Json
+        } else {
+            Self::Human
+        }
+    }
+
+    /// A line for people.
+    pub fn line(self, text: impl std::fmt::Display) {
+        match self {
+            Self::Human => println!("{text}"),
+            Self::Json => eprintln!("{text}"),
+        }
+    }
+
+    /// The JSON object, if it was asked for.
+    pub fn json(self, value: &impl Serialize) -> Result<(), serde_json::Error> {
+        if self == Self::Json {
+            println!("{}", serde_json::to_string(value)?);
+        }
+        Ok(())
+    }
+}
+
+/// Bytes in the unit that suits them.
+pub fn bytes(count: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut value = count as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 {
+        format!("{count} B")
+    } else {
+        format!("{value:.2} {}", UNITS[unit])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::bytes;
+
+    #[test]
+    fn bytes_have_units() {
+        assert_eq!(
+            [bytes(0), bytes(1023), bytes(1536), bytes(5 << 30)],
+            ["0 B", "1023 B", "1.50 KiB", "5.00 GiB"]
+        );
+    }
+}

@@ -1,0 +1,101 @@
+//! How a run is shown: a bar on a terminal, plain lines elsewhere.
+
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use edkm_train::run::{Observer, Stage, StepReport};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::console::Output;
+
+/// Plain lines come at most this often.
+const LINE_EVERY: Duration = Duration::from_secs(5);
+
+/// Shows a run.
+pub struct Progress {
+    output: Output,
+    bar: Option<ProgressBar>,
+    terminal: bool,
+    last_line: Instant,
+}
+
+impl Progress {
+    /// On standard error if that is a terminal, in plain lines if not.
+    pub fn new(output: Output) -> Self {
+        Self {
+            output,
+            bar: None,
+            terminal: std::io::stderr().is_terminal(),
+            last_line: Instant::now(),
+        }
+    }
+
+    fn clear(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+impl Observer for Progress {
+    fn stage(&mut self, stage: Stage) {
+        self.clear();
+        if self.terminal {
+            let bar = ProgressBar::new(1000);
+            let style = ProgressStyle::with_template("{prefix:32} [{bar:30}] {msg}");
+            bar.set_style(
+                style
+                    .unwrap_or_else(|_| ProgressStyle::default_bar())
+                    .progress_chars("=> "),
+            );
+            bar.set_prefix(stage.title());
+            self.bar = Some(bar);
+        } else {
+            self.output.line(stage.title());
+        }
+        self.last_line = Instant::now();
+    }
+
+    fn progress(&mut self, share: f64) {
+        if let Some(bar) = &self.bar {
+            bar.set_position((share * 1000.0) as u64);
+        }
+    }
+
+    fn step(&mut self, report: &StepReport) {
+        let done = report.outcome.step + 1;
+        let remaining = report
+            .remaining
+            .map_or("?".to_owned(), |rest| format!("{}s", rest.as_secs()));
+        let text = format!(
+            "step {done}/{}  loss {:.4}  {:.0} tokens/s  {remaining} left",
+            report.steps, report.outcome.loss, report.tokens_per_second
+        );
+        match &self.bar {
+            Some(bar) => {
+                bar.set_position(1000 * done / report.steps.max(1));
+                bar.set_message(text);
+            }
+            None if self.last_line.elapsed() >= LINE_EVERY || done == 1 || done == report.steps => {
+                self.output.line(format!("  {text}"));
+                self.last_line = Instant::now();
+            }
+            None => {}
+        }
+    }
+
+    fn result(&mut self, line: &str) {
+        let title = self.bar.as_ref().map(ProgressBar::prefix);
+        self.clear();
+        match title {
+            Some(title) => self.output.line(format!("{title}: {line}")),
+            None => self.output.line(format!("  {line}")),
+        }
+    }
+}
