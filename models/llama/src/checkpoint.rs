@@ -8,6 +8,7 @@
 //! Writing goes to a temporary name, is synced and renamed, in an order that content alone decides.
 
 mod convert;
+mod entry;
 mod file;
 mod float;
 mod header;
@@ -25,13 +26,14 @@ use std::{
 };
 
 pub use self::{
+    entry::TensorEntry,
     float::{FloatDtype, UnknownFloatDtype},
     header::{HeaderProblem, TensorInfo},
     index::IndexProblem,
     map::Access,
     output::{copy_companions, OutputDir, Overwrite},
     weight::Weight,
-    writer::{write_model, write_safetensors, Sharding, TensorEntry, WrittenModel},
+    writer::{write_model, write_safetensors, Sharding, WrittenModel},
 };
 pub use edkm_palette::SharedBytes;
 pub use safetensors::Dtype;

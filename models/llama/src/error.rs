@@ -177,7 +177,7 @@ pub enum LlamaError {
         dtype: FloatDtype,
     },
     /// A palettized tensor, or the description of all of them, is not valid.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {}", path.display(), shortened(source))]
     Palette {
         /// The checkpoint.
         path: PathBuf,
@@ -271,6 +271,22 @@ impl fmt::Display for MisshapenTensor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {:?} instead of {:?}", self.name, self.got, self.expected)
     }
+}
+
+/// Text that holds something from a stranger's file, cut to what a terminal bears. The end is kept: it has the line.
+pub(crate) fn shortened(text: impl fmt::Display) -> String {
+    const HEAD: usize = 240;
+    const TAIL: usize = 80;
+    let text = text.to_string();
+    // In bytes, rounded to whole characters: a text of megabytes is not counted through.
+    if text.len() <= HEAD + TAIL {
+        return text;
+    }
+    let (head, tail) = (
+        text.floor_char_boundary(HEAD),
+        text.ceil_char_boundary(text.len() - TAIL),
+    );
+    format!("{} ... {}", &text[..head], &text[tail..])
 }
 
 /// A list in a message; a model has hundreds of tensors, so the tail is counted only.

@@ -12,7 +12,7 @@ use std::{
 use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-use crate::{files::open_regular, LlamaError};
+use crate::{error::shortened, files::open_regular, LlamaError};
 
 /// Reads a text file of at most `limit` bytes.
 pub(crate) fn read_text(path: &Path, limit: u64) -> Result<String, LlamaError> {
@@ -44,7 +44,7 @@ pub(crate) fn read_text(path: &Path, limit: u64) -> Result<String, LlamaError> {
 pub(crate) fn parse<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, LlamaError> {
     serde_json::from_str(text).map_err(|e| LlamaError::Json {
         path: PathBuf::from(path),
-        detail: e.to_string(),
+        detail: shortened(e),
     })
 }
 

@@ -15,6 +15,7 @@ use safetensors::Dtype;
 pub use self::problem::HeaderProblem;
 pub(super) use self::raw::Unique;
 use self::raw::{RawHeader, RawTensor};
+use crate::error::shortened;
 
 /// The most bytes of header that are read. A model of 400 billion parameters has 200 KB.
 pub(super) const HEADER_LIMIT: u64 = 16 << 20;
@@ -77,7 +78,7 @@ impl Header {
     /// Parses the header's bytes and checks that its tensors lie in the file back to back, from the header to the end.
     pub(super) fn parse(header: &[u8], file_length: u64) -> Result<Self, HeaderProblem> {
         let raw: RawHeader =
-            serde_json::from_slice(header).map_err(|e| HeaderProblem::Json { detail: e.to_string() })?;
+            serde_json::from_slice(header).map_err(|e| HeaderProblem::Json { detail: shortened(e) })?;
         let mut by_offset: Vec<(&String, &RawTensor)> = raw.tensors.iter().collect();
         by_offset.sort_by_key(|(_, tensor)| tensor.offsets);
 

@@ -8,7 +8,7 @@ use std::{
 use serde::Deserialize;
 
 use super::header::Unique;
-use crate::{json, LlamaError};
+use crate::{error::shortened, json, LlamaError};
 
 /// The most that is read of an index, in bytes. A model of 400 billion parameters has 100 KB.
 const INDEX_LIMIT: u64 = 16 << 20;
@@ -74,14 +74,17 @@ pub(super) fn read(path: &Path) -> Result<BTreeMap<String, String>, LlamaError> 
     match map.iter().find(|(_, file)| !is_plain(file)) {
         Some((name, file)) => fault(IndexProblem::Path {
             name: name.clone(),
-            file: file.clone(),
+            file: shortened(file),
         }),
         None => Ok(map),
     }
 }
 
 /// Whether a name stays in its folder on every system: no separators, no parent, no drive.
+/// Nor longer than file systems have it.
 fn is_plain(file: &str) -> bool {
     let mut parts = Path::new(file).components();
-    matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None)) && !file.contains(['/', '\\', ':', '\0'])
+    file.len() <= 255
+        && matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None))
+        && !file.contains(['/', '\\', ':', '\0'])
 }

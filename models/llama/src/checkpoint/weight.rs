@@ -146,3 +146,6 @@ impl Checkpoint {
         entry.rsplit_once('.').is_some_and(|(name, _)| self.is_palettized(name))
     }
 }
+
+#[cfg(test)]
+mod tests;

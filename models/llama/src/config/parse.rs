@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::{foreign, rope_scaling, write, ConfigProblem, LlamaConfig};
-use crate::{json, LlamaError};
+use crate::{error::shortened, json, LlamaError};
 
 /// The keys that have not been taken yet.
 pub(super) type Keys = Map<String, Value>;
@@ -73,8 +73,8 @@ pub(super) fn config(path: &Path, mut keys: Keys) -> Result<LlamaConfig, LlamaEr
 impl Source<'_> {
     pub(super) fn error(&self, key: &str, problem: ConfigProblem) -> LlamaError {
         let key = match self.within {
-            Some(outer) => format!("{outer}.{key}"),
-            None => key.to_owned(),
+            Some(outer) => format!("{outer}.{}", shortened(key)),
+            None => shortened(key),
         };
         LlamaError::Config {
             path: self.path.to_owned(),
@@ -182,14 +182,4 @@ fn token(value: &Value) -> Option<u32> {
 /// The value with its kind, for messages about kinds.
 fn described(value: &Value) -> String {
     format!("{} ({})", shortened(value), json::kind(value))
-}
-
-/// A value from a stranger's file, cut to a length that a terminal bears.
-fn shortened(value: &Value) -> String {
-    const SHOWN: usize = 120;
-    let text = value.to_string();
-    match text.char_indices().nth(SHOWN) {
-        None => text,
-        Some((end, _)) => format!("{}...", &text[..end]),
-    }
 }

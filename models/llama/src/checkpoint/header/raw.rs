@@ -15,6 +15,20 @@ const MAX_TENSORS: usize = 100_000;
 /// The most axes of a tensor.
 const MAX_AXES: usize = 8;
 
+/// The longest name of a tensor or key of metadata, in bytes. Names are repeated in messages and lists.
+const MAX_NAME: usize = 1024;
+
+/// A name of bounded length.
+fn name_of<'de, A: MapAccess<'de>>(entries: &mut A) -> Result<Option<String>, A::Error> {
+    match entries.next_key::<String>()? {
+        Some(name) if name.len() > MAX_NAME => Err(A::Error::custom(format!(
+            "a name of {} bytes, more than {MAX_NAME}",
+            name.len()
+        ))),
+        name => Ok(name),
+    }
+}
+
 /// The header as it stands in the file, of the right types but not checked.
 #[derive(Default)]
 pub(super) struct RawHeader {
@@ -41,7 +55,7 @@ impl<'de> Deserialize<'de> for RawHeader {
             fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<RawHeader, A::Error> {
                 let mut header = RawHeader::default();
                 let mut has_metadata = false;
-                while let Some(name) = entries.next_key::<String>()? {
+                while let Some(name) = name_of(&mut entries)? {
                     if name == "__metadata__" {
                         if std::mem::replace(&mut has_metadata, true) {
                             return Err(duplicate_key(&name));
@@ -157,7 +171,7 @@ impl<'de> Deserialize<'de> for Unique {
 
             fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Unique, A::Error> {
                 let mut map = BTreeMap::new();
-                while let Some(key) = entries.next_key::<String>()? {
+                while let Some(key) = name_of(&mut entries)? {
                     if map.contains_key(&key) {
                         return Err(duplicate_key(&key));
                     }

@@ -1,11 +1,11 @@
-use std::{fs, io};
+use std::{borrow::Cow, fs, io};
 
 use half::{bf16, f16};
 use proptest::prelude::*;
 use safetensors::{tensor::TensorView, SafeTensors};
 
 use super::*;
-use crate::checkpoint::{Access, Checkpoint};
+use crate::checkpoint::{Access, Checkpoint, FloatDtype};
 
 fn bytes_of(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|v| v.to_le_bytes()).collect()
