@@ -91,7 +91,7 @@ impl StoreBuilder {
         self
     }
 
-    /// Encodes blobs that shrink by it with `codec`, such as [`crate::PlaneLz4`].
+    /// Encodes blobs that shrink by it with `codec`, such as [`crate::PlaneCodec`].
     pub fn compress(mut self, codec: impl Codec) -> Self {
         self.choices.push(Choice::Compress(Arc::new(codec)));
         self

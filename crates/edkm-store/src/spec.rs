@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use crate::{Bytes, LearnerGroup, PlaneLz4, Store, StoreError};
+use crate::{Bytes, LearnerGroup, PlaneCodec, Store, StoreError};
 
 /// The layers of a store by name, separated by commas, in the order in which they act:
 ///
@@ -15,7 +15,8 @@ use crate::{Bytes, LearnerGroup, PlaneLz4, Store, StoreError};
 /// | `marshal` | a content is stored once |
 /// | `uniquify` | distinct rows and an index |
 /// | `shard` | among learners; needs [`StoreSpec::build_for`] |
-/// | `compress` or `compress=lz4` | lz4 over byte planes |
+/// | `compress` | byte planes, each kept with lz4 or a Huffman code where that helps |
+/// | `compress=lz4` | byte planes with lz4 alone |
 /// | `spill=DIR:BUDGET` | above BUDGET to a file in DIR |
 /// | `overlap=BOUND` | packing and fetching on a thread of their own |
 /// | `bf16` | `f32` kept as bf16, **lossy** |
@@ -45,7 +46,7 @@ enum LayerSpec {
     Marshal,
     Uniquify,
     Shard,
-    Compress,
+    Compress(PlaneCodec),
     Spill { dir: PathBuf, budget: Bytes },
     Overlap(Bytes),
     Bf16,
@@ -92,7 +93,7 @@ impl StoreSpec {
                     let group = group.clone().ok_or_else(|| error("shard", "needs several learners"))?;
                     builder.shard(group)
                 }
-                LayerSpec::Compress => builder.compress(PlaneLz4),
+                LayerSpec::Compress(codec) => builder.compress(*codec),
                 LayerSpec::Spill { dir, budget } => builder.spill(dir, *budget),
                 LayerSpec::Overlap(bound) => builder.overlap(*bound),
                 LayerSpec::Bf16 => builder.bf16_activations(),
@@ -128,10 +129,11 @@ impl FromStr for LayerSpec {
             ("marshal", None) => Ok(Self::Marshal),
             ("uniquify", None) => Ok(Self::Uniquify),
             ("shard", None) => Ok(Self::Shard),
-            ("compress", None | Some("lz4")) => Ok(Self::Compress),
+            ("compress", None) => Ok(Self::Compress(PlaneCodec::Adaptive)),
+            ("compress", Some("lz4")) => Ok(Self::Compress(PlaneCodec::Lz4)),
             ("compress", Some(_)) => Err(error(
                 item,
-                "the only codec with a name is lz4; others are given in code",
+                "write compress or compress=lz4; other codecs are given in code",
             )),
             ("bf16", None) => Ok(Self::Bf16),
             ("overlap", Some(bound)) => Ok(Self::Overlap(amount(bound)?)),
@@ -182,7 +184,8 @@ impl fmt::Display for LayerSpec {
             Self::Marshal => f.write_str("marshal"),
             Self::Uniquify => f.write_str("uniquify"),
             Self::Shard => f.write_str("shard"),
-            Self::Compress => f.write_str("compress"),
+            Self::Compress(PlaneCodec::Adaptive) => f.write_str("compress"),
+            Self::Compress(PlaneCodec::Lz4) => f.write_str("compress=lz4"),
             Self::Spill { dir, budget } => write!(f, "spill={}:{budget}", dir.display()),
             Self::Overlap(bound) => write!(f, "overlap={bound}"),
             Self::Bf16 => f.write_str("bf16"),
@@ -209,7 +212,7 @@ mod tests {
         assert_eq!(StoreSpec::default().to_string(), "marshal");
         assert_eq!(
             "marshal, compress=lz4".parse::<StoreSpec>().expect("reads").to_string(),
-            "marshal,compress"
+            "marshal,compress=lz4"
         );
     }
 

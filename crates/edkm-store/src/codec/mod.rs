@@ -1,13 +1,14 @@
 //! Codecs: what the compress layer can be given.
 
-mod plane_lz4;
+mod huffman;
+mod plane_codec;
 mod planes;
 
-pub use plane_lz4::PlaneLz4;
+pub use plane_codec::PlaneCodec;
 
 use std::fmt;
 
-/// A lossless codec for the compress layer. [`PlaneLz4`] is the project's own; a user's takes its place by
+/// A lossless codec for the compress layer. [`PlaneCodec`] is the project's own; a user's takes its place by
 /// `Store::builder().compress(codec)`.
 ///
 /// What `encode` returned, `decode` must turn into the same bytes; the store compares checksums of both sides, so a codec
