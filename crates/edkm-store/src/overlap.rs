@@ -30,7 +30,7 @@ struct Shared {
     in_flight: Gauge,
 }
 
-/// Holds slots weakly throughout: the last reference to one must not be dropped under the lock, which it takes.
+/// Holds slots weakly throughout: what they hold must not be dropped under the lock, which some of it takes.
 struct Queues {
     to_pack: VecDeque<Job>,
     to_fetch: VecDeque<Job>,
@@ -45,7 +45,7 @@ struct Queues {
     ahead: u64,
     working: Working,
     /// The first failure to pack that nobody has been told, with its record.
-    failed: Option<(Weak<Slot>, StoreError)>,
+    failed: Option<(u64, StoreError)>,
     ending: bool,
 }
 
@@ -69,6 +69,17 @@ enum Way {
 }
 
 impl Queues {
+    /// Keeps a failure for the next save, unless one is kept already whose ticket is still open.
+    fn note_failure(&mut self, sequence: u64, error: &StoreError) {
+        if !self
+            .failed
+            .as_ref()
+            .is_some_and(|(earlier, _)| self.open.contains_key(earlier))
+        {
+            self.failed = Some((sequence, error.clone()));
+        }
+    }
+
     fn bytes(&mut self, way: Way) -> &mut u64 {
         match way {
             Way::In => &mut self.packing,
@@ -131,9 +142,9 @@ impl Overlap {
         while queues.packing > 0 && queues.packing.saturating_add(len) > shared.bound {
             queues = wait(&shared.changed, queues);
         }
-        if let Some((slot, error)) = queues.failed.take() {
+        if let Some((failed, error)) = queues.failed.take() {
             // A tape that was given up does not fail the next one.
-            if slot.strong_count() > 0 {
+            if queues.open.contains_key(&failed) {
                 return Err(error);
             }
         }
@@ -141,7 +152,7 @@ impl Overlap {
         let sequence = queues.next;
         queues.next += 1;
         queues.asked_from = u64::MAX;
-        let slot = Arc::new(Slot::new(sequence, piece, self.shared.clone()));
+        let slot = Arc::new(Slot::new(sequence, piece));
         queues.open.insert(sequence, (Arc::downgrade(&slot), len));
         queues.to_pack.push_back(Job {
             slot: Arc::downgrade(&slot),
@@ -184,6 +195,12 @@ impl Drop for Overlap {
 struct Open {
     slot: Arc<Slot>,
     overlap: Arc<Overlap>,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        lock(&self.overlap.shared.queues).open.remove(&self.slot.sequence);
+    }
 }
 
 impl Held for Open {

@@ -105,6 +105,12 @@ struct Open {
     _charges: [Charge; 2],
 }
 
+impl Drop for Open {
+    fn drop(&mut self) {
+        abort_in_panic(self.group.as_ref());
+    }
+}
+
 impl Held for Open {
     fn fetch(&self) -> Result<Arc<dyn SharedBytes>, StoreError> {
         self.held.fetch().inspect_err(|error| abort(self.group.as_ref(), error))
@@ -119,6 +125,19 @@ impl Held for Open {
 fn abort(group: Option<&Arc<dyn LearnerGroup>>, error: &StoreError) {
     if let Some(group) = group {
         group.abort(&error.to_string());
+    }
+}
+
+/// A learner may be kept alive by its packing thread for a while after its own thread has panicked.
+fn abort_in_panic(group: Option<&Arc<dyn LearnerGroup>>) {
+    if let (true, Some(group)) = (std::thread::panicking(), group) {
+        group.abort("its thread panicked");
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        abort_in_panic(self.group.as_ref());
     }
 }
 

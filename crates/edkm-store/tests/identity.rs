@@ -4,9 +4,30 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{assert_empty, bytes_of, stacks};
-use edkm_store::{Backend, DType, Placement, Precision, Record, SharedBytes, Store};
+use common::{assert_empty, bytes_of};
+use edkm_store::{
+    in_process_learners, Backend, DType, Placement, Precision, Record, SharedBytes, Store, StoreSpec, DEFAULT_PATIENCE,
+};
 use proptest::prelude::*;
+
+/// Every subset of the layers in their order, with and without overlap, by description. The learner is alone in its group.
+fn stacks() -> Vec<(String, Store)> {
+    let spill = format!("spill={}:4KiB", std::env::temp_dir().display());
+    let layers = ["marshal", "uniquify", "shard", "compress", &spill, "overlap=20000"];
+    let subsets = 0..1u32 << layers.len();
+    let stack = |subset: u32| {
+        let chosen = layers
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| subset >> i & 1 == 1)
+            .map(|(_, layer)| *layer);
+        let words: Vec<&str> = std::iter::once("memory").chain(chosen).collect();
+        let spec: StoreSpec = words.join(",").parse().expect("words that are understood");
+        let learner = in_process_learners(1, DEFAULT_PATIENCE).remove(0);
+        (spec.to_string(), spec.build_for(learner).expect("a legal stack"))
+    };
+    subsets.map(stack).collect()
+}
 
 /// Any element type.
 fn dtypes() -> impl Strategy<Value = DType> {

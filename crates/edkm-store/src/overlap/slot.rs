@@ -3,18 +3,17 @@
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::{Arc, Condvar, Mutex};
 
-use super::{Flight, Shared};
+use super::Flight;
 use crate::layers::{Layer, Piece};
 use crate::lock::{lock, wait};
 use crate::panics;
 use crate::{Held, SharedBytes, StoreError};
 
-/// One record, from its save until its ticket is gone.
+/// One record, from its save until its ticket is gone and the packing thread has let go of it.
 pub(super) struct Slot {
     pub(super) sequence: u64,
     phase: Mutex<Phase>,
     changed: Condvar,
-    shared: Arc<Shared>,
 }
 
 enum Phase {
@@ -39,12 +38,11 @@ enum Phase {
 }
 
 impl Slot {
-    pub(super) fn new(sequence: u64, piece: Piece, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(sequence: u64, piece: Piece) -> Self {
         Self {
             sequence,
             phase: Mutex::new(Phase::Waiting(piece)),
             changed: Condvar::new(),
-            shared,
         }
     }
 
@@ -55,25 +53,26 @@ impl Slot {
         drop(before);
     }
 
-    /// Packs the record, on the packing thread.
+    /// Packs the record, on the packing thread. After an error comes [`Slot::fail`].
     pub(super) fn pack(&self, top: &dyn Layer) -> Result<(), StoreError> {
-        let piece = match &mut *lock(&self.phase) {
-            phase @ Phase::Waiting(_) => match std::mem::replace(phase, Phase::Working) {
+        let piece = {
+            let mut phase = lock(&self.phase);
+            match std::mem::replace(&mut *phase, Phase::Working) {
                 Phase::Waiting(piece) => piece,
-                _ => return Ok(()),
-            },
-            _ => return Ok(()),
+                other => {
+                    *phase = other;
+                    return Ok(());
+                }
+            }
         };
-        match guarded(|| top.save(piece)) {
-            Ok(held) => {
-                self.set(Phase::Stored { held, _ahead: None });
-                Ok(())
-            }
-            Err(error) => {
-                self.set(Phase::Failed(error.clone()));
-                Err(error)
-            }
-        }
+        let held = guarded(|| top.save(piece))?;
+        self.set(Phase::Stored { held, _ahead: None });
+        Ok(())
+    }
+
+    /// Lets the record's ticket know that it cannot be had.
+    pub(super) fn fail(&self, error: StoreError) {
+        self.set(Phase::Failed(error));
     }
 
     /// Fetches the record before it is asked for, on the packing thread.
@@ -140,12 +139,6 @@ impl Slot {
             Phase::Fetched { kept_bytes, .. } => *kept_bytes,
             Phase::Waiting(_) | Phase::Working | Phase::Failed(_) | Phase::Taken => 0,
         })
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        lock(&self.shared.queues).open.remove(&self.sequence);
     }
 }
 

@@ -16,19 +16,17 @@ impl Shared {
         while let Some(task) = self.next_task() {
             match task {
                 Task::Pack(Job { slot, flight }) => {
-                    if let Some(open) = slot.upgrade() {
-                        if let Err(error) = open.pack(&*self.top) {
-                            let failed = &mut lock(&self.queues).failed;
-                            if failed.as_ref().is_none_or(|(earlier, _)| earlier.strong_count() == 0) {
-                                *failed = Some((slot, error));
-                            }
+                    if let Some(slot) = slot.upgrade() {
+                        if let Err(error) = slot.pack(&*self.top) {
+                            lock(&self.queues).note_failure(slot.sequence, &error);
+                            slot.fail(error);
                         }
                     }
                     drop(flight);
                 }
                 Task::Fetch(Job { slot, flight }) => {
-                    if let Some(open) = slot.upgrade() {
-                        open.fetch_ahead(flight);
+                    if let Some(slot) = slot.upgrade() {
+                        slot.fetch_ahead(flight);
                     }
                 }
             }

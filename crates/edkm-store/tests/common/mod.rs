@@ -1,6 +1,6 @@
 //! What several tests need.
 
-use edkm_store::{in_process_learners, Report, Store, StoreSpec, DEFAULT_PATIENCE};
+use edkm_store::Report;
 
 /// Pseudo-random bytes (splitmix64).
 pub(crate) fn bytes_of(seed: u64, len: usize) -> Vec<u8> {
@@ -35,23 +35,4 @@ pub(crate) fn assert_empty(report: &Report, name: &str) {
             layer.name
         );
     }
-}
-
-/// Every subset of the layers in their order, with and without overlap, by description. The learner is alone in its group.
-pub(crate) fn stacks() -> Vec<(String, Store)> {
-    let spill = format!("spill={}:4KiB", std::env::temp_dir().display());
-    let layers = ["marshal", "uniquify", "shard", "compress", &spill, "overlap=20000"];
-    let subsets = 0..1u32 << layers.len();
-    let stack = |subset: u32| {
-        let chosen = layers
-            .iter()
-            .enumerate()
-            .filter(|(i, _)| subset >> i & 1 == 1)
-            .map(|(_, layer)| *layer);
-        let words: Vec<&str> = std::iter::once("memory").chain(chosen).collect();
-        let spec: StoreSpec = words.join(",").parse().expect("words that are understood");
-        let learner = in_process_learners(1, DEFAULT_PATIENCE).remove(0);
-        (spec.to_string(), spec.build_for(learner).expect("a legal stack"))
-    };
-    subsets.map(stack).collect()
 }
