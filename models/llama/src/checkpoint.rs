@@ -9,6 +9,7 @@
 
 mod convert;
 mod entry;
+mod export;
 mod file;
 mod float;
 mod header;
@@ -27,6 +28,7 @@ use std::{
 
 pub use self::{
     entry::TensorEntry,
+    export::{export_hugging_face, ExportSettings},
     float::{FloatDtype, UnknownFloatDtype},
     header::{HeaderProblem, TensorInfo},
     index::IndexProblem,

@@ -21,6 +21,7 @@ pub struct TensorEntry<'a> {
 enum Content<'a> {
     Bytes(Cow<'a, [u8]>),
     Values(&'a [f32], FloatDtype),
+    LaterValues(Box<dyn FnOnce() -> Result<Vec<f32>, LlamaError> + 'a>, FloatDtype),
     Later(Box<dyn FnOnce() -> Result<Cow<'a, [u8]>, LlamaError> + 'a>),
 }
 
@@ -67,6 +68,22 @@ impl<'a> TensorEntry<'a> {
         }
     }
 
+    /// [`later`](Self::later) for weights, which are rounded to `dtype` as by [`values`](Self::values).
+    pub fn later_values(
+        name: impl Into<String>,
+        shape: impl Into<Vec<usize>>,
+        dtype: FloatDtype,
+        make: impl FnOnce() -> Result<Vec<f32>, LlamaError> + 'a,
+    ) -> Self {
+        let content = Content::LaterValues(Box::new(make), dtype);
+        Self {
+            name: name.into(),
+            dtype: dtype.safetensors(),
+            shape: shape.into(),
+            content,
+        }
+    }
+
     /// The tensor's name.
     pub fn name(&self) -> &str {
         &self.name
@@ -92,10 +109,15 @@ impl<'a> TensorEntry<'a> {
 
     /// Makes the bytes, checks their number and writes them; `path` is for messages.
     pub(super) fn write(self, out: &mut dyn Write, size: u64, path: &Path) -> Result<(), LlamaError> {
+        let values;
         let bytes = match self.content {
             Content::Bytes(bytes) => bytes,
             Content::Values(values, dtype) => float::encode(&self.name, values, dtype)?,
             Content::Later(make) => make()?,
+            Content::LaterValues(make, dtype) => {
+                values = make()?;
+                float::encode(&self.name, &values, dtype)?
+            }
         };
         if bytes.len() as u64 != size {
             return Err(LlamaError::WrongLength {
