@@ -50,6 +50,9 @@ pub enum LlamaError {
         /// Why not.
         source: edkm_palette::PaletteError,
     },
+    /// The model cannot be run on what was given.
+    #[error(transparent)]
+    Inference(crate::inference::InferenceProblem),
     /// The operating system refused.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {

@@ -4,11 +4,13 @@
 //! - [`names`]: the one table of parameter names, shapes and roles.
 //! - [`rope`]: the frequencies of the rotary embedding.
 //! - [`checkpoint`]: folders of safetensors, read without trust and written without half-states.
+//! - [`inference`]: running a model, packed or not: generation and log likelihoods.
 
 pub mod checkpoint;
 pub mod config;
 mod error;
 pub mod files;
+pub mod inference;
 mod json;
 pub mod model;
 pub mod names;

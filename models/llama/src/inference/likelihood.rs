@@ -1,0 +1,378 @@
+//! Log likelihoods of given tokens: what perplexity and multiple-choice tasks are computed from.
+//!
+//! Sequences run together in batches of some hundred tokens; those that begin with the same context share its computation
+//! and its keys and values. Only the tokens that are asked for pass through the output projection, in chunks: the logits of a
+//! whole batch are never held.
+#![allow(non_snake_case)]
+
+use edkm_kernels::elementwise::exp;
+use pulp::Arch;
+use rayon::prelude::*;
+
+use super::{
+    cache::{CacheType, KvCache, Span, LANES},
+    forward::Workspace,
+    InferenceModel, InferenceProblem, Session,
+};
+use crate::LlamaError;
+
+/// Tokens of a batch. The weights are then read seldom enough for arithmetic to be the limit.
+const BATCH: usize = 512;
+
+/// Logits held at once: 16 MiB.
+const LOGITS: usize = 1 << 22;
+
+/// Tokens whose likelihood is asked for, and those before them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Continuation<'a> {
+    /// What the model has read before; at least one token, such as the one that begins a text.
+    pub context: &'a [u32],
+    /// The tokens that follow.
+    pub tokens: &'a [u32],
+}
+
+/// A likelihood that is asked for.
+#[derive(Clone, Copy, Debug)]
+struct Wanted {
+    /// The row of hidden states that predicts it.
+    row: usize,
+    /// The token.
+    target: u32,
+    /// Which continuation it belongs to.
+    continuation: usize,
+}
+
+impl InferenceModel {
+    /// The natural logarithm of each token's probability given those before it: number i belongs to token i + 1, for the
+    /// first token has nothing before it.
+    ///
+    /// Memory: as [`continuation_log_likelihoods`](Self::continuation_log_likelihoods).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn log_likelihoods(&self, tokens: &[u32]) -> Result<Vec<f32>, LlamaError> {
+        let (context, tokens) = tokens.split_at(tokens.len().min(1));
+        Ok(self
+            .continuation_log_likelihoods(&[Continuation { context, tokens }])?
+            .remove(0))
+    }
+
+    /// The natural logarithm of the probability of each token of each continuation, given its context and the tokens before.
+    ///
+    /// Consecutive continuations of equal contexts share the work on the context. Results do not depend on what
+    /// else is asked for in the same call beyond the rounding of matrix products.
+    ///
+    /// Memory besides the results: for 512 tokens a workspace of about `(3 hidden + 5 intermediate) x 4` bytes each, keys and
+    /// values of one layer, and 16 MiB of logits (at least 16 rows). A sequence that is longer takes a [`KvCache`] of its
+    /// length.
+    ///
+    /// # Errors
+    /// An empty context, a token beyond the vocabulary, a sequence longer than the model's context (its last token is not
+    /// counted: nothing is predicted from it), logits that are not finite.
+    pub fn continuation_log_likelihoods(
+        &self,
+        continuations: &[Continuation<'_>],
+    ) -> Result<Vec<Vec<f32>>, LlamaError> {
+        continuations
+            .iter()
+            .try_for_each(|continuation| self.check_continuation(continuation))?;
+        let mut results: Vec<Vec<f32>> = continuations
+            .iter()
+            .map(|asked| Vec::with_capacity(asked.tokens.len()))
+            .collect();
+        let mut scorer = Scorer::new(self);
+        let mut batch = Batch::default();
+        let mut first = 0;
+        for group in continuations.chunk_by(|a, b| a.context == b.context) {
+            let longest = group.iter().map(read_after).max().unwrap_or(0);
+            if group[0].context.len() + longest > BATCH {
+                scorer.long(group, first, &mut results)?;
+            } else {
+                for (piece, at) in pieces(group) {
+                    if !batch.tokens.is_empty() && batch.tokens.len() + tokens_in(piece) > BATCH {
+                        scorer.run(&mut batch, &mut results)?;
+                    }
+                    batch.add(piece, first + at);
+                }
+            }
+            first += group.len();
+        }
+        scorer.run(&mut batch, &mut results)?;
+        Ok(results)
+    }
+
+    fn check_continuation(&self, continuation: &Continuation<'_>) -> Result<(), LlamaError> {
+        if continuation.context.is_empty() {
+            return Err(LlamaError::Inference(InferenceProblem::NoTokens));
+        }
+        self.check_tokens(continuation.context)?;
+        self.check_tokens(continuation.tokens)?;
+        let (asked, limit) = (
+            continuation.context.len() + read_after(continuation),
+            self.context_limit(),
+        );
+        if asked > limit {
+            return Err(LlamaError::Inference(InferenceProblem::ContextLength { asked, limit }));
+        }
+        Ok(())
+    }
+}
+
+/// Tokens that are read behind the context: all but the last, from which nothing is predicted.
+fn read_after(continuation: &Continuation<'_>) -> usize {
+    continuation.tokens.len().saturating_sub(1)
+}
+
+/// Tokens that continuations of one context take in a batch.
+fn tokens_in(piece: &[Continuation<'_>]) -> usize {
+    piece[0].context.len() + piece.iter().map(read_after).sum::<usize>()
+}
+
+/// Cuts continuations of one context into pieces that fit a batch, each with the number of its first.
+fn pieces<'a, 'b>(group: &'a [Continuation<'b>]) -> Vec<(&'a [Continuation<'b>], usize)> {
+    let mut pieces = Vec::new();
+    let (mut begin, mut taken) = (0, group[0].context.len());
+    for (i, continuation) in group.iter().enumerate() {
+        if i > begin && taken + read_after(continuation) > BATCH {
+            pieces.push((&group[begin..i], begin));
+            (begin, taken) = (i, group[0].context.len());
+        }
+        taken += read_after(continuation);
+    }
+    pieces.push((&group[begin..], begin));
+    pieces
+}
+
+/// Sequences that run together.
+#[derive(Debug, Default)]
+struct Batch {
+    tokens: Vec<u32>,
+    spans: Vec<Span>,
+    wanted: Vec<Wanted>,
+    /// Positions of the cache that are taken, whole blocks.
+    positions: usize,
+    /// Length of the longest sequence.
+    longest: usize,
+}
+
+impl Batch {
+    /// Takes in continuations of one context; the first is number `first` of all.
+    fn add(&mut self, piece: &[Continuation<'_>], first: usize) {
+        let context = piece[0].context;
+        let before = self.span(context, 0..0);
+        let last = self.tokens.len() - 1;
+        if let [only] = piece {
+            // Alone it is one sequence with its context.
+            let span = self.spans.last_mut().expect("just added");
+            self.tokens.extend_from_slice(&only.tokens[..read_after(only)]);
+            span.tokens.end = self.tokens.len();
+            self.positions = (span.own + span.tokens.len()).next_multiple_of(LANES);
+            self.longest = self.longest.max(span.tokens.len());
+            self.want(only, first, last, last + 1);
+            return;
+        }
+        for (i, continuation) in piece.iter().enumerate() {
+            let behind = self.tokens.len();
+            if read_after(continuation) > 0 {
+                self.span(&continuation.tokens[..read_after(continuation)], before.clone());
+            }
+            self.want(continuation, first + i, last, behind);
+        }
+    }
+
+    /// Adds tokens that see those at the positions `seen` of the cache; returns the positions of their own.
+    fn span(&mut self, tokens: &[u32], seen: std::ops::Range<usize>) -> std::ops::Range<usize> {
+        let (begin, own) = (self.tokens.len(), self.positions);
+        self.tokens.extend_from_slice(tokens);
+        self.positions = (own + tokens.len()).next_multiple_of(LANES);
+        self.longest = self.longest.max(seen.len() + tokens.len());
+        // A span without tokens before it has its own at their place: that is one sequence from there on.
+        let seen = if seen.is_empty() { own..own } else { seen };
+        self.spans.push(Span {
+            tokens: begin..self.tokens.len(),
+            seen,
+            own,
+        });
+        own..own + tokens.len()
+    }
+
+    /// Asks for a continuation's likelihoods: the first is predicted by row `last`, the others by those from `behind` on.
+    fn want(&mut self, continuation: &Continuation<'_>, number: usize, last: usize, behind: usize) {
+        let rows = std::iter::once(last).chain(behind..);
+        let wanted = rows.zip(continuation.tokens).map(|(row, &target)| Wanted {
+            row,
+            target,
+            continuation: number,
+        });
+        self.wanted.extend(wanted);
+    }
+}
+
+/// Runs batches, in memory that it keeps from one to the next.
+struct Scorer<'m> {
+    model: &'m InferenceModel,
+    cache: KvCache,
+    workspace: Workspace,
+    /// Hidden states of rows that are asked for.
+    hidden: Vec<f32>,
+    normed: Vec<f32>,
+    logits: Vec<f32>,
+}
+
+impl<'m> Scorer<'m> {
+    fn new(model: &'m InferenceModel) -> Self {
+        Self {
+            model,
+            cache: KvCache::for_one_pass(model.config(), 0),
+            workspace: Workspace::default(),
+            hidden: Vec::new(),
+            normed: Vec::new(),
+            logits: Vec::new(),
+        }
+    }
+
+    /// Runs a batch, adds what is asked for to the results, and empties it.
+    fn run(&mut self, batch: &mut Batch, results: &mut [Vec<f32>]) -> Result<(), LlamaError> {
+        let Batch {
+            tokens,
+            spans,
+            mut wanted,
+            positions,
+            longest,
+        } = std::mem::take(batch);
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        if self.cache.capacity() < positions {
+            self.cache = KvCache::for_one_pass(self.model.config(), positions);
+        }
+        let rotary = self.model.rotary(longest);
+        let mut workspace = std::mem::take(&mut self.workspace);
+        self.model.in_pool(tokens.len(), || {
+            self.model
+                .forward(&tokens, &spans, &rotary, &mut self.cache, &mut workspace);
+        });
+        // Each continuation's are in order, and stay so: the sort is stable.
+        wanted.sort_by_key(|wanted| wanted.row);
+        let result = self.resolve(&workspace.x_NH, &wanted, longest, results);
+        self.workspace = workspace;
+        result
+    }
+
+    /// Runs continuations of one context that are too long for a batch.
+    fn long(&mut self, group: &[Continuation<'_>], first: usize, results: &mut [Vec<f32>]) -> Result<(), LlamaError> {
+        let context = group[0].context;
+        let longest = context.len() + group.iter().map(read_after).max().unwrap_or(0);
+        let mut session = Session::new(self.model, longest, CacheType::F32)?;
+        let hidden_size = self.model.config().hidden_size;
+        let mut last = Vec::new();
+        session.read_with(context, |x_NH| {
+            last = x_NH[x_NH.len() - hidden_size..].to_vec();
+            Ok(())
+        })?;
+        for (continuation, number) in group.iter().zip(first..) {
+            let want = |row, &target: &u32| Wanted {
+                row,
+                target,
+                continuation: number,
+            };
+            let Some((target, targets)) = continuation.tokens.split_first() else {
+                continue;
+            };
+            self.resolve(&last, &[want(0, target)], longest, results)?;
+            if targets.is_empty() {
+                continue;
+            }
+            let mut targets = targets.iter();
+            session.read_with(&continuation.tokens[..read_after(continuation)], |x_NH| {
+                let rows = 0..x_NH.len() / hidden_size;
+                let wanted: Vec<Wanted> = rows.zip(&mut targets).map(|(row, target)| want(row, target)).collect();
+                self.resolve(x_NH, &wanted, longest, results)
+            })?;
+            session.truncate(context.len());
+        }
+        Ok(())
+    }
+
+    /// Projects the rows that are asked for, in chunks, and adds the likelihoods to the results. `wanted` is sorted by row;
+    /// `length` is for the message of an error.
+    fn resolve(
+        &mut self,
+        x_NH: &[f32],
+        wanted: &[Wanted],
+        length: usize,
+        results: &mut [Vec<f32>],
+    ) -> Result<(), LlamaError> {
+        let (hidden, vocabulary) = (self.model.config().hidden_size, self.model.config().vocab_size);
+        let most = (LOGITS / vocabulary).max(16);
+        let by_row: Vec<&[Wanted]> = wanted.chunk_by(|a, b| a.row == b.row).collect();
+        for rows in by_row.chunks(most) {
+            self.hidden.clear();
+            for row in rows {
+                self.hidden.extend_from_slice(&x_NH[row[0].row * hidden..][..hidden]);
+            }
+            let Self {
+                model,
+                hidden,
+                normed,
+                logits,
+                ..
+            } = self;
+            logits.resize(rows.len() * vocabulary, 0.0);
+            let sums: Vec<f32> = model.in_pool(rows.len(), || {
+                model.project(hidden, normed, logits);
+                // Pieces of some ten microseconds, on any vocabulary.
+                let at_once = ((1 << 14) / vocabulary).max(1);
+                logits
+                    .par_chunks_exact(vocabulary)
+                    .with_min_len(at_once)
+                    .map(log_sum_exp)
+                    .collect()
+            });
+            for ((row, sum), logits) in rows.iter().zip(sums).zip(logits.chunks_exact(vocabulary)) {
+                if !sum.is_finite() {
+                    return Err(model.explain_not_finite(length, sum));
+                }
+                for wanted in *row {
+                    results[wanted.continuation].push(logits[wanted.target as usize] - sum);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// ln(sum of e^l); NaN if one is NaN or infinite.
+fn log_sum_exp(logits: &[f32]) -> f32 {
+    Arch::new().dispatch(
+        #[inline(always)]
+        || {
+            let mut largest = [f32::NEG_INFINITY; LANES];
+            for logits in logits.chunks(LANES) {
+                for (largest, &logit) in largest.iter_mut().zip(logits) {
+                    *largest = if logit > *largest { logit } else { *largest };
+                }
+            }
+            let largest = largest.into_iter().fold(f32::NEG_INFINITY, f32::max);
+            // Sums of 64 numbers in f32, sums of those in f64: a vocabulary of 10^5 loses nothing.
+            let mut total = 0.0f64;
+            for block in logits.chunks(64 * LANES) {
+                let mut sums = [0.0f32; LANES];
+                let (whole, rest) = block.as_chunks::<LANES>();
+                for logits in whole {
+                    for i in 0..LANES {
+                        sums[i] += exp(logits[i] - largest);
+                    }
+                }
+                sums.iter_mut()
+                    .zip(rest)
+                    .for_each(|(sum, logit)| *sum += exp(logit - largest));
+                total += f64::from(sums.iter().sum::<f32>());
+            }
+            (f64::from(largest) + total.ln()) as f32
+        },
+    )
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,50 @@
+//! Running a model: generation, log likelihoods, sampling.
+//!
+//! - [`InferenceModel`]: the weights, used as they lie in the file. Palettized matrices are never unpacked in memory.
+//! - [`Session`]: a conversation with a [`KvCache`]; the prompt runs as a batch, each further token alone.
+//! - [`generate`]: tokens from a prompt, handed over as they come, with a [`Sampler`].
+//! - [`InferenceModel::log_likelihoods`]: what evaluation is made of.
+//!
+//! No automatic differentiation is involved, and nothing is kept for a backward pass. Work runs in the current rayon pool;
+//! results do not depend on its size.
+//!
+//! ```no_run
+//! use std::ops::ControlFlow;
+//! use edkm_llama::inference::{generate, CacheType, GenerateOptions, InferenceModel, Session};
+//!
+//! let model = InferenceModel::open("out")?;
+//! let mut session = Session::new(&model, 512, CacheType::F32)?;
+//! let options = GenerateOptions { max_tokens: 100, ..GenerateOptions::for_model(&model) };
+//! let generation = generate(&mut session, &[1, 403], &options, |token| {
+//!     println!("{token}");
+//!     ControlFlow::Continue(())
+//! })?;
+//! println!("{:.0} tokens/s", generation.decode_tokens_per_second());
+//! # Ok::<(), edkm_llama::LlamaError>(())
+//! ```
+
+mod attention;
+mod cache;
+mod dense;
+mod forward;
+mod generate;
+mod likelihood;
+mod matrix;
+mod model;
+mod problem;
+mod random;
+mod sampling;
+mod session;
+#[cfg(test)]
+mod testing;
+
+pub use cache::{CacheType, KvCache};
+pub use dense::DenseMatrix;
+pub use generate::{generate, GenerateOptions, Generation, StopReason};
+pub use likelihood::Continuation;
+pub use matrix::Matrix;
+pub use model::{InferenceModel, WeightBytes};
+pub use problem::InferenceProblem;
+pub use random::{RandomWeights, SplitMix64};
+pub use sampling::{Sampler, SamplingOptions};
+pub use session::Session;

@@ -1,0 +1,72 @@
+//! What a caller of the inference path can ask for in vain.
+
+/// Why a model could not be run on what was given.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InferenceProblem {
+    /// There is nothing to predict from.
+    #[error("no token was given; begin with at least one, such as the token that begins a text")]
+    NoTokens,
+    /// A token without a row in the embedding.
+    #[error("token {token} is beyond the vocabulary of {vocabulary}; use the tokenizer that belongs to the model")]
+    Token {
+        /// The token.
+        token: u32,
+        /// Number of tokens that the model knows.
+        vocabulary: usize,
+    },
+    /// A context that the model cannot have.
+    #[error("a context of {asked} tokens was asked for; this model takes 1 to {limit} (max_position_embeddings)")]
+    ContextLength {
+        /// What was asked for.
+        asked: usize,
+        /// The longest that the model is made for.
+        limit: usize,
+    },
+    /// More tokens than the context has room for.
+    #[error("{new} tokens were given where the context of {capacity} has room for {}; give fewer, or begin a session with a longer context (this model takes up to {limit})", capacity - held)]
+    ContextFull {
+        /// Tokens in the context.
+        held: usize,
+        /// Tokens to be added.
+        new: usize,
+        /// Tokens that the context holds.
+        capacity: usize,
+        /// The longest context that the model is made for.
+        limit: usize,
+    },
+    /// A weight of another shape than the configuration says.
+    #[error("{name:?} was given with {got}, the configuration makes it {expected:?}")]
+    Part {
+        /// The parameter.
+        name: String,
+        /// The shape that the configuration gives.
+        expected: Vec<usize>,
+        /// What was given.
+        got: String,
+    },
+    /// The model computed a number that is NaN or infinite although no weight is.
+    #[error("the logits behind {tokens} tokens hold {value}; the weights are finite but too large to compute with")]
+    Logits {
+        /// Tokens in the context.
+        tokens: usize,
+        /// The first such number.
+        value: f32,
+    },
+    /// No logit that could be chosen.
+    #[error("none of the {count} logits is finite, so there is no token to choose")]
+    NoCandidate {
+        /// Number of logits.
+        count: usize,
+    },
+    /// A setting outside its range.
+    #[error("{setting} is {value}; it must be {allowed}")]
+    Setting {
+        /// The setting.
+        setting: &'static str,
+        /// Its value.
+        value: String,
+        /// What it may be.
+        allowed: &'static str,
+    },
+}

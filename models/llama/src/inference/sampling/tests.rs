@@ -1,0 +1,195 @@
+use super::*;
+use proptest::prelude::*;
+
+fn sampler(options: SamplingOptions) -> Sampler {
+    Sampler::new(options).unwrap()
+}
+
+/// Everything left in.
+fn open() -> SamplingOptions {
+    SamplingOptions {
+        temperature: 1.0,
+        top_p: 1.0,
+        ..SamplingOptions::default()
+    }
+}
+
+fn softmax(logits: &[f32], temperature: f64) -> Vec<f64> {
+    let weights: Vec<f64> = logits
+        .iter()
+        .map(|&logit| (f64::from(logit) / temperature).exp())
+        .collect();
+    let sum: f64 = weights.iter().sum();
+    weights.iter().map(|weight| weight / sum).collect()
+}
+
+/// How often each token comes, divided by the number of draws.
+fn frequencies(options: SamplingOptions, logits: &[f32], draws: usize) -> Vec<f64> {
+    let mut sampler = sampler(options);
+    let mut counts = vec![0.0; logits.len()];
+    for _ in 0..draws {
+        counts[sampler.sample(logits, &[]).unwrap() as usize] += 1.0 / draws as f64;
+    }
+    counts
+}
+
+const LOGITS: [f32; 6] = [0.5, -1.0, 2.0, 1.5, f32::NEG_INFINITY, 0.0];
+
+#[test]
+fn frequencies_are_the_probabilities() {
+    const DRAWS: usize = 40_000;
+    for temperature in [0.5, 1.0, 2.0] {
+        let want = softmax(&LOGITS, temperature);
+        let got = frequencies(
+            SamplingOptions {
+                temperature: temperature as f32,
+                ..open()
+            },
+            &LOGITS,
+            DRAWS,
+        );
+        for (got, want) in got.iter().zip(&want) {
+            // Five times the deviation of a frequency.
+            let tolerance = 5.0 * (want * (1.0 - want) / DRAWS as f64).sqrt() + 1e-12;
+            assert!((got - want).abs() <= tolerance, "{got} against {want}");
+        }
+    }
+}
+
+#[test]
+fn top_k_and_top_p_leave_the_likeliest() {
+    let left = |options| -> Vec<usize> {
+        let frequencies = frequencies(options, &LOGITS, 4000);
+        (0..LOGITS.len()).filter(|&token| frequencies[token] > 0.0).collect()
+    };
+    let top_k = |k| SamplingOptions {
+        top_k: NonZeroUsize::new(k),
+        ..open()
+    };
+    assert_eq!(left(top_k(1)), [2]);
+    assert_eq!(left(top_k(3)), [0, 2, 3]);
+    assert_eq!(left(top_k(100)), [0, 1, 2, 3, 5]);
+    // Probabilities: 0.11, 0.03, 0.49, 0.30, 0, 0.07.
+    let top_p = |top_p| SamplingOptions { top_p, ..open() };
+    assert_eq!(left(top_p(0.3)), [2]);
+    assert_eq!(left(top_p(0.6)), [2, 3]);
+    assert_eq!(left(top_p(0.85)), [0, 2, 3]);
+    assert_eq!(
+        left(SamplingOptions {
+            top_k: NonZeroUsize::new(2),
+            ..top_p(0.99)
+        }),
+        [2, 3]
+    );
+}
+
+#[test]
+fn greedy_takes_the_likeliest_and_the_first_of_equals() {
+    let mut greedy = sampler(SamplingOptions::greedy());
+    assert_eq!(greedy.sample(&LOGITS, &[]).unwrap(), 2);
+    assert_eq!(greedy.sample(&[1.0, 3.0, 3.0], &[]).unwrap(), 1);
+    // A temperature so small that everything else underflows.
+    let mut cold = sampler(SamplingOptions {
+        temperature: f32::MIN_POSITIVE,
+        ..open()
+    });
+    assert_eq!(cold.sample(&LOGITS, &[]).unwrap(), 2);
+}
+
+#[test]
+fn a_penalty_falls_on_what_was_seen_once_each() {
+    let mut greedy = sampler(SamplingOptions {
+        repetition_penalty: 2.0,
+        ..SamplingOptions::greedy()
+    });
+    // 3 / 2 is below 2, and so is -1 below -1.5 x nothing: only seen tokens change.
+    assert_eq!(greedy.sample(&[3.0, 2.0, -1.0], &[0]).unwrap(), 1);
+    assert_eq!(greedy.sample(&[3.0, 1.4, -1.0], &[0, 0, 0, 9]).unwrap(), 0);
+    assert_eq!(greedy.sample(&[-2.0, -1.5], &[1]).unwrap(), 0);
+}
+
+#[test]
+fn what_is_not_finite_is_never_chosen() {
+    let logits = [f32::NAN, 1.0, f32::INFINITY, f32::NEG_INFINITY, 0.5];
+    for options in [
+        open(),
+        SamplingOptions::greedy(),
+        SamplingOptions {
+            top_k: NonZeroUsize::new(3),
+            ..open()
+        },
+    ] {
+        let mut sampler = sampler(options);
+        for _ in 0..200 {
+            assert!([1, 4].contains(&sampler.sample(&logits, &[2]).unwrap()));
+        }
+        for nothing in [&[][..], &[f32::NAN, f32::INFINITY]] {
+            let error = sampler.sample(nothing, &[]).unwrap_err();
+            let expected = InferenceProblem::NoCandidate { count: nothing.len() };
+            assert!(matches!(error, LlamaError::Inference(problem) if problem == expected));
+        }
+    }
+}
+
+#[test]
+fn settings_out_of_range_are_named() {
+    for (options, name) in [
+        (
+            SamplingOptions {
+                temperature: -0.1,
+                ..open()
+            },
+            "temperature",
+        ),
+        (
+            SamplingOptions {
+                temperature: f32::NAN,
+                ..open()
+            },
+            "temperature",
+        ),
+        (SamplingOptions { top_p: 0.0, ..open() }, "top-p"),
+        (SamplingOptions { top_p: 1.1, ..open() }, "top-p"),
+        (
+            SamplingOptions {
+                repetition_penalty: 0.0,
+                ..open()
+            },
+            "repetition penalty",
+        ),
+    ] {
+        let error = Sampler::new(options).unwrap_err().to_string();
+        assert!(error.contains(name), "{error}");
+    }
+}
+
+proptest! {
+    /// Against the definition: sort all, take until the probability is reached.
+    #[test]
+    fn what_top_p_leaves_is_the_definition(
+        logits in proptest::collection::vec(-8.0f32..8.0, 1..300),
+        top_p in 0.01f32..0.999,
+        seed in any::<u64>(),
+    ) {
+        let probabilities = softmax(&logits, 1.0);
+        let mut order: Vec<usize> = (0..logits.len()).collect();
+        order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]).then(a.cmp(&b)));
+        let mut reached = 0.0;
+        let last = order.iter().position(|&token| {
+            reached += probabilities[token];
+            // A rounding's difference may leave one more.
+            reached >= f64::from(top_p) + 1e-12
+        });
+        let allowed = &order[..=last.unwrap_or(order.len() - 1)];
+        let mut sampler = sampler(SamplingOptions { top_p, seed, ..open() });
+        for _ in 0..20 {
+            let token = sampler.sample(&logits, &[]).unwrap() as usize;
+            prop_assert!(allowed.contains(&token));
+        }
+        let draws = |seed| {
+            let mut sampler = super::Sampler::new(SamplingOptions { top_p, seed, ..open() }).unwrap();
+            (0..20).map(|_| sampler.sample(&logits, &[]).unwrap()).collect::<Vec<_>>()
+        };
+        prop_assert_eq!(draws(seed), draws(seed));
+    }
+}
