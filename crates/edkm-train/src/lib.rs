@@ -7,6 +7,7 @@
 //! | [`schedule`] | learning rate and temperature by step |
 //! | [`metrics`] | `metrics.jsonl`, one object a step |
 //! | [`memory`] | what the operating system says about this process |
+//! | [`report`] | `report.html`, a run on one page |
 //! | [`synthetic`] | the generated text of the embedded default model |
 
 pub mod data;
@@ -19,6 +20,7 @@ pub mod init;
 pub mod memory;
 pub mod metrics;
 mod random;
+pub mod report;
 pub mod schedule;
 pub mod synthetic;
 pub mod tokenizer;

@@ -2,24 +2,17 @@
 
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
-
 use crate::files::read_capped;
 use crate::TrainError;
 
+mod special;
+mod stream;
+
+pub use special::SpecialTokens;
+pub use stream::DecodeStream;
+
 /// The largest `tokenizer.json` that is read. Vocabularies of 256,000 tokens take about 35 MB.
 const TOKENIZER_LIMIT: u64 = 128 << 20;
-/// The largest `config.json` or `tokenizer_config.json` that is read.
-const CONFIG_LIMIT: u64 = 8 << 20;
-
-/// The tokens that mark where a document begins and where a response ends.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SpecialTokens {
-    /// Put in front of every document and prompt; `None` for the few models that were trained without one.
-    pub begin: Option<u32>,
-    /// Generation stops at any of these; the first ends a response in training data.
-    pub end: Vec<u32>,
-}
 
 /// A tokenizer and the special tokens of its model.
 ///
@@ -42,7 +35,8 @@ impl Tokenizer {
         let path = dir.join("tokenizer.json");
         let bytes = read_capped(&path, TOKENIZER_LIMIT)?;
         let mut tokenizer = Self::from_bytes(&path, &bytes, SpecialTokens::default())?;
-        tokenizer.special = tokenizer.read_special_tokens(dir)?;
+        tokenizer.special = SpecialTokens::read(dir, |text| tokenizer.inner.token_to_id(text))?;
+        tokenizer.check_special()?;
         Ok(tokenizer)
     }
 
@@ -71,9 +65,7 @@ impl Tokenizer {
             path: path.to_path_buf(),
             largest,
         };
-        for &token in tokenizer.special.begin.iter().chain(&tokenizer.special.end) {
-            tokenizer.check_known(token)?;
-        }
+        tokenizer.check_special()?;
         Ok(tokenizer)
     }
 
@@ -114,11 +106,7 @@ impl Tokenizer {
 
     /// Decodes tokens one by one as they are generated.
     pub fn decode_stream(&self) -> DecodeStream<'_> {
-        DecodeStream {
-            tokenizer: self,
-            tokens: Vec::new(),
-            emitted: 0,
-        }
+        DecodeStream::new(self)
     }
 
     /// The token put in front of every document.
@@ -161,52 +149,14 @@ impl Tokenizer {
         &self.path
     }
 
-    fn read_special_tokens(&self, dir: &Path) -> Result<SpecialTokens, TrainError> {
-        let model = read_json_object(&dir.join("config.json"))?;
-        let config = read_json_object(&dir.join("tokenizer_config.json"))?;
-        let ids = |key: &str| -> Result<Vec<u32>, TrainError> {
-            let path = dir.join("config.json");
-            let tokens = match model.get(key) {
-                None | Some(Value::Null) => return Ok(Vec::new()),
-                Some(Value::Array(list)) => list.iter().map(token_id).collect::<Option<Vec<_>>>(),
-                Some(single) => token_id(single).map(|token| vec![token]),
-            };
-            tokens.ok_or_else(|| TrainError::Tokenizer {
-                path,
-                reason: format!("{key} is not a token number"),
-            })
-        };
-        let named = |key: &str| -> Result<Vec<u32>, TrainError> {
-            // Older files write the token as an object with its text under "content".
-            let text = match config.get(key) {
-                Some(Value::Object(token)) => token.get("content").and_then(Value::as_str),
-                other => other.and_then(Value::as_str),
-            };
-            let Some(text) = text else { return Ok(Vec::new()) };
-            let token = self.inner.token_to_id(text);
-            token.map(|token| vec![token]).ok_or_else(|| TrainError::Tokenizer {
-                path: dir.join("tokenizer_config.json"),
-                reason: format!("{key} {text:?} is not in the vocabulary"),
-            })
-        };
-        let find = |id_key, text_key| match ids(id_key)? {
-            found if found.is_empty() => named(text_key),
-            found => Ok(found),
-        };
-        let special = SpecialTokens {
-            begin: find("bos_token_id", "bos_token")?.first().copied(),
-            end: find("eos_token_id", "eos_token")?,
-        };
-        for &token in special.begin.iter().chain(&special.end) {
-            self.check_known(token)?;
-        }
-        Ok(special)
-    }
-
-    fn check_known(&self, token: u32) -> Result<(), TrainError> {
-        match self.inner.id_to_token(token) {
-            Some(_) => Ok(()),
-            None => Err(self.error(format!("the special token {token} is not in the vocabulary"))),
+    fn check_special(&self) -> Result<(), TrainError> {
+        match self
+            .special
+            .all()
+            .find(|&token| self.inner.id_to_token(token).is_none())
+        {
+            Some(token) => Err(self.error(format!("the special token {token} is not in the vocabulary"))),
+            None => Ok(()),
         }
     }
 
@@ -227,79 +177,12 @@ impl std::fmt::Debug for Tokenizer {
     }
 }
 
-/// Text that comes piece by piece: a character whose bytes are spread over several tokens is held back until it is whole.
-///
-/// The pieces joined are what [`Tokenizer::decode`] gives for all tokens at once, as long as that is valid text.
-#[derive(Debug)]
-pub struct DecodeStream<'t> {
-    tokenizer: &'t Tokenizer,
-    /// The last tokens that were emitted (`emitted` of them, the context that decides about spaces), then those held back.
-    tokens: Vec<u32>,
-    emitted: usize,
-}
-
-impl DecodeStream<'_> {
-    /// Tokens held back at most: a character has at most four bytes, so more than this is not text.
-    const HELD: usize = 8;
-
-    /// Takes the next token; the text that is now certain, which is empty while a character is incomplete.
-    ///
-    /// # Errors
-    /// As [`Tokenizer::decode`].
-    pub fn push(&mut self, token: u32) -> Result<String, TrainError> {
-        self.tokens.push(token);
-        let held = self.tokens.len() - self.emitted;
-        let text = self.pending()?;
-        if text.is_empty() || (text.ends_with(char::REPLACEMENT_CHARACTER) && held < Self::HELD) {
-            return Ok(String::new());
-        }
-        self.tokens.drain(..self.emitted);
-        self.emitted = self.tokens.len();
-        Ok(text)
-    }
-
-    /// The rest: bytes of a character that was never completed come as replacement characters.
-    ///
-    /// # Errors
-    /// As [`Tokenizer::decode`].
-    pub fn finish(self) -> Result<String, TrainError> {
-        self.pending()
-    }
-
-    /// What the tokens held back add to the text of the context.
-    fn pending(&self) -> Result<String, TrainError> {
-        let context = self.tokenizer.decode(&self.tokens[..self.emitted])?;
-        let whole = self.tokenizer.decode(&self.tokens)?;
-        // A decoder that looks back may have changed the context's own end (bytes that turned out not to be text):
-        // what was emitted stays emitted, and the rest begins at the same place.
-        Ok(whole.get(context.len()..).unwrap_or_default().to_owned())
-    }
-}
-
 /// Runs a call into the tokenizer library, which may panic on a hostile `tokenizer.json`, and gives errors as text.
 fn guarded<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
     match std::panic::catch_unwind(std::panic::AssertUnwindSafe(call)) {
         Ok(result) => result.map_err(|why| why.to_string()),
         Err(_) => Err("the tokenizer library failed on this file".to_owned()),
     }
-}
-
-fn token_id(value: &Value) -> Option<u32> {
-    value.as_u64().and_then(|id| u32::try_from(id).ok())
-}
-
-/// A JSON object from a file that may be absent (then empty).
-fn read_json_object(path: &Path) -> Result<serde_json::Map<String, Value>, TrainError> {
-    let bytes = match read_capped(path, CONFIG_LIMIT) {
-        Err(TrainError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-            return Ok(Default::default())
-        }
-        other => other?,
-    };
-    serde_json::from_slice(&bytes).map_err(|why| TrainError::Tokenizer {
-        path: path.to_path_buf(),
-        reason: format!("not a JSON object: {why}"),
-    })
 }
 
 /// The first characters of a text, for messages.

@@ -1,6 +1,7 @@
 use std::path::PathBuf;
 
 use proptest::prelude::*;
+use serde_json::Value;
 
 use super::*;
 use crate::synthetic;

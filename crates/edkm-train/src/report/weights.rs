@@ -1,0 +1,193 @@
+//! The figure of one weight matrix: measured from the numbers, drawn as a histogram with the centroids in it.
+
+use std::fmt::Write;
+
+use super::data::{Centroid, Histogram, WeightFigure};
+use super::html::{escape, part, short};
+
+/// Bins of a histogram: each about four pixels wide on a phone.
+const BINS: usize = 72;
+
+/// Up to so many centroids are drawn over the whole height; more would hide the histogram and become ticks below it.
+const TALL_CENTROIDS: usize = 32;
+
+/// The drawing's own units; it is stretched to the width there is.
+const WIDTH: f64 = 720.0;
+const HEIGHT: f64 = 120.0;
+
+impl Histogram {
+    /// The histogram of the finite numbers among `values`, in `bins` bins.
+    pub fn of(values: &[f32], bins: usize) -> Self {
+        let finite = || values.iter().copied().filter(|value| value.is_finite());
+        let (low, high) = finite().fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), value| {
+            (low.min(value), high.max(value))
+        });
+        if bins == 0 || low > high {
+            return Self::default();
+        }
+        let mut counts = vec![0; bins];
+        // In f64: the difference of two f32 may overflow.
+        let width = (f64::from(high) - f64::from(low)) / bins as f64;
+        for value in finite() {
+            let bin = if width > 0.0 {
+                ((f64::from(value) - f64::from(low)) / width) as usize
+            } else {
+                0
+            };
+            counts[bin.min(bins - 1)] += 1;
+        }
+        Self { low, high, counts }
+    }
+}
+
+impl WeightFigure {
+    /// The figure of weights that are not clustered.
+    pub fn plain(name: &str, shape: &[usize], weights: &[f32]) -> Self {
+        Self {
+            name: name.to_owned(),
+            shape: shape.to_vec(),
+            histogram: Histogram::of(weights, BINS),
+            centroids: Vec::new(),
+            palettes: 0,
+            mean_squared_error: None,
+            variance: variance(weights),
+        }
+    }
+
+    /// The figure of weights that are clustered: `clustered` holds for each weight the centroid it was given (as many as
+    /// there are weights), and `palettes` is the number of palettes they come from.
+    ///
+    /// The centroids shown are those that occur. Time and memory: one sorted copy of `clustered`.
+    pub fn clustered(name: &str, shape: &[usize], weights: &[f32], clustered: &[f32], palettes: usize) -> Self {
+        let squares = weights
+            .iter()
+            .zip(clustered)
+            .map(|(&weight, &centroid)| (f64::from(weight) - f64::from(centroid)).powi(2));
+        let error = squares.sum::<f64>() / weights.len().max(1) as f64;
+        Self {
+            mean_squared_error: Some(error),
+            ..Self::from_centroids(name, shape, clustered, palettes)
+        }
+        .with_weights(weights)
+    }
+
+    /// The figure of a matrix of which only the assigned centroids are at hand, as in a compressed file.
+    pub fn from_centroids(name: &str, shape: &[usize], clustered: &[f32], palettes: usize) -> Self {
+        let mut sorted = clustered.to_vec();
+        sorted.sort_unstable_by(f32::total_cmp);
+        let share = 1.0 / clustered.len().max(1) as f64;
+        let runs = sorted.chunk_by(|a, b| a == b);
+        let centroids = runs
+            .map(|run| Centroid {
+                value: run[0],
+                share: run.len() as f64 * share,
+            })
+            .collect();
+        Self {
+            centroids,
+            palettes,
+            ..Self::plain(name, shape, clustered)
+        }
+    }
+
+    fn with_weights(mut self, weights: &[f32]) -> Self {
+        self.histogram = Histogram::of(weights, BINS);
+        self.variance = variance(weights);
+        self
+    }
+}
+
+fn variance(weights: &[f32]) -> f64 {
+    let count = weights.len().max(1) as f64;
+    let mean = weights.iter().map(|&weight| f64::from(weight)).sum::<f64>() / count;
+    weights
+        .iter()
+        .map(|&weight| (f64::from(weight) - mean).powi(2))
+        .sum::<f64>()
+        / count
+}
+
+/// One figure with its caption.
+pub(super) fn draw(page: &mut String, figure: &WeightFigure) -> std::fmt::Result {
+    let shape = figure
+        .shape
+        .iter()
+        .map(usize::to_string)
+        .collect::<Vec<_>>()
+        .join(" × ");
+    writeln!(
+        page,
+        "<figure class=\"weights\"><figcaption><b>{}</b> <span>{shape}</span></figcaption>",
+        escape(&figure.name)
+    )?;
+    let Histogram { low, high, counts } = &figure.histogram;
+    let spread = low < high;
+    if spread {
+        writeln!(
+            page,
+            "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" preserveAspectRatio=\"none\" role=\"img\" aria-label=\"Histogram of {} \
+             with {} centroids\">",
+            escape(&figure.name),
+            figure.centroids.len()
+        )?;
+        writeln!(page, "<path class=\"bars\" d=\"{}\"/>", outline(counts))?;
+        centroids(page, figure)?;
+        writeln!(
+            page,
+            "</svg><div class=\"ends\"><span>{}</span><span>{}</span></div>",
+            short((*low).into()),
+            short((*high).into())
+        )?;
+    }
+    let mut facts = Vec::new();
+    if !spread && !counts.is_empty() {
+        facts.push(format!("every weight is {}", short((*low).into())));
+    }
+    match (figure.centroids.len(), figure.palettes) {
+        (0, _) => facts.push("not clustered".to_owned()),
+        (count, 0 | 1) => facts.push(format!("{count} centroids in use")),
+        (count, palettes) => facts.push(format!("{count} centroids in use, in {palettes} palettes")),
+    }
+    if let Some(error) = figure.mean_squared_error {
+        facts.push(format!("mean squared error {}", short(error)));
+        if figure.variance > 0.0 {
+            facts.push(format!("{} of the variance", part(error / figure.variance)));
+        }
+    }
+    writeln!(page, "<p>{}</p></figure>", facts.join(" · "))
+}
+
+/// The outline of all bars as one path.
+fn outline(counts: &[u64]) -> String {
+    let highest = counts.iter().copied().max().unwrap_or(0).max(1) as f64;
+    let step = WIDTH / counts.len() as f64;
+    let mut path = format!("M0 {HEIGHT}");
+    for (bin, &count) in counts.iter().enumerate() {
+        let top = HEIGHT - count as f64 / highest * (HEIGHT - 4.0);
+        // Writing to a string cannot fail.
+        let _ = write!(path, "V{top:.1}H{:.1}", (bin + 1) as f64 * step);
+    }
+    path + &format!("V{HEIGHT}Z")
+}
+
+/// The centroids of a figure whose weights are not all the same.
+fn centroids(page: &mut String, figure: &WeightFigure) -> std::fmt::Result {
+    let Histogram { low, high, .. } = figure.histogram;
+    let (low, range) = (f64::from(low), f64::from(high) - f64::from(low));
+    let (class, top) = match figure.centroids.len() {
+        0..=TALL_CENTROIDS => ("centroid", 0.0),
+        _ => ("centroid tick", HEIGHT - 14.0),
+    };
+    for centroid in figure.centroids.iter().filter(|centroid| centroid.value.is_finite()) {
+        let place = (f64::from(centroid.value) - low) / range;
+        // A centroid of rounded weights may lie a hair outside of them.
+        let x = place.clamp(0.0, 1.0) * WIDTH;
+        writeln!(
+            page,
+            "<line class=\"{class}\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{top}\" y2=\"{HEIGHT}\"><title>{}: {} of the weights</title></line>",
+            short(centroid.value.into()),
+            part(centroid.share)
+        )?;
+    }
+    Ok(())
+}
