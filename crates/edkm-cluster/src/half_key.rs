@@ -32,6 +32,19 @@ impl HalfKind {
         }
     }
 
+    /// The values of keys in f32, which holds them exactly.
+    #[inline(always)]
+    pub(crate) fn widen(self, keys: &[u16], values: &mut [f32]) {
+        match self {
+            HalfKind::Bf16 => {
+                for (value, &key) in values.iter_mut().zip(keys) {
+                    *value = f32::from_bits(u32::from(key) << 16);
+                }
+            }
+            HalfKind::F16 => keys.reinterpret_cast::<f16>().convert_to_f32_slice(values),
+        }
+    }
+
     /// The value of a key.
     pub(crate) fn value(self, key: u16) -> f64 {
         match self {

@@ -41,6 +41,16 @@ impl Lanes {
         self.zip(other, |a, b| if a > b { a } else { b })
     }
 
+    /// Whether any lane is below that of `other`.
+    #[inline(always)]
+    pub(crate) fn any_below(self, other: Self) -> bool {
+        let mut any = false;
+        for i in 0..LANES {
+            any |= self.0[i] < other.0[i];
+        }
+        any
+    }
+
     /// 1 / x.
     #[inline(always)]
     pub(crate) fn recip(self) -> Self {

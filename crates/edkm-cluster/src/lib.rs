@@ -39,6 +39,7 @@ mod bits;
 mod centroids;
 mod dispatch;
 mod error;
+mod fingerprint;
 mod half_key;
 mod init;
 mod lanes;
@@ -50,6 +51,7 @@ mod spec;
 mod target;
 mod temperature;
 mod trajectory;
+mod vector;
 
 pub use bits::Bits;
 pub use centroids::Centroids;

@@ -1,24 +1,24 @@
 //! Weights made ready for clustering: one pass that rounds, checks and counts.
 
-use xxhash_rust::xxh3::Xxh3;
-
-use crate::init::exact::exact;
+use crate::fingerprint::fingerprint;
+use crate::init::{scalar_start, vector_start};
 use crate::parallel::{execution, for_palettes, Execution};
 use crate::scalar::histogram::Distinct;
-use crate::scalar::rows::takes_part;
 use crate::trajectory::PaletteTrajectory;
-use crate::{scalar, Centroids, ClusterError, KeepZero, MatrixShape, Spec, Trajectory};
+use crate::vector::{self, with_dim, Palette};
+use crate::{scalar, Centroids, ClusterError, MatrixShape, Spec, Trajectory, VectorLen};
 
-/// A weight matrix rounded to 16 bits, and what clustering needs of it: its distinct values and how often each occurs.
+/// A weight matrix that has been checked, and, for scalars, its distinct 16-bit values and how often each occurs.
 ///
-/// Memory: 6 bytes for each distinct 16-bit value of each palette (for one palette of a large matrix some ten thousand values;
-/// at most 384 KiB for a palette).
+/// Memory: for scalars 6 bytes for each distinct value of each palette (some thousand values for one palette of a large matrix;
+/// at most 384 KiB for a palette); for vectors none.
 #[derive(Debug, Clone)]
 pub struct Prepared<'w> {
     weights: &'w [f32],
     shape: MatrixShape,
     spec: Spec,
-    palettes: Vec<Distinct>,
+    /// By palette; empty for vectors.
+    distinct: Vec<Distinct>,
 }
 
 impl<'w> Prepared<'w> {
@@ -30,21 +30,22 @@ impl<'w> Prepared<'w> {
     pub fn new(weights: &'w [f32], shape: MatrixShape, spec: &Spec) -> Result<Self, ClusterError> {
         shape.check("weights", weights)?;
         spec.check_for(shape)?;
-        if spec.dim() > 1 {
-            return Err(ClusterError::VectorLength { len: spec.dim() });
-        }
         let len = spec.grouping.weights_per_palette(shape);
-        let execution = execution(weights.len().div_ceil(len), len);
+        let execution = execution(spec.grouping.palettes(shape), len);
         let palettes: Vec<_> = weights.chunks(len).enumerate().collect();
         let palettes = for_palettes(palettes, |(i, palette)| {
-            scalar::prepare(palette, spec.half, execution).map_err(|at| unusable(i * len + at, palette[at], spec))
+            let distinct = match spec.vector {
+                VectorLen::One => scalar::prepare(palette, spec.half, execution).map(Some),
+                _ => vector::first_unusable(palette, spec, execution).map_or(Ok(None), Err),
+            };
+            distinct.map_err(|at| unusable(i * len + at, palette[at], spec))
         });
-        let palettes = palettes.into_iter().collect::<Result<_, _>>()?;
+        let palettes = palettes.into_iter().collect::<Result<Vec<_>, _>>()?;
         Ok(Prepared {
             weights,
             shape,
             spec: *spec,
-            palettes,
+            distinct: palettes.into_iter().flatten().collect(),
         })
     }
 
@@ -58,45 +59,43 @@ impl<'w> Prepared<'w> {
         &self.spec
     }
 
-    /// A hash of all that the trajectory depends on besides its start: for each palette the multiset of 16-bit values, the shape and
-    /// the settings. Equal for a weight that has not changed (in 16 bits), so that its trajectory can be used again.
+    /// A hash of all that the trajectory depends on besides its start: the rounded weights of each palette (for scalars without their
+    /// order), the shape and the settings. Equal for a weight that has not changed in 16 bits, so that its trajectory can be used again.
     pub fn fingerprint(&self) -> u128 {
-        let mut hash = Xxh3::new();
-        let spec = format!("{:?} {:?}", self.shape, self.spec);
-        hash.update(spec.as_bytes());
-        let mut bytes = Vec::new();
-        for distinct in &self.palettes {
-            bytes.clear();
-            bytes.extend((distinct.len() as u64).to_le_bytes());
-            bytes.extend(distinct.keys_u.iter().flat_map(|key| key.to_le_bytes()));
-            bytes.extend(distinct.counts_u.iter().flat_map(|count| count.to_le_bytes()));
-            hash.update(&bytes);
-        }
-        hash.digest128()
+        fingerprint(self.weights, self.shape, &self.spec, &self.distinct)
     }
 
-    /// Number of distinct 16-bit values, summed over palettes: the rows of the attention map that are computed.
+    /// Rows of the attention map that are computed: for scalars the distinct 16-bit values of each palette, for vectors all vectors.
     pub fn distinct_values(&self) -> usize {
-        self.palettes.iter().map(Distinct::len).sum()
+        match self.spec.vector {
+            VectorLen::One => self.distinct.iter().map(Distinct::len).sum(),
+            vector => self.weights.len() / vector.get(),
+        }
     }
 
-    /// Centroids to start the first training step from: for each palette the k-means of the smallest squared error.
+    /// Centroids to start the first training step from.
     ///
-    /// With fewer distinct values than clusters, every value is a centroid, some of them several times.
-    /// With [`KeepZero::Exact`], zero and the k-means of the other values with one cluster fewer.
+    /// For scalars the k-means with the smallest squared error, for each palette; for vectors k-means++ and Lloyd's algorithm on at most
+    /// 65,536 vectors of it, drawn with the seed of the settings. With fewer distinct values than clusters, every value is a centroid,
+    /// some of them several times. With [`KeepZero::Exact`](crate::KeepZero::Exact), zero, and the k-means of the others with one cluster fewer.
     ///
     /// # Errors
     /// None for prepared weights.
     pub fn initial(&self) -> Result<Centroids, ClusterError> {
-        let palettes = for_palettes(self.palettes.iter().collect(), |distinct| {
-            let masses: Vec<f64> = distinct.counts_u.iter().map(|&count| count.into()).collect();
-            self.initial_palette(distinct, &masses)
-        });
+        let palettes = match self.spec.vector {
+            VectorLen::One => for_palettes(self.distinct.iter().collect(), |distinct| {
+                let masses: Vec<f64> = distinct.counts_u.iter().map(|&count| count.into()).collect();
+                scalar_start(distinct, &masses, &self.spec)
+            }),
+            _ => for_palettes(self.weights.chunks(self.weights_per_palette()).collect(), |weights| {
+                with_dim!(self.spec, vector_start, weights, None, &self.spec)
+            }),
+        };
         Ok(Centroids::from_palettes(palettes, &self.spec))
     }
 
     /// As [`initial`](Prepared::initial), with the squared error of each weight multiplied by its importance (for instance the mean of its
-    /// squared gradients, SqueezeLLM, arXiv 2306.07629).
+    /// squared gradients, SqueezeLLM, arXiv 2306.07629); that of a vector by the mean importance of its weights.
     ///
     /// A palette in which every importance is zero is clustered as if they were equal.
     ///
@@ -110,36 +109,17 @@ impl<'w> Prepared<'w> {
                 value: importance[index],
             });
         }
-        let len = self.spec.grouping.weights_per_palette(self.shape);
+        let len = self.weights_per_palette();
         let execution = self.execution();
         let palettes: Vec<_> = self.weights.chunks(len).zip(importance.chunks(len)).collect();
-        let palettes = for_palettes(palettes, |(weights, importance)| {
-            let (distinct, _) = scalar::count_weights(self.spec.half, weights, Some(importance), execution);
-            self.initial_palette(&distinct, &distinct.sums_u)
+        let palettes = for_palettes(palettes, |(weights, importance)| match self.spec.vector {
+            VectorLen::One => {
+                let (distinct, _) = scalar::count_weights(self.spec.half, weights, Some(importance), execution);
+                scalar_start(&distinct, &distinct.sums_u, &self.spec)
+            }
+            _ => with_dim!(self.spec, vector_start, weights, Some(importance), &self.spec),
         });
         Ok(Centroids::from_palettes(palettes, &self.spec))
-    }
-
-    fn initial_palette(&self, distinct: &Distinct, masses_u: &[f64]) -> Vec<f64> {
-        let (keep_zero, clusters) = (self.spec.keep_zero, self.spec.clusters());
-        let taking_part = || {
-            distinct
-                .keys_u
-                .iter()
-                .zip(masses_u)
-                .filter(|(&key, _)| takes_part(key, keep_zero))
-        };
-        let values: Vec<f64> = taking_part().map(|(&key, _)| self.spec.half.value(key)).collect();
-        let masses: Vec<f64> = taking_part().map(|(_, &mass)| mass).collect();
-        match keep_zero {
-            KeepZero::Free => exact(&values, &masses, clusters),
-            KeepZero::Exact if values.is_empty() => vec![0.0; clusters],
-            KeepZero::Exact => {
-                let mut centroids = exact(&values, &masses, clusters - 1);
-                centroids.insert(centroids.partition_point(|&c| c < 0.0), 0.0);
-                centroids
-            }
-        }
     }
 
     /// Repeats assignment and update, from centroids that are constants of the gradient.
@@ -149,9 +129,24 @@ impl<'w> Prepared<'w> {
     pub fn iterate(&self, start: &Centroids) -> Result<Trajectory, ClusterError> {
         start.check_for(self.shape, &self.spec)?;
         let execution = self.execution();
-        let palettes = for_palettes(self.palettes.iter().enumerate().collect(), |(i, distinct)| {
-            scalar::iterate(distinct, start.group_f64(i).to_vec(), &self.spec, execution)
-        });
+        let palettes = match self.spec.vector {
+            VectorLen::One => for_palettes(self.distinct.iter().enumerate().collect(), |(i, distinct)| {
+                scalar::iterate(distinct, start.group_f64(i).to_vec(), &self.spec, execution)
+            }),
+            _ => for_palettes(
+                self.weights.chunks(self.weights_per_palette()).enumerate().collect(),
+                |(i, weights)| {
+                    with_dim!(
+                        self.spec,
+                        vector::iterate,
+                        weights,
+                        start.group_f64(i),
+                        &self.spec,
+                        execution
+                    )
+                },
+            ),
+        };
         let last = palettes
             .iter()
             .map(|palette: &PaletteTrajectory| palette.step(palette.len()).to_vec());
@@ -164,33 +159,68 @@ impl<'w> Prepared<'w> {
         })
     }
 
-    /// The hard assignment: for each weight the index of the nearest centroid in its palette; of equally near ones the first.
+    /// The hard assignment: for each vector (with scalars, each weight) the index of the nearest centroid in its palette; of equally near ones
+    /// the first.
     ///
     /// # Errors
     /// [`ClusterError::Centroids`] when `centroids` has other palettes than the matrix.
     pub fn assign(&self, centroids: &Centroids) -> Result<Vec<u8>, ClusterError> {
         centroids.check_for(self.shape, &self.spec)?;
-        let len = self.spec.grouping.weights_per_palette(self.shape);
+        let len = self.weights_per_palette();
         let execution = self.execution();
-        let mut indices = vec![0; self.shape.len()];
+        let mut indices = vec![0; self.shape.len() / self.spec.dim()];
         let work: Vec<_> = self
-            .palettes
-            .iter()
-            .zip(self.weights.chunks(len))
-            .zip(indices.chunks_mut(len))
+            .weights
+            .chunks(len)
+            .zip(indices.chunks_mut(len / self.spec.dim()))
             .enumerate()
             .collect();
-        for_palettes(work, |(i, ((distinct, weights), indices))| {
+        for_palettes(work, |(i, (weights, indices))| {
             // The numbers that a compressed model holds.
             let palette: Vec<f64> = centroids.group(i).iter().map(|&c| c.into()).collect();
-            scalar::assign(distinct, &palette, weights, self.spec.half, execution, indices);
+            match self.spec.vector {
+                VectorLen::One => {
+                    scalar::assign(&self.distinct[i], &palette, weights, self.spec.half, execution, indices);
+                }
+                _ => with_dim!(
+                    self.spec,
+                    assign_vectors,
+                    weights,
+                    &palette,
+                    &self.spec,
+                    execution,
+                    indices
+                ),
+            }
         });
         Ok(indices)
     }
 
-    fn execution(&self) -> Execution {
-        execution(self.palettes.len(), self.spec.grouping.weights_per_palette(self.shape))
+    fn weights_per_palette(&self) -> usize {
+        self.spec.grouping.weights_per_palette(self.shape)
     }
+
+    fn execution(&self) -> Execution {
+        execution(self.spec.grouping.palettes(self.shape), self.weights_per_palette())
+    }
+}
+
+fn assign_vectors<const D: usize>(
+    weights: &[f32],
+    palette: &[f64],
+    spec: &Spec,
+    execution: Execution,
+    indices: &mut [u8],
+) {
+    vector::hard::assign::<D>(
+        &Palette {
+            weights,
+            spec,
+            execution,
+        },
+        &vector::in_vectors(palette),
+        indices,
+    );
 }
 
 fn unusable(index: usize, value: f32, spec: &Spec) -> ClusterError {

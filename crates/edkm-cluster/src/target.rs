@@ -17,6 +17,14 @@ impl<'g> Target<'g> {
         }
     }
 
+    /// A second use of the same place.
+    pub(crate) fn reborrow(&mut self) -> Target<'_> {
+        match self {
+            Target::InPlace(grad) => Target::InPlace(grad),
+            Target::Accumulate { upstream, total } => Target::Accumulate { upstream, total },
+        }
+    }
+
     /// The same for each consecutive `len` weights.
     pub(crate) fn split(self, len: usize) -> Vec<Target<'g>> {
         match self {

@@ -5,7 +5,8 @@ use crate::scalar;
 use crate::scalar::gradient::Repetition;
 use crate::shape::check_length;
 use crate::target::Target;
-use crate::{Centroids, ClusterError, MatrixShape, Spec};
+use crate::vector::{self, with_dim};
+use crate::{Centroids, ClusterError, GradientMode, MatrixShape, Spec, VectorLen};
 
 /// The centroids of every repetition, from which clustered weights and gradients are made again.
 ///
@@ -41,6 +42,37 @@ pub(crate) struct PaletteTrajectory {
 }
 
 impl PaletteTrajectory {
+    /// No repetition yet.
+    pub(crate) fn new(tau: f64, pinned: Option<usize>, start_kd: Vec<f64>, clusters: usize) -> Self {
+        PaletteTrajectory {
+            tau,
+            pinned,
+            done: 0,
+            centroids_tkd: start_kd,
+            log_mass_tk: Vec::new(),
+            clusters,
+            occupied: None,
+        }
+    }
+
+    /// Adds a repetition, and drops what the backward pass will not need.
+    pub(crate) fn keep(&mut self, mode: GradientMode, centroids_kd: &[f64], log_mass_k: Vec<f64>) {
+        self.done += 1;
+        match mode {
+            GradientMode::Unrolled => {
+                self.centroids_tkd.extend_from_slice(centroids_kd);
+                self.log_mass_tk.extend(log_mass_k);
+            }
+            GradientMode::Implicit => {
+                let before = self.centroids_tkd.len() - centroids_kd.len();
+                self.centroids_tkd.drain(..before);
+                self.centroids_tkd.extend_from_slice(centroids_kd);
+                self.log_mass_tk = log_mass_k;
+            }
+            GradientMode::StraightThrough => self.centroids_tkd = centroids_kd.to_vec(),
+        }
+    }
+
     /// Repetitions that are kept.
     pub(crate) fn len(&self) -> usize {
         self.log_mass_tk.len() / self.clusters
@@ -125,8 +157,9 @@ impl Trajectory {
             .zip(weights.chunks(len))
             .zip(out.chunks_mut(len))
             .collect();
-        for_palettes(work, |((palette, weights), out)| {
-            scalar::clustered(palette, weights, spec, execution, out)
+        for_palettes(work, |((palette, weights), out)| match spec.vector {
+            VectorLen::One => scalar::clustered(palette, weights, spec, execution, out),
+            _ => with_dim!(spec, vector::clustered, palette, weights, spec, execution, out),
         });
         Ok(())
     }
@@ -189,8 +222,9 @@ impl Trajectory {
             .zip(weights.chunks(len))
             .zip(target.split(len))
             .collect();
-        for_palettes(work, |((palette, weights), target)| {
-            scalar::backward(palette, weights, spec, execution, target)
+        for_palettes(work, |((palette, weights), target)| match spec.vector {
+            VectorLen::One => scalar::backward(palette, weights, spec, execution, target),
+            _ => with_dim!(spec, vector::backward, palette, weights, spec, execution, target),
         });
         Ok(())
     }

@@ -5,7 +5,7 @@ mod common;
 use std::num::NonZeroUsize;
 
 use common::{dense, forward, normal};
-use edkm_cluster::{Bits, Centroids, Grouping, HalfKind, MatrixShape, Prepared, Spec, Temperature};
+use edkm_cluster::{Bits, Centroids, Grouping, HalfKind, MatrixShape, Prepared, Spec, Temperature, VectorLen};
 use edkm_testkit::assert_close;
 use proptest::prelude::*;
 
@@ -30,7 +30,8 @@ fn check(weights: &[f32], shape: MatrixShape, spec: &Spec, start: &Centroids) {
         .backward_accumulate(weights, shape, spec, &upstream, &mut total)
         .unwrap();
     let sum: Vec<f32> = grad.iter().map(|g| g + 1.0).collect();
-    assert_eq!(total, sum);
+    // A vector's gradient comes in parts, one for each repetition.
+    assert_close("total", &total, &sum, 1e-6);
 }
 
 fn start(weights: &[f32], shape: MatrixShape, spec: &Spec) -> Centroids {
@@ -50,9 +51,10 @@ proptest! {
         relative in 0.01f64..2.0,
         iterations in 1usize..5,
         scale in prop_oneof![Just(1e-20f32), Just(0.02f32), Just(50.0f32)],
+        dim in prop_oneof![Just(1usize), Just(2), Just(4), Just(8)],
         seed in any::<u64>(),
     ) {
-        let shape = MatrixShape::new(rows, cols);
+        let shape = MatrixShape::new(rows, cols.next_multiple_of(dim));
         // Half precision has no numbers as small as 1e-20.
         let scale = if f16 { 0.02 } else { scale };
         let weights = normal(shape.len(), seed, scale);
@@ -60,7 +62,8 @@ proptest! {
             .with_half(if f16 { HalfKind::F16 } else { HalfKind::Bf16 })
             .with_grouping(NonZeroUsize::new(group).map_or(Grouping::PerTensor, Grouping::PerChannels))
             .with_temperature(Temperature::Relative(relative))
-            .with_iterations(iterations);
+            .with_iterations(iterations)
+            .with_vector(VectorLen::new(dim).unwrap());
         check(&weights, shape, &spec, &start(&weights, shape, &spec));
     }
 }
@@ -92,6 +95,39 @@ fn any_start_is_followed() {
         for tau in [1e-5, 1e-4, 1e-3] {
             let spec = Spec::default().with_temperature(Temperature::Absolute(tau));
             check(&weights, shape, &spec, &start);
+        }
+    }
+}
+
+/// Vectors in several tiles of 16,384, from one thread's and from several threads' worth of weights.
+#[test]
+fn vectors_match_the_dense_definition_across_tiles() {
+    for (dim, rows, cols) in [(2, 3, 20_000), (4, 5, 16_384), (8, 130, 1032)] {
+        let shape = MatrixShape::new(rows, cols);
+        let weights = normal(shape.len(), 6, 0.02);
+        let spec = Spec::new(Bits::new(4).unwrap())
+            .with_vector(VectorLen::new(dim).unwrap())
+            .with_temperature(Temperature::Relative(0.1))
+            .with_iterations(2);
+        check(&weights, shape, &spec, &start(&weights, shape, &spec));
+    }
+}
+
+/// Clusters with hardly a vector, as for scalars.
+#[test]
+fn any_start_of_vectors_is_followed() {
+    let shape = MatrixShape::new(16, 32);
+    let weights = normal(shape.len(), 8, 0.02);
+    let spec = Spec::new(Bits::new(2).unwrap()).with_vector(VectorLen::Two);
+    for far in [0.05, 0.1, 0.12] {
+        let start = Centroids::from_vec(vec![0.01, 0.0, -0.01, 0.01, far, far, -0.01, 0.01], 4, 2).unwrap();
+        for tau in [1e-4, 2e-4, 1e-3] {
+            check(
+                &weights,
+                shape,
+                &spec.with_temperature(Temperature::Absolute(tau)),
+                &start,
+            );
         }
     }
 }

@@ -6,7 +6,8 @@ use std::num::NonZeroUsize;
 
 use common::{forward, normal};
 use edkm_cluster::{
-    Bits, Centroids, ClusterError, GradientMode, Grouping, HalfKind, KeepZero, MatrixShape, Prepared, Spec, Temperature,
+    Bits, Centroids, ClusterError, GradientMode, Grouping, HalfKind, KeepZero, MatrixShape, Prepared, Spec,
+    Temperature, VectorLen,
 };
 use edkm_testkit::{assert_bitwise_equal, assert_close};
 
@@ -133,20 +134,34 @@ fn a_constant_matrix_stays_constant() {
         // As its 16-bit rounding has it.
         let want = half::bf16::from_f32(value).to_f32();
         let weights = vec![value; 128];
-        for spec in [
-            Spec::default(),
-            Spec::default().with_gradient(GradientMode::StraightThrough),
+        for (spec, vector) in [
+            (Spec::default(), VectorLen::One),
+            (
+                Spec::default().with_gradient(GradientMode::StraightThrough),
+                VectorLen::One,
+            ),
+            (Spec::default(), VectorLen::Two),
+            (
+                Spec::default().with_gradient(GradientMode::StraightThrough),
+                VectorLen::Eight,
+            ),
         ] {
+            let spec = spec.with_vector(vector);
             let start = Prepared::new(&weights, SHAPE, &spec).unwrap().initial().unwrap();
-            assert_eq!(start.as_slice(), [want; 8]);
+            assert_eq!(start.as_slice(), vec![want; 8 * vector.get()]);
             let (trajectory, clustered) = forward(&weights, SHAPE, &spec, &start);
             assert_close("clustered", &clustered, &[want; 128], 1e-7);
             let mut grad = normal(128, 2, 1.0);
-            let mean = grad.iter().sum::<f32>() / 128.0;
+            let dim = vector.get();
+            let mean = |j: usize| grad.iter().skip(j).step_by(dim).sum::<f32>() * dim as f32 / 128.0;
+            let means: Vec<f32> = (0..dim).map(mean).collect();
             trajectory.backward(&weights, SHAPE, &spec, &mut grad).unwrap();
             if spec.gradient == GradientMode::Unrolled {
                 // Every clustered weight is the mean of all weights. Its gradient is summed in another order here.
-                assert!(grad.iter().all(|g| (g - mean).abs() < 1e-6), "{grad:?}");
+                assert!(
+                    grad.iter().enumerate().all(|(i, g)| (g - means[i % dim]).abs() < 1e-6),
+                    "{grad:?}"
+                );
             }
         }
     }
@@ -207,6 +222,54 @@ fn scale_does_not_matter() {
         assert_close("clustered", &back, &clustered, 1e-7);
         assert_close("gradient", &scaled_grad, &grad, 1e-6);
     }
+}
+
+#[test]
+fn zero_vectors_are_kept() {
+    let mut weights = normal(128, 6, 0.1);
+    for w in weights.chunks_mut(2).step_by(3) {
+        w.fill(0.0);
+    }
+    weights[3] = 0.0;
+    for gradient in [
+        GradientMode::Unrolled,
+        GradientMode::Implicit,
+        GradientMode::StraightThrough,
+    ] {
+        let spec = Spec::default()
+            .with_keep_zero(KeepZero::Exact)
+            .with_gradient(gradient)
+            .with_vector(VectorLen::Two);
+        let prepared = Prepared::new(&weights, SHAPE, &spec).unwrap();
+        let start = prepared.initial().unwrap();
+        let zeros = |c: &Centroids| c.as_slice().chunks(2).filter(|c| *c == [0.0, 0.0]).count();
+        assert_eq!(zeros(&start), 1);
+        let (trajectory, clustered) = forward(&weights, SHAPE, &spec, &start);
+        assert_eq!(zeros(trajectory.last()), 1);
+        let mut grad = normal(128, 7, 1.0);
+        trajectory.backward(&weights, SHAPE, &spec, &mut grad).unwrap();
+        let indices = prepared.assign(trajectory.last()).unwrap();
+        assert_eq!(indices.len(), 64);
+        for i in (0..64).step_by(3) {
+            assert_eq!(
+                (&clustered[2 * i..2 * i + 2], &grad[2 * i..2 * i + 2]),
+                (&[0.0; 2][..], &[0.0; 2][..])
+            );
+            let index = usize::from(indices[i]);
+            assert_eq!(trajectory.last().group(0)[2 * index..2 * index + 2], [0.0; 2]);
+        }
+        assert!((2..6).all(|i| clustered[i] != 0.0 || gradient == GradientMode::StraightThrough));
+    }
+    // Nothing but zeros.
+    let spec = Spec::default()
+        .with_keep_zero(KeepZero::Exact)
+        .with_vector(VectorLen::Four);
+    let zeros = vec![0.0f32; 128];
+    let start = Prepared::new(&zeros, SHAPE, &spec).unwrap().initial().unwrap();
+    let (trajectory, clustered) = forward(&zeros, SHAPE, &spec, &start);
+    let mut grad = vec![1.0; 128];
+    trajectory.backward(&zeros, SHAPE, &spec, &mut grad).unwrap();
+    assert_eq!((&clustered, &grad), (&zeros, &zeros));
 }
 
 #[test]
@@ -296,6 +359,18 @@ fn a_tolerance_ends_the_repetitions() {
     assert_eq!(steps(10.0), 1);
     let some = steps(1e-3);
     assert!(1 < some && some < steps(1e-6) && steps(1e-6) < 500);
+}
+
+#[test]
+fn fingerprints_of_vectors_mind_the_order() {
+    let mut weights = normal(128, 6, 0.1);
+    let spec = Spec::default().with_vector(VectorLen::Two);
+    let print = |weights: &[f32]| Prepared::new(weights, SHAPE, &spec).unwrap().fingerprint();
+    let first = print(&weights);
+    weights[0] = half::bf16::from_f32(weights[0]).to_f32();
+    assert_eq!(first, print(&weights));
+    weights.swap(3, 90);
+    assert_ne!(first, print(&weights));
 }
 
 #[test]

@@ -28,10 +28,6 @@ fn golden_vectors_hold() {
             .with_temperature(Temperature::Absolute(golden.metadata_as("tau")))
             .with_iterations(golden.metadata_as("iterations"))
             .with_vector(VectorLen::new(dim).unwrap());
-        if dim > 1 {
-            println!("skipped: {name}");
-            continue;
-        }
         let weights = golden.f32s("weight_f32");
         let start = golden.f64s("init_centroids_f64");
         let start = Centroids::from_f64(start, clusters, dim).unwrap();

@@ -5,7 +5,7 @@ mod common;
 use std::num::NonZeroUsize;
 
 use common::{forward, normal};
-use edkm_cluster::{Bits, Centroids, GradientMode, Grouping, MatrixShape, Prepared, Spec};
+use edkm_cluster::{Bits, Centroids, GradientMode, Grouping, MatrixShape, Prepared, Spec, VectorLen};
 use edkm_testkit::assert_bitwise_equal;
 
 /// Everything that a step computes.
@@ -50,6 +50,10 @@ fn threads_do_not_change_a_bit() {
         spec.with_grouping(groups(100)),
         spec.with_gradient(GradientMode::Implicit),
         spec.with_gradient(GradientMode::StraightThrough),
+        spec.with_vector(VectorLen::Two),
+        spec.with_vector(VectorLen::Eight).with_grouping(groups(7)),
+        spec.with_vector(VectorLen::Four)
+            .with_gradient(GradientMode::StraightThrough),
     ] {
         let pool = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         let one = pool(1).install(|| step(&weights, shape, &spec));

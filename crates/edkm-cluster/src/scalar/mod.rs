@@ -100,15 +100,8 @@ pub(crate) fn iterate(
     let rows = Rows::new(distinct, spec.half, spec.keep_zero);
     let gap = gap(&start_k, 1);
     let tau = spec.temperature.tau(gap);
-    let mut trajectory = PaletteTrajectory {
-        tau,
-        pinned,
-        done: 0,
-        clusters: start_k.len(),
-        centroids_tkd: start_k.clone(),
-        log_mass_tk: Vec::new(),
-        occupied: (execution == Execution::Pool).then(|| Occupied::of(distinct)),
-    };
+    let mut trajectory = PaletteTrajectory::new(tau, pinned, start_k.clone(), start_k.len());
+    trajectory.occupied = (execution == Execution::Pool).then(|| Occupied::of(distinct));
     // All weights may be zeros that are kept.
     if rows.mass == 0.0 {
         return trajectory;
@@ -135,26 +128,6 @@ pub(crate) fn iterate(
         }
     }
     trajectory
-}
-
-impl PaletteTrajectory {
-    /// Adds a repetition, and drops what the backward pass will not need.
-    pub(crate) fn keep(&mut self, mode: GradientMode, centroids_kd: &[f64], log_mass_k: Vec<f64>) {
-        self.done += 1;
-        match mode {
-            GradientMode::Unrolled => {
-                self.centroids_tkd.extend_from_slice(centroids_kd);
-                self.log_mass_tk.extend(log_mass_k);
-            }
-            GradientMode::Implicit => {
-                let before = self.centroids_tkd.len() - centroids_kd.len();
-                self.centroids_tkd.drain(..before);
-                self.centroids_tkd.extend_from_slice(centroids_kd);
-                self.log_mass_tk = log_mass_k;
-            }
-            GradientMode::StraightThrough => self.centroids_tkd = centroids_kd.to_vec(),
-        }
-    }
 }
 
 /// Writes clustered weights.

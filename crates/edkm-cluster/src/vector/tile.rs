@@ -1,0 +1,217 @@
+//! Vectors of a palette in tiles, each in an order that puts near ones together.
+//!
+//! Eight vectors are handled at once, one to a lane, and a cluster is left out for them when it matters to none of the eight: the nearer
+//! they are, the more is left out. So each tile is sorted by a coarse grid over the range of the centroids. The tile is all that exists of
+//! the order; results go back to where the vectors came from.
+
+use std::ops::Range;
+
+use crate::half_key::BLOCK;
+use crate::lanes::{Lanes, LANES};
+use crate::{HalfKind, KeepZero};
+
+/// Vectors of a tile. Fixed, so that sums over tiles do not depend on the number of threads; 16-bit positions; small enough
+/// for the second-level cache.
+pub(crate) const TILE: usize = 1 << 14;
+
+/// Cells of the grid, in bits.
+const CELL_BITS: usize = 12;
+
+/// A grid over the range of a palette's centroids.
+pub(crate) struct Grid<const D: usize> {
+    low: [f32; D],
+    cells_per_unit: [f32; D],
+    bits: [u32; D],
+}
+
+impl<const D: usize> Grid<D> {
+    pub(crate) fn over(centroids_kd: &[[f64; D]]) -> Self {
+        let mut grid = Grid {
+            low: [0.0; D],
+            cells_per_unit: [0.0; D],
+            bits: [0; D],
+        };
+        for j in 0..D {
+            let low = centroids_kd.iter().map(|c| c[j]).fold(f64::INFINITY, f64::min);
+            let high = centroids_kd.iter().map(|c| c[j]).fold(f64::NEG_INFINITY, f64::max);
+            let bits = CELL_BITS / D + usize::from(j < CELL_BITS % D);
+            grid.low[j] = low as f32;
+            grid.bits[j] = bits as u32;
+            // A range of zero gives infinity, which the cell of a vector survives.
+            grid.cells_per_unit[j] = ((1 << bits) as f64 / (high - low)) as f32;
+        }
+        grid
+    }
+
+    #[inline(always)]
+    fn cell(&self, vector: &[f32]) -> usize {
+        let mut cell = 0;
+        for (j, &w) in vector.iter().enumerate() {
+            let last = (1u32 << self.bits[j]) - 1;
+            // The conversion saturates, and takes NaN to 0.
+            let at = (((w - self.low[j]) * self.cells_per_unit[j]) as u32).min(last);
+            cell = cell << self.bits[j] | at as usize;
+        }
+        cell
+    }
+}
+
+/// Up to [`TILE`] consecutive vectors, rounded, and their order.
+pub(crate) struct Tile<const D: usize> {
+    values: Vec<f32>,
+    order: Vec<u16>,
+    keep_zero: KeepZero,
+}
+
+/// Eight vectors, one to a lane.
+pub(crate) struct Group<'t, const D: usize> {
+    /// Positions in the tile; fewer than eight in the last group.
+    pub(crate) members: &'t [u16],
+    /// The rounded vectors; the last one again in lanes without a member.
+    pub(crate) w: [Lanes; D],
+    /// 1 for vectors that are clustered, 0 for zeros that are kept and in lanes without a member.
+    pub(crate) counts: Lanes,
+}
+
+impl<const D: usize> Tile<D> {
+    /// Rounds the weights of at most [`TILE`] vectors and sorts them by cell.
+    pub(crate) fn new(weights: &[f32], half: HalfKind, keep_zero: KeepZero, grid: &Grid<D>) -> Self {
+        let mut values = vec![0.0; weights.len()];
+        let mut keys = [0u16; BLOCK];
+        for (weights, values) in weights.chunks(BLOCK).zip(values.chunks_mut(BLOCK)) {
+            half.round(weights, &mut keys);
+            half.widen(&keys[..weights.len()], values);
+        }
+        let cells: Vec<u16> = values.chunks_exact(D).map(|vector| grid.cell(vector) as u16).collect();
+        Tile {
+            order: counting_sort(&cells),
+            values,
+            keep_zero,
+        }
+    }
+
+    /// Number of vectors.
+    pub(crate) fn len(&self) -> usize {
+        self.order.len()
+    }
+
+    /// The rounded vectors, in their own order.
+    pub(crate) fn vectors(&self) -> impl Iterator<Item = &[f32]> {
+        self.values.chunks_exact(D)
+    }
+
+    /// Whether a vector is clustered, not a zero that is kept.
+    #[inline(always)]
+    pub(crate) fn takes_part(&self, vector: &[f32]) -> bool {
+        self.keep_zero == KeepZero::Free || vector.iter().any(|&w| w != 0.0)
+    }
+
+    /// Number of groups.
+    pub(crate) fn groups(&self) -> usize {
+        self.order.len().div_ceil(LANES)
+    }
+
+    #[inline(always)]
+    pub(crate) fn group(&self, group: usize) -> Group<'_, D> {
+        let members = &self.order[group * LANES..self.order.len().min((group + 1) * LANES)];
+        let mut w = [Lanes::ZERO; D];
+        let mut counts = Lanes::ZERO;
+        for lane in 0..LANES {
+            let member = members[lane.min(members.len() - 1)] as usize;
+            let vector = &self.values[member * D..(member + 1) * D];
+            for j in 0..D {
+                w[j].0[lane] = vector[j].into();
+            }
+            counts.0[lane] = if lane < members.len() && self.takes_part(vector) {
+                1.0
+            } else {
+                0.0
+            };
+        }
+        Group { members, w, counts }
+    }
+}
+
+impl<const D: usize> Group<'_, D> {
+    /// Numbers of the members, in the shape of [`w`](Group::w), from an array of the tile.
+    #[inline(always)]
+    pub(crate) fn load(&self, tile: &[f32]) -> [Lanes; D] {
+        let mut loaded = [Lanes::ZERO; D];
+        for (lane, range) in self.places() {
+            for (to, &from) in loaded.iter_mut().zip(&tile[range]) {
+                to.0[lane] = from.into();
+            }
+        }
+        loaded
+    }
+
+    /// Lanes with a member, and where it stands in an array of the tile.
+    #[inline(always)]
+    pub(crate) fn places(&self) -> impl Iterator<Item = (usize, Range<usize>)> + '_ {
+        self.members
+            .iter()
+            .map(|&m| m as usize * D..(m as usize + 1) * D)
+            .enumerate()
+    }
+}
+
+/// Positions in order of their cells, within a cell in order.
+fn counting_sort(cells: &[u16]) -> Vec<u16> {
+    let mut starts = vec![0u32; (1 << CELL_BITS) + 1];
+    for &cell in cells {
+        starts[cell as usize + 1] += 1;
+    }
+    for cell in 0..1 << CELL_BITS {
+        starts[cell + 1] += starts[cell];
+    }
+    let mut order = vec![0u16; cells.len()];
+    for (i, &cell) in cells.iter().enumerate() {
+        let place = &mut starts[cell as usize];
+        order[*place as usize] = i as u16;
+        *place += 1;
+    }
+    order
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_vector_is_in_one_group() {
+        let weights: Vec<f32> = (0..2 * 101).map(|i| ((i * 37 % 64) as f32 - 32.0) / 8.0).collect();
+        for centroids in [vec![[-1.0, -2.0], [3.0, 1.0]], vec![[0.5, 0.5]; 2]] {
+            let tile = Tile::<2>::new(&weights, HalfKind::Bf16, KeepZero::Exact, &Grid::over(&centroids));
+            let mut seen = [false; 101];
+            for group in (0..tile.groups()).map(|g| tile.group(g)) {
+                let loaded = group.load(&weights);
+                for (lane, range) in group.places() {
+                    // Eighths below 4 are exact in bf16.
+                    let vector = [group.w[0].0[lane], group.w[1].0[lane]];
+                    assert_eq!(vector, [weights[range.start].into(), weights[range.start + 1].into()]);
+                    assert_eq!(vector, [loaded[0].0[lane], loaded[1].0[lane]]);
+                    assert_eq!(group.counts.0[lane] == 0.0, vector == [0.0; 2]);
+                    assert!(!std::mem::replace(&mut seen[range.start / 2], true));
+                }
+            }
+            assert_eq!(seen, [true; 101]);
+        }
+    }
+
+    #[test]
+    fn near_vectors_come_together() {
+        let weights: Vec<f32> = (0..2000).map(|i| ((i * i * 17) % 1999) as f32 / 1000.0 - 1.0).collect();
+        let tile = Tile::<2>::new(
+            &weights,
+            HalfKind::F16,
+            KeepZero::Free,
+            &Grid::over(&[[-1.0; 2], [1.0; 2]]),
+        );
+        let spread = |lanes: &Lanes| {
+            lanes.0.iter().fold(f64::MIN, |a, &b| a.max(b)) - lanes.0.iter().fold(f64::MAX, |a, &b| a.min(b))
+        };
+        let mean = (0..tile.groups()).map(|g| spread(&tile.group(g).w[0])).sum::<f64>() / tile.groups() as f64;
+        // Unsorted it would be about 1.6.
+        assert!(mean < 0.1, "{mean}");
+    }
+}
