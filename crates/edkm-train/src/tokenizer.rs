@@ -177,7 +177,8 @@ impl std::fmt::Debug for Tokenizer {
     }
 }
 
-/// Runs a call into the tokenizer library, which may panic on a hostile `tokenizer.json`, and gives errors as text.
+/// Runs a call into the tokenizer library, which panics on some hostile files (a `Strip` decoder that strips more than there
+/// is), and gives errors as text.
 fn guarded<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
     match std::panic::catch_unwind(std::panic::AssertUnwindSafe(call)) {
         Ok(result) => result.map_err(|why| why.to_string()),

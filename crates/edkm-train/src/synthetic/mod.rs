@@ -42,7 +42,7 @@ impl Split {
 
 /// At least `bytes` bytes of English text, in whole documents with a blank line between them (at most 4 KiB more).
 ///
-/// The same arguments give the same text on every platform. About 10 MB a second.
+/// The same arguments give the same text on every platform, at some tens of megabytes a second.
 pub fn generate(split: Split, seed: u64, bytes: usize) -> String {
     let mut random = generator(seed, 0);
     let mut text = String::with_capacity(bytes + 4096);

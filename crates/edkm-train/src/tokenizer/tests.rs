@@ -196,3 +196,109 @@ proptest! {
         })?;
     }
 }
+
+/// A tokenizer with one part replaced by something hostile.
+fn with(key: &str, part: Value) -> Result<Tokenizer, TrainError> {
+    let mut json: Value = serde_json::from_slice(&synthetic::train_tokenizer("the fox", 280).unwrap()).unwrap();
+    json[key] = part;
+    Tokenizer::from_bytes(
+        Path::new("hostile.json"),
+        &serde_json::to_vec(&json).unwrap(),
+        SpecialTokens::default(),
+    )
+}
+
+#[test]
+fn hostile_parts_give_errors_or_nonsense_but_no_panic() {
+    use serde_json::json;
+    let start = std::time::Instant::now();
+    let huge = u64::MAX;
+    let nested = (0..100).fold(
+        json!({"type": "NFC"}),
+        |inner, _| json!({"type": "Sequence", "normalizers": [inner]}),
+    );
+    let added = |id: u64| json!([{"id": id, "content": "x", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true}]);
+    let text = "the fox ".repeat(50);
+    for (key, part) in [
+        ("added_tokens", added(4_294_967_295)),
+        ("added_tokens", added(huge)),
+        (
+            "padding",
+            json!({"strategy": {"Fixed": huge}, "direction": "Right", "pad_to_multiple_of": 0, "pad_id": 0, "pad_type_id": 0, "pad_token": ""}),
+        ),
+        (
+            "truncation",
+            json!({"direction": "Right", "max_length": 1, "strategy": "LongestFirst", "stride": huge}),
+        ),
+        ("normalizer", nested),
+        (
+            "normalizer",
+            json!({"type": "Precompiled", "precompiled_charsmap": "AAAA////fwAAAAAAAAA="}),
+        ),
+        (
+            "normalizer",
+            json!({"type": "Replace", "pattern": {"Regex": "(a+)+$"}, "content": ""}),
+        ),
+        (
+            "normalizer",
+            json!({"type": "Replace", "pattern": {"Regex": "(?:"}, "content": ""}),
+        ),
+        (
+            "normalizer",
+            json!({"type": "Replace", "pattern": {"String": ""}, "content": "xx"}),
+        ),
+        (
+            "pre_tokenizer",
+            json!({"type": "Split", "pattern": {"Regex": "((t|th|the|e| )*)*z"}, "behavior": "Isolated", "invert": false}),
+        ),
+        ("pre_tokenizer", json!({"type": "Digits", "individual_digits": 7})),
+        (
+            "decoder",
+            json!({"type": "Strip", "content": "t", "start": huge, "stop": huge}),
+        ),
+        (
+            "decoder",
+            json!({"type": "Strip", "content": "t", "start": 5, "stop": 5}),
+        ),
+        (
+            "decoder",
+            json!({"type": "CTC", "pad_token": "", "word_delimiter_token": "", "cleanup": true}),
+        ),
+        (
+            "post_processor",
+            json!({"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "absent", "type_id": 0}}], "pair": [], "special_tokens": {}}),
+        ),
+        ("model", json!({"type": "Unigram", "unk_id": 5, "vocab": [["a", 0.0]]})),
+        (
+            "model",
+            json!({"type": "Unigram", "unk_id": null, "vocab": [["a", 1e308], ["", -1e308]]}),
+        ),
+        (
+            "model",
+            json!({"type": "WordPiece", "unk_token": "absent", "continuing_subword_prefix": "", "max_input_chars_per_word": 3, "vocab": {"a": 0}}),
+        ),
+        (
+            "model",
+            json!({"type": "WordLevel", "unk_token": "absent", "vocab": {"a": 4_294_967_295u32}}),
+        ),
+        (
+            "model",
+            json!({"type": "BPE", "vocab": {"a": 0, "b": 0}, "merges": [["a", "b"]]}),
+        ),
+        (
+            "model",
+            json!({"type": "BPE", "vocab": {"t": 0, "h": 1, "th": 2}, "merges": [["t", "h"], ["t", "h"]], "dropout": 7.0}),
+        ),
+        ("model", json!({"type": "Nonsense"})),
+    ] {
+        let shown = part.to_string();
+        let Ok(tokenizer) = with(key, part) else { continue };
+        // Whatever comes back: it came back.
+        if let Ok(tokens) = tokenizer.encode_document(&text) {
+            let _ = tokenizer.decode(&tokens);
+            let mut stream = tokenizer.decode_stream();
+            let _ = tokens.iter().try_for_each(|&token| stream.push(token).map(drop));
+        }
+        assert!(start.elapsed().as_secs() < 20, "{key}: {shown}");
+    }
+}
