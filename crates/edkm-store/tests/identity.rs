@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use common::{assert_empty, bytes_of};
 use edkm_store::{
-    in_process_learners, Backend, DType, Placement, Precision, Record, SharedBytes, Store, StoreSpec, DEFAULT_PATIENCE,
+    in_process_learners, Backend, DType, Placement, PlaneCodec, Precision, Record, SharedBytes, Store, StoreSpec,
+    DEFAULT_PATIENCE,
 };
 use proptest::prelude::*;
 
@@ -210,6 +211,21 @@ fn what_is_rebuilt_is_a_vec_of_the_element_type() {
         let vec = edkm_store::downcast::<Vec<f32>>(ticket.load().expect("loaded")).expect("a Vec<f32>");
         assert_eq!(*vec, value, "{name}");
     }
+}
+
+#[test]
+fn readers_at_the_same_time_share_what_is_rebuilt() {
+    let store = Store::builder()
+        .marshal()
+        .compress(PlaneCodec::Adaptive)
+        .build()
+        .expect("legal");
+    let record = Record::new(Arc::new(vec![1.5f32; 8192]), DType::F32, [8192], "x");
+    let tickets = [(); 3].map(|()| store.save(record.clone()).expect("saved"));
+    drop(record);
+    let [first, second, third] = tickets.map(|ticket| ticket.load().expect("loaded"));
+    assert!(Arc::ptr_eq(&first, &second) && Arc::ptr_eq(&second, &third));
+    assert_empty(&store.report(), "marshal,compress");
 }
 
 #[test]

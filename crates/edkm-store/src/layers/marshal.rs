@@ -51,6 +51,8 @@ struct Content {
     held: OnceLock<Result<Box<dyn Held>, StoreError>>,
     key: Key,
     kinds: Mutex<Vec<Kind>>,
+    /// What was rebuilt for a reader that still uses it.
+    rebuilt: Mutex<Option<Weak<dyn SharedBytes>>>,
     contents: Arc<Mutex<Contents>>,
     _kept: Charge,
 }
@@ -137,6 +139,7 @@ impl Marshal {
                     held: OnceLock::new(),
                     key,
                     kinds: Mutex::default(),
+                    rebuilt: Mutex::default(),
                     contents: self.contents.clone(),
                     _kept: self.meter.charge(Side::Kept, key.len),
                 });
@@ -218,7 +221,20 @@ impl Reader {
 
 impl Held for Reader {
     fn fetch(&self) -> Result<Arc<dyn SharedBytes>, StoreError> {
-        self.held()?.fetch()
+        let held = self.held()?;
+        // Whether a reader still uses its bytes may differ between learners, and all must join a gather or none.
+        if held.gathers() {
+            return held.fetch();
+        }
+        // Under the lock: a second reader waits for what the first is having rebuilt.
+        let mut rebuilt = lock(&self.content.rebuilt);
+        if let Some(bytes) = rebuilt.as_ref().and_then(Weak::upgrade) {
+            return Ok(bytes);
+        }
+        let bytes = held.fetch()?;
+        // What has other owners was not rebuilt but kept as it is, and is to be verified each time.
+        *rebuilt = (Arc::strong_count(&bytes) == 1).then(|| Arc::downgrade(&bytes));
+        Ok(bytes)
     }
 
     fn kept_bytes(&self) -> usize {
