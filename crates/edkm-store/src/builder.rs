@@ -97,7 +97,8 @@ impl StoreBuilder {
         self
     }
 
-    /// Keeps up to `budget` in memory and the rest in an unlinked temporary file in `dir`, oldest first.
+    /// Keeps up to `budget` in memory and the rest in an unlinked temporary file in `dir`, oldest first. Reading ahead of the
+    /// backward pass comes with [`StoreBuilder::overlap`]. The file keeps its largest size as long as the store lives.
     pub fn spill(mut self, dir: impl Into<PathBuf>, budget: impl Into<Bytes>) -> Self {
         self.choices.push(Choice::Spill {
             dir: dir.into(),

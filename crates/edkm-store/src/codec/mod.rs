@@ -13,6 +13,34 @@ use std::fmt;
 ///
 /// What `encode` returned, `decode` must turn into the same bytes; the store compares checksums of both sides, so a codec
 /// that errs is an error and not a wrong gradient. A panic in a codec is caught and reported as an error.
+///
+/// ```
+/// use std::sync::Arc;
+/// use edkm_store::{Backend, Codec, CodecError, DType, Record, Store};
+///
+/// /// Knows nothing but zeros.
+/// struct Zeros;
+///
+/// impl Codec for Zeros {
+///     fn name(&self) -> &'static str {
+///         "zeros"
+///     }
+///
+///     fn encode(&self, bytes: &[u8], _element_size: usize) -> Option<Vec<u8>> {
+///         bytes.iter().all(|&byte| byte == 0).then(Vec::new)
+///     }
+///
+///     fn decode(&self, _encoded: &[u8], _element_size: usize, out: &mut [u8]) -> Result<(), CodecError> {
+///         out.fill(0);
+///         Ok(())
+///     }
+/// }
+///
+/// let store = Store::builder().compress(Zeros).build()?;
+/// let ticket = store.save(Record::new(Arc::new(vec![0f32; 1000]), DType::F32, [1000], "dropped"))?;
+/// assert_eq!(ticket.kept_bytes(), 0);
+/// # Ok::<(), edkm_store::StoreError>(())
+/// ```
 pub trait Codec: Send + Sync + 'static {
     /// For errors.
     fn name(&self) -> &'static str;
