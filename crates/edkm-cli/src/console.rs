@@ -29,6 +29,15 @@ impl Output {
         }
     }
 
+    /// A piece of a line for people, shown at once. Nothing is lost with a pipe that was closed at the other end but text for nobody.
+    pub fn piece(self, text: &str) {
+        use std::io::Write;
+        let _ = match self {
+            Self::Human => write!(std::io::stdout(), "{text}").and_then(|()| std::io::stdout().flush()),
+            Self::Json => write!(std::io::stderr(), "{text}"),
+        };
+    }
+
     /// The JSON object, if it was asked for.
     pub fn json(self, value: &impl Serialize) -> Result<(), serde_json::Error> {
         if self == Self::Json {

@@ -1,4 +1,6 @@
 //! The program `edkm`: fine-tune, compress, evaluate and run LLaMA models with clustered weights.
+// A program has no outside: `pub` says what is meant for other modules.
+#![allow(unreachable_pub)]
 
 mod args;
 mod commands;
@@ -34,6 +36,7 @@ fn run(args: Args) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         Command::Finetune(args) => commands::finetune::run(args),
         Command::Compress(args) => commands::compress::run(args),
         Command::Eval(args) => commands::eval::run(args),
+        Command::Generate(args) => commands::generate::run(args),
         Command::Inspect(args) => commands::inspect::run(args),
         Command::Bench { bench } => commands::bench::run(bench),
         Command::MakeDefault(args) => commands::make_default::run(args),

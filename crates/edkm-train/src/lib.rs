@@ -10,19 +10,20 @@
 //! | [`report`] | `report.html`, a run on one page |
 //! | [`synthetic`] | the generated text of the embedded default model |
 
-pub mod data;
 pub mod compress;
+pub mod data;
 mod error;
 pub mod evaluate;
 mod files;
-pub mod run;
 pub mod init;
 pub mod memory;
 pub mod metrics;
 mod random;
 pub mod report;
+pub mod run;
 pub mod schedule;
 pub mod synthetic;
+pub mod text_generation;
 pub mod tokenizer;
 pub mod trainer;
 

@@ -60,7 +60,7 @@ impl Clustering {
 
     /// A copy of the settings.
     pub fn spec(&self) -> Spec {
-        self.lock().spec.clone()
+        self.lock().spec
     }
 
     /// Changes the settings; centroids of another size are dropped (and found anew), others are kept.

@@ -134,9 +134,17 @@ fn show(output: Output, settings: &FinetuneSettings, outcome: &FinetuneOutcome) 
         let plain = bytes(outcome.saved_bytes_plain_dkm);
         output.line(format!("  plain DKM, clustering alone{plain:>9}  (its attention maps)"));
     }
+    if let Some((_, text)) = outcome.sample.texts.last() {
+        output.line("the result goes on");
+        output.line(format!(
+            "  {} [...] {}",
+            outcome.sample.prompt,
+            text.trim().replace('\n', "\n  ")
+        ));
+    }
     output.line(format!(
         "{} steps, {} tokens, {:.1} s of {:.1} s in all",
         outcome.steps, outcome.tokens, outcome.training_seconds, outcome.seconds
     ));
-    output.line(format!("wrote {}", outcome.out.display()));
+    output.line(format!("wrote {} (look at report.html)", outcome.out.display()));
 }

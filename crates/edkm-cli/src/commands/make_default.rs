@@ -17,16 +17,16 @@ use crate::console::Output;
 use crate::embedded;
 use crate::progress::Progress;
 
-/// The shape of the embedded model: half a million parameters.
+/// The shape of the embedded model: a quarter of a million parameters.
 const CONFIG: &str = r#"{
   "architectures": ["LlamaForCausalLM"],
   "model_type": "llama",
-  "hidden_size": 96,
-  "intermediate_size": 256,
+  "hidden_size": 64,
+  "intermediate_size": 176,
   "num_hidden_layers": 5,
-  "num_attention_heads": 6,
-  "num_key_value_heads": 3,
-  "vocab_size": 768,
+  "num_attention_heads": 4,
+  "num_key_value_heads": 2,
+  "vocab_size": 512,
   "max_position_embeddings": 512,
   "rms_norm_eps": 1e-5,
   "rope_theta": 10000.0,

@@ -4,6 +4,7 @@ pub mod bench;
 pub mod compress;
 pub mod eval;
 pub mod finetune;
+pub mod generate;
 pub mod inspect;
 pub mod make_default;
 

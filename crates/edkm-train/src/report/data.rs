@@ -76,7 +76,7 @@ pub struct StoreFigures {
 }
 
 /// What several models write after the same prompt.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize)]
 pub struct Sample {
     /// The prompt.
     pub prompt: String,

@@ -11,14 +11,14 @@ use edkm_llama::config::LlamaConfig;
 use edkm_llama::model::{DynamicLlama, PalettizedParameter, Recompute};
 use edkm_store::{Backend, Store};
 
-use super::{Baseline, ClusterSettings, FinetuneOutcome, Observer, Sizes, Stage, StepReport};
+use super::{report, Baseline, ClusterSettings, FinetuneOutcome, Observer, Sizes, Stage, StepReport};
 use crate::compress::{compress, with_palettes, Method};
 use crate::data::sampler::WindowSampler;
 use crate::data::windows::check_length;
 use crate::data::TokenStream;
 use crate::evaluate::perplexity;
 use crate::memory::peak_resident_bytes;
-use crate::metrics::Throughput;
+use crate::metrics::{MetricsWriter, StepMetrics, Throughput};
 use crate::schedule::LearningRate;
 use crate::trainer::{Trainer, TrainerSettings};
 use crate::{Tokenizer, TrainError};
@@ -81,6 +81,9 @@ pub struct FinetuneSettings {
     /// What happens to one that is there.
     pub overwrite: Overwrite,
 }
+
+/// Tokens of the validation text that the sample begins with.
+const PROMPT_TOKENS: usize = 12;
 
 /// The share of the text that is held out if there is no other to measure on.
 const HELD_OUT: f64 = 0.1;
@@ -156,9 +159,9 @@ pub fn finetune<D: EdkmDevice>(
     let plain_dkm = plain_dkm_bytes(&mut model);
     let mut trainer = Trainer::new(model, device.clone(), trainer_settings, settings.store.clone());
     let training_start = Instant::now();
-    let tokens = train(&mut trainer, &mut sampler, settings, observer)?;
+    let steps = train(&mut trainer, &mut sampler, settings, out.path(), observer)?;
     let training_seconds = training_start.elapsed().as_secs_f64();
-    let saved_bytes_peak = trainer.store().report().peak_bytes as u64;
+    let store = trainer.store().report();
     let mut model = trainer.model;
 
     observer.stage(Stage::Save);
@@ -166,18 +169,24 @@ pub fn finetune<D: EdkmDevice>(
         Some(clustering) => model.palettize(clustering.palette_dtype)?,
         None => Vec::new(),
     };
-    let size_bytes = write(out, settings, &mut model, &palettes, &config, dtype)?;
+    let size_bytes = model
+        .write_weights(out.path(), &palettes, dtype, Sharding::Single)?
+        .bytes;
+    drop(model);
+    config.write(out.path())?;
+    copy_companions(&settings.model_dir, out.path())?;
 
     observer.stage(Stage::EvaluateAfter);
-    drop(model);
-    let written = DynamicLlama::<D>::open(&settings.out, device)?;
+    let written = DynamicLlama::<D>::open(out.path(), device)?;
     let after = evaluate(&written, &mut |share| observer.progress(share))?;
     observer.result(&format!(
         "perplexity {:.4} on {} tokens",
         after.perplexity, after.tokens
     ));
+    let prompt = tokenizer.decode(document_beginning(&validation, &tokenizer))?;
+    let sample = report::sample(prompt.trim(), &settings.model_dir, out.path())?;
 
-    Ok(FinetuneOutcome {
+    let outcome = FinetuneOutcome {
         perplexity_before: before.perplexity,
         perplexity_after: after.perplexity,
         perplexity_uncompressed: None,
@@ -185,15 +194,20 @@ pub fn finetune<D: EdkmDevice>(
         size_bytes,
         size_before_bytes,
         steps: settings.steps,
-        tokens,
+        tokens: steps.iter().map(|step| step.tokens).sum(),
         seconds: start.elapsed().as_secs_f64(),
         training_seconds,
         peak_rss_bytes: peak_resident_bytes(),
-        saved_bytes_peak,
+        saved_bytes_peak: store.peak_bytes,
         saved_bytes_plain_dkm: plain_dkm,
         baselines,
+        sample: sample.clone(),
         out: settings.out.clone(),
-    })
+    };
+    let page = report::data(settings, &outcome, steps, &store, sample, out.path())?;
+    report::write(&page, out.path())?;
+    out.commit()?;
+    Ok(outcome)
 }
 
 fn check_sequence(settings: &FinetuneSettings, config: &LlamaConfig) -> Result<(), TrainError> {
@@ -228,44 +242,54 @@ fn texts(settings: &FinetuneSettings, tokenizer: &Tokenizer) -> Result<(TokenStr
     Ok((training, validation))
 }
 
+/// The first tokens of the first whole document.
+fn document_beginning<'a>(stream: &'a TokenStream, tokenizer: &Tokenizer) -> &'a [u32] {
+    let tokens = stream.tokens();
+    let begins = tokens
+        .iter()
+        .position(|&token| Some(token) == tokenizer.begin_token())
+        .unwrap_or(0);
+    &tokens[begins..tokens.len().min(begins + PROMPT_TOKENS)]
+}
+
+/// All steps; their figures go to `metrics.jsonl` as they come.
 fn train<D: EdkmDevice>(
     trainer: &mut Trainer<D>,
     sampler: &mut WindowSampler<'_>,
     settings: &FinetuneSettings,
+    out: &Path,
     observer: &mut impl Observer,
-) -> Result<u64, TrainError> {
+) -> Result<Vec<StepMetrics>, TrainError> {
+    let mut writer = MetricsWriter::create(&out.join("metrics.jsonl"))?;
     let mut throughput = Throughput::default();
-    let mut tokens = 0;
+    let mut steps = Vec::new();
     while trainer.step_count() < settings.steps {
         let start = Instant::now();
         let outcome = trainer.step(sampler)?;
-        tokens += outcome.tokens;
         throughput.add(outcome.tokens, start.elapsed());
+        let metrics = StepMetrics {
+            step: outcome.step,
+            loss: Some(outcome.loss),
+            learning_rate: outcome.learning_rate,
+            temperature: outcome.temperature,
+            gradient_norm: Some(outcome.gradient_norm),
+            tokens: outcome.tokens,
+            tokens_per_second: throughput.tokens_per_second(),
+            saved_bytes: trainer.store().report().peak_bytes,
+            peak_rss_bytes: peak_resident_bytes(),
+            validation_perplexity: None,
+        };
+        writer.write(&metrics)?;
         let rest = (settings.steps - trainer.step_count()) * outcome.tokens;
         observer.step(&StepReport {
             outcome,
             steps: settings.steps,
-            tokens_per_second: throughput.tokens_per_second(),
+            tokens_per_second: metrics.tokens_per_second,
             remaining: throughput.remaining(rest),
         });
+        steps.push(metrics);
     }
-    Ok(tokens)
-}
-
-/// Builds the folder beside `out` and puts it there; returns the bytes of the model file.
-fn write<D: EdkmDevice>(
-    out: OutputDir,
-    settings: &FinetuneSettings,
-    model: &mut DynamicLlama<D>,
-    palettes: &[PalettizedParameter],
-    config: &LlamaConfig,
-    dtype: FloatDtype,
-) -> Result<u64, TrainError> {
-    let written = model.write_weights(out.path(), palettes, dtype, Sharding::Single)?;
-    config.write(out.path())?;
-    copy_companions(&settings.model_dir, out.path())?;
-    out.commit()?;
-    Ok(written.bytes)
+    Ok(steps)
 }
 
 /// The type that weights which are not clustered are written in: the one they came in.

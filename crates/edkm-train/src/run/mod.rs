@@ -5,6 +5,7 @@ mod compress_folder;
 mod finetune;
 mod observer;
 mod outcome;
+mod report;
 
 pub use clustering::ClusterSettings;
 pub use compress_folder::{compress_folder, CompressOutcome, CompressSettings};

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use crate::compress::Method;
+use crate::report::Sample;
 
 /// The figures of a run. Serialized, it is the object that the program prints with `--json`.
 #[derive(Debug, Clone, Serialize)]
@@ -37,6 +38,8 @@ pub struct FinetuneOutcome {
     pub saved_bytes_plain_dkm: u64,
     /// Compression without training, if it was measured.
     pub baselines: Vec<Baseline>,
+    /// What both models write after the beginning of the validation text.
+    pub sample: Sample,
     /// The folder.
     pub out: PathBuf,
 }

@@ -1,0 +1,152 @@
+//! What a user can get wrong ends in a message that names the thing, and never in a half-written folder.
+
+use crate::common::{assert_refused, Workshop};
+
+const NORM: &str = "model.norm.weight";
+
+#[test]
+fn a_missing_model_file() {
+    let shop = Workshop::new();
+    std::fs::remove_file(shop.weights()).unwrap();
+    assert_refused(&shop.finetune(&[]), &["model.safetensors"], &shop.out());
+}
+
+#[test]
+fn a_missing_folder() {
+    let shop = Workshop::new();
+    std::fs::remove_dir_all(shop.model()).unwrap();
+    assert_refused(&shop.finetune(&[]), &["config.json"], &shop.out());
+}
+
+#[test]
+fn a_truncated_model_file() {
+    let shop = Workshop::new();
+    let file = std::fs::read(shop.weights()).unwrap();
+    for keep in [0, 4, 100, file.len() / 2, file.len() - 1] {
+        std::fs::write(shop.weights(), &file[..keep]).unwrap();
+        assert_refused(&shop.finetune(&[]), &["model.safetensors"], &shop.out());
+    }
+}
+
+#[test]
+fn a_tensor_of_the_wrong_shape() {
+    let shop = Workshop::new();
+    shop.edit_weights(|header, _| {
+        let columns = header[NORM]["shape"][0].as_u64().unwrap();
+        header[NORM]["shape"] = serde_json::json!([2, columns / 2]);
+    });
+    assert_refused(&shop.finetune(&[]), &[NORM, "instead of"], &shop.out());
+}
+
+#[test]
+fn a_config_without_a_field() {
+    let shop = Workshop::new();
+    for key in ["hidden_size", "num_hidden_layers", "vocab_size"] {
+        let text = std::fs::read_to_string(shop.config()).unwrap();
+        let mut config: serde_json::Value = serde_json::from_str(&text).unwrap();
+        config.as_object_mut().unwrap().remove(key);
+        std::fs::write(shop.config(), config.to_string()).unwrap();
+        assert_refused(&shop.finetune(&[]), &["config.json", key], &shop.out());
+        std::fs::write(shop.config(), text).unwrap();
+    }
+}
+
+#[test]
+fn an_architecture_that_is_not_supported() {
+    let shop = Workshop::new();
+    let config = std::fs::read_to_string(shop.config())
+        .unwrap()
+        .replace("LlamaForCausalLM", "GPT2LMHeadModel");
+    std::fs::write(shop.config(), config).unwrap();
+    assert_refused(&shop.finetune(&[]), &["config.json", "GPT2LMHeadModel"], &shop.out());
+}
+
+#[test]
+fn an_empty_data_file() {
+    let shop = Workshop::new();
+    std::fs::write(shop.text(), "\n  \n").unwrap();
+    assert_refused(&shop.finetune(&[]), &["text.txt", "no text"], &shop.out());
+}
+
+#[test]
+fn a_data_file_that_is_not_utf8() {
+    let shop = Workshop::new();
+    std::fs::write(shop.text(), b"Once upon a time \xff\xfe").unwrap();
+    assert_refused(&shop.finetune(&[]), &["text.txt", "UTF-8", "17"], &shop.out());
+}
+
+#[test]
+fn a_data_file_of_an_unknown_kind() {
+    let shop = Workshop::new();
+    let csv = shop.path("text.csv");
+    std::fs::write(&csv, "a,b").unwrap();
+    let output = shop.finetune(&["--valid", csv.to_str().unwrap()]);
+    assert_refused(&output, &["text.csv", ".jsonl"], &shop.out());
+}
+
+#[test]
+fn fewer_tokens_than_one_window() {
+    let shop = Workshop::new();
+    std::fs::write(shop.text(), "Once upon a time.").unwrap();
+    assert_refused(&shop.finetune(&[]), &["tokens", "33"], &shop.out());
+}
+
+#[test]
+fn a_sequence_beyond_the_models_positions() {
+    let shop = Workshop::new();
+    assert_refused(
+        &shop.finetune(&["--seq", "100000"]),
+        &["sequence", "max_position_embeddings"],
+        &shop.out(),
+    );
+}
+
+#[test]
+fn bits_that_do_not_exist_are_a_usage_error() {
+    let shop = Workshop::new();
+    for bits in ["0", "9", "three"] {
+        let output = shop.finetune(&["--bits", bits]);
+        assert_eq!(output.status.code(), Some(2));
+        assert!(String::from_utf8_lossy(&output.stderr).contains(bits));
+        assert!(!shop.out().exists());
+    }
+}
+
+#[test]
+fn a_weight_that_is_not_a_number() {
+    let shop = Workshop::new();
+    shop.edit_weights(|header, data| {
+        let offset = header[NORM]["data_offsets"][0].as_u64().unwrap() as usize;
+        // the fourth number, bf16
+        data[offset + 6..offset + 8].copy_from_slice(&[0xc0, 0x7f]);
+    });
+    assert_refused(
+        &shop.finetune(&[]),
+        &["model.safetensors", NORM, "NaN", "3"],
+        &shop.out(),
+    );
+}
+
+#[test]
+fn a_folder_that_holds_something_is_left_alone() {
+    let shop = Workshop::new();
+    std::fs::create_dir(shop.out()).unwrap();
+    std::fs::write(shop.out().join("thesis.txt"), "years of work").unwrap();
+    for more in [&[][..], &["--overwrite"][..]] {
+        let output = shop.finetune(more);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(String::from_utf8_lossy(&output.stderr).contains("out"));
+        assert_eq!(
+            std::fs::read_to_string(shop.out().join("thesis.txt")).unwrap(),
+            "years of work"
+        );
+    }
+}
+
+#[test]
+fn a_store_that_makes_no_sense() {
+    let shop = Workshop::new();
+    for store in ["zip", "compress,marshal", "marshal,marshal", "spill=/nowhere:2XB"] {
+        assert_refused(&shop.finetune(&["--store", store]), &[], &shop.out());
+    }
+}

@@ -1,0 +1,149 @@
+//! From a model to a smaller model, as a user goes.
+
+use crate::common::{edkm, json, Workshop};
+
+#[test]
+fn what_finetune_writes_is_read_by_every_command() {
+    let shop = Workshop::new();
+    let figures = json(&shop.finetune(&["--json"]));
+    for key in [
+        "perplexity_before",
+        "perplexity_after",
+        "perplexity_uncompressed",
+        "bits_per_weight",
+        "size_bytes",
+        "steps",
+        "tokens",
+        "seconds",
+        "peak_rss_bytes",
+        "saved_bytes_peak",
+        "out",
+    ] {
+        assert!(figures.get(key).is_some(), "no {key} in {figures}");
+    }
+    assert!(figures["saved_bytes_peak"].as_u64().unwrap() > 0);
+    assert_eq!(figures["tokens"], 2 * 32 * 2);
+    let size = std::fs::metadata(shop.out().join("model.safetensors")).unwrap().len();
+    assert_eq!(figures["size_bytes"], size);
+
+    // the held-out tenth is the end of the text
+    let eval = |dir: &std::path::Path| {
+        let mut command = edkm();
+        command
+            .arg("eval")
+            .arg(dir)
+            .arg("--data")
+            .arg(shop.text())
+            .args(["--seq", "32", "--json"]);
+        json(&command.output().unwrap())["perplexity"].as_f64().unwrap()
+    };
+    let (before, after) = (eval(&shop.model()), eval(&shop.out()));
+    assert!(before.is_finite() && after.is_finite() && before != after);
+
+    let inspected = json(&edkm().arg("inspect").arg(shop.out()).arg("--json").output().unwrap());
+    let bits = inspected["bits_per_weight"].as_f64().unwrap();
+    assert!((bits - figures["bits_per_weight"].as_f64().unwrap()).abs() < 1e-9);
+    let palette = &inspected["tensors"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|t| t["palette"].is_object())
+        .unwrap()["palette"];
+    assert_eq!(palette["first"].as_array().unwrap().len(), 8);
+
+    let written = json(
+        &edkm()
+            .arg("generate")
+            .arg(shop.out())
+            .args(["--prompt", "Once upon", "--tokens", "5", "--json"])
+            .output()
+            .unwrap(),
+    );
+    assert_eq!(written["tokens"].as_u64().unwrap(), 5);
+    assert!(std::fs::read_to_string(shop.out().join("report.html"))
+        .unwrap()
+        .contains("</html>"));
+    assert_eq!(
+        std::fs::read_to_string(shop.out().join("metrics.jsonl"))
+            .unwrap()
+            .lines()
+            .count(),
+        2
+    );
+
+    // and it is a model to start from
+    let again = edkm()
+        .arg("finetune")
+        .arg(shop.out())
+        .arg("--data")
+        .arg(shop.text())
+        .arg("--out")
+        .arg(shop.path("again"))
+        .args([
+            "--steps",
+            "1",
+            "--seq",
+            "32",
+            "--batch",
+            "1",
+            "--bits",
+            "2",
+            "--group",
+            "16",
+            "--embedding-bits",
+            "8",
+            "--json",
+        ])
+        .output()
+        .unwrap();
+    assert!(json(&again)["perplexity_after"].as_f64().unwrap().is_finite());
+}
+
+#[test]
+fn the_same_seed_gives_the_same_bytes_and_another_seed_others() {
+    let bytes = |more: &[&str]| {
+        let shop = Workshop::new();
+        json(&shop.finetune(&[&["--json"], more].concat()));
+        std::fs::read(shop.out().join("model.safetensors")).unwrap()
+    };
+    let first = bytes(&[]);
+    assert_eq!(first, bytes(&[]));
+    // neither where saved tensors go nor whether layers are run again changes a bit
+    assert_eq!(first, bytes(&["--store", "memory"]));
+    assert_eq!(first, bytes(&["--store", "marshal,compress", "--checkpoint-layers"]));
+    assert_ne!(first, bytes(&["--seed", "1"]));
+}
+
+#[test]
+fn compression_without_training_writes_a_model() {
+    let shop = Workshop::new();
+    for method in ["kmeans", "rtn"] {
+        let out = shop.path(method);
+        let mut command = edkm();
+        command
+            .arg("compress")
+            .arg(shop.model())
+            .args(["--method", method, "--bits", "4", "--json"])
+            .arg("--out")
+            .arg(&out);
+        let figures = json(&command.output().unwrap());
+        assert!(figures["bits_per_weight"].as_f64().unwrap() >= 4.0);
+        let mut command = edkm();
+        command
+            .arg("eval")
+            .arg(&out)
+            .arg("--data")
+            .arg(shop.text())
+            .args(["--seq", "32", "--json"]);
+        assert!(json(&command.output().unwrap())["perplexity"].as_f64().unwrap() >= 1.0);
+    }
+}
+
+#[test]
+fn help_names_every_command() {
+    let output = edkm().arg("--help").output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    for command in ["finetune", "compress", "eval", "generate", "inspect", "bench"] {
+        assert!(text.contains(command), "{text}");
+    }
+}

@@ -1,0 +1,158 @@
+//! `report.html` of a run.
+
+use std::path::Path;
+
+use edkm_llama::checkpoint::Checkpoint;
+use edkm_llama::inference::{CacheType, GenerateOptions, InferenceModel, SamplingOptions, Session};
+use edkm_store::Report as StoreReport;
+
+use super::{FinetuneOutcome, FinetuneSettings};
+use crate::metrics::StepMetrics;
+use crate::report::{self, BeforeAfter, Contender, ContenderRole, ReportData, Sample, StoreFigures, WeightFigure};
+use crate::text_generation::write_text;
+use crate::{Tokenizer, TrainError};
+
+/// Tokens of a sample.
+const SAMPLE_TOKENS: usize = 100;
+
+/// What both models write after `prompt`.
+pub(super) fn sample(prompt: &str, original: &Path, result: &Path) -> Result<Sample, TrainError> {
+    let texts = [("original", original), ("result", result)]
+        .into_iter()
+        .map(|(name, dir)| Ok((name.to_owned(), continue_text(dir, prompt)?)))
+        .collect::<Result<_, TrainError>>()?;
+    Ok(Sample {
+        prompt: prompt.to_owned(),
+        texts,
+    })
+}
+
+fn continue_text(model_dir: &Path, prompt: &str) -> Result<String, TrainError> {
+    let model = InferenceModel::open(model_dir)?;
+    let tokenizer = Tokenizer::from_dir(model_dir)?;
+    let tokens = tokenizer.encode_document(prompt)?;
+    let context = (tokens.len() + SAMPLE_TOKENS).min(model.context_limit());
+    let mut session = Session::new(&model, context, CacheType::F32)?;
+    let options = GenerateOptions {
+        max_tokens: SAMPLE_TOKENS,
+        sampling: SamplingOptions {
+            temperature: 0.5,
+            ..SamplingOptions::default()
+        },
+        ..GenerateOptions::for_model(&model)
+    };
+    Ok(write_text(&mut session, &tokenizer, &tokens, &options, &[], |_| {})?.text)
+}
+
+/// The page, from the figures of the run and the two folders.
+pub(super) fn data(
+    settings: &FinetuneSettings,
+    outcome: &FinetuneOutcome,
+    steps: Vec<StepMetrics>,
+    store: &StoreReport,
+    sample: Sample,
+    model_dir: &Path,
+) -> Result<ReportData, TrainError> {
+    let name = settings
+        .model_dir
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
+    let bits = settings.clustering.as_ref().map(|c| c.bits.get());
+    let title = bits.map_or(format!("{name}, fine-tuned"), |bits| format!("{name}, {bits} bits"));
+    let mut comparison = vec![Contender {
+        name: "original".into(),
+        role: ContenderRole::Original,
+        bits_per_weight: None,
+        size_bytes: Some(outcome.size_before_bytes),
+        perplexity: Some(outcome.perplexity_before),
+    }];
+    comparison.extend(outcome.baselines.iter().map(|baseline| Contender {
+        name: format!("{}, {} bits", baseline.method, bits.unwrap_or_default()),
+        role: ContenderRole::Baseline,
+        bits_per_weight: None,
+        size_bytes: None,
+        perplexity: Some(baseline.perplexity),
+    }));
+    comparison.push(Contender {
+        name: "result".into(),
+        role: ContenderRole::Result,
+        bits_per_weight: outcome.bits_per_weight,
+        size_bytes: Some(outcome.size_bytes),
+        perplexity: Some(outcome.perplexity_after),
+    });
+    Ok(ReportData {
+        title,
+        settings: described(settings, outcome),
+        notes: Vec::new(),
+        size: Some(BeforeAfter {
+            before: outcome.size_before_bytes,
+            after: outcome.size_bytes,
+        }),
+        perplexity: Some(BeforeAfter {
+            before: outcome.perplexity_before,
+            after: outcome.perplexity_after,
+        }),
+        bits_per_weight: outcome.bits_per_weight,
+        steps,
+        comparison,
+        weights: weights(model_dir)?,
+        store: Some(StoreFigures {
+            plain_dkm_bytes: settings.clustering.is_some().then_some(outcome.saved_bytes_plain_dkm),
+            logical_bytes: store.logical_peak_bytes,
+            layers: store
+                .layers
+                .iter()
+                .map(|layer| (layer.name.to_owned(), layer.peak_bytes))
+                .collect(),
+        }),
+        samples: vec![sample],
+    })
+}
+
+fn described(settings: &FinetuneSettings, outcome: &FinetuneOutcome) -> Vec<(String, String)> {
+    let mut rows = vec![
+        ("steps".to_owned(), outcome.steps.to_string()),
+        ("tokens".to_owned(), outcome.tokens.to_string()),
+        ("learning rate".to_owned(), format!("{:e}", settings.learning_rate)),
+        ("sequence".to_owned(), settings.sequence.to_string()),
+        ("batch".to_owned(), (settings.batch * settings.accumulate).to_string()),
+        ("seed".to_owned(), settings.seed.to_string()),
+        (
+            "seconds of training".to_owned(),
+            format!("{:.1}", outcome.training_seconds),
+        ),
+    ];
+    if let Some(clustering) = &settings.clustering {
+        let group = clustering
+            .group
+            .map_or("one palette a matrix".to_owned(), |g| format!("{g} output channels"));
+        rows.push(("bits".to_owned(), clustering.bits.get().to_string()));
+        rows.push(("group".to_owned(), group));
+    }
+    rows
+}
+
+/// The weight matrices of the result: of palettized ones the assigned centroids, of others the weights.
+fn weights(model_dir: &Path) -> Result<Vec<WeightFigure>, TrainError> {
+    let checkpoint = Checkpoint::open(model_dir)?;
+    let matrices = checkpoint.weight_names().filter(|name| checkpoint.is_palettized(name));
+    matrices
+        .map(|name| {
+            let matrix = checkpoint.palettized(name)?;
+            let shape = [matrix.rows(), matrix.cols()];
+            Ok(WeightFigure::from_centroids(
+                name,
+                &shape,
+                &matrix.dequantize(),
+                matrix.groups(),
+            ))
+        })
+        .collect()
+}
+
+/// Writes the page into the folder.
+pub(super) fn write(data: &ReportData, out: &Path) -> Result<(), TrainError> {
+    report::write(&out.join("report.html"), data)
+}

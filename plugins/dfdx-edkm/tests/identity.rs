@@ -1,0 +1,236 @@
+//! Two ways to the same result: tapes, stores, checkpointing, thread counts. Bitwise.
+
+use dfdx::nn::modules::{Linear as BuiltLinear, ReLU};
+use dfdx::optim::{Adam, Optimizer, Sgd};
+use dfdx::prelude::*;
+use dfdx_edkm::nn::builders::{ClusteredLinear, RmsNorm, UnbiasedClusteredLinear};
+use dfdx_edkm::nn::IntoClustered;
+use dfdx_edkm::optim::{AdamWConfig, AdamWOptimizer};
+use dfdx_edkm::{backward, checkpoint, StoreTape};
+use edkm_cluster::Spec;
+use edkm_store::{Backend, Store};
+use edkm_testkit::assert_bitwise_equal;
+
+type Net = (
+    ClusteredLinear<24, 40>,
+    ReLU,
+    RmsNorm<40>,
+    UnbiasedClusteredLinear<40, 32>,
+    Linear<32, 8>,
+);
+type Built = <Net as BuildOnDevice<Cpu, f32>>::Built;
+
+fn net(dev: &Cpu) -> Built {
+    dev.build_module::<Net, f32>()
+}
+
+fn input(dev: &Cpu) -> Tensor<Rank2<13, 24>, f32, Cpu> {
+    dev.sample_normal()
+}
+
+/// All gradients, one behind the other.
+fn flat(model: &Built, grads: &Gradients<f32, Cpu>, x: &Tensor<Rank2<13, 24>, f32, Cpu>) -> Vec<f32> {
+    let mut all = grads.get(&model.0.weight).as_vec();
+    all.extend(grads.get(&model.0.bias).as_vec());
+    all.extend(grads.get(&model.2.weight).as_vec());
+    all.extend(grads.get(&model.3.weight).as_vec());
+    all.extend(grads.get(&model.4.weight).as_vec());
+    all.extend(grads.get(&model.4.bias).as_vec());
+    all.extend(grads.get(x).as_vec());
+    all
+}
+
+fn on_owned_tape(model: &Built, x: &Tensor<Rank2<13, 24>, f32, Cpu>) -> Vec<f32> {
+    let grads = model.forward(x.leaky_trace()).square().mean().backward();
+    flat(model, &grads, x)
+}
+
+fn on_store_tape(model: &Built, x: &Tensor<Rank2<13, 24>, f32, Cpu>, store: Store) -> Vec<f32> {
+    let tape = StoreTape::new(store.clone(), Gradients::leaky());
+    let loss = model.forward(x.clone().put_tape(tape)).square().mean();
+    assert!(store.report().held_bytes > 0, "nothing went to the store");
+    let grads = backward(loss).unwrap();
+    assert_eq!(store.report().held_bytes, 0, "something is left in the store");
+    flat(model, &grads, x)
+}
+
+#[test]
+fn gradients_are_the_same_bits_on_every_tape_and_store() {
+    let dev = Cpu::default();
+    let (model, x) = (net(&dev), input(&dev));
+    let owned = on_owned_tape(&model, &x);
+    assert!(owned.iter().any(|&g| g != 0.0));
+    for (name, store) in [("memory", Store::memory()), ("marshal", Store::marshaling())] {
+        assert_bitwise_equal(name, &on_store_tape(&model, &x, store), &owned);
+    }
+}
+
+#[test]
+fn gradients_do_not_depend_on_the_number_of_threads() {
+    let dev = Cpu::default();
+    let (model, x) = (net(&dev), input(&dev));
+    let with_threads = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| on_store_tape(&model, &x, Store::memory()))
+    };
+    let one = with_threads(1);
+    for threads in [2, 3, 5] {
+        assert_bitwise_equal(&format!("{threads} threads"), &with_threads(threads), &one);
+    }
+}
+
+#[test]
+fn the_same_input_saved_twice_is_kept_once_under_marshaling() {
+    let dev = Cpu::default();
+    type Layer = UnbiasedClusteredLinear<32, 32>;
+    let (q, k) = (dev.build_module::<Layer, f32>(), dev.build_module::<Layer, f32>());
+    let kept = |store: Store| {
+        let x: Tensor<Rank2<16, 32>, f32, _> = dev.ones();
+        let (x, tape) = x
+            .put_tape(StoreTape::new(store.clone(), Gradients::leaky()))
+            .split_tape();
+        let (q, tape) = q.forward(x.clone().put_tape(tape)).split_tape();
+        let y = k.forward(x.put_tape(tape)) + q;
+        let kept = store.report().held_bytes;
+        drop(y);
+        assert_eq!(store.report().held_bytes, 0, "a dropped tape frees what it held");
+        kept
+    };
+    let one = 16 * 32 * size_of::<f32>() as u64;
+    assert_eq!((kept(Store::memory()), kept(Store::marshaling())), (2 * one, one));
+}
+
+#[test]
+fn checkpointing_changes_no_bit_of_any_gradient() {
+    let dev = Cpu::default();
+    type Stock = (Linear<24, 48>, Tanh, Linear<48, 24>);
+    let inner = dev.build_module::<Stock, f32>();
+    let outer = dev.build_module::<Linear<24, 24>, f32>();
+    let x: Tensor<Rank2<13, 24>, f32, _> = dev.sample_normal();
+    // x is read twice, so that its gradient is a sum whose order would show
+    let plain = {
+        let y = inner.forward(x.leaky_trace());
+        let y = outer.forward(y) + outer.forward(x.clone());
+        y.square().mean().backward()
+    };
+    let gradients = |grads: &Gradients<f32, Cpu>| {
+        let mut all = grads.get(&inner.0.weight).as_vec();
+        all.extend(grads.get(&inner.0.bias).as_vec());
+        all.extend(grads.get(&inner.2.weight).as_vec());
+        all.extend(grads.get(&inner.2.bias).as_vec());
+        all.extend(grads.get(&outer.weight).as_vec());
+        all.extend(grads.get(&x).as_vec());
+        all
+    };
+    let want = gradients(&plain);
+    assert!(want.iter().any(|&g| g != 0.0));
+
+    let on_owned = {
+        let y = checkpoint(&inner, x.leaky_trace());
+        let y = outer.forward(y) + outer.forward(x.clone());
+        y.square().mean().backward()
+    };
+    assert_bitwise_equal("OwnedTape", &gradients(&on_owned), &want);
+
+    for store in [Store::memory(), Store::marshaling()] {
+        let y = checkpoint(
+            &inner,
+            x.clone().put_tape(StoreTape::new(store.clone(), Gradients::leaky())),
+        );
+        let held = store.report().held_bytes;
+        assert_eq!(held, 13 * 24 * size_of::<f32>() as u64, "the input alone is saved");
+        let y = outer.forward(y) + outer.forward(x.clone());
+        let grads = backward(y.square().mean()).unwrap();
+        assert_bitwise_equal("StoreTape", &gradients(&grads), &want);
+        assert_eq!(store.report().held_bytes, 0);
+    }
+}
+
+/// A part that checkpoints a part of its own.
+#[derive(Clone)]
+struct Nested(BuiltLinear<24, 24, f32, Cpu>);
+
+impl<T: dfdx_edkm::SaveForBackward<Cpu>> Module<Tensor<Rank2<13, 24>, f32, Cpu, T>> for Nested {
+    type Output = Tensor<Rank2<13, 24>, f32, Cpu, T>;
+    type Error = CpuError;
+    fn try_forward(&self, x: Tensor<Rank2<13, 24>, f32, Cpu, T>) -> Result<Self::Output, CpuError> {
+        dfdx_edkm::try_checkpoint(&self.0, x)?.try_tanh()
+    }
+}
+
+#[test]
+fn checkpoints_nest() {
+    let dev = Cpu::default();
+    let linear = dev.build_module::<Linear<24, 24>, f32>();
+    let x: Tensor<Rank2<13, 24>, f32, _> = dev.sample_normal();
+    let want = linear.forward(x.leaky_trace()).tanh().square().mean().backward();
+    let store = Store::marshaling();
+    let tape = StoreTape::new(store.clone(), Gradients::leaky());
+    let got = backward(
+        checkpoint(&Nested(linear.clone()), x.clone().put_tape(tape))
+            .square()
+            .mean(),
+    )
+    .unwrap();
+    assert_bitwise_equal(
+        "weight",
+        &got.get(&linear.weight).as_vec(),
+        &want.get(&linear.weight).as_vec(),
+    );
+    assert_bitwise_equal("x", &got.get(&x).as_vec(), &want.get(&x).as_vec());
+    assert_eq!(store.report().held_bytes, 0);
+}
+
+#[test]
+fn every_optimizer_trains_the_modules() {
+    let dev = Cpu::default();
+    let x = input(&dev);
+    let loss = |model: &Built| model.forward(x.clone()).square().mean::<Rank0, _>().array();
+    let train = |mut model: Built, update: &mut dyn FnMut(&mut Built, &Gradients<f32, Cpu>)| {
+        let first = loss(&model);
+        for _ in 0..10 {
+            let tape = StoreTape::new(Store::marshaling(), model.alloc_grads());
+            let grads = backward(model.forward(x.clone().put_tape(tape)).square().mean()).unwrap();
+            update(&mut model, &grads);
+        }
+        assert!(loss(&model) < 0.9 * first, "{} from {first}", loss(&model));
+    };
+    let model = net(&dev);
+    let mut adam = Adam::new(
+        &model,
+        AdamConfig {
+            lr: 1e-2,
+            ..Default::default()
+        },
+    );
+    train(model, &mut |m, g| adam.update(m, g).unwrap());
+    let model = net(&dev);
+    let mut sgd = Sgd::new(
+        &model,
+        SgdConfig {
+            lr: 5e-2,
+            ..Default::default()
+        },
+    );
+    train(model, &mut |m, g| sgd.update(m, g).unwrap());
+    let mut adamw = AdamWOptimizer::new(dev.clone(), 1e-2, AdamWConfig::default());
+    train(net(&dev), &mut |m, g| adamw.update(m, g).unwrap());
+    assert_eq!(adamw.adamw.step_count(), 10);
+}
+
+#[test]
+fn a_weight_has_at_most_as_many_values_as_its_palette() {
+    let dev = Cpu::default();
+    let linear = dev.build_module::<dfdx::nn::builders::UnbiasedLinear<64, 64>, f32>();
+    let spec = Spec::default().with_temperature(edkm_cluster::Temperature::Relative(1e-6));
+    let layer = linear.into_clustered(spec);
+    // the unit vectors read the weight out
+    let identity: Tensor<Rank2<64, 64>, f32, _> = dev.tensor_from_vec(
+        (0..64 * 64).map(|i| if i / 64 == i % 64 { 1.0 } else { 0.0 }).collect(),
+        (Const, Const),
+    );
+    let mut values = layer.forward(identity).as_vec();
+    values.sort_by(f32::total_cmp);
+    values.dedup();
+    assert!(values.len() <= 8, "{values:?}");
+}

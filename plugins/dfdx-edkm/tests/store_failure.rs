@@ -1,0 +1,86 @@
+//! A store that fails: an error with its reason, never a wrong gradient, never a panic.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+
+use dfdx::prelude::*;
+use dfdx_edkm::nn::builders::UnbiasedClusteredLinear;
+use dfdx_edkm::{backward, EdkmError, StoreTape};
+use edkm_store::{Backend, Quote, Record, Report, Store, StoreError, Ticket};
+
+/// Takes a number of records and refuses the next.
+struct Full {
+    inner: Store,
+    room: AtomicUsize,
+}
+
+impl Backend for Full {
+    fn save(&self, record: Record) -> Result<Ticket, StoreError> {
+        let room = self
+            .room
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |room| room.checked_sub(1));
+        match room {
+            Ok(_) => self.inner.save(record),
+            Err(_) => Err(StoreError::Corrupt {
+                label: record.label,
+                layer: "test",
+                bytes: 0,
+            }),
+        }
+    }
+
+    fn quote(&self, record: &Record) -> Quote {
+        self.inner.quote(record)
+    }
+
+    fn report(&self) -> Report {
+        self.inner.report()
+    }
+}
+
+#[test]
+fn a_failed_save_ends_the_forward_pass_with_its_reason() {
+    let dev = Cpu::default();
+    type Net = (UnbiasedClusteredLinear<8, 8>, UnbiasedClusteredLinear<8, 8>);
+    let model = dev.build_module::<Net, f32>();
+    let x: Tensor<Rank2<4, 8>, f32, _> = dev.sample_normal();
+    let full = Arc::new(Full {
+        inner: Store::memory(),
+        room: AtomicUsize::new(1),
+    });
+    let tape = StoreTape::shared(full.clone(), Gradients::leaky());
+    let failure = tape.failure();
+    assert!(model.try_forward(x.put_tape(tape)).is_err());
+    let reason = failure.take().expect("the reason");
+    assert!(
+        matches!(reason, EdkmError::Store(_)) && reason.to_string().contains("linear.x"),
+        "{reason}"
+    );
+    assert_eq!(
+        full.report().held_bytes,
+        0,
+        "the tape that was dropped has freed what it held"
+    );
+}
+
+#[test]
+fn a_weight_that_is_not_a_number_is_named_by_its_index() {
+    let dev = Cpu::default();
+    let mut model = dev.build_module::<UnbiasedClusteredLinear<8, 8>, f32>();
+    model.weight[[2, 3]] = f32::NAN;
+    let x: Tensor<Rank2<4, 8>, f32, _> = dev.sample_normal();
+    let tape = StoreTape::new(Store::memory(), Gradients::leaky());
+    let failure = tape.failure();
+    assert!(model.try_forward(x.put_tape(tape)).is_err());
+    let reason = failure.take().expect("the reason").to_string();
+    assert!(reason.contains("19"), "{reason}");
+}
+
+#[test]
+fn a_loss_without_a_store_runs_backward_all_the_same() {
+    let dev = Cpu::default();
+    let model = dev.build_module::<UnbiasedClusteredLinear<8, 8>, f32>();
+    let x: Tensor<Rank2<4, 8>, f32, _> = dev.sample_normal();
+    let grads = backward(model.forward(x.put_tape(StoreTape::default())).square().mean()).unwrap();
+    assert!(grads.get(&model.weight).as_vec().iter().any(|&g| g != 0.0));
+}
