@@ -79,6 +79,9 @@ pub struct FinetuneArgs {
     /// Seed of the data's order
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
+    /// Learn the predictions of the model as it came, not the text: better at few bits, a third more time
+    #[arg(long)]
+    pub distill: bool,
     /// Train the model as it is, without clustering
     #[arg(long)]
     pub no_cluster: bool,

@@ -30,12 +30,17 @@ pub struct TrainerSettings {
     pub accumulate: usize,
 }
 
+/// At 1 the student learns the teacher's probabilities as they are.
+const DISTILLATION_TEMPERATURE: f32 = 1.0;
+
 /// A model in training: parameters, optimizer, store.
 pub struct Trainer<D: EdkmDevice> {
     /// The model.
     pub model: DynamicLlama<D>,
     optimizer: AdamW<D>,
     settings: TrainerSettings,
+    /// The model whose predictions are learned, if it is not the text alone.
+    teacher: Option<DynamicLlama<D>>,
     store: Store,
     step: u64,
 }
@@ -65,6 +70,7 @@ impl<D: EdkmDevice> Trainer<D> {
             model,
             optimizer,
             settings,
+            teacher: None,
             store,
             step: 0,
         }
@@ -82,8 +88,18 @@ impl<D: EdkmDevice> Trainer<D> {
             model,
             optimizer,
             settings,
+            teacher: None,
             store,
             step,
+        }
+    }
+
+    /// The same run, learning the predictions of `teacher` (arXiv 1503.02531) in place of the text's tokens. The loss is then the divergence from
+    /// the teacher's predictions.
+    pub fn with_teacher(self, teacher: DynamicLlama<D>) -> Self {
+        Self {
+            teacher: Some(teacher),
+            ..self
         }
     }
 
@@ -152,7 +168,14 @@ impl<D: EdkmDevice> Trainer<D> {
         let tape = StoreTape::shared(Arc::new(self.store.clone()) as Arc<dyn Backend>, gradients);
         let failure = tape.failure();
         let (tokens, targets) = model_input(batch);
-        let loss = match self.model.try_loss(&tokens, targets, tape) {
+        let loss = match &self.teacher {
+            None => self.model.try_loss(&tokens, targets, tape),
+            Some(teacher) => {
+                self.model
+                    .try_distillation_loss(teacher, &tokens, targets.weights, DISTILLATION_TEMPERATURE, tape)
+            }
+        };
+        let loss = match loss {
             Ok(loss) => loss,
             Err(device) => return Err(self.failed("forward", failure.take(), device)),
         };

@@ -84,6 +84,16 @@ impl Clustering {
         self.lock().state.as_ref().map(|reached| reached.state.clone())
     }
 
+    /// Bytes that the clustering keeps from forward to backward: the way of the centroids. 0 before the first forward pass.
+    pub fn saved_bytes(&self) -> usize {
+        let reached = self
+            .lock()
+            .state
+            .as_ref()
+            .and_then(|reached| reached.trajectory.clone());
+        reached.map_or(0, |trajectory| trajectory.saved_bytes())
+    }
+
     /// Goes on where another run was, with the same bytes: a weight that the state was found on is clustered from where it was, the next
     /// one from where that ended.
     pub fn restore(&self, state: ClusteringState) {

@@ -27,7 +27,7 @@
 //! adam.update(&mut model, &grads).unwrap();
 //! ```
 
-pub mod checkpoint;
+mod checkpoint;
 mod clustering;
 pub mod device;
 mod error;
@@ -45,3 +45,8 @@ pub use error::EdkmError;
 pub use parameters::{count_parameters, ParameterKind, ParameterVisitor, Parameters};
 pub use save::{SaveAs, SaveForBackward};
 pub use tape::{backward, Failure, StoreTape};
+
+/// The README's program is compiled and run with the documentation's.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

@@ -7,7 +7,9 @@ use edkm_cluster::Bits;
 use edkm_llama::checkpoint::Overwrite;
 use edkm_llama::model::Recompute;
 use edkm_store::StoreSpec;
-use edkm_train::run::{finetune, free_folder, ClusterSettings, DataSource, FinetuneOutcome, FinetuneSettings, Measure};
+use edkm_train::run::{
+    finetune, free_folder, ClusterSettings, DataSource, FinetuneOutcome, FinetuneSettings, Measure, Objective,
+};
 
 use super::Failure;
 use crate::args::FinetuneArgs;
@@ -77,6 +79,11 @@ fn settings(args: &FinetuneArgs, embedded_folder: Option<&Path>) -> Result<Finet
         validation,
         evaluation_tokens: args.eval_tokens,
         clustering,
+        objective: if args.distill {
+            Objective::Teacher
+        } else {
+            Objective::Text
+        },
         steps: args.steps,
         learning_rate: args.lr,
         weight_decay: args.weight_decay,
@@ -126,14 +133,20 @@ fn show(output: Output, settings: &FinetuneSettings, outcome: &FinetuneOutcome) 
     output.line(format!("  after                     {:>10}", bytes(outcome.size_bytes)));
     if let Some(bits) = outcome.bits_per_weight {
         output.line(format!("  bits a clustered weight   {bits:>10.3}  (palettes counted)"));
-        output.line("kept for backward");
+        output.line("kept for backward by the clustering");
         output.line(format!(
-            "  here, all ops together    {:>10}  (at the peak)",
-            bytes(outcome.saved_bytes_peak)
+            "  here                      {:>10}",
+            bytes(outcome.saved_bytes_clustering)
         ));
         let plain = bytes(outcome.saved_bytes_plain_dkm);
-        output.line(format!("  plain DKM, clustering alone{plain:>9}  (its attention maps)"));
+        output.line(format!(
+            "  plain DKM                 {plain:>10}  (attention maps of weights x clusters)"
+        ));
     }
+    output.line(format!(
+        "kept for backward in all    {:>10}  (at the peak, activations)",
+        bytes(outcome.saved_bytes_peak)
+    ));
     if let Some((_, text)) = outcome.sample.texts.last() {
         output.line("the result goes on");
         output.line(format!(

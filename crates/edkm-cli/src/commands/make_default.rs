@@ -8,7 +8,7 @@ use edkm_llama::config::{LlamaConfig, CONFIG_FILE};
 use edkm_llama::model::{DynamicLlama, Recompute};
 use edkm_store::Store;
 use edkm_train::init::random_weights;
-use edkm_train::run::{finetune, DataSource, FinetuneSettings, Measure};
+use edkm_train::run::{finetune, DataSource, FinetuneSettings, Measure, Objective};
 use edkm_train::synthetic::{self, Split};
 
 use super::Failure;
@@ -51,6 +51,7 @@ pub fn run(args: MakeDefaultArgs) -> Result<(), Failure> {
         validation: DataSource::Text(embedded::validation_text()),
         evaluation_tokens: 40_000,
         clustering: None,
+        objective: Objective::Text,
         steps: args.steps,
         learning_rate: args.lr,
         weight_decay: 0.1,

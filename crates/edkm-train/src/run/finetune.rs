@@ -43,6 +43,16 @@ pub enum Measure {
     No,
 }
 
+/// What a model learns.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Objective {
+    /// The text.
+    #[default]
+    Text,
+    /// What the model said of the text before it was clustered.
+    Teacher,
+}
+
 /// All that determines a run.
 #[derive(Debug, Clone)]
 pub struct FinetuneSettings {
@@ -56,6 +66,8 @@ pub struct FinetuneSettings {
     pub evaluation_tokens: usize,
     /// How it is clustered; `None` trains it as it is.
     pub clustering: Option<ClusterSettings>,
+    /// What the model learns.
+    pub objective: Objective,
     /// Steps of training.
     pub steps: u64,
     /// Peak learning rate.
@@ -126,6 +138,8 @@ pub fn finetune<D: EdkmDevice>(
         before.perplexity, before.tokens
     ));
 
+    // shares the weights' memory until the first step changes them
+    let teacher = (settings.objective == Objective::Teacher).then(|| model.clone());
     if let Some(clustering) = &settings.clustering {
         model.set_clustering(clustering);
     }
@@ -156,13 +170,16 @@ pub fn finetune<D: EdkmDevice>(
         batch: settings.batch,
         accumulate: settings.accumulate,
     };
-    let plain_dkm = plain_dkm_bytes(&mut model);
     let mut trainer = Trainer::new(model, device.clone(), trainer_settings, settings.store.clone());
+    if let Some(teacher) = teacher {
+        trainer = trainer.with_teacher(teacher);
+    }
     let training_start = Instant::now();
     let steps = train(&mut trainer, &mut sampler, settings, out.path(), observer)?;
     let training_seconds = training_start.elapsed().as_secs_f64();
     let store = trainer.store().report();
     let mut model = trainer.model;
+    let clustering_bytes = clustering_bytes(&mut model);
 
     observer.stage(Stage::Save);
     let palettes = match &settings.clustering {
@@ -199,7 +216,8 @@ pub fn finetune<D: EdkmDevice>(
         training_seconds,
         peak_rss_bytes: peak_resident_bytes(),
         saved_bytes_peak: store.peak_bytes,
-        saved_bytes_plain_dkm: plain_dkm,
+        saved_bytes_clustering: clustering_bytes.here,
+        saved_bytes_plain_dkm: clustering_bytes.plain_dkm,
         baselines,
         sample: sample.clone(),
         out: settings.out.clone(),
@@ -313,28 +331,36 @@ pub(crate) fn sizes(palettes: &[PalettizedParameter]) -> Sizes {
     })
 }
 
-/// What DKM as published keeps for the backward pass of one step: an attention map of weights x clusters in each repetition.
-fn plain_dkm_bytes<D: EdkmDevice>(model: &mut DynamicLlama<D>) -> u64 {
-    struct Count(u64);
-    impl<D: EdkmDevice> ParameterVisitor<D> for Count {
-        type Error = std::convert::Infallible;
-        fn visit<S: Shape>(
-            &mut self,
-            _: &str,
-            kind: ParameterKind<'_>,
-            parameter: &mut Tensor<S, f32, D>,
-        ) -> Result<(), Self::Error> {
-            if let Some(clustering) = kind.clustering() {
-                let spec = clustering.spec();
-                let map = parameter.shape().num_elements() as u64 / spec.dim() as u64 * spec.clusters() as u64;
-                self.0 += 4 * map * spec.iterations as u64;
-            }
-            Ok(())
+/// Bytes kept from forward to backward for the clusterings of one step.
+#[derive(Clone, Copy, Default)]
+struct ClusteringBytes {
+    here: u64,
+    /// DKM as published: an attention map of weights x clusters in each repetition, 4 bytes an entry.
+    plain_dkm: u64,
+}
+
+impl<D: EdkmDevice> ParameterVisitor<D> for ClusteringBytes {
+    type Error = std::convert::Infallible;
+    fn visit<S: Shape>(
+        &mut self,
+        _: &str,
+        kind: ParameterKind<'_>,
+        parameter: &mut Tensor<S, f32, D>,
+    ) -> Result<(), Self::Error> {
+        if let Some(clustering) = kind.clustering() {
+            let spec = clustering.spec();
+            let map = parameter.shape().num_elements() as u64 / spec.dim() as u64 * spec.clusters() as u64;
+            self.plain_dkm += 4 * map * spec.iterations as u64;
+            self.here += clustering.saved_bytes() as u64;
         }
+        Ok(())
     }
-    let mut count = Count(0);
-    match model.visit_parameters("", &mut count) {
-        Ok(()) => count.0,
+}
+
+fn clustering_bytes<D: EdkmDevice>(model: &mut DynamicLlama<D>) -> ClusteringBytes {
+    let mut bytes = ClusteringBytes::default();
+    match model.visit_parameters("", &mut bytes) {
+        Ok(()) => bytes,
         Err(never) => match never {},
     }
 }

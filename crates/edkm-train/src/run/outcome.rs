@@ -34,6 +34,8 @@ pub struct FinetuneOutcome {
     pub peak_rss_bytes: Option<u64>,
     /// The most bytes that the store has kept for backward at once.
     pub saved_bytes_peak: u64,
+    /// What the clusterings of a step keep for backward.
+    pub saved_bytes_clustering: u64,
     /// What plain DKM would keep for backward for the clusterings alone: one attention map a repetition, 4 bytes an entry.
     pub saved_bytes_plain_dkm: u64,
     /// Compression without training, if it was measured.

@@ -21,6 +21,7 @@ use std::sync::Arc;
 use dfdx::prelude::*;
 use dfdx_edkm::nn::RmsNorm;
 use dfdx_edkm::ops::cross_entropy::{cross_entropy, Targets};
+use dfdx_edkm::ops::distillation::{distillation, Teacher};
 use dfdx_edkm::ops::embedding::embedding;
 use dfdx_edkm::ops::linear::linear;
 use dfdx_edkm::ops::{as_matrix, Matrix};
@@ -118,6 +119,30 @@ impl<V: Dim, H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> Llama<V, H, Q, K, F,
         let h_NH = self.try_hidden(tokens, tape)?;
         let (head, clustering) = self.head_weight()?;
         cross_entropy(h_NH, &head, clustering, targets)
+    }
+
+    /// Mean divergence from `teacher`'s predictions, in nats a token times the temperature squared: what the model loses against the one that it
+    /// is to stand for, tokens weighed by `token_weights`. The teacher runs without a tape.
+    ///
+    /// # Errors
+    /// Those of [`Self::try_hidden`], and a teacher of another vocabulary.
+    pub fn try_distillation_loss<T: SaveForBackward<D>>(
+        &self,
+        teacher: &Self,
+        tokens: &Tokens,
+        token_weights: Arc<[f32]>,
+        temperature: f32,
+        tape: T,
+    ) -> Result<Tensor<Rank0, f32, D, T>, D::Err> {
+        let hidden = teacher.try_hidden(tokens, NoneTape)?;
+        let teacher = Teacher {
+            hidden,
+            head: teacher.head_weight()?.0,
+            temperature,
+        };
+        let h_NH = self.try_hidden(tokens, tape)?;
+        let (head, clustering) = self.head_weight()?;
+        distillation(h_NH, &head, clustering, teacher, token_weights)
     }
 
     /// The matrix that turns hidden states into logits, and how it is clustered.

@@ -9,8 +9,9 @@ pub(crate) use cpu::view_mut;
 use dfdx::prelude::*;
 
 use crate::ops::{
-    add::AddKernel, attention::AttentionKernel, cross_entropy::CrossEntropyKernel, embedding::EmbeddingKernel,
-    linear::LinearKernel, rms_norm::RmsNormKernel, rotary::RotaryKernel, swiglu::SwigluKernel,
+    add::AddKernel, attention::AttentionKernel, cross_entropy::CrossEntropyKernel, distillation::DistillationKernel,
+    embedding::EmbeddingKernel, linear::LinearKernel, rms_norm::RmsNormKernel, rotary::RotaryKernel,
+    swiglu::SwigluKernel,
 };
 use crate::optim::AdamWKernel;
 
@@ -52,6 +53,7 @@ pub trait EdkmDevice:
     + AddKernel
     + AttentionKernel
     + CrossEntropyKernel
+    + DistillationKernel
     + EmbeddingKernel
     + LinearKernel
     + RmsNormKernel
@@ -66,6 +68,8 @@ impl<D> EdkmDevice for D where
         + AddKernel
         + AttentionKernel
         + CrossEntropyKernel
+        + DistillationKernel
+        + DistillationKernel
         + EmbeddingKernel
         + LinearKernel
         + RmsNormKernel

@@ -6,17 +6,19 @@
 //!
 //! | op | saves | beyond |
 //! |---|---|---|
-//! | [`linear`] | its input | the trajectory of the centroids, if clustered: some hundred bytes |
-//! | [`rms_norm`] | its input | |
-//! | [`rotary`] | nothing | |
-//! | [`swiglu`] | gate and up | |
-//! | [`attention`] | q, k, v, its output | the row-wise log-sum-exp: one number a query and head |
-//! | [`cross_entropy`] | its input | the row-wise log-sum-exp: one number a token |
-//! | [`embedding`], [`add`] | nothing | |
+//! | [`mod@linear`] | its input | the trajectory of the centroids, if clustered: some hundred bytes |
+//! | [`mod@rms_norm`] | its input | |
+//! | [`mod@rotary`] | nothing | |
+//! | [`mod@swiglu`] | gate and up | |
+//! | [`mod@attention`] | q, k, v, its output | the row-wise log-sum-exp: one number a query and head |
+//! | [`mod@cross_entropy`] | its input | the row-wise log-sum-exp: one number a token |
+//! | [`mod@distillation`] | its input | two numbers a token |
+//! | [`mod@embedding`], [`mod@add`] | nothing | |
 
 pub mod add;
 pub mod attention;
 pub mod cross_entropy;
+pub mod distillation;
 pub mod embedding;
 pub mod linear;
 pub mod rms_norm;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use dfdx::prelude::*;
 
-use super::linear::{ClusteredUse, LinearDims};
+use super::linear::{cluster, ClusteredUse, LinearDims};
 use super::Matrix;
 use crate::device::{contiguous, take_gradient, DeviceMemory};
 use crate::{Clustering, EdkmDevice, EdkmError, SaveAs, SaveForBackward};
@@ -94,18 +94,7 @@ pub fn cross_entropy<D: EdkmDevice, T: SaveForBackward<D>>(
         inputs: hidden,
         outputs: vocabulary,
     };
-    let clustered = match clustering {
-        None => None,
-        Some(clustering) => match device.cluster(D::view(head), dims.weight_shape(), clustering) {
-            Ok(clustered) => Some(clustered),
-            Err(source) => {
-                return Err(tape.fail(EdkmError::Cluster {
-                    op: "cross_entropy".into(),
-                    source,
-                }))
-            }
-        },
-    };
+    let clustered = cluster(&device, dims, head, clustering, &tape, "cross_entropy")?;
     let (losses, lse) = device
         .cross_entropy_forward(dims, D::view(&x), D::view(head), clustered.as_ref(), &targets)
         .map_err(|error| tape.fail(error))?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use dfdx::prelude::*;
 
-use super::linear::{ClusteredUse, LinearDims};
+use super::linear::{cluster, ClusteredUse, LinearDims};
 use super::Matrix;
 use crate::device::{take_gradient, DeviceMemory};
 use crate::{Clustering, EdkmDevice, EdkmError, SaveForBackward};
@@ -59,18 +59,7 @@ pub fn embedding<D: EdkmDevice, T: SaveForBackward<D>>(
         inputs: hidden,
         outputs: vocabulary,
     };
-    let clustered = match clustering {
-        None => None,
-        Some(clustering) => match device.cluster(D::view(table), dims.weight_shape(), clustering) {
-            Ok(clustered) => Some(clustered),
-            Err(source) => {
-                return Err(tape.fail(EdkmError::Cluster {
-                    op: "embedding".into(),
-                    source,
-                }))
-            }
-        },
-    };
+    let clustered = cluster(&device, dims, table, clustering, &tape, "embedding")?;
     let rows = device
         .embedding_forward(dims, D::view(table), clustered.as_ref(), &ids)
         .map_err(|error| tape.fail(error))?;

@@ -85,6 +85,22 @@ pub struct LinearGradients<'a, V> {
     pub bias: Option<&'a mut V>,
 }
 
+/// Clusters the weight of an op, if it is to be; a failure is left in the tape's slot under the op's name.
+pub(super) fn cluster<D: EdkmDevice, T: SaveForBackward<D>>(
+    device: &D,
+    dims: LinearDims,
+    weight: &Matrix<D>,
+    clustering: Option<&Clustering>,
+    tape: &T,
+    op: &str,
+) -> Result<Option<ClusteredUse>, D::Err> {
+    let Some(clustering) = clustering else { return Ok(None) };
+    match device.cluster(D::view(weight), dims.weight_shape(), clustering) {
+        Ok(clustered) => Ok(Some(clustered)),
+        Err(source) => Err(tape.fail(EdkmError::Cluster { op: op.into(), source })),
+    }
+}
+
 /// y = x W~^T + b with x `[tokens, inputs]`, weight `[outputs, inputs]`, bias `[outputs]`; W~ is the clustered weight, or the weight
 /// itself without a `clustering`.
 ///
@@ -117,18 +133,7 @@ pub fn linear<D: EdkmDevice, T: SaveForBackward<D>>(
         inputs,
         outputs,
     };
-    let clustered = match clustering {
-        None => None,
-        Some(clustering) => match device.cluster(D::view(weight), dims.weight_shape(), clustering) {
-            Ok(clustered) => Some(clustered),
-            Err(source) => {
-                return Err(tape.fail(EdkmError::Cluster {
-                    op: "linear".into(),
-                    source,
-                }))
-            }
-        },
-    };
+    let clustered = cluster(&device, dims, weight, clustering, &tape, "linear")?;
     let y = device
         .linear_forward(
             dims,

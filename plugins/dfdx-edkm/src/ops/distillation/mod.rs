@@ -1,0 +1,148 @@
+//! Learning from another model's predictions: the divergence of two output projections, in chunks of tokens.
+
+mod cpu_kernel;
+
+use std::sync::Arc;
+
+use dfdx::prelude::*;
+use edkm_kernels::distillation::LogSumExp;
+
+use super::linear::{cluster, ClusteredUse, LinearDims};
+use super::Matrix;
+use crate::device::{contiguous, take_gradient, DeviceMemory};
+use crate::{Clustering, EdkmDevice, EdkmError, SaveAs, SaveForBackward};
+
+/// What the teacher says of the same tokens, as hidden states and the matrix that makes logits of them.
+#[derive(Clone)]
+pub struct Teacher<D: EdkmDevice> {
+    /// `[tokens, teacher's hidden]`
+    pub hidden: Matrix<D>,
+    /// `[vocabulary, teacher's hidden]`
+    pub head: Matrix<D>,
+    /// Both models' logits are divided by it.
+    pub temperature: f32,
+}
+
+/// The two models' projections as the device sees them.
+pub struct DistillationViews<'a, D: DeviceMemory> {
+    /// The student's hidden states `[tokens, hidden]`.
+    pub x: D::View<'a>,
+    /// The student's head `[vocabulary, hidden]`.
+    pub head: D::View<'a>,
+    /// How the student's head was clustered.
+    pub clustered: Option<&'a ClusteredUse>,
+    /// The teacher's hidden states.
+    pub teacher_x: D::View<'a>,
+    /// The teacher's head.
+    pub teacher_head: D::View<'a>,
+    /// How much each token counts.
+    pub token_weights: &'a [f32],
+    /// Divides both models' logits.
+    pub temperature: f32,
+}
+
+/// The device's part.
+pub trait DistillationKernel: DeviceMemory {
+    /// The weighted sum of divergences, the sum of the weights, and what backward needs of the rows.
+    fn distillation_forward(
+        &self,
+        dims: LinearDims,
+        views: DistillationViews<'_, Self>,
+    ) -> Result<(edkm_kernels::cross_entropy::Losses, LogSumExp), EdkmError>;
+
+    /// Adds `scale` times the gradients of the weighted sum, times the gradient of the loss.
+    fn distillation_backward(
+        &self,
+        dims: LinearDims,
+        views: DistillationViews<'_, Self>,
+        lse: &LogSumExp,
+        scale: f32,
+        grad_loss: &<Self as Storage<f32>>::Vec,
+        grad_x: &mut <Self as Storage<f32>>::Vec,
+        grad_head: &mut <Self as Storage<f32>>::Vec,
+    ) -> Result<(), EdkmError>;
+}
+
+/// Mean divergence KL(teacher || student) of the predictions, in nats a token times the temperature squared (arXiv 1503.02531), for the student's x
+/// `[tokens, hidden]` and head `[vocabulary, hidden]`. The teacher is a constant.
+///
+/// Saves x and two numbers a token; the teacher's hidden states are kept as they are.
+///
+/// # Errors
+/// Shapes that do not fit, a head that is not finite; a store that fails.
+pub fn distillation<D: EdkmDevice, T: SaveForBackward<D>>(
+    x: Matrix<D, T>,
+    head: &Matrix<D>,
+    clustering: Option<&Clustering>,
+    teacher: Teacher<D>,
+    token_weights: Arc<[f32]>,
+) -> Result<Tensor<Rank0, f32, D, T>, D::Err> {
+    let (x, mut tape) = contiguous(x)?.split_tape();
+    let device = x.device().clone();
+    let ((tokens, hidden), (vocabulary, head_hidden)) = (*x.shape(), *head.shape());
+    let (teacher_shape, teacher_head) = (*teacher.hidden.shape(), *teacher.head.shape());
+    let fits = hidden == head_hidden
+        && token_weights.len() == tokens
+        && teacher_shape.0 == tokens
+        && teacher_head == (vocabulary, teacher_shape.1)
+        && teacher.temperature > 0.0;
+    if !fits {
+        return Err(tape.fail(EdkmError::Shape {
+            op: "distillation",
+            expected: format!("a teacher of the same {tokens} tokens and {vocabulary} words, a temperature above 0"),
+            got: format!(
+                "x {:?}, head {:?}, teacher {teacher_shape:?} and {teacher_head:?}, {} weights, temperature {}",
+                x.shape(),
+                head.shape(),
+                token_weights.len(),
+                teacher.temperature
+            ),
+        }));
+    }
+    let dims = LinearDims {
+        tokens,
+        inputs: hidden,
+        outputs: vocabulary,
+    };
+    let clustered = cluster(&device, dims, head, clustering, &tape, "distillation")?;
+    let views = DistillationViews {
+        x: D::view(&x),
+        head: D::view(head),
+        clustered: clustered.as_ref(),
+        teacher_x: D::view(&teacher.hidden),
+        teacher_head: D::view(&teacher.head),
+        token_weights: &token_weights,
+        temperature: teacher.temperature,
+    };
+    let (losses, lse) = device
+        .distillation_forward(dims, views)
+        .map_err(|error| tape.fail(error))?;
+    let scale = if losses.weight > 0.0 { 1.0 / losses.weight } else { 0.0 };
+    let loss = device.try_tensor_from_vec(vec![(losses.total * scale) as f32], ())?;
+    if !T::OWNS_TAPE {
+        return Ok(loss.put_tape(tape));
+    }
+    let (x_ghost, head_ghost, loss_ghost) = (x.ghost(), head.ghost(), loss.ghost());
+    let head = head.clone();
+    let segment = tape.segment();
+    let saved_x = tape.save(x, SaveAs::local("distillation.x"))?;
+    tape.add_backward_op(move |grads| {
+        let x = T::load(saved_x)?;
+        let grad_loss = take_gradient(&device, grads.get_or_alloc_mut(&loss_ghost)?)?;
+        let mut grad_x = take_gradient(&device, grads.get_or_alloc_mut(&x_ghost)?)?;
+        let views = DistillationViews {
+            x: D::view(&x),
+            head: D::view(&head),
+            clustered: clustered.as_ref(),
+            teacher_x: D::view(&teacher.hidden),
+            teacher_head: D::view(&teacher.head),
+            token_weights: &token_weights,
+            temperature: teacher.temperature,
+        };
+        let grad_head = grads.get_or_alloc_mut(&head_ghost)?;
+        let outcome = device.distillation_backward(dims, views, &lse, scale as f32, &grad_loss, &mut grad_x, grad_head);
+        *grads.get_or_alloc_mut(&x_ghost)? = grad_x;
+        outcome.map_err(|error| segment.fail::<D>(error))
+    });
+    Ok(loss.put_tape(tape))
+}
