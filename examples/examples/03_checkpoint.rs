@@ -6,7 +6,7 @@ use dfdx::prelude::*;
 use dfdx_edkm::{backward, checkpoint, StoreTape};
 use edkm_store::{Backend, Store};
 
-type Block = (Linear<128, 512>, GeLU, Linear<512, 128>);
+type Block = (Linear<128, 512>, FastGeLU, Linear<512, 128>);
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let dev = Cpu::default();
