@@ -7,7 +7,14 @@ use clap::{value_parser, ArgAction, Args as ClapArgs, Parser, Subcommand, ValueE
 
 /// Train-time weight clustering (eDKM) for LLaMA models: weight matrices that take only 2^bits values.
 #[derive(Debug, Parser)]
-#[command(name = "edkm", version, about, arg_required_else_help = true, max_term_width = 110, args_override_self = true)]
+#[command(
+    name = "edkm",
+    version,
+    about,
+    arg_required_else_help = true,
+    max_term_width = 110,
+    args_override_self = true
+)]
 pub struct Args {
     /// What to do
     #[command(subcommand)]
