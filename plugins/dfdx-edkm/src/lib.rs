@@ -12,6 +12,7 @@
 //! Everything computes in f32 on dfdx's `Cpu`. A device takes part by implementing [`EdkmDevice`]'s parts, one kernel trait an op.
 //!
 //! ```
+//! use dfdx::optim::Adam;
 //! use dfdx::prelude::*;
 //! use dfdx_edkm::{backward, nn::builders::ClusteredLinear, StoreTape};
 //!
