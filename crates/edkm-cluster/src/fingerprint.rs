@@ -11,16 +11,16 @@ use crate::{MatrixShape, Spec};
 const PART: usize = 256 * BLOCK;
 
 /// For scalars of the distinct values and their counts in each palette, for vectors of the rounded weights in order; with shape and settings.
-pub(crate) fn fingerprint(weights: &[f32], shape: MatrixShape, spec: &Spec, distinct: &[Distinct]) -> u128 {
+pub(crate) fn fingerprint(weights: &[f32], shape: MatrixShape, spec: &Spec, palettes: &[Distinct]) -> u128 {
     let mut hash = Xxh3::new();
     hash.update(format!("{shape:?} {spec:?}").as_bytes());
-    let parts: Vec<u128> = if distinct.is_empty() {
+    let parts: Vec<u128> = if spec.dim() > 1 {
         weights
             .par_chunks(PART)
             .map(|weights| of_weights(weights, spec))
             .collect()
     } else {
-        distinct.par_iter().map(of_distinct).collect()
+        palettes.par_iter().map(of_distinct).collect()
     };
     for part in parts {
         hash.update(&part.to_le_bytes());

@@ -1,12 +1,10 @@
 //! Weights made ready for clustering: one pass that rounds, checks and counts.
 
+use crate::engine::{engine, Engine, Source};
 use crate::fingerprint::fingerprint;
-use crate::init::{scalar_start, vector_start};
-use crate::parallel::{execution, for_palettes, Execution};
+use crate::parallel::{execution, for_palettes};
 use crate::scalar::histogram::Distinct;
-use crate::trajectory::PaletteTrajectory;
-use crate::vector::{self, with_dim, Palette};
-use crate::{scalar, Centroids, ClusterError, MatrixShape, Spec, Trajectory, VectorLen};
+use crate::{Centroids, ClusterError, MatrixShape, Spec, Trajectory};
 
 /// A weight matrix that has been checked, and, for scalars, its distinct 16-bit values and how often each occurs.
 ///
@@ -17,8 +15,8 @@ pub struct Prepared<'w> {
     weights: &'w [f32],
     shape: MatrixShape,
     spec: Spec,
-    /// By palette; empty for vectors.
-    distinct: Vec<Distinct>,
+    /// By palette; without values for vectors.
+    palettes: Vec<Distinct>,
 }
 
 impl<'w> Prepared<'w> {
@@ -30,23 +28,20 @@ impl<'w> Prepared<'w> {
     pub fn new(weights: &'w [f32], shape: MatrixShape, spec: &Spec) -> Result<Self, ClusterError> {
         shape.check("weights", weights)?;
         spec.check_for(shape)?;
-        let len = spec.grouping.weights_per_palette(shape);
-        let execution = execution(spec.grouping.palettes(shape), len);
-        let palettes: Vec<_> = weights.chunks(len).enumerate().collect();
-        let palettes = for_palettes(palettes, |(i, palette)| {
-            let distinct = match spec.vector {
-                VectorLen::One => scalar::prepare(palette, spec.half, execution).map(Some),
-                _ => vector::first_unusable(palette, spec, execution).map_or(Ok(None), Err),
-            };
-            distinct.map_err(|at| unusable(i * len + at, palette[at], spec))
-        });
-        let palettes = palettes.into_iter().collect::<Result<Vec<_>, _>>()?;
-        Ok(Prepared {
+        let mut prepared = Prepared {
             weights,
             shape,
             spec: *spec,
-            distinct: palettes.into_iter().flatten().collect(),
-        })
+            palettes: Vec::new(),
+        };
+        let counted = for_palettes(prepared.sources().collect(), |source| prepared.engine().count(source));
+        for (palette, distinct) in counted.into_iter().enumerate() {
+            let in_matrix = |at| spec.grouping.weights_of(shape, palette).start + at;
+            prepared
+                .palettes
+                .push(distinct.map_err(|at| unusable(in_matrix(at), weights[in_matrix(at)], spec))?);
+        }
+        Ok(prepared)
     }
 
     /// Shape of the matrix.
@@ -62,15 +57,15 @@ impl<'w> Prepared<'w> {
     /// A hash of all that the trajectory depends on besides its start: the rounded weights of each palette (for scalars without their
     /// order), the shape and the settings. Equal for a weight that has not changed in 16 bits, so that its trajectory can be used again.
     pub fn fingerprint(&self) -> u128 {
-        fingerprint(self.weights, self.shape, &self.spec, &self.distinct)
+        fingerprint(self.weights, self.shape, &self.spec, &self.palettes)
     }
 
     /// Rows of the attention map that are computed: for scalars the distinct 16-bit values of each palette, for vectors all vectors.
     pub fn distinct_values(&self) -> usize {
-        match self.spec.vector {
-            VectorLen::One => self.distinct.iter().map(Distinct::len).sum(),
-            vector => self.weights.len() / vector.get(),
-        }
+        self.sources()
+            .zip(&self.palettes)
+            .map(|(source, distinct)| self.engine().rows(source, distinct))
+            .sum()
     }
 
     /// Centroids to start the first training step from.
@@ -82,15 +77,9 @@ impl<'w> Prepared<'w> {
     /// # Errors
     /// None for prepared weights.
     pub fn initial(&self) -> Result<Centroids, ClusterError> {
-        let palettes = match self.spec.vector {
-            VectorLen::One => for_palettes(self.distinct.iter().collect(), |distinct| {
-                let masses: Vec<f64> = distinct.counts_u.iter().map(|&count| count.into()).collect();
-                scalar_start(distinct, &masses, &self.spec)
-            }),
-            _ => for_palettes(self.weights.chunks(self.weights_per_palette()).collect(), |weights| {
-                with_dim!(self.spec, vector_start, weights, None, &self.spec)
-            }),
-        };
+        let palettes = for_palettes(self.sources().zip(&self.palettes).collect(), |(source, distinct)| {
+            self.engine().start(source, distinct, None)
+        });
         Ok(Centroids::from_palettes(palettes, &self.spec))
     }
 
@@ -109,15 +98,10 @@ impl<'w> Prepared<'w> {
                 value: importance[index],
             });
         }
-        let len = self.weights_per_palette();
-        let execution = self.execution();
-        let palettes: Vec<_> = self.weights.chunks(len).zip(importance.chunks(len)).collect();
-        let palettes = for_palettes(palettes, |(weights, importance)| match self.spec.vector {
-            VectorLen::One => {
-                let (distinct, _) = scalar::count_weights(self.spec.half, weights, Some(importance), execution);
-                scalar_start(&distinct, &distinct.sums_u, &self.spec)
-            }
-            _ => with_dim!(self.spec, vector_start, weights, Some(importance), &self.spec),
+        let importance = importance.chunks(self.weights_per_palette());
+        let palettes: Vec<_> = self.sources().zip(&self.palettes).zip(importance).collect();
+        let palettes = for_palettes(palettes, |((source, distinct), importance)| {
+            self.engine().start(source, distinct, Some(importance))
         });
         Ok(Centroids::from_palettes(palettes, &self.spec))
     }
@@ -128,28 +112,14 @@ impl<'w> Prepared<'w> {
     /// [`ClusterError::Centroids`] when `start` has other palettes than the matrix.
     pub fn iterate(&self, start: &Centroids) -> Result<Trajectory, ClusterError> {
         start.check_for(self.shape, &self.spec)?;
-        let execution = self.execution();
-        let palettes = match self.spec.vector {
-            VectorLen::One => for_palettes(self.distinct.iter().enumerate().collect(), |(i, distinct)| {
-                scalar::iterate(distinct, start.group_f64(i).to_vec(), &self.spec, execution)
-            }),
-            _ => for_palettes(
-                self.weights.chunks(self.weights_per_palette()).enumerate().collect(),
-                |(i, weights)| {
-                    with_dim!(
-                        self.spec,
-                        vector::iterate,
-                        weights,
-                        start.group_f64(i),
-                        &self.spec,
-                        execution
-                    )
-                },
-            ),
-        };
-        let last = palettes
+        let palettes: Vec<_> = self.sources().zip(&self.palettes).enumerate().collect();
+        let palettes = for_palettes(palettes, |(i, (source, distinct))| {
+            self.engine().iterate(source, distinct, start.group_f64(i))
+        });
+        let last: Vec<_> = palettes
             .iter()
-            .map(|palette: &PaletteTrajectory| palette.step(palette.len()).to_vec());
+            .map(|palette| palette.step(palette.len()).to_vec())
+            .collect();
         Ok(Trajectory {
             spec: self.spec,
             shape: self.shape,
@@ -166,61 +136,38 @@ impl<'w> Prepared<'w> {
     /// [`ClusterError::Centroids`] when `centroids` has other palettes than the matrix.
     pub fn assign(&self, centroids: &Centroids) -> Result<Vec<u8>, ClusterError> {
         centroids.check_for(self.shape, &self.spec)?;
-        let len = self.weights_per_palette();
-        let execution = self.execution();
-        let mut indices = vec![0; self.shape.len() / self.spec.dim()];
-        let work: Vec<_> = self
-            .weights
-            .chunks(len)
-            .zip(indices.chunks_mut(len / self.spec.dim()))
-            .enumerate()
-            .collect();
-        for_palettes(work, |(i, (weights, indices))| {
+        let dim = self.spec.dim();
+        let mut indices = vec![0; self.shape.len() / dim];
+        let work = self
+            .sources()
+            .zip(&self.palettes)
+            .zip(indices.chunks_mut(self.weights_per_palette() / dim));
+        for_palettes(work.enumerate().collect(), |(i, ((source, distinct), indices))| {
             // The numbers that a compressed model holds.
             let palette: Vec<f64> = centroids.group(i).iter().map(|&c| c.into()).collect();
-            match self.spec.vector {
-                VectorLen::One => {
-                    scalar::assign(&self.distinct[i], &palette, weights, self.spec.half, execution, indices);
-                }
-                _ => with_dim!(
-                    self.spec,
-                    assign_vectors,
-                    weights,
-                    &palette,
-                    &self.spec,
-                    execution,
-                    indices
-                ),
-            }
+            self.engine().assign(source, distinct, &palette, indices);
         });
         Ok(indices)
+    }
+
+    fn engine(&self) -> &'static dyn Engine {
+        engine(self.spec.vector)
+    }
+
+    /// The weights by palette.
+    fn sources(&self) -> impl Iterator<Item = Source<'_>> {
+        let execution = execution(self.spec.grouping.palettes(self.shape), self.weights_per_palette());
+        let source = move |weights| Source {
+            weights,
+            spec: &self.spec,
+            execution,
+        };
+        self.weights.chunks(self.weights_per_palette()).map(source)
     }
 
     fn weights_per_palette(&self) -> usize {
         self.spec.grouping.weights_per_palette(self.shape)
     }
-
-    fn execution(&self) -> Execution {
-        execution(self.spec.grouping.palettes(self.shape), self.weights_per_palette())
-    }
-}
-
-fn assign_vectors<const D: usize>(
-    weights: &[f32],
-    palette: &[f64],
-    spec: &Spec,
-    execution: Execution,
-    indices: &mut [u8],
-) {
-    vector::hard::assign::<D>(
-        &Palette {
-            weights,
-            spec,
-            execution,
-        },
-        &vector::in_vectors(palette),
-        indices,
-    );
 }
 
 fn unusable(index: usize, value: f32, spec: &Spec) -> ClusterError {

@@ -1,12 +1,13 @@
 //! What is kept from the forward to the backward pass.
 
+use crate::engine::{engine, Source};
 use crate::parallel::{execution, for_palettes};
+use crate::repeat::Moved;
 use crate::scalar;
 use crate::scalar::gradient::Repetition;
 use crate::shape::check_length;
 use crate::target::Target;
-use crate::vector::{self, with_dim};
-use crate::{Centroids, ClusterError, GradientMode, MatrixShape, Spec, VectorLen};
+use crate::{Centroids, ClusterError, GradientMode, MatrixShape, Spec};
 
 /// The centroids of every repetition, from which clustered weights and gradients are made again.
 ///
@@ -56,20 +57,24 @@ impl PaletteTrajectory {
     }
 
     /// Adds a repetition, and drops what the backward pass will not need.
-    pub(crate) fn keep(&mut self, mode: GradientMode, centroids_kd: &[f64], log_mass_k: Vec<f64>) {
+    pub(crate) fn keep(&mut self, mode: GradientMode, moved: Moved) {
+        let Moved {
+            centroids_kd,
+            log_mass_k,
+        } = moved;
         self.done += 1;
         match mode {
             GradientMode::Unrolled => {
-                self.centroids_tkd.extend_from_slice(centroids_kd);
+                self.centroids_tkd.extend(centroids_kd);
                 self.log_mass_tk.extend(log_mass_k);
             }
             GradientMode::Implicit => {
                 let before = self.centroids_tkd.len() - centroids_kd.len();
                 self.centroids_tkd.drain(..before);
-                self.centroids_tkd.extend_from_slice(centroids_kd);
+                self.centroids_tkd.extend(centroids_kd);
                 self.log_mass_tk = log_mass_k;
             }
-            GradientMode::StraightThrough => self.centroids_tkd = centroids_kd.to_vec(),
+            GradientMode::StraightThrough => self.centroids_tkd = centroids_kd,
         }
     }
 
@@ -157,9 +162,16 @@ impl Trajectory {
             .zip(weights.chunks(len))
             .zip(out.chunks_mut(len))
             .collect();
-        for_palettes(work, |((palette, weights), out)| match spec.vector {
-            VectorLen::One => scalar::clustered(palette, weights, spec, execution, out),
-            _ => with_dim!(spec, vector::clustered, palette, weights, spec, execution, out),
+        for_palettes(work, |((palette, weights), out)| {
+            engine(spec.vector).clustered(
+                Source {
+                    weights,
+                    spec,
+                    execution,
+                },
+                palette,
+                out,
+            );
         });
         Ok(())
     }
@@ -222,9 +234,16 @@ impl Trajectory {
             .zip(weights.chunks(len))
             .zip(target.split(len))
             .collect();
-        for_palettes(work, |((palette, weights), target)| match spec.vector {
-            VectorLen::One => scalar::backward(palette, weights, spec, execution, target),
-            _ => with_dim!(spec, vector::backward, palette, weights, spec, execution, target),
+        for_palettes(work, |((palette, weights), target)| {
+            engine(spec.vector).backward(
+                Source {
+                    weights,
+                    spec,
+                    execution,
+                },
+                palette,
+                target,
+            );
         });
         Ok(())
     }

@@ -3,8 +3,9 @@
 //! Axes: M sampled vectors, K clusters, D coordinates.
 
 use crate::bench::SplitMix64;
+use crate::vector::cells::Cells;
 use crate::vector::hard::nearest;
-use crate::vector::tile::{Grid, Tile, TILE};
+use crate::vector::tile::{Tile, TILE};
 use crate::{HalfKind, KeepZero};
 
 /// Most vectors that are looked at: 256 for each of 256 clusters.
@@ -76,12 +77,12 @@ impl<const D: usize> Sample<D> {
 
     /// Centroids move to the means of the vectors nearest to them; one without any moves to the vector that is farthest from its centroid.
     fn lloyd(&self, centroids_kd: &[[f64; D]], half: HalfKind) -> Vec<[f64; D]> {
-        let grid = Grid::over(centroids_kd);
+        let cells = Cells::new(centroids_kd, self.vectors_md.len());
         let mut sums_kd = vec![[0.0; D]; centroids_kd.len()];
         let mut mass_k = vec![0.0; centroids_kd.len()];
         let mut farthest: Vec<(f64, usize)> = Vec::new();
         for (t, vectors_md) in self.vectors_md.chunks(TILE).enumerate() {
-            let tile = Tile::new(vectors_md.as_flattened(), half, KeepZero::Free, &grid);
+            let tile = Tile::new(vectors_md.as_flattened(), half, KeepZero::Free, &cells);
             for (i, (k, distance)) in nearest(centroids_kd, &tile).into_iter().enumerate() {
                 let m = t * TILE + i;
                 let (k, mass) = (usize::from(k), self.masses_m[m]);

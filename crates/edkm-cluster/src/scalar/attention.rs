@@ -8,7 +8,9 @@
 
 use std::ops::Range;
 
-use crate::lanes::{dispatch, exp2, Arithmetic, Kernel, Lanes, LANES};
+use pulp::Simd;
+
+use crate::lanes::{dispatch, Kernel, Lanes, Wide, LANES};
 
 /// A term of the softmax is left out when it is below 2^-72 of the largest: 256 such terms change a sum in f64 by less
 /// than a rounding.
@@ -72,18 +74,20 @@ impl<'c> Attention<'c> {
 
     /// Unnormalised attention 2^(x_uk - max_k x_uk) of eight values to the clusters of a window, and its sum over the clusters.
     #[inline(always)]
-    fn weigh<A: Arithmetic>(&self, u: Lanes, window: &Window, weights_k: &mut [Lanes]) -> Lanes {
-        let scale = Lanes::splat(self.scale);
-        let mut nearest = Lanes::splat(f64::INFINITY);
+    fn weigh<S: Simd>(&self, simd: S, u: Wide<S>, window: &Window, weights_k: &mut [Lanes]) -> Wide<S> {
+        let scale = Wide::splat(simd, self.scale);
+        let mut nearest = Wide::splat(simd, f64::INFINITY);
         for (weight, &c) in weights_k.iter_mut().zip(&self.centroids_k[window.clone()]) {
-            let z = (u - Lanes::splat(c)) * scale;
-            *weight = z * z;
-            nearest = nearest.min(*weight);
+            let z = (u - Wide::splat(simd, c)) * scale;
+            let square = z * z;
+            nearest = nearest.min(square);
+            *weight = square.lanes();
         }
-        let mut sum = Lanes::ZERO;
+        let mut sum = Wide::zero(simd);
         for weight in weights_k.iter_mut() {
-            *weight = exp2::<A>(nearest - *weight);
-            sum += *weight;
+            let exp = (nearest - weight.wide(simd)).exp2();
+            sum += exp;
+            *weight = exp.lanes();
         }
         sum
     }
@@ -95,7 +99,15 @@ pub(crate) trait Pass {
     /// `sum`: its sum. The pass may overwrite `weights_k`.
     ///
     /// Implementations must be `#[inline(always)]`.
-    fn block<A: Arithmetic>(&mut self, block: usize, u: Lanes, window: Window, weights_k: &mut [Lanes], sum: Lanes);
+    fn block<S: Simd>(
+        &mut self,
+        simd: S,
+        block: usize,
+        u: Wide<S>,
+        window: Window,
+        weights_k: &mut [Lanes],
+        sum: Wide<S>,
+    );
 }
 
 /// Runs a pass over packed ascending values.
@@ -108,13 +120,14 @@ pub(crate) fn sweep<P: Pass>(attention: &Attention<'_>, values_u: &[Lanes], pass
     impl<P: Pass> Kernel for Sweep<'_, '_, P> {
         type Output = ();
         #[inline(always)]
-        fn run<A: Arithmetic>(self) {
+        fn run<S: Simd>(self, simd: S) {
             let mut weights_k = [Lanes::ZERO; MOST_CLUSTERS];
             for (block, &u) in self.values_u.iter().enumerate() {
                 let window = self.attention.window(u.0[0], u.0[LANES - 1]);
                 let weights_k = &mut weights_k[..window.len()];
-                let sum = self.attention.weigh::<A>(u, &window, weights_k);
-                self.pass.block::<A>(block, u, window, weights_k, sum);
+                let u = u.wide(simd);
+                let sum = self.attention.weigh(simd, u, &window, weights_k);
+                self.pass.block(simd, block, u, window, weights_k, sum);
             }
         }
     }

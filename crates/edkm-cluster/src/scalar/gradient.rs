@@ -6,7 +6,9 @@
 //!
 //! Axes: U distinct values in ascending order, K clusters in ascending order of the centroids that the repetition started from.
 
-use crate::lanes::{Arithmetic, Lanes};
+use pulp::Simd;
+
+use crate::lanes::{Lanes, Wide};
 use crate::parallel::{sum_in_order, Execution};
 use crate::scalar::attention::{sweep, Attention, Pass, Window, PART};
 use crate::scalar::order::Order;
@@ -114,24 +116,33 @@ struct Outputs<'a> {
 
 impl Pass for Outputs<'_> {
     #[inline(always)]
-    fn block<A: Arithmetic>(&mut self, block: usize, u: Lanes, window: Window, weights_k: &mut [Lanes], sum: Lanes) {
+    fn block<S: Simd>(
+        &mut self,
+        simd: S,
+        block: usize,
+        u: Wide<S>,
+        window: Window,
+        weights_k: &mut [Lanes],
+        sum: Wide<S>,
+    ) {
         let before_k = &self.before_k[window.clone()];
         let after_k = &self.after_k[window.clone()];
         let scale = sum.recip();
-        let upstream = self.upstream_u[block];
-        let mut clustered = Lanes::ZERO;
+        let upstream = self.upstream_u[block].wide(simd);
+        let mut clustered = Wide::zero(simd);
         for ((weight, &after), grad) in weights_k.iter_mut().zip(after_k).zip(&mut self.after_grad_k[window]) {
-            *weight = *weight * scale;
-            clustered = A::mul_add(*weight, Lanes::splat(after), clustered);
-            *grad = A::mul_add(*weight, upstream, *grad);
+            let a = weight.wide(simd) * scale;
+            clustered = a.mul_add(Wide::splat(simd, after), clustered);
+            grad.add_product(simd, a, upstream);
+            *weight = a.lanes();
         }
-        let mut slope = Lanes::ZERO;
+        let mut slope = Wide::zero(simd);
         for ((weight, &after), &before) in weights_k.iter().zip(after_k).zip(before_k) {
             // The sum over k of A (c - w~) is zero: distances to u instead of c' lose no digits.
-            let deviation = *weight * (Lanes::splat(after) - clustered);
-            slope = A::mul_add(deviation, Lanes::splat(before) - u, slope);
+            let deviation = weight.wide(simd) * (Wide::splat(simd, after) - clustered);
+            slope = deviation.mul_add(Wide::splat(simd, before) - u, slope);
         }
-        self.slope_u[block] = slope * Lanes::splat(self.two_over_tau);
+        self.slope_u[block] = (slope * Wide::splat(simd, self.two_over_tau)).lanes();
     }
 }
 
@@ -188,7 +199,7 @@ fn repetition_backward(
             before_k: &before_k,
             after_k: &after_k,
             sum_grad_k: &sum_grad_k,
-            two_over_tau: Lanes::splat(2.0 / tau),
+            two_over_tau: 2.0 / tau,
             counts_u: &rows.counts_u[here.clone()],
             upstream_u: through_outputs.map(|upstream_u| &upstream_u[here.clone()]),
             starved_mean_u: starved.as_ref().map(|starved| &starved.mean_u[here]),
@@ -212,7 +223,7 @@ struct Backward<'a> {
     after_k: &'a [f64],
     /// dN_k = dc_k / S_k.
     sum_grad_k: &'a [f64],
-    two_over_tau: Lanes,
+    two_over_tau: f64,
     counts_u: &'a [Lanes],
     upstream_u: Option<&'a [Lanes]>,
     starved_mean_u: Option<&'a [Lanes]>,
@@ -222,46 +233,58 @@ struct Backward<'a> {
 
 impl Pass for Backward<'_> {
     #[inline(always)]
-    fn block<A: Arithmetic>(&mut self, block: usize, u: Lanes, window: Window, weights_k: &mut [Lanes], sum: Lanes) {
+    fn block<S: Simd>(
+        &mut self,
+        simd: S,
+        block: usize,
+        u: Wide<S>,
+        window: Window,
+        weights_k: &mut [Lanes],
+        sum: Wide<S>,
+    ) {
         let before_k = &self.before_k[window.clone()];
         let after_k = &self.after_k[window.clone()];
         let sum_grad_k = &self.sum_grad_k[window.clone()];
         let before_grad_k = &mut self.before_grad_k[window];
         let scale = sum.recip();
-        let count = self.counts_u[block];
-        let upstream = self.upstream_u.map_or(Lanes::ZERO, |upstream_u| upstream_u[block]);
+        let two_over_tau = Wide::splat(simd, self.two_over_tau);
+        let count = self.counts_u[block].wide(simd);
+        let upstream = self
+            .upstream_u
+            .map_or(Lanes::ZERO, |upstream_u| upstream_u[block])
+            .wide(simd);
 
-        let mut mean = self.starved_mean_u.map_or(Lanes::ZERO, |mean_u| mean_u[block]);
-        let mut clustered = Lanes::ZERO;
-        let mut direct = Lanes::ZERO;
+        let mut mean = self
+            .starved_mean_u
+            .map_or(Lanes::ZERO, |mean_u| mean_u[block])
+            .wide(simd);
+        let mut clustered = Wide::zero(simd);
+        let mut direct = Wide::zero(simd);
         for ((weight, &after), &sum_grad) in weights_k.iter_mut().zip(after_k).zip(sum_grad_k) {
-            let (after, sum_grad) = (Lanes::splat(after), Lanes::splat(sum_grad));
-            *weight = *weight * scale;
-            let a_sum_grad = *weight * sum_grad;
-            direct += a_sum_grad;
-            mean = A::mul_add(a_sum_grad, u - after, mean);
-            clustered = A::mul_add(*weight, after, clustered);
+            let (after, sum_grad) = (Wide::splat(simd, after), Wide::splat(simd, sum_grad));
+            let a = weight.wide(simd) * scale;
+            let share = a * sum_grad;
+            direct += share;
+            mean = share.mul_add(u - after, mean);
+            clustered = a.mul_add(after, clustered);
+            *weight = a.lanes();
         }
 
-        let mut through_distance = Lanes::ZERO;
-        for ((((weight, &after), &before), &sum_grad), grad) in weights_k
-            .iter()
-            .zip(after_k)
-            .zip(before_k)
-            .zip(sum_grad_k)
-            .zip(before_grad_k)
-        {
-            let (after, sum_grad) = (Lanes::splat(after), Lanes::splat(sum_grad));
-            let distance = u - Lanes::splat(before);
-            let exponent_grad = *weight * ((u - after) * sum_grad - mean);
-            through_distance = A::mul_add(exponent_grad, distance, through_distance);
-            let outputs_grad = *weight * (after - clustered) * upstream;
-            *grad = A::mul_add(
-                A::mul_add(exponent_grad, count, outputs_grad),
-                distance * self.two_over_tau,
-                *grad,
+        let mut through_distance = Wide::zero(simd);
+        let clusters = weights_k.iter().zip(after_k).zip(before_k).zip(sum_grad_k);
+        for ((((weight, &after), &before), &sum_grad), grad) in clusters.zip(before_grad_k) {
+            let (after, sum_grad) = (Wide::splat(simd, after), Wide::splat(simd, sum_grad));
+            let a = weight.wide(simd);
+            let distance = u - Wide::splat(simd, before);
+            let exponent_grad = a * ((u - after) * sum_grad - mean);
+            through_distance = exponent_grad.mul_add(distance, through_distance);
+            let outputs_grad = a * (after - clustered) * upstream;
+            grad.add_product(
+                simd,
+                exponent_grad.mul_add(count, outputs_grad),
+                distance * two_over_tau,
             );
         }
-        self.shift_u[block] += direct - through_distance * self.two_over_tau;
+        self.shift_u[block].add(simd, direct - through_distance * two_over_tau);
     }
 }

@@ -1,8 +1,12 @@
 //! Hard assignment of values to the nearest centroid, and Lloyd's algorithm on distinct values.
 
+use crate::engine::Source;
 use crate::lanes::Lanes;
 use crate::scalar::order::Order;
 use crate::scalar::rows::Rows;
+use crate::scalar::PART;
+use crate::target::Target;
+use crate::KeepZero;
 
 /// Nearest centroids of ascending values.
 pub(crate) struct Nearest {
@@ -70,6 +74,30 @@ pub(crate) fn update(rows: &Rows, centroids_k: &[f64], pinned: Option<usize>) ->
         }
     };
     (0..centroids_k.len()).map(moved).collect()
+}
+
+/// The gradient of the hard assignment passes as it is, but to zeros that are kept.
+pub(crate) fn straight_through(source: Source<'_>, target: Target<'_>) {
+    let Source {
+        weights,
+        spec,
+        execution,
+    } = source;
+    let kept = |weight: f32| spec.keep_zero == KeepZero::Exact && spec.half.rounded(weight) == 0.0;
+    let parts: Vec<_> = weights.chunks(PART).zip(target.split(PART)).collect();
+    execution.map(parts, |(weights, target)| match target {
+        Target::InPlace(_) if spec.keep_zero == KeepZero::Free => {}
+        Target::InPlace(grad) => {
+            for (grad, &weight) in grad.iter_mut().zip(weights) {
+                *grad = if kept(weight) { 0.0 } else { *grad };
+            }
+        }
+        Target::Accumulate { upstream, total } => {
+            for ((total, grad), &weight) in total.iter_mut().zip(upstream).zip(weights) {
+                *total += if kept(weight) { 0.0 } else { *grad };
+            }
+        }
+    });
 }
 
 #[cfg(test)]

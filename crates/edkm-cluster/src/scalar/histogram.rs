@@ -11,7 +11,7 @@ use crate::half_key::{from_rank, magnitude_bits, rank, BLOCK, KEYS};
 use crate::HalfKind;
 
 /// The distinct keys of some weights, in order of value.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Distinct {
     pub(crate) keys_u: Vec<u16>,
     /// Weights that have the key.

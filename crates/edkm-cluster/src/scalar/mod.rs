@@ -16,21 +16,21 @@ mod table;
 mod tables;
 mod update;
 
-use rayon::prelude::*;
-
+use crate::engine::{Engine, Source};
 use crate::half_key::{from_rank, is_zero, rank, BLOCK, KEYS};
+use crate::init::scalar_start;
 use crate::lanes::Lanes;
 use crate::parallel::Execution;
+use crate::repeat::{repeat, Moved};
 use crate::scalar::histogram::{count, count_parallel, Distinct};
 use crate::scalar::rows::{pack_values, Rows};
 use crate::scalar::tables::Tables;
 use crate::target::Target;
-use crate::temperature::gap;
 use crate::trajectory::PaletteTrajectory;
 use crate::{GradientMode, HalfKind, KeepZero, Spec};
 
 /// Weights of one part of a pass that is spread over threads.
-const PART: usize = 128 * BLOCK;
+pub(crate) const PART: usize = 128 * BLOCK;
 
 /// Which strides of 64 consecutive keys (in order of value) occur among a palette's weights.
 #[derive(Debug, Clone, PartialEq)]
@@ -60,95 +60,123 @@ impl Occupied {
     }
 }
 
-/// The distinct values of a palette's weights, or the position of a weight that does not round to a finite number.
-pub(crate) fn prepare(weights: &[f32], half: HalfKind, execution: Execution) -> Result<Distinct, usize> {
-    let (distinct, magnitude) = count_weights(half, weights, None, execution);
-    if magnitude < half.first_unusable_bits() {
-        return Ok(distinct);
+/// Clustering of scalars.
+pub(crate) struct Scalars;
+
+impl Engine for Scalars {
+    fn count(&self, source: Source<'_>) -> Result<Distinct, usize> {
+        let (distinct, magnitude) = count_weights(source, None);
+        if magnitude < source.spec.half.first_unusable_bits() {
+            return Ok(distinct);
+        }
+        Err(source.spec.half.first_unusable(source.weights).unwrap_or(0))
     }
-    Err(half.first_unusable(weights).unwrap_or(0))
+
+    fn rows(&self, _: Source<'_>, distinct: &Distinct) -> usize {
+        distinct.len()
+    }
+
+    fn start(&self, source: Source<'_>, distinct: &Distinct, importance: Option<&[f32]>) -> Vec<f64> {
+        match importance {
+            None => {
+                let masses: Vec<f64> = distinct.counts_u.iter().map(|&count| count.into()).collect();
+                scalar_start(distinct, &masses, source.spec)
+            }
+            Some(importance) => {
+                let (distinct, _) = count_weights(source, Some(importance));
+                scalar_start(&distinct, &distinct.sums_u, source.spec)
+            }
+        }
+    }
+
+    fn iterate(&self, source: Source<'_>, distinct: &Distinct, start_k: &[f64]) -> PaletteTrajectory {
+        let Source { spec, execution, .. } = source;
+        let rows = Rows::new(distinct, spec.half, spec.keep_zero);
+        let mut trajectory = repeat(spec, start_k, |centroids_k, tau, pinned| {
+            if rows.mass == 0.0 {
+                return None;
+            }
+            Some(match spec.gradient {
+                GradientMode::StraightThrough => Moved {
+                    centroids_kd: hard::update(&rows, centroids_k, pinned),
+                    log_mass_k: Vec::new(),
+                },
+                GradientMode::Unrolled | GradientMode::Implicit => {
+                    update::update(&rows, centroids_k, tau, pinned, execution)
+                }
+            })
+        });
+        trajectory.occupied = (execution == Execution::Pool).then(|| Occupied::of(distinct));
+        trajectory
+    }
+
+    fn assign(&self, source: Source<'_>, distinct: &Distinct, palette_k: &[f64], indices: &mut [u8]) {
+        let half = source.spec.half;
+        let nearest = hard::Nearest::new(palette_k);
+        let mut table = histogram::zeroed::<u8>();
+        for &key in &distinct.keys_u {
+            table[key as usize] = nearest.cluster(half.value(key)) as u8;
+        }
+        let parts: Vec<_> = source.weights.chunks(PART).zip(indices.chunks_mut(PART)).collect();
+        source.execution.map(parts, |(weights, indices)| {
+            lookup::gather(half, weights, &table, indices)
+        });
+    }
+
+    fn clustered(&self, source: Source<'_>, trajectory: &PaletteTrajectory, out: &mut [f32]) {
+        let Source {
+            weights,
+            spec,
+            execution,
+        } = source;
+        let keys_u = match &trajectory.occupied {
+            Some(occupied) => occupied.keys(spec.half),
+            None => count_weights(source, None).0.keys_u,
+        };
+        let clustered_u = clustered_values(trajectory, &keys_u, spec, execution);
+        Tables::with_local(|tables| {
+            tables.with_clustered(&keys_u, &clustered_u, |table| {
+                let parts: Vec<_> = weights.chunks(PART).zip(out.chunks_mut(PART)).collect();
+                execution.map(parts, |(weights, out)| lookup::gather(spec.half, weights, table, out));
+            });
+        });
+    }
+
+    fn backward(&self, source: Source<'_>, trajectory: &PaletteTrajectory, target: Target<'_>) {
+        let Source {
+            weights,
+            spec,
+            execution,
+        } = source;
+        if spec.gradient == GradientMode::StraightThrough {
+            return hard::straight_through(source, target);
+        }
+        let (distinct, _) = count_weights(source, Some(target.upstream()));
+        let rows = Rows::new(&distinct, spec.half, spec.keep_zero);
+        let upstream_u = Rows::sums(&distinct, spec.keep_zero);
+        let mut gradient = gradient::unrolled(&rows, &upstream_u, trajectory, execution);
+        zero_where_kept(&distinct.keys_u, spec.keep_zero, &mut gradient.slope_u);
+        zero_where_kept(&distinct.keys_u, spec.keep_zero, &mut gradient.shift_u);
+        Tables::with_local(|tables| {
+            tables.with_gradient(&distinct.keys_u, &gradient.slope_u, &gradient.shift_u, |table| {
+                let parts: Vec<_> = weights.chunks(PART).zip(target.split(PART)).collect();
+                execution.map(parts, |(weights, target)| match target {
+                    Target::InPlace(grad) => lookup::mul_add(spec.half, weights, table, grad),
+                    Target::Accumulate { upstream, total } => {
+                        lookup::mul_add_accumulate(spec.half, weights, table, upstream, total);
+                    }
+                });
+            });
+        });
+    }
 }
 
 /// Counts weights, and sums other numbers by their values.
-pub(crate) fn count_weights(
-    half: HalfKind,
-    weights: &[f32],
-    addends: Option<&[f32]>,
-    execution: Execution,
-) -> (Distinct, u32) {
-    match execution {
-        Execution::Here => count(half, weights, addends),
-        Execution::Pool => count_parallel(half, weights, addends),
+fn count_weights(source: Source<'_>, addends: Option<&[f32]>) -> (Distinct, u32) {
+    match source.execution {
+        Execution::Here => count(source.spec.half, source.weights, addends),
+        Execution::Pool => count_parallel(source.spec.half, source.weights, addends),
     }
-}
-
-/// Repeats assignment and update from the given centroids, which become the start of the trajectory.
-pub(crate) fn iterate(
-    distinct: &Distinct,
-    mut start_k: Vec<f64>,
-    spec: &Spec,
-    execution: Execution,
-) -> PaletteTrajectory {
-    let pinned = match spec.keep_zero {
-        KeepZero::Free => None,
-        KeepZero::Exact => {
-            let zero = hard::Nearest::new(&start_k).cluster(0.0);
-            start_k[zero] = 0.0;
-            Some(zero)
-        }
-    };
-    let rows = Rows::new(distinct, spec.half, spec.keep_zero);
-    let gap = gap(&start_k, 1);
-    let tau = spec.temperature.tau(gap);
-    let mut trajectory = PaletteTrajectory::new(tau, pinned, start_k.clone(), start_k.len());
-    trajectory.occupied = (execution == Execution::Pool).then(|| Occupied::of(distinct));
-    // All weights may be zeros that are kept.
-    if rows.mass == 0.0 {
-        return trajectory;
-    }
-    let mut centroids_k = start_k;
-    while trajectory.done < spec.iterations {
-        let (next_k, log_mass_k) = match spec.gradient {
-            GradientMode::StraightThrough => (hard::update(&rows, &centroids_k, pinned), Vec::new()),
-            GradientMode::Unrolled | GradientMode::Implicit => {
-                let updated = update::update(&rows, &centroids_k, tau, pinned, execution);
-                (updated.centroids_k, updated.log_mass_k)
-            }
-        };
-        trajectory.keep(spec.gradient, &next_k, log_mass_k);
-        let moved = next_k
-            .iter()
-            .zip(&centroids_k)
-            .map(|(a, b)| (a - b).abs())
-            .fold(0.0, f64::max);
-        centroids_k = next_k;
-        // Not `<=`: without a tolerance all repetitions are done, for the gradient runs through all of them.
-        if moved < spec.tolerance * gap {
-            break;
-        }
-    }
-    trajectory
-}
-
-/// Writes clustered weights.
-pub(crate) fn clustered(
-    trajectory: &PaletteTrajectory,
-    weights: &[f32],
-    spec: &Spec,
-    execution: Execution,
-    out: &mut [f32],
-) {
-    let keys_u = match &trajectory.occupied {
-        Some(occupied) => occupied.keys(spec.half),
-        None => count_weights(spec.half, weights, None, execution).0.keys_u,
-    };
-    let clustered_u = clustered_values(trajectory, &keys_u, spec, execution);
-    Tables::with_local(|tables| {
-        tables.with_clustered(&keys_u, &clustered_u, |table| {
-            let parts: Vec<_> = weights.chunks(PART).zip(out.chunks_mut(PART)).collect();
-            execution.map(parts, |(weights, out)| lookup::gather(spec.half, weights, table, out));
-        });
-    });
 }
 
 /// Clustered values of ascending keys.
@@ -170,84 +198,10 @@ fn clustered_values(trajectory: &PaletteTrajectory, keys_u: &[u16], spec: &Spec,
     clustered_u
 }
 
-/// Turns dL/dW~ into dL/dW.
-pub(crate) fn backward(
-    trajectory: &PaletteTrajectory,
-    weights: &[f32],
-    spec: &Spec,
-    execution: Execution,
-    target: Target<'_>,
-) {
-    if spec.gradient == GradientMode::StraightThrough {
-        return straight_through(weights, spec, execution, target);
-    }
-    let (distinct, _) = count_weights(spec.half, weights, Some(target.upstream()), execution);
-    let rows = Rows::new(&distinct, spec.half, spec.keep_zero);
-    let upstream_u = Rows::sums(&distinct, spec.keep_zero);
-    let mut gradient = gradient::unrolled(&rows, &upstream_u, trajectory, execution);
-    zero_where_kept(&distinct.keys_u, spec.keep_zero, &mut gradient.slope_u);
-    zero_where_kept(&distinct.keys_u, spec.keep_zero, &mut gradient.shift_u);
-    Tables::with_local(|tables| {
-        tables.with_gradient(&distinct.keys_u, &gradient.slope_u, &gradient.shift_u, |table| {
-            let parts: Vec<_> = weights.chunks(PART).zip(target.split(PART)).collect();
-            execution.map(parts, |(weights, target)| match target {
-                Target::InPlace(grad) => lookup::mul_add(spec.half, weights, table, grad),
-                Target::Accumulate { upstream, total } => {
-                    lookup::mul_add_accumulate(spec.half, weights, table, upstream, total);
-                }
-            });
-        });
-    });
-}
-
-/// The gradient of the hard assignment passes as it is, but to zeros that are kept.
-pub(crate) fn straight_through(weights: &[f32], spec: &Spec, execution: Execution, target: Target<'_>) {
-    let kept = |weight: f32| spec.keep_zero == KeepZero::Exact && spec.half.rounded(weight) == 0.0;
-    let parts: Vec<_> = weights.chunks(PART).zip(target.split(PART)).collect();
-    execution.map(parts, |(weights, target)| match target {
-        Target::InPlace(_) if spec.keep_zero == KeepZero::Free => {}
-        Target::InPlace(grad) => {
-            for (grad, &weight) in grad.iter_mut().zip(weights) {
-                *grad = if kept(weight) { 0.0 } else { *grad };
-            }
-        }
-        Target::Accumulate { upstream, total } => {
-            for ((total, grad), &weight) in total.iter_mut().zip(upstream).zip(weights) {
-                *total += if kept(weight) { 0.0 } else { *grad };
-            }
-        }
-    });
-}
-
 fn zero_where_kept(keys_u: &[u16], keep_zero: KeepZero, numbers_u: &mut [Lanes]) {
     if keep_zero == KeepZero::Exact {
         for (i, _) in keys_u.iter().enumerate().filter(|(_, &key)| is_zero(key)) {
             numbers_u[i / crate::lanes::LANES].0[i % crate::lanes::LANES] = 0.0;
         }
-    }
-}
-
-/// Writes the nearest centroid's index for each weight.
-pub(crate) fn assign(
-    distinct: &Distinct,
-    palette_k: &[f64],
-    weights: &[f32],
-    half: HalfKind,
-    execution: Execution,
-    out: &mut [u8],
-) {
-    let nearest = hard::Nearest::new(palette_k);
-    let mut table = histogram::zeroed::<u8>();
-    for &key in &distinct.keys_u {
-        table[key as usize] = nearest.cluster(half.value(key)) as u8;
-    }
-    let parts: Vec<_> = weights.chunks(PART).zip(out.chunks_mut(PART)).collect();
-    match execution {
-        Execution::Here => parts
-            .into_iter()
-            .for_each(|(w, out)| lookup::gather(half, w, &table, out)),
-        Execution::Pool => parts
-            .into_par_iter()
-            .for_each(|(w, out)| lookup::gather(half, w, &table, out)),
     }
 }

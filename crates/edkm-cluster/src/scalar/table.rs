@@ -1,6 +1,8 @@
 //! The clustered value of each distinct value: w~_u = sum_k A_uk c_k.
 
-use crate::lanes::{Arithmetic, Lanes};
+use pulp::Simd;
+
+use crate::lanes::{Lanes, Wide};
 use crate::parallel::Execution;
 use crate::scalar::attention::{sweep, Attention, Pass, Window, PART};
 use crate::scalar::order::Order;
@@ -39,11 +41,19 @@ struct Mean<'a> {
 
 impl Pass for Mean<'_> {
     #[inline(always)]
-    fn block<A: Arithmetic>(&mut self, block: usize, _: Lanes, window: Window, weights_k: &mut [Lanes], sum: Lanes) {
-        let mut weighted = Lanes::ZERO;
+    fn block<S: Simd>(
+        &mut self,
+        simd: S,
+        block: usize,
+        _: Wide<S>,
+        window: Window,
+        weights_k: &mut [Lanes],
+        sum: Wide<S>,
+    ) {
+        let mut weighted = Wide::zero(simd);
         for (weight, &c) in weights_k.iter().zip(&self.after_k[window]) {
-            weighted = A::mul_add(*weight, Lanes::splat(c), weighted);
+            weighted = weight.wide(simd).mul_add(Wide::splat(simd, c), weighted);
         }
-        self.clustered_u[block] = weighted * sum.recip();
+        self.clustered_u[block] = (weighted * sum.recip()).lanes();
     }
 }

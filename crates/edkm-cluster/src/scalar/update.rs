@@ -2,31 +2,21 @@
 //!
 //! S_k = sum_u n_u A_uk, N_k = sum_u n_u A_uk u, c_k = N_k / S_k (DKM, arXiv 2108.12659, section 3.2, over distinct values).
 
-use crate::lanes::{Arithmetic, Lanes};
+use pulp::Simd;
+
+use crate::lanes::{Lanes, Wide};
 use crate::parallel::{sum_in_order, Execution};
+use crate::repeat::Moved;
 use crate::scalar::attention::{sweep, Attention, Pass, Window, PART};
 use crate::scalar::order::Order;
 use crate::scalar::rows::Rows;
 use crate::scalar::starved;
 
-/// Result of one repetition, by cluster.
-pub(crate) struct Updated {
-    pub(crate) centroids_k: Vec<f64>,
-    /// log2 of S_k.
-    pub(crate) log_mass_k: Vec<f64>,
-}
-
 /// Moves all centroids but the pinned one.
 ///
 /// A cluster that hardly any weight is assigned to ([`starved`]) moves as the definition says, too: to the mean of the weights
 /// that come nearest to choosing it. So no cluster is ever divided by zero, and an empty one is led back to weights.
-pub(crate) fn update(
-    rows: &Rows,
-    centroids_k: &[f64],
-    tau: f64,
-    pinned: Option<usize>,
-    execution: Execution,
-) -> Updated {
+pub(crate) fn update(rows: &Rows, centroids_k: &[f64], tau: f64, pinned: Option<usize>, execution: Execution) -> Moved {
     let order = Order::of(centroids_k);
     let sorted_k = order.sorted(centroids_k);
     let attention = Attention::new(&sorted_k, tau);
@@ -57,8 +47,8 @@ pub(crate) fn update(
     if let Some(k) = pinned {
         centroids_after_k[k] = centroids_k[k];
     }
-    Updated {
-        centroids_k: centroids_after_k,
+    Moved {
+        centroids_kd: centroids_after_k,
         log_mass_k: order.unsorted(&log_mass_k),
     }
 }
@@ -71,14 +61,22 @@ struct Accumulate<'a> {
 
 impl Pass for Accumulate<'_> {
     #[inline(always)]
-    fn block<A: Arithmetic>(&mut self, block: usize, u: Lanes, window: Window, weights_k: &mut [Lanes], sum: Lanes) {
-        let share = self.counts_u[block] * sum.recip();
+    fn block<S: Simd>(
+        &mut self,
+        simd: S,
+        block: usize,
+        u: Wide<S>,
+        window: Window,
+        weights_k: &mut [Lanes],
+        sum: Wide<S>,
+    ) {
+        let share = self.counts_u[block].wide(simd) * sum.recip();
         let mass_k = &mut self.mass_k[window.clone()];
         let sum_k = &mut self.sum_k[window];
         for ((weight, mass), sum) in weights_k.iter().zip(mass_k).zip(sum_k) {
-            let a = *weight * share;
-            *mass += a;
-            *sum = A::mul_add(a, u, *sum);
+            let a = weight.wide(simd) * share;
+            mass.add(simd, a);
+            sum.add_product(simd, a, u);
         }
     }
 }

@@ -1,11 +1,13 @@
 //! Hard assignment of vectors to the nearest centroid, and Lloyd's algorithm.
 
-use crate::lanes::{dispatch, Arithmetic, Kernel, Lanes, LANES};
+use pulp::Simd;
+
+use crate::lanes::{dispatch, Kernel, Lanes, Wide, LANES};
 use crate::parallel::sum_in_order;
 use crate::target::Target;
 use crate::vector::attention::squared_distance;
-use crate::vector::tile::Tile;
-use crate::vector::Palette;
+use crate::vector::palette::Palette;
+use crate::vector::tile::{Tile, TILE};
 use crate::KeepZero;
 
 /// For each vector of a tile the nearest centroid, of equally near ones the first, and the squared distance to it.
@@ -17,29 +19,59 @@ pub(crate) fn nearest<const D: usize>(centroids_kd: &[[f64; D]], tile: &Tile<D>)
     impl<const D: usize> Kernel for Nearest<'_, D> {
         type Output = Vec<(u8, f64)>;
         #[inline(always)]
-        fn run<A: Arithmetic>(self) -> Self::Output {
+        fn run<S: Simd>(self, simd: S) -> Self::Output {
             let mut found = vec![(0, 0.0); self.tile.len()];
             for g in 0..self.tile.groups() {
                 let group = self.tile.group(g);
-                let mut best = Lanes::splat(f64::INFINITY);
-                // Indices as numbers: they share the lanes of the distances.
-                let mut index = Lanes::ZERO;
-                for (k, c) in self.centroids_kd.iter().enumerate() {
-                    let distance = squared_distance::<A, D>(&group.w, c);
-                    for lane in 0..LANES {
-                        let nearer = distance.0[lane] < best.0[lane];
-                        index.0[lane] = if nearer { k as f64 } else { index.0[lane] };
-                        best.0[lane] = if nearer { distance.0[lane] } else { best.0[lane] };
-                    }
-                }
+                let (index, distance) = nearest_eight(simd, self.centroids_kd, &group.w);
                 for (lane, &member) in group.members.iter().enumerate() {
-                    found[member as usize] = (index.0[lane] as u8, best.0[lane]);
+                    found[member as usize] = (index.0[lane] as u8, distance.0[lane]);
                 }
             }
             found
         }
     }
     dispatch(Nearest { centroids_kd, tile })
+}
+
+/// For each point the nearest centroid, of equally near ones the first.
+pub(crate) fn nearest_of<const D: usize>(centroids_kd: &[[f64; D]], points: &[[f64; D]]) -> Vec<u8> {
+    struct NearestOf<'a, const D: usize> {
+        centroids_kd: &'a [[f64; D]],
+        points: &'a [[f64; D]],
+    }
+    impl<const D: usize> Kernel for NearestOf<'_, D> {
+        type Output = Vec<u8>;
+        #[inline(always)]
+        fn run<S: Simd>(self, simd: S) -> Self::Output {
+            let mut found = Vec::with_capacity(self.points.len());
+            for points in self.points.chunks(LANES) {
+                let lane = |j: usize, lane: usize| points[lane.min(points.len() - 1)][j];
+                let w = std::array::from_fn(|j| Lanes(std::array::from_fn(|l| lane(j, l))));
+                let (index, _) = nearest_eight(simd, self.centroids_kd, &w);
+                found.extend(index.0[..points.len()].iter().map(|&k| k as u8));
+            }
+            found
+        }
+    }
+    dispatch(NearestOf { centroids_kd, points })
+}
+
+/// Nearest centroid, as a number so that it shares the lanes of the distances, and squared distance to it.
+#[inline(always)]
+fn nearest_eight<S: Simd, const D: usize>(simd: S, centroids_kd: &[[f64; D]], w: &[Lanes; D]) -> (Lanes, Lanes) {
+    let w = w.map(
+        #[inline(always)]
+        |w| w.wide(simd),
+    );
+    let mut nearest = Wide::splat(simd, f64::INFINITY);
+    let mut index = Wide::zero(simd);
+    for (k, c) in centroids_kd.iter().enumerate() {
+        let distance = squared_distance(simd, &w, c);
+        index = distance.if_below(nearest, Wide::splat(simd, k as f64), index);
+        nearest = distance.min(nearest);
+    }
+    (index.lanes(), nearest.lanes())
 }
 
 /// One repetition of Lloyd's algorithm: every centroid moves to the mean of the vectors nearest to it. The pinned one stays, and so does one that
@@ -49,7 +81,7 @@ pub(crate) fn update<const D: usize>(
     centroids_kd: &[[f64; D]],
     pinned: Option<usize>,
 ) -> Option<Vec<[f64; D]>> {
-    let sums = sum_in_order(palette.map_tiles(centroids_kd, |_, tile| {
+    let sums = sum_in_order(palette.map_tiles(&palette.cells(centroids_kd), |_, tile| {
         let mut sums = vec![0.0; centroids_kd.len() * (D + 1)];
         for ((k, _), vector) in nearest(centroids_kd, tile).into_iter().zip(tile.vectors()) {
             if tile.takes_part(vector) {
@@ -81,7 +113,7 @@ pub(crate) fn update<const D: usize>(
 /// Writes each vector's nearest centroid, as the f32 palette has it.
 pub(crate) fn clustered<const D: usize>(palette: &Palette<'_, D>, centroids_kd: &[[f64; D]], out: &mut [f32]) {
     let rounded_kd: Vec<[f64; D]> = centroids_kd.iter().map(|c| c.map(|x| f64::from(x as f32))).collect();
-    palette.map_tiles_to(&rounded_kd, Target::InPlace(out), |target, tile| {
+    palette.map_tiles_to(&palette.cells(&rounded_kd), Target::InPlace(out), |target, tile| {
         if let Target::InPlace(out) = target {
             let vectors = nearest(&rounded_kd, tile).into_iter().zip(tile.vectors());
             for (out, ((k, _), vector)) in out.chunks_exact_mut(D).zip(vectors) {
@@ -96,8 +128,8 @@ pub(crate) fn clustered<const D: usize>(palette: &Palette<'_, D>, centroids_kd: 
 /// Writes the index of each vector's nearest centroid.
 pub(crate) fn assign<const D: usize>(palette: &Palette<'_, D>, palette_kd: &[[f64; D]], indices: &mut [u8]) {
     for (indices, found) in indices
-        .chunks_mut(super::TILE)
-        .zip(palette.map_tiles(palette_kd, |_, tile| nearest(palette_kd, tile)))
+        .chunks_mut(TILE)
+        .zip(palette.map_tiles(&palette.cells(palette_kd), |_, tile| nearest(palette_kd, tile)))
     {
         for (index, (k, _)) in indices.iter_mut().zip(found) {
             *index = k;
@@ -107,11 +139,11 @@ pub(crate) fn assign<const D: usize>(palette: &Palette<'_, D>, palette_kd: &[[f6
 
 /// The gradient of the hard assignment passes as it is, but to zeros that are kept.
 pub(crate) fn straight_through<const D: usize>(palette: &Palette<'_, D>, target: Target<'_>) {
-    let (half, keep_zero) = (palette.spec.half, palette.spec.keep_zero);
+    let (half, keep_zero) = (palette.0.spec.half, palette.0.spec.keep_zero);
     let kept = |vector: &[f32]| keep_zero == KeepZero::Exact && vector.iter().all(|&w| half.rounded(w) == 0.0);
-    let part = super::TILE * D;
-    let parts: Vec<_> = palette.weights.chunks(part).zip(target.split(part)).collect();
-    palette.execution.map(parts, |(weights, target)| match target {
+    let part = TILE * D;
+    let parts: Vec<_> = palette.0.weights.chunks(part).zip(target.split(part)).collect();
+    palette.0.execution.map(parts, |(weights, target)| match target {
         Target::InPlace(_) if keep_zero == KeepZero::Free => {}
         Target::InPlace(grad) => {
             for (vector, grad) in weights.chunks_exact(D).zip(grad.chunks_exact_mut(D)) {

@@ -1,6 +1,8 @@
 //! The clustered vectors: w~_i = sum_k A_ik c_k.
 
-use crate::lanes::{Arithmetic, Lanes};
+use pulp::Simd;
+
+use crate::lanes::Wide;
 use crate::vector::attention::{Pass, Rows};
 use crate::vector::tile::Group;
 
@@ -13,22 +15,16 @@ pub(crate) struct Mean<'a, const D: usize> {
 
 impl<const D: usize> Pass<D> for Mean<'_, D> {
     #[inline(always)]
-    fn group<A: Arithmetic>(&mut self, group: &Group<'_, D>, rows: Rows<'_>) {
-        let mut mean = [Lanes::ZERO; D];
+    fn group<S: Simd>(&mut self, simd: S, group: &Group<'_, D>, rows: Rows<'_, S>) {
+        let mut mean = [Wide::zero(simd); D];
         for (&k, weight) in rows.clusters.iter().zip(rows.weights) {
-            for (mean, &after) in mean.iter_mut().zip(&self.after_kd[k]) {
-                *mean = A::mul_add(*weight, Lanes::splat(after), *mean);
+            let weight = weight.wide(simd);
+            for (mean, &after) in mean.iter_mut().zip(&self.after_kd[k as usize]) {
+                *mean = weight.mul_add(Wide::splat(simd, after), *mean);
             }
         }
         // Zero where zeros are kept.
-        let scale = rows.sum.recip() * group.counts;
-        for x in &mut mean {
-            *x = *x * scale;
-        }
-        for (lane, range) in group.places() {
-            for (out, mean) in self.out[range].iter_mut().zip(&mean) {
-                *out = mean.0[lane] as f32;
-            }
-        }
+        let scale = rows.sum.recip() * group.counts.wide(simd);
+        group.store(&mean.map(|mean| (mean * scale).lanes()), self.out);
     }
 }

@@ -1,37 +1,37 @@
 //! Clusters that hardly any vector is assigned to: as for scalars ([`crate::scalar::starved`]), exactly and slowly, in logarithms.
 
-use crate::lanes::{Arithmetic, Lanes, LANES};
-use crate::vector::attention::{sweep, Attention, Pass, Rows, CUTOFF_BITS};
+use pulp::Simd;
+
+use crate::lanes::{Lanes, Wide, LANES};
+use crate::vector::attention::{sweep, Attention, Pass, Rows};
+use crate::vector::cells::{Cells, CUTOFF_BITS};
+use crate::vector::palette::Palette;
 use crate::vector::tile::Group;
 use crate::vector::update::Updated;
-use crate::vector::Palette;
 
-/// Whether terms that were left out may matter to a cluster of mass 2^`log_mass`, of `number` vectors in all: it misses less than 2^-20 of
-/// its mass otherwise.
-pub(crate) fn is_starved(log_mass: f64, number: f64) -> bool {
-    const KEPT_BITS: f64 = 20.0;
-    log_mass < number.log2() - (CUTOFF_BITS - KEPT_BITS)
+/// Whether terms that were left out may matter to a cluster of mass 2^`log_mass`, of `number` vectors in all: it misses less than 2^-16 of
+/// its mass otherwise, if every vector were at the cutoff.
+pub(crate) fn is_starved(log_mass: f64, number: usize) -> bool {
+    const KEPT_BITS: f64 = 16.0;
+    log_mass < (number as f64).log2() - (CUTOFF_BITS - KEPT_BITS)
 }
 
 /// log2 of what normalises the rows of eight vectors, in the exponents of [`Attention::distance`].
 #[inline(always)]
-pub(crate) fn log_sum(rows: &Rows<'_>) -> Lanes {
-    let mut log = rows.sum;
-    for lane in &mut log.0 {
-        *lane = lane.log2();
-    }
-    log - rows.nearest
+pub(crate) fn log_sum<S: Simd>(simd: S, rows: &Rows<'_, S>) -> Wide<S> {
+    let log = Lanes(rows.sum.lanes().0.map(f64::log2));
+    log.wide(simd) - rows.nearest
 }
 
 /// Replaces centroid and log2 mass of the starved clusters.
 pub(crate) fn update<const D: usize>(
     palette: &Palette<'_, D>,
-    attention: &Attention<D>,
-    centroids_kd: &[[f64; D]],
+    cells: &Cells<D>,
+    attention: &Attention<'_, D>,
     starved: &[usize],
     updated: &mut Updated<D>,
 ) {
-    let tiles = palette.map_tiles(centroids_kd, |_, tile| {
+    let tiles = palette.map_tiles(cells, |_, tile| {
         let mut pass = LogMeans {
             attention,
             starved,
@@ -81,17 +81,17 @@ impl<const D: usize> LogMean<D> {
 }
 
 struct LogMeans<'a, const D: usize> {
-    attention: &'a Attention<D>,
+    attention: &'a Attention<'a, D>,
     starved: &'a [usize],
     means: Vec<LogMean<D>>,
 }
 
 impl<const D: usize> Pass<D> for LogMeans<'_, D> {
     #[inline(always)]
-    fn group<A: Arithmetic>(&mut self, group: &Group<'_, D>, rows: Rows<'_>) {
-        let log_sum = log_sum(&rows);
+    fn group<S: Simd>(&mut self, simd: S, group: &Group<'_, D>, rows: Rows<'_, S>) {
+        let log_sum = log_sum(simd, &rows).lanes();
         for (mean, &k) in self.means.iter_mut().zip(self.starved) {
-            let distance = self.attention.distance::<A>(&group.w, k);
+            let distance = self.attention.distance(simd, &group.w, k).lanes();
             for lane in 0..LANES {
                 if group.counts.0[lane] > 0.0 {
                     let sum = std::array::from_fn(|j| group.w[j].0[lane]);

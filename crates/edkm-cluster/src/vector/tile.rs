@@ -1,65 +1,26 @@
 //! Vectors of a palette in tiles, each in an order that puts near ones together.
 //!
 //! Eight vectors are handled at once, one to a lane, and a cluster is left out for them when it matters to none of the eight: the nearer
-//! they are, the more is left out. So each tile is sorted by a coarse grid over the range of the centroids. The tile is all that exists of
-//! the order; results go back to where the vectors came from.
+//! they are, the more is left out. So each tile is sorted by [`Cells`]. The tile is all that exists of the order; results go back to where the
+//! vectors came from.
 
 use std::ops::Range;
 
 use crate::half_key::BLOCK;
 use crate::lanes::{Lanes, LANES};
+use crate::vector::cells::Cells;
 use crate::{HalfKind, KeepZero};
 
 /// Vectors of a tile. Fixed, so that sums over tiles do not depend on the number of threads; 16-bit positions; small enough
 /// for the second-level cache.
 pub(crate) const TILE: usize = 1 << 14;
 
-/// Cells of the grid, in bits.
-const CELL_BITS: usize = 12;
-
-/// A grid over the range of a palette's centroids.
-pub(crate) struct Grid<const D: usize> {
-    low: [f32; D],
-    cells_per_unit: [f32; D],
-    bits: [u32; D],
-}
-
-impl<const D: usize> Grid<D> {
-    pub(crate) fn over(centroids_kd: &[[f64; D]]) -> Self {
-        let mut grid = Grid {
-            low: [0.0; D],
-            cells_per_unit: [0.0; D],
-            bits: [0; D],
-        };
-        for j in 0..D {
-            let low = centroids_kd.iter().map(|c| c[j]).fold(f64::INFINITY, f64::min);
-            let high = centroids_kd.iter().map(|c| c[j]).fold(f64::NEG_INFINITY, f64::max);
-            let bits = CELL_BITS / D + usize::from(j < CELL_BITS % D);
-            grid.low[j] = low as f32;
-            grid.bits[j] = bits as u32;
-            // A range of zero gives infinity, which the cell of a vector survives.
-            grid.cells_per_unit[j] = ((1 << bits) as f64 / (high - low)) as f32;
-        }
-        grid
-    }
-
-    #[inline(always)]
-    fn cell(&self, vector: &[f32]) -> usize {
-        let mut cell = 0;
-        for (j, &w) in vector.iter().enumerate() {
-            let last = (1u32 << self.bits[j]) - 1;
-            // The conversion saturates, and takes NaN to 0.
-            let at = (((w - self.low[j]) * self.cells_per_unit[j]) as u32).min(last);
-            cell = cell << self.bits[j] | at as usize;
-        }
-        cell
-    }
-}
-
 /// Up to [`TILE`] consecutive vectors, rounded, and their order.
 pub(crate) struct Tile<const D: usize> {
     values: Vec<f32>,
     order: Vec<u16>,
+    /// A cluster near each group.
+    references: Vec<u8>,
     keep_zero: KeepZero,
 }
 
@@ -71,21 +32,29 @@ pub(crate) struct Group<'t, const D: usize> {
     pub(crate) w: [Lanes; D],
     /// 1 for vectors that are clustered, 0 for zeros that are kept and in lanes without a member.
     pub(crate) counts: Lanes,
+    /// A cluster near them.
+    pub(crate) reference: u8,
 }
 
 impl<const D: usize> Tile<D> {
     /// Rounds the weights of at most [`TILE`] vectors and sorts them by cell.
-    pub(crate) fn new(weights: &[f32], half: HalfKind, keep_zero: KeepZero, grid: &Grid<D>) -> Self {
+    pub(crate) fn new(weights: &[f32], half: HalfKind, keep_zero: KeepZero, cells: &Cells<D>) -> Self {
         let mut values = vec![0.0; weights.len()];
         let mut keys = [0u16; BLOCK];
         for (weights, values) in weights.chunks(BLOCK).zip(values.chunks_mut(BLOCK)) {
             half.round(weights, &mut keys);
             half.widen(&keys[..weights.len()], values);
         }
-        let cells: Vec<u16> = values.chunks_exact(D).map(|vector| grid.cell(vector) as u16).collect();
+        let places: Vec<u16> = values.chunks_exact(D).map(|vector| cells.place(vector)).collect();
+        let order = counting_sort(&places, cells.len());
+        let references = order
+            .chunks(LANES)
+            .map(|members| cells.reference(places[members[0] as usize]))
+            .collect();
         Tile {
-            order: counting_sort(&cells),
             values,
+            order,
+            references,
             keep_zero,
         }
     }
@@ -108,7 +77,7 @@ impl<const D: usize> Tile<D> {
 
     /// Number of groups.
     pub(crate) fn groups(&self) -> usize {
-        self.order.len().div_ceil(LANES)
+        self.references.len()
     }
 
     #[inline(always)]
@@ -119,8 +88,8 @@ impl<const D: usize> Tile<D> {
         for lane in 0..LANES {
             let member = members[lane.min(members.len() - 1)] as usize;
             let vector = &self.values[member * D..(member + 1) * D];
-            for j in 0..D {
-                w[j].0[lane] = vector[j].into();
+            for (w, &value) in w.iter_mut().zip(vector) {
+                w.0[lane] = value.into();
             }
             counts.0[lane] = if lane < members.len() && self.takes_part(vector) {
                 1.0
@@ -128,7 +97,12 @@ impl<const D: usize> Tile<D> {
                 0.0
             };
         }
-        Group { members, w, counts }
+        Group {
+            members,
+            w,
+            counts,
+            reference: self.references[group],
+        }
     }
 }
 
@@ -145,6 +119,26 @@ impl<const D: usize> Group<'_, D> {
         loaded
     }
 
+    /// Writes numbers of the members into an array of the tile.
+    #[inline(always)]
+    pub(crate) fn store(&self, numbers: &[Lanes; D], tile: &mut [f32]) {
+        for (lane, range) in self.places() {
+            for (to, from) in tile[range].iter_mut().zip(numbers) {
+                *to = from.0[lane] as f32;
+            }
+        }
+    }
+
+    /// Adds numbers of the members to an array of the tile.
+    #[inline(always)]
+    pub(crate) fn store_sum(&self, numbers: &[Lanes; D], tile: &mut [f32]) {
+        for (lane, range) in self.places() {
+            for (to, from) in tile[range].iter_mut().zip(numbers) {
+                *to += from.0[lane] as f32;
+            }
+        }
+    }
+
     /// Lanes with a member, and where it stands in an array of the tile.
     #[inline(always)]
     pub(crate) fn places(&self) -> impl Iterator<Item = (usize, Range<usize>)> + '_ {
@@ -155,20 +149,20 @@ impl<const D: usize> Group<'_, D> {
     }
 }
 
-/// Positions in order of their cells, within a cell in order.
-fn counting_sort(cells: &[u16]) -> Vec<u16> {
-    let mut starts = vec![0u32; (1 << CELL_BITS) + 1];
-    for &cell in cells {
-        starts[cell as usize + 1] += 1;
+/// Positions in order of their places, within a place in order.
+fn counting_sort(places: &[u16], number: usize) -> Vec<u16> {
+    let mut starts = vec![0u16; number + 1];
+    for &place in places {
+        starts[place as usize + 1] += 1;
     }
-    for cell in 0..1 << CELL_BITS {
-        starts[cell + 1] += starts[cell];
+    for place in 0..number {
+        starts[place + 1] += starts[place];
     }
-    let mut order = vec![0u16; cells.len()];
-    for (i, &cell) in cells.iter().enumerate() {
-        let place = &mut starts[cell as usize];
-        order[*place as usize] = i as u16;
-        *place += 1;
+    let mut order = vec![0u16; places.len()];
+    for (i, &place) in places.iter().enumerate() {
+        let start = &mut starts[place as usize];
+        order[*start as usize] = i as u16;
+        *start += 1;
     }
     order
 }
@@ -181,7 +175,8 @@ mod tests {
     fn every_vector_is_in_one_group() {
         let weights: Vec<f32> = (0..2 * 101).map(|i| ((i * 37 % 64) as f32 - 32.0) / 8.0).collect();
         for centroids in [vec![[-1.0, -2.0], [3.0, 1.0]], vec![[0.5, 0.5]; 2]] {
-            let tile = Tile::<2>::new(&weights, HalfKind::Bf16, KeepZero::Exact, &Grid::over(&centroids));
+            let cells = Cells::new(&centroids, 1 << 12);
+            let tile = Tile::<2>::new(&weights, HalfKind::Bf16, KeepZero::Exact, &cells);
             let mut seen = [false; 101];
             for group in (0..tile.groups()).map(|g| tile.group(g)) {
                 let loaded = group.load(&weights);
@@ -201,17 +196,11 @@ mod tests {
     #[test]
     fn near_vectors_come_together() {
         let weights: Vec<f32> = (0..2000).map(|i| ((i * i * 17) % 1999) as f32 / 1000.0 - 1.0).collect();
-        let tile = Tile::<2>::new(
-            &weights,
-            HalfKind::F16,
-            KeepZero::Free,
-            &Grid::over(&[[-1.0; 2], [1.0; 2]]),
-        );
-        let spread = |lanes: &Lanes| {
-            lanes.0.iter().fold(f64::MIN, |a, &b| a.max(b)) - lanes.0.iter().fold(f64::MAX, |a, &b| a.min(b))
-        };
+        let cells = Cells::new(&[[-1.0; 2], [1.0; 2]], 1 << 15);
+        let tile = Tile::<2>::new(&weights, HalfKind::F16, KeepZero::Free, &cells);
+        let spread = |lanes: &Lanes| lanes.largest() - lanes.0.iter().fold(f64::MAX, |a, &b| a.min(b));
         let mean = (0..tile.groups()).map(|g| spread(&tile.group(g).w[0])).sum::<f64>() / tile.groups() as f64;
         // Unsorted it would be about 1.6.
-        assert!(mean < 0.1, "{mean}");
+        assert!(mean < 0.2, "{mean}");
     }
 }

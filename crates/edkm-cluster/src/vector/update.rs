@@ -1,11 +1,13 @@
 //! One repetition of the clustering of vectors: soft assignment, then every centroid moves to the weighted mean.
 
-use crate::lanes::{Arithmetic, Lanes};
+use pulp::Simd;
+
+use crate::lanes::Lanes;
 use crate::parallel::sum_in_order;
 use crate::vector::attention::{sweep, Attention, Pass, Rows};
+use crate::vector::palette::Palette;
 use crate::vector::starved;
 use crate::vector::tile::Group;
-use crate::vector::Palette;
 
 /// Result of one repetition.
 pub(crate) struct Updated<const D: usize> {
@@ -22,9 +24,10 @@ pub(crate) fn update<const D: usize>(
     tau: f64,
     pinned: Option<usize>,
 ) -> Option<Updated<D>> {
-    let attention = Attention::new(centroids_kd, tau);
+    let cells = palette.cells(centroids_kd);
+    let attention = Attention::new(&cells, centroids_kd, tau);
     let clusters = centroids_kd.len();
-    let sums = sum_in_order(palette.map_tiles(centroids_kd, |_, tile| {
+    let sums = sum_in_order(palette.map_tiles(&cells, |_, tile| {
         let mut pass = Accumulate {
             taking_part: Lanes::ZERO,
             sums_k: vec![
@@ -58,7 +61,7 @@ pub(crate) fn update<const D: usize>(
         .filter(|&k| starved::is_starved(updated.log_mass_k[k], palette.number()))
         .collect();
     if !starved.is_empty() {
-        starved::update(palette, &attention, centroids_kd, &starved, &mut updated);
+        starved::update(palette, &cells, &attention, &starved, &mut updated);
     }
     if let Some(k) = pinned {
         updated.centroids_kd[k] = centroids_kd[k];
@@ -79,15 +82,16 @@ struct Accumulate<const D: usize> {
 
 impl<const D: usize> Pass<D> for Accumulate<D> {
     #[inline(always)]
-    fn group<A: Arithmetic>(&mut self, group: &Group<'_, D>, rows: Rows<'_>) {
-        self.taking_part += group.counts;
-        let share = group.counts * rows.sum.recip();
+    fn group<S: Simd>(&mut self, simd: S, group: &Group<'_, D>, rows: Rows<'_, S>) {
+        let counts = group.counts.wide(simd);
+        self.taking_part.add(simd, counts);
+        let share = counts * rows.sum.recip();
         for (&k, weight) in rows.clusters.iter().zip(rows.weights) {
-            let a = *weight * share;
-            let sums = &mut self.sums_k[k];
-            sums.mass += a;
-            for j in 0..D {
-                sums.sum[j] = A::mul_add(a, group.w[j], sums.sum[j]);
+            let a = weight.wide(simd) * share;
+            let sums = &mut self.sums_k[k as usize];
+            sums.mass.add(simd, a);
+            for (sum, w) in sums.sum.iter_mut().zip(&group.w) {
+                sum.add_product(simd, a, w.wide(simd));
             }
         }
     }
