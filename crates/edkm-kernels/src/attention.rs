@@ -78,8 +78,8 @@ impl Dims {
         self.kv_heads * self.head_dim
     }
 
-    /// Tiles along the sequence.
-    fn blocks(&self) -> usize {
+    /// Tiles of queries along the sequence.
+    fn query_tiles(&self) -> usize {
         self.seq.div_ceil(tile::QUERIES)
     }
 

@@ -46,4 +46,21 @@ impl<'a> DisjointRows<'a> {
         // overlapping row is alive.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(offset), len) }
     }
+
+    /// A pointer to the first of `rows` rows of `width` numbers, `stride` apart, which begin at `offset`. Panics when they go
+    /// beyond the slice.
+    ///
+    /// # Safety
+    ///
+    /// As [`row`](Self::row), for each of the rows while the pointer is used.
+    pub(crate) unsafe fn strided(&self, offset: usize, rows: usize, width: usize, stride: usize) -> *mut f32 {
+        let end = offset + rows.saturating_sub(1) * stride + width;
+        assert!(
+            end <= self.len,
+            "{rows} rows of {width} numbers from {offset} on, {stride} apart, of {}",
+            self.len
+        );
+        // SAFETY: `offset` lies in the slice, as just asserted.
+        unsafe { self.start.add(offset) }
+    }
 }

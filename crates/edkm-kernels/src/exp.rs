@@ -1,5 +1,25 @@
 //! The exponential function in a form that the compiler vectorises.
 
+use pulp::Simd;
+
+const LARGEST: f32 = 88.722_84; // just below ln(f32::MAX)
+const SMALLEST: f32 = -87.336_54; // just above ln(f32::MIN_POSITIVE)
+/// ln 2 in two parts: the first has so few bits that its product with n is exact.
+const LN_2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
+/// Adding this number, 1.5 x 2^23, rounds to an integer and leaves that integer in the lowest bits.
+const ROUND: f32 = 12_582_912.0;
+/// A minimax fit of (e^r - 1 - r) / r^2 for |r| <= ln 2 / 2, from the highest power down.
+const POLYNOMIAL: [f32; 6] = [
+    1.985_276_2e-4,
+    1.393_043_6e-3,
+    8.333_361e-3,
+    4.166_648_5e-2,
+    1.666_666_7e-1,
+    0.5,
+];
+/// Bits of the fraction of an `f32`.
+const FRACTION_BITS: u32 = 23;
+
 /// e^x for `f32`, within 2 units in the last place of the exact value wherever that is a normal number.
 ///
 /// No branches, no table, no conversion to integers: x = n ln 2 + r with |r| <= ln 2 / 2, a polynomial of degree 6 in r, and
@@ -12,41 +32,51 @@
 #[inline(always)]
 #[must_use]
 pub fn exp(x: f32) -> f32 {
-    const LARGEST: f32 = 88.722_84; // just below ln(f32::MAX)
-    const SMALLEST: f32 = -87.336_54; // just above ln(f32::MIN_POSITIVE)
-    const LOG2_E: f32 = std::f32::consts::LOG2_E;
-    // ln 2 in two parts: the first has so few bits that its product with n is exact.
-    const LN_2_HIGH: f32 = 0.693_359_4;
-    const LN_2_LOW: f32 = -2.121_944_4e-4;
-    // Adding this number rounds to an integer and leaves the integer in the lowest bits: 1.5 x 2^23.
-    const ROUND: f32 = 12_582_912.0;
-
-    // In this form a NaN passes through, which `clamp` and `min` do not promise of vector code.
-    let clamped = if x > LARGEST { LARGEST } else { x };
-    let clamped = if clamped < SMALLEST { SMALLEST } else { clamped };
-
-    let shifted = clamped.mul_add(LOG2_E, ROUND);
+    let shifted = x.mul_add(std::f32::consts::LOG2_E, ROUND);
     let n = shifted - ROUND;
-    let r = n.mul_add(-LN_2_HIGH, clamped);
-    let r = n.mul_add(-LN_2_LOW, r);
-
-    // 1 + r + r^2 p(r), with p from a minimax fit of (e^r - 1 - r) / r^2.
-    let p = 1.985_276_2e-4f32;
-    let p = p.mul_add(r, 1.393_043_6e-3);
-    let p = p.mul_add(r, 8.333_361e-3);
-    let p = p.mul_add(r, 4.166_648_5e-2);
-    let p = p.mul_add(r, 1.666_666_7e-1);
-    let p = p.mul_add(r, 0.5);
+    let r = n.mul_add(-LN_2[0], x);
+    let r = n.mul_add(-LN_2[1], r);
+    let mut p = POLYNOMIAL[0];
+    for &coefficient in &POLYNOMIAL[1..] {
+        p = p.mul_add(r, coefficient);
+    }
     let y = (r * r).mul_add(p, r) + 1.0;
-
     // Multiplies by 2^n: n sits in the lowest bits of `shifted`, and y in 0.7..1.5 has an exponent to spare at both ends.
-    let scaled = f32::from_bits(y.to_bits().wrapping_add(shifted.to_bits() << 23));
+    let scaled = f32::from_bits(y.to_bits().wrapping_add(shifted.to_bits() << FRACTION_BITS));
+    // Beyond the ends, and for NaN, what was computed so far means nothing.
     let scaled = if x < SMALLEST { 0.0 } else { scaled };
     if x <= LARGEST {
         scaled
     } else {
         x * f32::INFINITY
     }
+}
+
+/// [`exp()`] of every lane of a vector, to the same bits: for loops that are written in vectors.
+#[inline(always)]
+pub(crate) fn exp_lanes<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+    let shifted = simd.mul_add_f32s(x, simd.splat_f32s(std::f32::consts::LOG2_E), simd.splat_f32s(ROUND));
+    let n = simd.sub_f32s(shifted, simd.splat_f32s(ROUND));
+    let r = simd.mul_add_f32s(n, simd.splat_f32s(-LN_2[0]), x);
+    let r = simd.mul_add_f32s(n, simd.splat_f32s(-LN_2[1]), r);
+    let mut p = simd.splat_f32s(POLYNOMIAL[0]);
+    for &coefficient in &POLYNOMIAL[1..] {
+        p = simd.mul_add_f32s(p, r, simd.splat_f32s(coefficient));
+    }
+    let y = simd.add_f32s(simd.mul_add_f32s(simd.mul_f32s(r, r), p, r), simd.splat_f32s(1.0));
+    let exponent = simd.wrapping_dyn_shl_u32s(simd.transmute_u32s_f32s(shifted), simd.splat_u32s(FRACTION_BITS));
+    let scaled = simd.transmute_f32s_u32s(simd.add_u32s(simd.transmute_u32s_f32s(y), exponent));
+    let scaled = simd.select_f32s(
+        simd.less_than_f32s(x, simd.splat_f32s(SMALLEST)),
+        simd.splat_f32s(0.0),
+        scaled,
+    );
+    let beyond = simd.mul_f32s(x, simd.splat_f32s(f32::INFINITY));
+    simd.select_f32s(
+        simd.less_than_or_equal_f32s(x, simd.splat_f32s(LARGEST)),
+        scaled,
+        beyond,
+    )
 }
 
 #[cfg(test)]
@@ -94,17 +124,35 @@ mod tests {
 
     #[test]
     fn vector_code_gives_the_same_bits() {
+        let ends = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, LARGEST, SMALLEST, 0.0];
         let x: Vec<f32> = (-9_000..9_000)
             .map(|i| i as f32 * 0.01)
-            .chain([f32::NAN, f32::INFINITY])
+            .chain(ends.into_iter().cycle().take(32))
             .collect();
-        let mut vector = x.clone();
+        let mut vectorised = x.clone();
         dispatch(
             #[inline(always)]
-            || vector.iter_mut().for_each(|x| *x = exp(*x)),
+            || vectorised.iter_mut().for_each(|x| *x = exp(*x)),
         );
-        for (x, y) in x.iter().zip(&vector) {
-            assert_eq!(exp(*x).to_bits(), y.to_bits(), "exp({x})");
+        let mut lanes = x.clone();
+        pulp::Arch::new().dispatch(Lanes(&mut lanes));
+        for ((x, vectorised), lanes) in x.iter().zip(&vectorised).zip(&lanes) {
+            // One bit pattern for all NaN.
+            let bits = |x: f32| if x.is_nan() { u32::MAX } else { x.to_bits() };
+            assert_eq!(bits(exp(*x)), bits(*vectorised), "exp({x}) in a loop");
+            assert_eq!(bits(exp(*x)), bits(*lanes), "exp({x}) in lanes");
+        }
+    }
+
+    struct Lanes<'a>(&'a mut [f32]);
+
+    impl pulp::WithSimd for Lanes<'_> {
+        type Output = ();
+
+        fn with_simd<S: Simd>(self, simd: S) {
+            let (vectors, rest) = S::as_mut_simd_f32s(self.0);
+            vectors.iter_mut().for_each(|x| *x = exp_lanes(simd, *x));
+            assert!(rest.is_empty());
         }
     }
 }

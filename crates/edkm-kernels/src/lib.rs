@@ -51,5 +51,8 @@ mod exp;
 mod lanes;
 mod logits;
 mod parallel;
+mod product;
+mod scratch;
 #[cfg(test)]
 mod testing;
+mod transpose;

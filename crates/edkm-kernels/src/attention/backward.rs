@@ -2,30 +2,34 @@
 #![allow(unsafe_code)]
 
 use super::{
-    tile::{mask_diagonal, pack_transposed, product, Left, PerQuery, ALIGN, KEYS, QUERIES},
+    tile::{head_stride, load, pack_rows, pack_transposed, scale, store, PerQuery, Scores, KEYS, QUERIES, STRIDE},
     Dims,
 };
 use crate::{
     check,
     disjoint::DisjointRows,
-    elementwise::{self, exp},
-    lanes::{dispatch, dot},
+    elementwise,
+    exp::exp_lanes,
+    lanes::dispatch,
     matmul::Accumulate,
+    product::{product, Left, Matrix, ALIGN},
+    scratch,
+    transpose::Transposed,
 };
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// Items of work below which the keys of a head are split into segments.
 const ENOUGH_ITEMS: usize = 16;
-/// Tiles of keys that a segment holds at least.
-const SMALLEST_SEGMENT: usize = 2;
 
 /// Adds the gradients of `q`, `k` and `v` to `grad_q [B, S, A, D]`, `grad_k` and `grad_v [B, S, G, D]`, given what
 /// [`forward`](super::forward) read and wrote and `grad_out [B, S, A, D]`.
 ///
 /// The terms of the query heads that share a key/value head are added in the order of the heads.
 ///
-/// Transient memory: (4 D + 128) x 256 + 2 S D x 4 bytes for each thread; and when B G < 16, so that keys are split into
-/// P <= 16 / (B G) segments, P x `q`'s bytes.
+/// Transient memory, kept by each thread for the next call: about (5 D + 128) x 600 + 4 S D x 4 bytes. When B G < 16, so
+/// that keys are split into P <= 16 / (B G) segments, also P x `q`'s bytes, which are given back.
 ///
 /// # Panics
 ///
@@ -62,10 +66,10 @@ pub fn backward(
         lse,
         grad_out,
     };
-    let pairs = dims.batch * dims.kv_heads;
-    let blocks = dims.blocks();
-    let segment = blocks.div_ceil(ENOUGH_ITEMS.div_ceil(pairs)).max(SMALLEST_SEGMENT);
-    let segments = blocks.div_ceil(segment);
+    let heads = dims.batch * dims.kv_heads;
+    let tiles_in_segment = dims.query_tiles().div_ceil(ENOUGH_ITEMS.div_ceil(heads));
+    let segments = dims.query_tiles().div_ceil(tiles_in_segment);
+    let segment = tiles_in_segment * QUERIES;
 
     // With several segments, each leaves its part of the gradient of q in its own buffer; they are added in order below.
     let mut partial = if segments > 1 {
@@ -80,19 +84,16 @@ pub fn backward(
     };
     let (to_k, to_v) = (DisjointRows::new(grad_k), DisjointRows::new(grad_v));
     // Early segments are seen by the most queries; they come first, so that threads end together.
-    (0..segments * pairs).into_par_iter().with_max_len(1).for_each_init(
-        || Scratch::new(dims.head_dim, segment.min(blocks) * KEYS),
-        |scratch, item| {
-            let (index, pair) = (item / pairs, item % pairs);
-            let blocks = index * segment..blocks.min((index + 1) * segment);
-            let item = Item {
-                b: pair / dims.kv_heads,
-                g: pair % dims.kv_heads,
-                blocks,
-            };
-            inputs.item(scratch, &item, &to_q[index], &to_k, &to_v);
-        },
-    );
+    (0..segments * heads).into_par_iter().with_max_len(1).for_each(|item| {
+        let (index, head) = (item / heads, item % heads);
+        let keys = index * segment..dims.seq.min((index + 1) * segment);
+        let item = Item {
+            b: head / dims.kv_heads,
+            g: head % dims.kv_heads,
+            keys,
+        };
+        inputs.item(&item, &to_q[index], &to_k, &to_v);
+    });
     drop(to_q);
     if segments > 1 {
         for partial in partial.chunks_exact(grad_q.len()) {
@@ -111,208 +112,238 @@ struct Inputs<'a> {
     grad_out: &'a [f32],
 }
 
-/// A range of tiles of keys of head `g` of sequence `b`.
+/// A range of keys of head `g` of sequence `b`.
 struct Item {
     b: usize,
     g: usize,
-    blocks: std::ops::Range<usize>,
+    keys: Range<usize>,
 }
 
-/// What a thread works in. "Rows" are padded to a multiple of [`ALIGN`] numbers.
-struct Scratch {
-    /// Queries times scale: `[D, QUERIES]`, and as rows `[QUERIES, D]`.
-    q: Vec<PerQuery>,
-    q_rows: Vec<f32>,
+/// The keys of an item and their gradients, `[keys, D]`.
+struct ItemScratch<'a> {
+    k: &'a mut [f32],
+    v: &'a mut [f32],
+    grad_k: &'a mut [f32],
+    grad_v: &'a mut [f32],
+}
+
+struct TileScratch<'a> {
+    /// Queries times scale: `[D, QUERIES]`, and as `[QUERIES, D]`.
+    q: &'a mut [f32],
+    q_rows: &'a mut [f32],
     /// Gradient of the output, likewise.
-    grad_out: Vec<PerQuery>,
-    grad_out_rows: Vec<f32>,
-    /// Gradient of the queries over scale, `[D, QUERIES]`.
-    grad_q: Vec<PerQuery>,
+    grad_out: &'a mut [f32],
+    grad_out_rows: &'a mut [f32],
+    /// Gradient of the queries over scale, likewise.
+    grad_q: &'a mut [f32],
+    grad_q_rows: &'a mut [f32],
     /// Scores, then probabilities, `[KEYS, QUERIES]`.
-    probabilities: Vec<PerQuery>,
+    probabilities: &'a mut [f32],
     /// Gradient of the probabilities, then of the scores, `[KEYS, QUERIES]`.
-    grad_scores: Vec<PerQuery>,
-    /// Gradients of the keys and values of the item, as rows `[keys, D]`.
-    grad_k: Vec<f32>,
-    grad_v: Vec<f32>,
-    /// Numbers in a padded row.
-    width: usize,
-}
-
-impl Scratch {
-    fn new(head_dim: usize, keys: usize) -> Self {
-        let tile = |rows| vec![[0.0; QUERIES]; rows];
-        let width = head_dim.next_multiple_of(ALIGN);
-        Scratch {
-            q: tile(head_dim),
-            q_rows: vec![0.0; QUERIES * width],
-            grad_out: tile(head_dim),
-            grad_out_rows: vec![0.0; QUERIES * width],
-            grad_q: tile(head_dim),
-            probabilities: tile(KEYS),
-            grad_scores: tile(KEYS),
-            grad_k: vec![0.0; keys * width],
-            grad_v: vec![0.0; keys * width],
-            width,
-        }
-    }
+    grad_scores: &'a mut [f32],
 }
 
 impl Inputs<'_> {
-    fn item(
-        &self,
-        scratch: &mut Scratch,
-        item: &Item,
-        to_q: &DisjointRows<'_>,
-        to_k: &DisjointRows<'_>,
-        to_v: &DisjointRows<'_>,
-    ) {
+    fn item(&self, item: &Item, to_q: &DisjointRows<'_>, to_k: &DisjointRows<'_>, to_v: &DisjointRows<'_>) {
         let dims = &self.dims;
-        scratch.grad_k.fill(0.0);
-        scratch.grad_v.fill(0.0);
-        let first_head = item.g * dims.group();
-        for a in first_head..first_head + dims.group() {
-            for block in item.blocks.start..dims.blocks() {
-                self.query_block(scratch, item, a, block, to_q);
+        let (d, width) = (dims.head_dim, head_stride(dims.head_dim));
+        let keys = item.keys.len();
+        let (rows, by_query, by_rows, scores) = (keys * width, d * STRIDE, QUERIES * width, KEYS * STRIDE);
+        let lengths = [
+            rows, rows, rows, rows, by_query, by_rows, by_query, by_rows, by_query, by_rows, scores, scores,
+        ];
+        scratch::with(lengths, |buffers| {
+            let [k, v, grad_k, grad_v, q, q_rows, grad_out, grad_out_rows, grad_q, grad_q_rows, probabilities, grad_scores] =
+                buffers;
+            let at = dims.key_at(item.b, item.keys.start, item.g);
+            pack_rows(&self.k[at..], dims.key_stride(), keys, d, k);
+            pack_rows(&self.v[at..], dims.key_stride(), keys, d, v);
+            grad_k.fill(0.0);
+            grad_v.fill(0.0);
+            let mut s = ItemScratch { k, v, grad_k, grad_v };
+            let mut t = TileScratch {
+                q,
+                q_rows,
+                grad_out,
+                grad_out_rows,
+                grad_q,
+                grad_q_rows,
+                probabilities,
+                grad_scores,
+            };
+            let first_head = item.g * dims.group();
+            for a in first_head..first_head + dims.group() {
+                for tile in item.keys.start / QUERIES..dims.query_tiles() {
+                    self.query_tile(item, &mut s, &mut t, a, tile, to_q);
+                }
             }
-        }
-        let first = item.blocks.start * KEYS;
-        let last = dims.seq.min(item.blocks.end * KEYS);
-        for (grads, to) in [(&scratch.grad_k, to_k), (&scratch.grad_v, to_v)] {
-            for (key, grad) in (first..last).zip(grads.chunks_exact(scratch.width)) {
-                // SAFETY: the key/value head of a position belongs to one (sequence, head, segment): one item of work.
-                let row = unsafe { to.row(dims.key_at(item.b, key, item.g), dims.head_dim) };
-                row.iter_mut().zip(grad).for_each(|(to, &grad)| *to += grad);
+            for (grads, to) in [(&s.grad_k, to_k), (&s.grad_v, to_v)] {
+                for (key, grad) in item.keys.clone().zip(grads.chunks_exact(width)) {
+                    // SAFETY: the key/value head of a position belongs to one (sequence, head, segment): one item of work.
+                    let row = unsafe { to.row(dims.key_at(item.b, key, item.g), d) };
+                    row.iter_mut().zip(grad).for_each(|(to, &grad)| *to += grad);
+                }
             }
-        }
+        });
     }
 
-    /// Queries of tile `block` of head `a` against those keys of the item that they see.
-    fn query_block(&self, scratch: &mut Scratch, item: &Item, a: usize, block: usize, to_q: &DisjointRows<'_>) {
+    /// Queries of tile `tile` of head `a` against those keys of the item that they see.
+    fn query_tile(
+        &self,
+        item: &Item,
+        s: &mut ItemScratch<'_>,
+        t: &mut TileScratch<'_>,
+        a: usize,
+        tile: usize,
+        to_q: &DisjointRows<'_>,
+    ) {
         let dims = &self.dims;
-        let (d, stride, width) = (dims.head_dim, dims.key_stride(), scratch.width);
-        let first = block * QUERIES;
+        let (d, width) = (dims.head_dim, head_stride(dims.head_dim));
+        let first = tile * QUERIES;
         let queries = QUERIES.min(dims.seq - first);
         let at = dims.query_at(item.b, first, a);
         let between = dims.heads * d;
-        let s = scratch;
-        pack_transposed(&self.q[at..], between, queries, dims.scale, &mut s.q);
-        pack_transposed(&self.grad_out[at..], between, queries, 1.0, &mut s.grad_out);
-        pack_rows(&self.q[at..], between, queries, d, width, dims.scale, &mut s.q_rows);
-        pack_rows(
-            &self.grad_out[at..],
-            between,
-            queries,
-            d,
-            width,
-            1.0,
-            &mut s.grad_out_rows,
+
+        // The output is wanted for this only: delta = sum of out grad_out over the head.
+        pack_transposed(&self.grad_out[at..], between, queries, d, t.grad_out);
+        pack_transposed(&self.out[at..], between, queries, d, t.grad_q);
+        let mut delta = [0.0; QUERIES];
+        dispatch(
+            #[inline(always)]
+            || {
+                for (out, grad) in t.grad_q.chunks_exact(STRIDE).zip(t.grad_out.chunks_exact(STRIDE)) {
+                    for (delta, (&out, &grad)) in delta[..queries].iter_mut().zip(out.iter().zip(grad)) {
+                        *delta = out.mul_add(grad, *delta);
+                    }
+                }
+            },
         );
-
-        // Queries beyond the sequence have q = 0 and grad_out = 0, and add nothing with any finite log-sum-exp.
-        let (mut lse, mut delta) = ([0.0; QUERIES], [0.0; QUERIES]);
+        t.grad_q.fill(0.0);
+        pack_transposed(&self.q[at..], between, queries, d, t.q);
+        pack_rows(&self.q[at..], between, queries, d, t.q_rows);
+        pack_rows(&self.grad_out[at..], between, queries, d, t.grad_out_rows);
+        scale(t.q, dims.scale);
+        scale(&mut t.q_rows[..queries * width], dims.scale);
+        let mut lse = [0.0; QUERIES];
         lse[..queries].copy_from_slice(&self.lse[(item.b * dims.heads + a) * dims.seq + first..][..queries]);
-        for (q, delta) in delta[..queries].iter_mut().enumerate() {
-            let at = at + q * between;
-            *delta = dispatch(
-                #[inline(always)]
-                || dot(&self.grad_out[at..][..d], &self.out[at..][..d]),
-            );
-        }
 
-        s.grad_q.as_flattened_mut().fill(0.0);
-        for key_block in item.blocks.start..item.blocks.end.min(block + 1) {
-            let key = key_block * KEYS;
-            let keys = KEYS.min(dims.seq - key);
-            let k = &self.k[dims.key_at(item.b, key, item.g)..];
-            let v = &self.v[dims.key_at(item.b, key, item.g)..];
-            let by_rows = |slice| Left {
-                slice,
-                between_rows: stride,
-                between_columns: 1,
-            };
-            let probabilities = &mut s.probabilities[..keys];
-            let grad_scores = &mut s.grad_scores[..keys];
-            let (p, ds) = (probabilities.as_flattened_mut(), grad_scores.as_flattened_mut());
-            product(
-                keys,
-                QUERIES,
-                d,
-                by_rows(k),
-                s.q.as_flattened(),
-                p,
-                Accumulate::Overwrite,
-            );
-            product(
-                keys,
-                QUERIES,
-                d,
-                by_rows(v),
-                s.grad_out.as_flattened(),
-                ds,
-                Accumulate::Overwrite,
-            );
-            if key_block == block {
-                mask_diagonal(probabilities, f32::NEG_INFINITY);
+        for key in (item.keys.start..item.keys.end.min(first + queries)).step_by(KEYS) {
+            let keys = key..(key + KEYS).min(item.keys.end).min(first + queries);
+            let offset = (key - item.keys.start) * width;
+            let (k, v) = (Matrix::new(&s.k[offset..], width), Matrix::new(&s.v[offset..], width));
+            let (to_k, to_v) = (&mut s.grad_k[offset..], &mut s.grad_v[offset..]);
+            for scores in Scores::visible(keys, first..first + queries) {
+                let Scores { keys, columns, .. } = &scores;
+                let from = columns.start;
+                let shape = (keys.len(), columns.len(), d);
+                for (rows, queries, to) in [(k, &t.q, &mut t.probabilities), (v, &t.grad_out, &mut t.grad_scores)] {
+                    let queries = Matrix::new(&queries[from..], STRIDE);
+                    product(
+                        shape,
+                        Left::Rows(rows),
+                        queries,
+                        &mut to[from..],
+                        STRIDE,
+                        Accumulate::Overwrite,
+                    );
+                }
+                softmax_backward(&scores, t.probabilities, t.grad_scores, &lse, &delta);
+
+                // Without the queries beyond the sequence.
+                let shape = (keys.len(), d.next_multiple_of(ALIGN), columns.end.min(queries) - from);
+                for (by_query, rows, to) in [
+                    (&t.probabilities, &t.grad_out_rows, &mut *to_v),
+                    (&t.grad_scores, &t.q_rows, &mut *to_k),
+                ] {
+                    let by_query = Left::Rows(Matrix::new(&by_query[from..], STRIDE));
+                    product(
+                        shape,
+                        by_query,
+                        Matrix::new(&rows[from * width..], width),
+                        to,
+                        width,
+                        Accumulate::Add,
+                    );
+                }
+                let shape = (d, columns.len(), keys.len());
+                let grads = Matrix::new(&t.grad_scores[from..], STRIDE);
+                product(
+                    shape,
+                    Left::Columns(k),
+                    grads,
+                    &mut t.grad_q[from..],
+                    STRIDE,
+                    Accumulate::Add,
+                );
             }
-            softmax_backward(probabilities, grad_scores, &lse, &delta);
-
-            let (p, ds) = (probabilities.as_flattened(), grad_scores.as_flattened());
-            let by_keys = |slice| Left {
-                slice,
-                between_rows: QUERIES,
-                between_columns: 1,
-            };
-            let rows = (key_block - item.blocks.start) * KEYS * width..;
-            let (to_k, to_v) = (&mut s.grad_k[rows.clone()], &mut s.grad_v[rows]);
-            product(
-                keys,
-                width,
-                queries,
-                by_keys(p),
-                &s.grad_out_rows,
-                to_v,
-                Accumulate::Add,
-            );
-            product(keys, width, queries, by_keys(ds), &s.q_rows, to_k, Accumulate::Add);
-            let k = Left {
-                slice: k,
-                between_rows: 1,
-                between_columns: stride,
-            };
-            product(d, QUERIES, keys, k, ds, s.grad_q.as_flattened_mut(), Accumulate::Add);
         }
 
-        for query in 0..queries {
+        Transposed {
+            from: t.grad_q,
+            stride: STRIDE,
+            width: d,
+            depth: queries,
+        }
+        .write(t.grad_q_rows, width);
+        for (query, row) in t.grad_q_rows.chunks_exact(width).take(queries).enumerate() {
             // SAFETY: the query heads that share this key/value head belong to this item of work, in this segment's buffer.
-            let row = unsafe { to_q.row(at + query * between, d) };
-            for (to, grad) in row.iter_mut().zip(s.grad_q.iter()) {
-                *to = grad[query].mul_add(dims.scale, *to);
-            }
+            let to = unsafe { to_q.row(at + query * between, d) };
+            dispatch(
+                #[inline(always)]
+                || {
+                    to.iter_mut()
+                        .zip(row)
+                        .for_each(|(to, &grad)| *to = grad.mul_add(dims.scale, *to))
+                },
+            );
         }
     }
 }
 
 /// Scores to probabilities p = e^(score - lse), and gradients of probabilities to those of scores: p (dp - delta).
-fn softmax_backward(scores: &mut [PerQuery], grads: &mut [PerQuery], lse: &PerQuery, delta: &PerQuery) {
-    dispatch(
-        #[inline(always)]
-        || {
-            for (scores, grads) in scores.iter_mut().zip(grads) {
-                for q in 0..QUERIES {
-                    scores[q] = exp(scores[q] - lse[q]);
-                    grads[q] = scores[q] * (grads[q] - delta[q]);
-                }
-            }
-        },
-    );
+fn softmax_backward(tile: &Scores, scores: &mut [f32], grads: &mut [f32], lse: &PerQuery, delta: &PerQuery) {
+    tile.mask(scores);
+    let len = tile.keys.len() * STRIDE;
+    let (scores, grads) = (&mut scores[..len], &mut grads[..len]);
+    Arch::new().dispatch(SoftmaxBackward {
+        columns: tile.columns.clone(),
+        scores,
+        grads,
+        lse,
+        delta,
+    });
 }
 
-/// to `[QUERIES, width]` = `scale` x rows of D numbers, `stride` apart; what is beyond D or `count` stays 0.
-fn pack_rows(from: &[f32], stride: usize, count: usize, d: usize, width: usize, scale: f32, to: &mut [f32]) {
-    for (q, to) in to.chunks_exact_mut(width).take(count).enumerate() {
-        for (to, &from) in to[..d].iter_mut().zip(&from[q * stride..]) {
-            *to = from * scale;
+struct SoftmaxBackward<'a> {
+    columns: Range<usize>,
+    scores: &'a mut [f32],
+    grads: &'a mut [f32],
+    lse: &'a PerQuery,
+    delta: &'a PerQuery,
+}
+
+impl WithSimd for SoftmaxBackward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        for column in self.columns.step_by(2 * S::F32_LANES) {
+            let (lse, delta) = (load::<S>(&self.lse[column..]), load::<S>(&self.delta[column..]));
+            for (scores, grads) in self
+                .scores
+                .chunks_exact_mut(STRIDE)
+                .zip(self.grads.chunks_exact_mut(STRIDE))
+            {
+                let (scores, grads) = (&mut scores[column..], &mut grads[column..]);
+                let (score, grad) = (load::<S>(scores), load::<S>(grads));
+                let (mut p, mut ds) = (score, grad);
+                for i in 0..2 {
+                    p[i] = exp_lanes(simd, simd.sub_f32s(score[i], lse[i]));
+                    ds[i] = simd.mul_f32s(p[i], simd.sub_f32s(grad[i], delta[i]));
+                }
+                store::<S>(scores, p);
+                store::<S>(grads, ds);
+            }
         }
     }
 }

@@ -1,23 +1,31 @@
 //! The forward pass: one tile of queries at a time, over all keys before it.
 #![allow(unsafe_code)]
 
+/// A distance between rows, in numbers, at which 64 of them share a quarter of the first-level cache.
+const COMPETING: usize = 256;
+
 use super::{
-    tile::{mask_diagonal, pack_transposed, product, Left, PerQuery, KEYS, QUERIES},
+    tile::{head_stride, load, pack_rows, pack_transposed, scale, store, PerQuery, Scores, KEYS, QUERIES, STRIDE},
     Dims,
 };
 use crate::{
     check,
     disjoint::DisjointRows,
-    elementwise::exp,
-    lanes::{dispatch, larger},
+    exp::exp_lanes,
+    lanes::dispatch,
     matmul::Accumulate,
+    product::{product, Left, Matrix},
+    scratch,
+    transpose::Transposed,
 };
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// `out [B, S, A, D]` = attention of `q [B, S, A, D]` over `k` and `v [B, S, G, D]`, each position seeing itself and those
 /// before it; `lse [B, A, S]` receives the log-sum-exp of the scaled scores, for [`backward`](super::backward).
 ///
-/// Transient memory: (2 D + 64) x 256 bytes for each thread.
+/// Transient memory, kept by each thread for the next call: about (3 D + 64) x 600 bytes.
 ///
 /// # Panics
 ///
@@ -30,21 +38,41 @@ pub fn forward(dims: &Dims, q: &[f32], k: &[f32], v: &[f32], out: &mut [f32], ls
         return;
     }
     let dims = *dims;
+    let (d, width) = (dims.head_dim, head_stride(dims.head_dim));
     let inputs = Inputs { dims, q, k, v };
     let (out, lse) = (DisjointRows::new(out), DisjointRows::new(lse));
     // Late tiles see the most keys; they come first, so that threads end together.
-    let blocks = dims.blocks();
-    let items = (0..blocks * dims.batch * dims.heads).into_par_iter().with_max_len(1);
-    items.for_each_init(
-        || Scratch::new(dims.head_dim),
-        |scratch, item| {
-            let (block, pair) = (
-                blocks - 1 - item / (dims.batch * dims.heads),
-                item % (dims.batch * dims.heads),
+    let (tiles, heads) = (dims.query_tiles(), dims.batch * dims.heads);
+    (0..tiles * heads).into_par_iter().with_max_len(1).for_each(|item| {
+        let item = Item {
+            b: item % heads / dims.heads,
+            a: item % dims.heads,
+            tile: tiles - 1 - item / heads,
+        };
+        let lengths = [
+            d * STRIDE,
+            KEYS * width,
+            KEYS * width,
+            KEYS * STRIDE,
+            d * STRIDE,
+            QUERIES * width,
+        ];
+        scratch::with(lengths, |[q, k, v, scores, sums, rows]| {
+            inputs.tile(
+                &item,
+                Scratch {
+                    q,
+                    k,
+                    v,
+                    scores,
+                    sums,
+                    rows,
+                },
+                &out,
+                &lse,
             );
-            inputs.block(scratch, pair / dims.heads, pair % dims.heads, block, &out, &lse);
-        },
-    );
+        });
+    });
 }
 
 struct Inputs<'a> {
@@ -54,104 +82,111 @@ struct Inputs<'a> {
     v: &'a [f32],
 }
 
-/// What a thread works in.
-struct Scratch {
-    /// Queries times scale, `[D, QUERIES]`.
-    q: Vec<PerQuery>,
-    /// Scores, then their exponentials, `[KEYS, QUERIES]`.
-    scores: Vec<PerQuery>,
-    /// Output before division by the sum, `[D, QUERIES]`.
-    out: Vec<PerQuery>,
+/// A tile of queries of head `a` of sequence `b`.
+struct Item {
+    b: usize,
+    a: usize,
+    tile: usize,
 }
 
-impl Scratch {
-    fn new(head_dim: usize) -> Self {
-        let tile = |rows| vec![[0.0; QUERIES]; rows];
-        Scratch {
-            q: tile(head_dim),
-            scores: tile(KEYS),
-            out: tile(head_dim),
-        }
-    }
+struct Scratch<'a> {
+    /// Queries times scale, `[D, QUERIES]`.
+    q: &'a mut [f32],
+    /// A tile of keys and one of values, `[KEYS, D]`.
+    k: &'a mut [f32],
+    v: &'a mut [f32],
+    /// Scores, then their exponentials, `[KEYS, QUERIES]`.
+    scores: &'a mut [f32],
+    /// Output, before division by the sum of the exponentials, `[D, QUERIES]`; and as `[QUERIES, D]`.
+    sums: &'a mut [f32],
+    rows: &'a mut [f32],
 }
 
 impl Inputs<'_> {
-    /// Queries of tile `block` of head `a` of sequence `b`.
-    fn block(
-        &self,
-        scratch: &mut Scratch,
-        b: usize,
-        a: usize,
-        block: usize,
-        out: &DisjointRows<'_>,
-        lse: &DisjointRows<'_>,
-    ) {
+    fn tile(&self, item: &Item, scratch: Scratch<'_>, out: &DisjointRows<'_>, lse: &DisjointRows<'_>) {
         let dims = &self.dims;
-        let (d, g, stride) = (dims.head_dim, a / dims.group(), dims.key_stride());
-        let first = block * QUERIES;
+        let (d, width) = (dims.head_dim, head_stride(dims.head_dim));
+        let &Item { b, a, tile } = item;
+        let g = a / dims.group();
+        let first = tile * QUERIES;
         let queries = QUERIES.min(dims.seq - first);
-        let Scratch { q, scores, out: sums } = scratch;
-        pack_transposed(
-            &self.q[dims.query_at(b, first, a)..],
-            dims.heads * d,
-            queries,
-            dims.scale,
+        let Scratch {
             q,
-        );
+            k,
+            v,
+            scores,
+            sums,
+            rows,
+        } = scratch;
+        pack_transposed(&self.q[dims.query_at(b, first, a)..], dims.heads * d, queries, d, q);
+        scale(q, dims.scale);
+        sums.fill(0.0);
 
         let mut softmax = OnlineSoftmax::new();
-        sums.as_flattened_mut().fill(0.0);
-        for key_block in 0..=block {
-            let key = key_block * KEYS;
-            let keys = KEYS.min(dims.seq - key);
-            let k = Left {
-                slice: &self.k[dims.key_at(b, key, g)..],
-                between_rows: stride,
-                between_columns: 1,
-            };
-            let scores = &mut scores[..keys];
-            product(
-                keys,
-                QUERIES,
-                d,
-                k,
-                q.as_flattened(),
-                scores.as_flattened_mut(),
-                Accumulate::Overwrite,
-            );
-            if key_block == block {
-                mask_diagonal(scores, f32::NEG_INFINITY);
+        for key in (0..first + queries).step_by(KEYS) {
+            let keys = key..(key + KEYS).min(first + queries);
+            let at = dims.key_at(b, key, g);
+            let k = self.tile_of_keys(&self.k[at..], keys.len(), k);
+            let v = self.tile_of_keys(&self.v[at..], keys.len(), v);
+            for tile in Scores::visible(keys, first..first + queries) {
+                let Scores { keys, columns, .. } = &tile;
+                let from = columns.start;
+                let shape = (keys.len(), columns.len(), d);
+                let q = Matrix::new(&q[from..], STRIDE);
+                product(
+                    shape,
+                    Left::Rows(k),
+                    q,
+                    &mut scores[from..],
+                    STRIDE,
+                    Accumulate::Overwrite,
+                );
+                softmax.add(&tile, scores, sums);
+                let shape = (d, columns.len(), keys.len());
+                let p = Matrix::new(&scores[from..], STRIDE);
+                product(shape, Left::Columns(v), p, &mut sums[from..], STRIDE, Accumulate::Add);
             }
-            softmax.add(scores, sums);
-            let v = Left {
-                slice: &self.v[dims.key_at(b, key, g)..],
-                between_rows: 1,
-                between_columns: stride,
-            };
-            product(
-                d,
-                QUERIES,
-                keys,
-                v,
-                scores.as_flattened(),
-                sums.as_flattened_mut(),
-                Accumulate::Add,
-            );
         }
 
-        for query in 0..queries {
+        let inverse = softmax.sum.map(f32::recip);
+        dispatch(
+            #[inline(always)]
+            || {
+                for row in sums.chunks_exact_mut(STRIDE) {
+                    row.iter_mut().zip(&inverse).for_each(|(x, inverse)| *x *= inverse);
+                }
+            },
+        );
+        Transposed {
+            from: sums,
+            stride: STRIDE,
+            width: d,
+            depth: queries,
+        }
+        .write(rows, width);
+        for (query, row) in rows.chunks_exact(width).take(queries).enumerate() {
             // SAFETY: the head of a position belongs to one (sequence, head, tile), which is one item of work.
-            let row = unsafe { out.row(dims.query_at(b, first + query, a), d) };
-            let inverse = 1.0 / softmax.sum[query];
-            for (out, sums) in row.iter_mut().zip(sums.iter()) {
-                *out = sums[query] * inverse;
-            }
+            let out = unsafe { out.row(dims.query_at(b, first + query, a), d) };
+            out.copy_from_slice(&row[..d]);
         }
         // SAFETY: as above; these positions of this head are this item's alone.
         let lse = unsafe { lse.row((b * dims.heads + a) * dims.seq + first, queries) };
         for ((lse, max), sum) in lse.iter_mut().zip(softmax.max).zip(softmax.sum) {
             *lse = max + sum.ln();
         }
+    }
+}
+
+impl<'a> Inputs<'a> {
+    /// Rows of a head, `[keys, D]`: as they lie, or packed where their distance would make them compete for the same few
+    /// sets of the first-level cache.
+    fn tile_of_keys(&self, from: &'a [f32], keys: usize, buffer: &'a mut [f32]) -> Matrix<'a> {
+        let (d, stride) = (self.dims.head_dim, self.dims.key_stride());
+        if !stride.is_multiple_of(COMPETING) {
+            return Matrix::new(from, stride);
+        }
+        pack_rows(from, stride, keys, d, buffer);
+        Matrix::new(buffer, head_stride(d))
     }
 }
 
@@ -170,35 +205,67 @@ impl OnlineSoftmax {
     }
 
     /// Takes in a tile of scores, replaces them by their exponentials, and rescales `sums [D, QUERIES]` to the new maximum.
-    fn add(&mut self, scores: &mut [PerQuery], sums: &mut [PerQuery]) {
-        dispatch(
-            #[inline(always)]
-            || {
-                let mut max = self.max;
-                for row in scores.iter() {
-                    for q in 0..QUERIES {
-                        max[q] = larger(max[q], row[q]);
-                    }
-                }
-                let mut sum = [0.0f32; QUERIES];
-                for row in scores.iter_mut() {
-                    for q in 0..QUERIES {
-                        row[q] = exp(row[q] - max[q]);
-                        sum[q] += row[q];
-                    }
-                }
-                let mut rescale = [0.0f32; QUERIES];
-                for q in 0..QUERIES {
-                    rescale[q] = exp(self.max[q] - max[q]);
-                    self.sum[q] = self.sum[q].mul_add(rescale[q], sum[q]);
-                }
-                self.max = max;
-                for row in sums.iter_mut() {
-                    for q in 0..QUERIES {
-                        row[q] *= rescale[q];
-                    }
-                }
-            },
-        );
+    fn add(&mut self, tile: &Scores, scores: &mut [f32], sums: &mut [f32]) {
+        tile.mask(scores);
+        let scores = &mut scores[..tile.keys.len() * STRIDE];
+        Arch::new().dispatch(AddTile {
+            softmax: self,
+            columns: tile.columns.clone(),
+            scores,
+            sums,
+        });
+    }
+}
+
+struct AddTile<'a> {
+    softmax: &'a mut OnlineSoftmax,
+    columns: Range<usize>,
+    scores: &'a mut [f32],
+    sums: &'a mut [f32],
+}
+
+impl WithSimd for AddTile<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let AddTile {
+            softmax,
+            columns,
+            scores,
+            sums,
+        } = self;
+        for column in columns.step_by(2 * S::F32_LANES) {
+            let old = load::<S>(&softmax.max[column..]);
+            let mut max = old;
+            for row in scores.chunks_exact(STRIDE) {
+                let row = load::<S>(&row[column..]);
+                // A NaN may get lost here, but not in the sum.
+                max = [simd.max_f32s(max[0], row[0]), simd.max_f32s(max[1], row[1])];
+            }
+            let mut sum = [simd.splat_f32s(0.0); 2];
+            for row in scores.chunks_exact_mut(STRIDE) {
+                let [a, b] = load::<S>(&row[column..]);
+                let p = [
+                    exp_lanes(simd, simd.sub_f32s(a, max[0])),
+                    exp_lanes(simd, simd.sub_f32s(b, max[1])),
+                ];
+                sum = [simd.add_f32s(sum[0], p[0]), simd.add_f32s(sum[1], p[1])];
+                store::<S>(&mut row[column..], p);
+            }
+            let before = load::<S>(&softmax.sum[column..]);
+            let mut rescale = sum;
+            for i in 0..2 {
+                rescale[i] = exp_lanes(simd, simd.sub_f32s(old[i], max[i]));
+                sum[i] = simd.mul_add_f32s(before[i], rescale[i], sum[i]);
+            }
+            store::<S>(&mut softmax.sum[column..], sum);
+            store::<S>(&mut softmax.max[column..], max);
+            for row in sums.chunks_exact_mut(STRIDE) {
+                let row = &mut row[column..];
+                let [a, b] = load::<S>(row);
+                store::<S>(row, [simd.mul_f32s(a, rescale[0]), simd.mul_f32s(b, rescale[1])]);
+            }
+        }
     }
 }

@@ -1,168 +1,148 @@
-//! Tiles of scores and the small products between them.
+//! Tiles of queries, keys and scores, and how they are packed.
 
-use crate::matmul::Accumulate;
-use pulp::{Arch, Simd, WithSimd};
+use crate::{lanes::dispatch, transpose::Transposed};
+use pulp::Simd;
+use std::ops::Range;
 
 /// Queries in a tile.
-pub(super) const QUERIES: usize = 64;
-/// Keys in a tile. As many as queries: then only tiles on the diagonal are cut by it.
-pub(super) const KEYS: usize = QUERIES;
-/// Rows of right sides and results are whole multiples of this, the widest vector.
-pub(super) const ALIGN: usize = 16;
+pub(super) const QUERIES: usize = 128;
+/// Keys in a tile. Divides [`QUERIES`].
+pub(super) const KEYS: usize = 64;
+/// Queries that are skipped together where the diagonal cuts a tile; also how far vectors of AVX-512 are unrolled.
+pub(super) const STEP: usize = 32;
+/// From one row of a tile of scores to the next. Not a power of two, or the rows would compete for the same few sets of the
+/// first-level cache.
+pub(super) const STRIDE: usize = QUERIES + 16;
 
 /// One number for each query of a tile.
 pub(super) type PerQuery = [f32; QUERIES];
 
-/// The left side of a product: number (i, p) is `slice[i * between_rows + p * between_columns]`.
-#[derive(Clone, Copy)]
-pub(super) struct Left<'a> {
-    pub(super) slice: &'a [f32],
-    pub(super) between_rows: usize,
-    pub(super) between_columns: usize,
+/// From one packed row of a head to the next: whole vectors, and not a power of two.
+pub(super) fn head_stride(head_dim: usize) -> usize {
+    head_dim.next_multiple_of(16) + 16
 }
 
-/// c `[m, n]` = a `[m, k]` b `[k, n]`, or added to c. n is a multiple of [`ALIGN`].
-///
-/// Every number of c is summed in the order of k by fused multiply-adds, for any vector width.
-pub(super) fn product(m: usize, n: usize, k: usize, a: Left<'_>, b: &[f32], c: &mut [f32], accumulate: Accumulate) {
-    debug_assert!(n.is_multiple_of(ALIGN) && b.len() >= k * n && c.len() >= m * n);
-    Arch::new().dispatch(Product {
-        m,
-        n,
-        k,
-        a,
-        b,
-        c,
-        accumulate,
-    });
-}
-
-struct Product<'a> {
-    m: usize,
-    n: usize,
-    k: usize,
-    a: Left<'a>,
-    b: &'a [f32],
-    c: &'a mut [f32],
-    accumulate: Accumulate,
-}
-
-impl WithSimd for Product<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(mut self, simd: S) {
-        let mut column = 0;
-        while column < self.n {
-            let vectors = ((self.n - column) / S::F32_LANES).min(2);
-            let mut row = 0;
-            while row < self.m {
-                // Six rows by two vectors: twelve sums, which fill the sixteen registers of AVX2 and hide the latency of
-                // a multiply-add everywhere.
-                let rows = (self.m - row).min(6);
-                match (rows, vectors) {
-                    (6, 2) => self.block::<S, 6, 2>(simd, row, column),
-                    (5, 2) => self.block::<S, 5, 2>(simd, row, column),
-                    (4, 2) => self.block::<S, 4, 2>(simd, row, column),
-                    (3, 2) => self.block::<S, 3, 2>(simd, row, column),
-                    (2, 2) => self.block::<S, 2, 2>(simd, row, column),
-                    (1, 2) => self.block::<S, 1, 2>(simd, row, column),
-                    (6, _) => self.block::<S, 6, 1>(simd, row, column),
-                    (5, _) => self.block::<S, 5, 1>(simd, row, column),
-                    (4, _) => self.block::<S, 4, 1>(simd, row, column),
-                    (3, _) => self.block::<S, 3, 1>(simd, row, column),
-                    (2, _) => self.block::<S, 2, 1>(simd, row, column),
-                    (_, _) => self.block::<S, 1, 1>(simd, row, column),
-                }
-                row += rows;
-            }
-            column += vectors * S::F32_LANES;
-        }
+/// `[D, queries]`, rows [`STRIDE`] apart: the transpose of the rows of a head, which lie `stride` apart in `from`. Queries
+/// beyond `count`, up to the next whole step, become 0.
+pub(super) fn pack_transposed(from: &[f32], stride: usize, count: usize, head_dim: usize, to: &mut [f32]) {
+    Transposed {
+        from,
+        stride,
+        width: count,
+        depth: head_dim,
+    }
+    .write(to, STRIDE);
+    for to in to.chunks_exact_mut(STRIDE).take(head_dim) {
+        to[count..count.next_multiple_of(STEP)].fill(0.0);
     }
 }
 
-impl Product<'_> {
-    #[inline(always)]
-    fn block<S: Simd, const ROWS: usize, const VECTORS: usize>(&mut self, simd: S, row: usize, column: usize) {
-        let width = VECTORS * S::F32_LANES;
-        let mut sums = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
-        let left: [&[f32]; ROWS] = std::array::from_fn(|r| &self.a.slice[(row + r) * self.a.between_rows..]);
-        for p in 0..self.k {
-            let right = S::as_simd_f32s(&self.b[p * self.n + column..][..width]).0;
-            for r in 0..ROWS {
-                let a = simd.splat_f32s(left[r][p * self.a.between_columns]);
-                for v in 0..VECTORS {
-                    sums[r][v] = simd.mul_add_f32s(a, right[v], sums[r][v]);
-                }
-            }
-        }
-        for (r, sums) in sums.iter().enumerate() {
-            let result = S::as_mut_simd_f32s(&mut self.c[(row + r) * self.n + column..][..width]).0;
-            for (result, &sum) in result.iter_mut().zip(sums) {
-                *result = match self.accumulate {
-                    Accumulate::Overwrite => sum,
-                    Accumulate::Add => simd.add_f32s(*result, sum),
-                };
-            }
-        }
+/// `[rows, D]`, rows [`head_stride`] apart, padded to whole vectors with 0: rows that lie `stride` apart in `from`.
+pub(super) fn pack_rows(from: &[f32], stride: usize, rows: usize, head_dim: usize, to: &mut [f32]) {
+    for (row, to) in to.chunks_exact_mut(head_stride(head_dim)).take(rows).enumerate() {
+        to[..head_dim].copy_from_slice(&from[row * stride..][..head_dim]);
+        to[head_dim..].fill(0.0);
     }
 }
 
-/// Masks the keys after each query in a tile on the diagonal: scores `[KEYS, QUERIES]`.
-pub(super) fn mask_diagonal(scores: &mut [PerQuery], masked: f32) {
-    for (key, row) in scores.iter_mut().enumerate() {
-        row[..key].fill(masked);
-    }
+/// x *= factor.
+pub(super) fn scale(x: &mut [f32], factor: f32) {
+    dispatch(
+        #[inline(always)]
+        || x.iter_mut().for_each(|x| *x *= factor),
+    );
 }
 
-/// to `[D, QUERIES]` = `scale` x the transpose of rows of D numbers, `stride` apart; queries beyond `count` become 0.
-pub(super) fn pack_transposed(from: &[f32], stride: usize, count: usize, scale: f32, to: &mut [PerQuery]) {
-    for (d, to) in to.iter_mut().enumerate() {
-        for (q, to) in to[..count].iter_mut().enumerate() {
-            *to = from[q * stride + d] * scale;
+/// The first two vectors of a slice.
+#[inline(always)]
+pub(super) fn load<S: Simd>(from: &[f32]) -> [S::f32s; 2] {
+    let vectors = S::as_simd_f32s(&from[..2 * S::F32_LANES]).0;
+    [vectors[0], vectors[1]]
+}
+
+/// Writes the first two vectors of a slice.
+#[inline(always)]
+pub(super) fn store<S: Simd>(to: &mut [f32], vectors: [S::f32s; 2]) {
+    let to = S::as_mut_simd_f32s(&mut to[..2 * S::F32_LANES]).0;
+    (to[0], to[1]) = (vectors[0], vectors[1]);
+}
+
+/// A tile of scores: `keys`, as positions in the sequence, by `columns` of a tile of queries.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Scores {
+    pub(super) keys: Range<usize>,
+    pub(super) columns: Range<usize>,
+    /// The position of the first query of the tile of queries.
+    first_query: usize,
+}
+
+impl Scores {
+    /// What `queries` (as positions; a whole tile, or what is left of the sequence) see of `keys`, a tile of keys that do
+    /// not go beyond them: one tile of scores, or two where the diagonal cuts it, without those steps of columns that see
+    /// nothing.
+    pub(super) fn visible(keys: Range<usize>, queries: Range<usize>) -> impl Iterator<Item = Scores> {
+        let first_query = queries.start;
+        let begin = keys.start.saturating_sub(first_query) / STEP * STEP;
+        let end = queries.len().next_multiple_of(STEP);
+        // Columns that see every key, from the first whole step on.
+        let all = keys
+            .end
+            .saturating_sub(first_query + STEP)
+            .next_multiple_of(STEP)
+            .clamp(begin, end);
+        let partly = (begin..all).step_by(STEP).map({
+            let keys = keys.clone();
+            move |step| Scores {
+                keys: keys.start..keys.end.min(first_query + step + STEP),
+                columns: step..step + STEP,
+                first_query,
+            }
+        });
+        partly.chain((all < end).then_some(Scores {
+            keys,
+            columns: all..end,
+            first_query,
+        }))
+    }
+
+    /// Minus infinity where a query does not see a key.
+    pub(super) fn mask(&self, scores: &mut [f32]) {
+        for (key, row) in self.keys.clone().zip(scores.chunks_exact_mut(STRIDE)) {
+            let seen_from = key.saturating_sub(self.first_query).min(self.columns.end);
+            if seen_from > self.columns.start {
+                row[self.columns.start..seen_from].fill(f32::NEG_INFINITY);
+            }
         }
-        to[count..].fill(0.0);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{assert_close, random};
 
+    /// Every query and key that see each other are in exactly one tile of scores, and few others are.
     #[test]
-    fn product_agrees_with_the_definition() {
-        for (m, n, k) in [
-            (1, 16, 1),
-            (6, 32, 8),
-            (13, 48, 5),
-            (64, 64, 128),
-            (5, 80, 3),
-            (64, 16, 64),
-        ] {
-            for (between_rows, between_columns) in [(k + 3, 1), (1, m + 2)] {
-                let (a, b, before) = (random(1, (m + 3) * (k + 3)), random(2, k * n), random(3, m * n));
-                let left = Left {
-                    slice: &a,
-                    between_rows,
-                    between_columns,
-                };
-                let expected = |i: usize, j: usize| -> f64 {
-                    (0..k)
-                        .map(|p| f64::from(a[i * between_rows + p * between_columns]) * f64::from(b[p * n + j]))
-                        .sum()
-                };
-                let mut c = before.clone();
-                product(m, n, k, left, &b, &mut c, Accumulate::Add);
-                let added: Vec<f64> = (0..m * n)
-                    .map(|i| expected(i / n, i % n) + f64::from(before[i]))
-                    .collect();
-                // Sums of up to 128 products, whose partial sums reach about 10.
-                assert_close("added", &c, &added, 1e-5);
-                c.fill(f32::NAN);
-                product(m, n, k, left, &b, &mut c, Accumulate::Overwrite);
-                let product: Vec<f64> = (0..m * n).map(|i| expected(i / n, i % n)).collect();
-                assert_close("overwritten", &c, &product, 1e-5);
+    fn tiles_of_scores_cover_what_is_visible() {
+        for (seq, first) in [(40, 0), (128, 0), (200, 128), (256, 128), (129, 128), (300, 256)] {
+            let queries = first..seq.min(first + QUERIES);
+            let mut times = vec![0; queries.len().next_multiple_of(STEP) * queries.end];
+            for key in (0..queries.end).step_by(KEYS) {
+                for scores in Scores::visible(key..queries.end.min(key + KEYS), queries.clone()) {
+                    for column in scores.columns {
+                        for key in scores.keys.clone() {
+                            times[column * queries.end + key] += 1;
+                        }
+                    }
+                }
+            }
+            for (i, &times) in times.iter().enumerate() {
+                let (query, key) = (first + i / queries.end, i % queries.end);
+                let expected = if key <= query { times == 1 } else { times <= 1 };
+                assert!(expected || query >= seq, "query {query}, key {key}: {times} times");
+                assert!(
+                    times == 0 || key < (query / STEP + 1) * STEP,
+                    "query {query}, key {key} is far from the diagonal"
+                );
             }
         }
     }

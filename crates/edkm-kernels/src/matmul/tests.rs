@@ -34,8 +34,8 @@ const CASES: [Case; 3] = [
 ];
 
 /// Sizes on both sides of tiles (6, 16, 64), of the dot-product and vector paths (m or n of 1), and of the threading
-/// threshold.
-const SIZES: [(usize, usize, usize); 13] = [
+/// threshold, and rows long enough to be transposed here.
+const SIZES: [(usize, usize, usize); 15] = [
     (1, 1, 1),
     (1, 7, 3),
     (5, 1, 9),
@@ -49,6 +49,8 @@ const SIZES: [(usize, usize, usize); 13] = [
     (130, 97, 129),
     (33, 257, 600),
     (256, 192, 64),
+    (515, 130, 768),
+    (7, 257, 1100),
 ];
 
 #[test]
