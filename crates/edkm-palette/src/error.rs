@@ -187,6 +187,14 @@ pub enum PaletteError {
         /// Bytes of the mapping.
         len: usize,
     },
+    /// Core ML has equal groups only.
+    #[error("Core ML needs groups of equal size: {rows} rows do not divide into groups of {group_rows}")]
+    CoreMlGroups {
+        /// Rows of the matrix.
+        rows: usize,
+        /// Rows of a group.
+        group_rows: usize,
+    },
     /// One of the other errors, with the name of the tensor that has it.
     #[error("palettized tensor `{name}`: {source}")]
     Tensor {

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod bits;
+mod coreml;
 mod entries;
 mod error;
 mod kernels;
@@ -13,6 +14,7 @@ mod spec;
 mod tables;
 mod words;
 
+pub use coreml::coreml_version_entry;
 pub use entries::Entry;
 pub use error::PaletteError;
 pub use layout::TILE_ROWS;

@@ -5,7 +5,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use crate::error::check_len;
-use crate::kernels::{self, Source};
+use crate::kernels::{self, Isa, Source};
 use crate::layout::{Layout, TILE_ROWS};
 use crate::palette::Palettes;
 use crate::tables::Tables;
@@ -221,7 +221,7 @@ impl PalettizedMatrix {
     pub fn matvec(&self, x: &[f32], y: &mut [f32]) -> Result<(), PaletteError> {
         check_len("x", self.layout.cols, x.len())?;
         check_len("y", self.layout.rows, y.len())?;
-        kernels::matvec(&self.source(), x, y);
+        kernels::matvec(&self.source(), Isa::best(), x, y);
         if let Some(scales) = &self.row_scales {
             y.iter_mut().zip(scales).for_each(|(y, scale)| *y *= scale);
         }
@@ -243,7 +243,7 @@ impl PalettizedMatrix {
         match m {
             0 => return Ok(()),
             1 => return self.matvec(x, y),
-            _ => kernels::matmul(&self.source(), x, m, y),
+            _ => kernels::matmul(&self.source(), Isa::best(), x, m, y),
         }
         if let Some(scales) = &self.row_scales {
             for y in y.chunks_exact_mut(rows) {
@@ -264,7 +264,7 @@ impl PalettizedMatrix {
         self.size_bytes() as f64 * 8.0 / (self.layout.rows as f64 * self.layout.cols as f64)
     }
 
-    fn source(&self) -> Source<'_> {
+    pub(crate) fn source(&self) -> Source<'_> {
         Source {
             layout: &self.layout,
             words: self.words.as_lanes(),

@@ -5,69 +5,102 @@ use crate::layout::{Layout, TileRows, TILE_ROWS};
 /// Sixteen numbers that lie side by side.
 pub(crate) type FloatLanes = [f32; TILE_ROWS];
 
+/// The same byte of 64 entries of a table.
+pub(crate) type BytePlane = [u8; 64];
+
+/// Narrowest index for which tables are kept as byte planes too.
+pub(crate) const PLANE_BITS: usize = 6;
+
+/// Rows of 16 in the table of one column of a palette.
+pub(crate) const fn table_rows(bits: usize) -> usize {
+    (1usize << bits).div_ceil(TILE_ROWS)
+}
+
+/// Byte planes of one column of a palette: for each of the four bytes of an f32, one for each 64 entries.
+pub(crate) const fn table_planes(bits: usize) -> usize {
+    if bits < PLANE_BITS {
+        0
+    } else {
+        4 << (bits - PLANE_BITS)
+    }
+}
+
 /// Lookup tables: for each group and each column of a palette vector, the `2^bits` values of that column.
 ///
 /// Tables with fewer than 16 entries are repeated up to 16, so that a lookup may ignore what stands above the index in its
-/// register. Memory: `groups x vector x max(2^bits, 16) x 4` bytes.
+/// register. Memory: `groups x vector x max(2^bits, 16) x 4` bytes, and as much again from 6 bits on.
 #[derive(Clone, Debug)]
 pub(crate) struct Tables {
-    data: Vec<FloatLanes>,
-    /// Rows of 16 of one table.
-    rows_per_table: usize,
+    floats: Vec<FloatLanes>,
+    planes: Vec<BytePlane>,
+    bits: usize,
     vector: usize,
+}
+
+/// Tables of consecutive palettes: for each palette, those of the columns of its vectors.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Lookup<'a> {
+    /// [`table_rows`] for each column.
+    pub(crate) floats: &'a [FloatLanes],
+    /// [`table_planes`] for each column: byte 0 of all entries, then byte 1, 2 and 3.
+    pub(crate) planes: &'a [BytePlane],
 }
 
 /// The palettes that the rows of one tile use.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum TilePalette<'a> {
-    /// All rows use one palette: `vector` tables, one after the other.
-    Shared(&'a [FloatLanes]),
-    /// Rows belong to several groups: where the first table of each row starts, counted in numbers.
-    PerRow(&'a [f32], [u32; TILE_ROWS]),
+pub(crate) struct TilePalettes<'a> {
+    pub(crate) lookup: Lookup<'a>,
+    /// Number of palettes, 1 to 16.
+    pub(crate) groups: usize,
+    /// First lane of each palette.
+    pub(crate) first_lanes: [u8; TILE_ROWS],
 }
 
 impl Tables {
     /// `palettes` is `[groups, 2^bits, vector]`.
     pub(crate) fn new(layout: &Layout, palettes: &[f32]) -> Self {
-        let (clusters, vector) = (layout.spec.clusters(), layout.spec.vector);
-        let padded = clusters.max(TILE_ROWS);
-        let mut data = Vec::with_capacity(layout.groups * vector * padded / TILE_ROWS);
+        let (bits, clusters, vector) = (layout.bits(), layout.spec.clusters(), layout.spec.vector);
+        let mut floats = Vec::with_capacity(layout.groups * vector * table_rows(bits));
+        let mut planes = Vec::with_capacity(layout.groups * vector * table_planes(bits));
         for palette in palettes.chunks_exact(clusters * vector) {
             for column in 0..vector {
-                for first in (0..padded).step_by(TILE_ROWS) {
-                    data.push(std::array::from_fn(|i| {
-                        palette[(first + i) % clusters * vector + column]
-                    }));
-                }
+                let entry = |i: usize| palette[i % clusters * vector + column];
+                floats.extend((0..table_rows(bits)).map(|row| std::array::from_fn(|i| entry(row * TILE_ROWS + i))));
+                let rows = table_planes(bits) / 4;
+                let byte = |byte, row| std::array::from_fn(|i| entry(row * 64 + i).to_le_bytes()[byte]);
+                planes.extend((0..4 * rows).map(|plane| byte(plane / rows, plane % rows)));
             }
         }
         Tables {
-            data,
-            rows_per_table: padded / TILE_ROWS,
+            floats,
+            planes,
+            bits,
             vector,
         }
     }
 
-    /// Tables of one group.
-    pub(crate) fn group(&self, group: usize) -> &[FloatLanes] {
-        let len = self.vector * self.rows_per_table;
-        &self.data[group * len..(group + 1) * len]
-    }
-
-    /// Tables for the rows of a tile.
-    pub(crate) fn of_tile(&self, layout: &Layout, rows: TileRows) -> TilePalette<'_> {
-        let last_row = rows.first_row + rows.len - 1;
-        let first_group = layout.group(rows.first_row);
-        if first_group == layout.group(last_row) {
-            return TilePalette::Shared(self.group(first_group));
+    /// Tables for the rows of a tile. Padding lanes look in the palette of the last row.
+    pub(crate) fn of_tile(&self, layout: &Layout, rows: TileRows) -> TilePalettes<'_> {
+        let (first, last) = (
+            layout.group(rows.first_row),
+            layout.group(rows.first_row + rows.len - 1),
+        );
+        let floats = self.vector * table_rows(self.bits);
+        let planes = self.vector * table_planes(self.bits);
+        let lookup = Lookup {
+            floats: &self.floats[first * floats..(last + 1) * floats],
+            planes: &self.planes[first * planes..(last + 1) * planes],
+        };
+        let groups = last - first + 1;
+        let mut first_lanes = [0; TILE_ROWS];
+        for (group, lane) in first_lanes.iter_mut().enumerate().take(groups).skip(1) {
+            // Rows of a tile are consecutive, so this is a lane of the tile.
+            *lane = ((first + group) * layout.group_rows - rows.first_row) as u8;
         }
-        let stride = self.vector * self.rows_per_table * TILE_ROWS;
-        // Padding lanes look in the palette of the last row. Sixteen rows span at most 16 groups of 8 x 256 numbers: the
-        // starts, counted from the first group, fit 32 bits.
-        let starts = std::array::from_fn(|lane| {
-            ((layout.group((rows.first_row + lane).min(last_row)) - first_group) * stride) as u32
-        });
-        let tables = &self.data[first_group * stride / TILE_ROWS..(layout.group(last_row) + 1) * stride / TILE_ROWS];
-        TilePalette::PerRow(tables.as_flattened(), starts)
+        TilePalettes {
+            lookup,
+            groups,
+            first_lanes,
+        }
     }
 }

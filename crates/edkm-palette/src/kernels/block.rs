@@ -5,8 +5,8 @@
 //! the same everywhere, sums of 256 keep the rounding error of long rows small.
 
 use super::lanes::Lanes;
-use crate::layout::{Layout, WordLanes};
-use crate::tables::{FloatLanes, TilePalette};
+use crate::layout::{WordLanes, TILE_ROWS};
+use crate::tables::{FloatLanes, TilePalettes};
 
 /// Columns of a block.
 pub(crate) const BLOCK: usize = 256;
@@ -17,86 +17,91 @@ pub(crate) const CHUNK: usize = 32;
 /// The weights of a block, column by column.
 pub(crate) type Panel = [FloatLanes; BLOCK];
 
+/// A panel of zeros.
+pub(crate) const EMPTY_PANEL: Panel = [[0.0; TILE_ROWS]; BLOCK];
+
 /// A tile and the sizes that its kernels need.
 #[derive(Clone, Copy)]
 pub(crate) struct Tile<'a> {
-    /// All words of the tile.
+    /// All words of the tile; fewer, should a mapping have shrunk since its length was checked.
     pub(crate) words: &'a [WordLanes],
-    pub(crate) palette: TilePalette<'a>,
-    pub(crate) cols: usize,
+    pub(crate) palettes: TilePalettes<'a>,
+    /// Columns that one index stands for.
+    pub(crate) vector: usize,
 }
 
-impl<'a> Tile<'a> {
-    /// Tile number `tile` of the matrix. Without words, should a mapping have shrunk since it was checked.
-    #[inline(always)]
-    pub(crate) fn new(layout: &Layout, words: &'a [WordLanes], palette: TilePalette<'a>, tile: usize) -> Self {
-        Tile {
-            words: words.get(layout.tile_words(tile)).unwrap_or_default(),
-            palette,
-            cols: layout.cols,
-        }
-    }
-}
-
-/// Unpacks `CHUNK` indices from their `BITS` words; bits above the index are left in.
+/// Unpacks `len` columns, at most 256, of block `block` of a tile. What follows them in the panel is overwritten.
 #[inline(always)]
-pub(crate) fn unpack_chunk<L: Lanes, const BITS: usize>(lanes: L, words: &[WordLanes; BITS]) -> [L::Words; CHUNK] {
-    std::array::from_fn(|i| {
-        let (word, by) = (i * BITS / 32, (i * BITS % 32) as u32);
-        let low = lanes.load_words(&words[word]);
-        if by as usize + BITS <= 32 {
-            lanes.shift(low, by)
-        } else {
-            lanes.shift_pair(low, lanes.load_words(&words[word + 1]), by)
-        }
-    })
-}
-
-/// The words of chunk `chunk` of a row, zeros past its end.
-#[inline(always)]
-fn chunk_words<const BITS: usize>(words: &[WordLanes], chunk: usize) -> [WordLanes; BITS] {
-    let rest = words.get(chunk * BITS..).unwrap_or_default();
-    match rest.first_chunk::<BITS>() {
-        Some(full) => *full,
-        None => std::array::from_fn(|i| rest.get(i).copied().unwrap_or([0; 16])),
-    }
-}
-
-/// Unpacks block `block` of a tile into `panel` and returns its columns.
-#[inline(always)]
-pub(crate) fn unpack_block<'p, L: Lanes, const BITS: usize, const VECTOR: usize>(
+pub(crate) fn unpack_block<'p, L: Lanes, const BITS: usize>(
     lanes: L,
     tile: Tile<'_>,
     block: usize,
+    len: usize,
     panel: &'p mut Panel,
 ) -> &'p [FloatLanes] {
-    let len = BLOCK.min(tile.cols - block * BLOCK);
-    let first_chunk = block * BLOCK / (CHUNK * VECTOR);
-    let (panel, _) = panel.split_at_mut(len);
-    for (i, panel) in panel.chunks_mut(CHUNK * VECTOR).enumerate() {
-        let indices = unpack_chunk::<L, BITS>(lanes, &chunk_words(tile.words, first_chunk + i));
-        match tile.palette {
-            TilePalette::Shared(tables) => {
-                let table_rows = tables.len() / VECTOR;
-                for (panel, &index) in panel.chunks_exact_mut(VECTOR).zip(&indices) {
-                    for (column, panel) in panel.iter_mut().enumerate() {
-                        let table = &tables[column * table_rows..(column + 1) * table_rows];
-                        lanes.store(lanes.lookup::<BITS>(table, index), panel);
-                    }
+    let first_chunk = block * BLOCK / (CHUNK * tile.vector);
+    let chunks = len.div_ceil(CHUNK * tile.vector);
+    for (chunk, panel) in panel.chunks_exact_mut(CHUNK * tile.vector).take(chunks).enumerate() {
+        unpack_chunk::<L, BITS>(lanes, tile, first_chunk + chunk, panel);
+    }
+    &panel[..len]
+}
+
+/// Unpacks chunk `chunk` of a tile: 32 indices, zeros past the end of the row, and the columns that they stand for.
+#[inline(always)]
+pub(crate) fn unpack_chunk<L: Lanes, const BITS: usize>(
+    lanes: L,
+    tile: Tile<'_>,
+    chunk: usize,
+    panel: &mut [FloatLanes],
+) {
+    let rest = tile.words.get(chunk * BITS..).unwrap_or_default();
+    let ragged;
+    let words = match rest.first_chunk::<BITS>() {
+        Some(full) => full,
+        None => {
+            ragged = std::array::from_fn(|i| rest.get(i).copied().unwrap_or([0; TILE_ROWS]));
+            &ragged
+        }
+    };
+    let TilePalettes {
+        lookup,
+        groups,
+        first_lanes,
+    } = tile.palettes;
+    for (four, panel) in panel.chunks_exact_mut(4 * tile.vector).enumerate() {
+        let indices = bits_at::<L, BITS>(lanes, words, four * 4 * BITS, 4 * BITS);
+        for column in 0..tile.vector {
+            let mut weights = lanes.lookup_four::<BITS>(lookup, column, indices);
+            // A tile that several groups share: each palette in turn for the lanes from its first on.
+            for (group, &first_lane) in first_lanes.iter().enumerate().take(groups).skip(1) {
+                let others = lanes.lookup_four::<BITS>(lookup, group * tile.vector + column, indices);
+                for (weights, others) in weights.iter_mut().zip(others) {
+                    *weights = lanes.choose_from(usize::from(first_lane), *weights, others);
                 }
             }
-            TilePalette::PerRow(tables, starts) => {
-                let table_len = (1usize << BITS).max(16);
-                for (panel, &index) in panel.chunks_exact_mut(VECTOR).zip(&indices) {
-                    for (column, panel) in panel.iter_mut().enumerate() {
-                        let tables = &tables[column * table_len..];
-                        lanes.store(lanes.lookup_per_row::<BITS>(tables, &starts, index), panel);
-                    }
-                }
+            for (panel, weights) in panel.chunks_exact_mut(tile.vector).zip(weights) {
+                lanes.store(weights, &mut panel[column]);
             }
         }
     }
-    panel
+}
+
+/// `len` bits, at most 32, of each row from bit `start` of the chunk on; what stands above them is left in.
+#[inline(always)]
+pub(crate) fn bits_at<L: Lanes, const BITS: usize>(
+    lanes: L,
+    words: &[WordLanes; BITS],
+    start: usize,
+    len: usize,
+) -> L::Words {
+    let (word, by) = (start / 32, start % 32);
+    let low = lanes.load_words(&words[word]);
+    if by + len <= 32 {
+        lanes.shift(low, by)
+    } else {
+        lanes.shift_pair(low, lanes.load_words(&words[word + 1]), by)
+    }
 }
 
 /// Adds the product of a panel with each of the inputs to the totals.
@@ -110,17 +115,31 @@ pub(crate) fn multiply_panel<L: Lanes>(
     stride: usize,
     totals: &mut [FloatLanes],
 ) {
-    const INPUTS: usize = 8;
-    let mut groups = totals.chunks_exact_mut(INPUTS);
     let mut first = 0;
-    for totals in &mut groups {
+    if const { L::INPUTS >= 8 } {
+        first = multiply_groups::<L, 8>(lanes, panel, x, stride, totals, first);
+    }
+    if const { L::INPUTS >= 4 } {
+        first = multiply_groups::<L, 4>(lanes, panel, x, stride, totals, first);
+    }
+    multiply_groups::<L, 1>(lanes, panel, x, stride, totals, first);
+}
+
+/// The inputs from `first` on, as far as they make groups of `INPUTS`; returns the first that is left.
+#[inline(always)]
+fn multiply_groups<L: Lanes, const INPUTS: usize>(
+    lanes: L,
+    panel: &[FloatLanes],
+    x: &[f32],
+    stride: usize,
+    totals: &mut [FloatLanes],
+    mut first: usize,
+) -> usize {
+    for totals in totals[first..].chunks_exact_mut(INPUTS) {
         multiply_inputs::<L, INPUTS>(lanes, panel, &x[first * stride..], stride, totals);
         first += INPUTS;
     }
-    for total in groups.into_remainder() {
-        multiply_inputs::<L, 1>(lanes, panel, &x[first * stride..], stride, std::slice::from_mut(total));
-        first += 1;
-    }
+    first
 }
 
 #[inline(always)]

@@ -4,14 +4,18 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::block::{multiply_panel, unpack_block, Tile, BLOCK};
+use super::block::{multiply_panel, unpack_block, Tile, BLOCK, EMPTY_PANEL};
+use super::dot::dot_tiles;
+use super::isa::Isa;
 use super::lanes::{Job, Lanes};
-use super::portable::Portable;
 use crate::layout::{Layout, WordLanes, TILE_ROWS};
 use crate::tables::{FloatLanes, Tables};
 
 /// Multiply-adds below which a second thread costs more than it saves.
 const PARALLEL_WORK: usize = 1 << 16;
+
+/// Jobs begin at a multiple of this many tiles: the most that a kernel runs side by side.
+const JOB_TILES: usize = 4;
 
 /// Pieces of work for each thread, so that a thread which is held up does not hold up the rest.
 const JOBS_PER_THREAD: usize = 4;
@@ -27,8 +31,13 @@ pub(crate) struct Source<'a> {
 impl<'a> Source<'a> {
     #[inline(always)]
     fn tile(&self, tile: usize) -> Tile<'a> {
-        let palette = self.tables.of_tile(self.layout, self.layout.tile_rows(tile));
-        Tile::new(self.layout, self.words, palette, tile)
+        let words = self.words.get(self.layout.tile_words(tile)).unwrap_or_default();
+        let palettes = self.tables.of_tile(self.layout, self.layout.tile_rows(tile));
+        Tile {
+            words,
+            palettes,
+            vector: self.layout.spec.vector,
+        }
     }
 
     /// Tiles of one job.
@@ -38,12 +47,12 @@ impl<'a> Source<'a> {
             return tiles;
         }
         let jobs = rayon::current_num_threads() * JOBS_PER_THREAD;
-        tiles.div_ceil(jobs).next_multiple_of(4)
+        tiles.div_ceil(jobs).next_multiple_of(JOB_TILES)
     }
 }
 
 /// `y = W x`, without row scales.
-pub(crate) fn matvec(source: &Source<'_>, x: &[f32], y: &mut [f32]) {
+pub(crate) fn matvec(source: &Source<'_>, isa: Isa, x: &[f32], y: &mut [f32]) {
     let per_job = source.tiles_per_job(1);
     let mut jobs = Vec::new();
     let mut rest = y;
@@ -60,19 +69,19 @@ pub(crate) fn matvec(source: &Source<'_>, x: &[f32], y: &mut [f32]) {
         });
     }
     if jobs.len() == 1 {
-        jobs.into_iter().for_each(dispatch);
+        jobs.into_iter().for_each(|job| isa.run(job));
     } else {
-        jobs.into_par_iter().for_each(dispatch);
+        jobs.into_par_iter().for_each(|job| isa.run(job));
     }
 }
 
 /// `y = x W^T` for `m` inputs, without row scales.
-pub(crate) fn matmul(source: &Source<'_>, x: &[f32], m: usize, y: &mut [f32]) {
+pub(crate) fn matmul(source: &Source<'_>, isa: Isa, x: &[f32], m: usize, y: &mut [f32]) {
     let per_job = source.tiles_per_job(m);
     let mut totals: Vec<FloatLanes> = vec![[0.0; TILE_ROWS]; source.layout.tiles * m];
     let job = |(job, totals)| {
         let first = job * per_job;
-        dispatch(Matmul {
+        isa.run(Matmul {
             source: *source,
             first_tile: first,
             x,
@@ -88,11 +97,6 @@ pub(crate) fn matmul(source: &Source<'_>, x: &[f32], m: usize, y: &mut [f32]) {
             y[rows.range()].copy_from_slice(&totals[tile * m + input][..rows.len]);
         }
     });
-}
-
-/// Runs a job with the best lanes that the processor has.
-fn dispatch<J: Job>(job: J) {
-    job.run(Portable);
 }
 
 struct Matvec<'a> {
@@ -112,68 +116,62 @@ struct Matmul<'a> {
     totals: &'a mut [FloatLanes],
 }
 
-impl Matvec<'_> {
+impl Job for Matvec<'_> {
+    fn bits(&self) -> usize {
+        self.source.layout.bits()
+    }
+
     #[inline(always)]
-    fn run_as<L: Lanes, const BITS: usize, const VECTOR: usize>(self, lanes: L) {
-        let first_row = self.source.layout.tile_rows(self.tiles.start).first_row;
-        let mut panel = [[0.0; TILE_ROWS]; BLOCK];
-        for tile in self.tiles {
-            let rows = self.source.layout.tile_rows(tile);
-            let mut total = [[0.0; TILE_ROWS]];
-            let tile = self.source.tile(tile);
-            for (block, x) in self.x.chunks(BLOCK).enumerate() {
-                let panel = unpack_block::<L, BITS, VECTOR>(lanes, tile, block, &mut panel);
-                multiply_panel(lanes, panel, x, 0, &mut total);
-            }
-            self.y[rows.first_row - first_row..][..rows.len].copy_from_slice(&total[0][..rows.len]);
+    fn run<L: Lanes, const BITS: usize>(self, lanes: L) {
+        // Constant conditions keep the compiler from making code for numbers that these lanes do not use.
+        if const { L::TILES == 4 } {
+            self.dot::<L, BITS, 4>(lanes);
+        } else if const { L::TILES == 2 } {
+            self.dot::<L, BITS, 2>(lanes);
+        } else {
+            self.dot::<L, BITS, 1>(lanes);
         }
     }
 }
 
-impl Matmul<'_> {
+impl Matvec<'_> {
+    /// The product, `N` tiles at a time. Where fewer are left, the last of them fills up: code for one tile alone is not worth having.
     #[inline(always)]
-    fn run_as<L: Lanes, const BITS: usize, const VECTOR: usize>(self, lanes: L) {
+    fn dot<L: Lanes, const BITS: usize, const N: usize>(mut self, lanes: L) {
+        let mut panels = [EMPTY_PANEL; N];
+        for first in self.tiles.clone().step_by(N) {
+            let last = self.tiles.end - 1;
+            let tiles = std::array::from_fn(|i| self.source.tile((first + i).min(last)));
+            let totals = dot_tiles::<L, BITS, N>(lanes, &tiles, self.x, &mut panels);
+            for (tile, total) in (first..self.tiles.end).zip(&totals) {
+                self.write(tile, total);
+            }
+        }
+    }
+
+    fn write(&mut self, tile: usize, total: &FloatLanes) {
+        let first_row = self.source.layout.tile_rows(self.tiles.start).first_row;
+        let rows = self.source.layout.tile_rows(tile);
+        self.y[rows.first_row - first_row..][..rows.len].copy_from_slice(&total[..rows.len]);
+    }
+}
+
+impl Job for Matmul<'_> {
+    fn bits(&self) -> usize {
+        self.source.layout.bits()
+    }
+
+    #[inline(always)]
+    fn run<L: Lanes, const BITS: usize>(self, lanes: L) {
         let cols = self.source.layout.cols;
-        let mut panel = [[0.0; TILE_ROWS]; BLOCK];
+        let mut panel = EMPTY_PANEL;
         for (offset, totals) in self.totals.chunks_exact_mut(self.m).enumerate() {
             let tile = self.source.tile(self.first_tile + offset);
-            for block in 0..cols.div_ceil(BLOCK) {
-                let panel = unpack_block::<L, BITS, VECTOR>(lanes, tile, block, &mut panel);
-                multiply_panel(lanes, panel, &self.x[block * BLOCK..], cols, totals);
+            for first in (0..cols).step_by(BLOCK) {
+                let len = BLOCK.min(cols - first);
+                let panel = unpack_block::<L, BITS>(lanes, tile, first / BLOCK, len, &mut panel);
+                multiply_panel(lanes, panel, &self.x[first..], cols, totals);
             }
         }
     }
 }
-
-/// Gives a job the constants of its spec. Specs are validated: the last arm of each match is the last width, 8.
-macro_rules! impl_job {
-    ($job:ident) => {
-        impl Job for $job<'_> {
-            #[inline(always)]
-            fn run<L: Lanes>(self, lanes: L) {
-                #[inline(always)]
-                fn with_bits<L: Lanes, const BITS: usize>(job: $job<'_>, lanes: L) {
-                    match job.source.layout.spec.vector {
-                        1 => job.run_as::<L, BITS, 1>(lanes),
-                        2 => job.run_as::<L, BITS, 2>(lanes),
-                        4 => job.run_as::<L, BITS, 4>(lanes),
-                        _ => job.run_as::<L, BITS, 8>(lanes),
-                    }
-                }
-                match self.source.layout.spec.bits {
-                    1 => with_bits::<L, 1>(self, lanes),
-                    2 => with_bits::<L, 2>(self, lanes),
-                    3 => with_bits::<L, 3>(self, lanes),
-                    4 => with_bits::<L, 4>(self, lanes),
-                    5 => with_bits::<L, 5>(self, lanes),
-                    6 => with_bits::<L, 6>(self, lanes),
-                    7 => with_bits::<L, 7>(self, lanes),
-                    _ => with_bits::<L, 8>(self, lanes),
-                }
-            }
-        }
-    };
-}
-
-impl_job!(Matvec);
-impl_job!(Matmul);

@@ -3,9 +3,19 @@
 //! A tile's rows are the lanes of a vector register: every lane sums its own row, and no sum runs across lanes. The order of
 //! the additions in a row is the same in every path (see [`block`]), so all paths give the same bits.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod block;
+mod dot;
 mod drive;
+mod isa;
 mod lanes;
 mod portable;
 
+#[cfg(test)]
+mod tests;
+
 pub(crate) use drive::{matmul, matvec, Source};
+pub(crate) use isa::Isa;

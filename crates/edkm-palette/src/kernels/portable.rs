@@ -1,6 +1,6 @@
 //! Sixteen lanes as arrays: the path of any processor, and the reference for the others.
 
-use super::lanes::Lanes;
+use super::lanes::{Job, Lanes};
 use crate::layout::WordLanes;
 use crate::tables::FloatLanes;
 
@@ -8,9 +8,20 @@ use crate::tables::FloatLanes;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Portable;
 
+impl Portable {
+    /// Runs a job.
+    #[inline(never)]
+    pub(crate) fn run<J: Job, const BITS: usize>(self, job: J) {
+        job.run::<Portable, BITS>(self);
+    }
+}
+
 impl Lanes for Portable {
     type Floats = FloatLanes;
     type Words = WordLanes;
+
+    const INPUTS: usize = 1;
+    const TILES: usize = 1;
 
     #[inline(always)]
     fn splat(self, value: f32) -> FloatLanes {
@@ -33,11 +44,6 @@ impl Lanes for Portable {
     }
 
     #[inline(always)]
-    fn store_words(self, value: WordLanes, lanes: &mut WordLanes) {
-        *lanes = value;
-    }
-
-    #[inline(always)]
     fn add(self, a: FloatLanes, b: FloatLanes) -> FloatLanes {
         std::array::from_fn(|i| a[i] + b[i])
     }
@@ -48,12 +54,12 @@ impl Lanes for Portable {
     }
 
     #[inline(always)]
-    fn shift(self, value: WordLanes, by: u32) -> WordLanes {
+    fn shift(self, value: WordLanes, by: usize) -> WordLanes {
         value.map(|word| word >> by)
     }
 
     #[inline(always)]
-    fn shift_pair(self, low: WordLanes, high: WordLanes, by: u32) -> WordLanes {
+    fn shift_pair(self, low: WordLanes, high: WordLanes, by: usize) -> WordLanes {
         std::array::from_fn(|i| low[i] >> by | high[i] << (32 - by))
     }
 
@@ -61,5 +67,10 @@ impl Lanes for Portable {
     fn lookup<const BITS: usize>(self, table: &[FloatLanes], index: WordLanes) -> FloatLanes {
         let table = table.as_flattened();
         index.map(|index| table[index as usize & ((1 << BITS) - 1)])
+    }
+
+    #[inline(always)]
+    fn choose_from(self, lane: usize, low: FloatLanes, high: FloatLanes) -> FloatLanes {
+        std::array::from_fn(|i| if i < lane { low[i] } else { high[i] })
     }
 }
