@@ -20,7 +20,7 @@ use serde_json::{Map, Value};
 pub use self::{problem::ConfigProblem, rope_scaling::RopeScaling};
 use crate::{
     checkpoint::{write_json, FloatDtype},
-    json, LlamaError,
+    files, json, LlamaError,
 };
 
 /// The name of the file in a model folder.
@@ -76,7 +76,7 @@ impl LlamaConfig {
     /// Reads `config.json` from a model folder.
     pub fn read(model_dir: &Path) -> Result<Self, LlamaError> {
         let path = model_dir.join(CONFIG_FILE);
-        if !path.exists() {
+        if !files::exists(&path)? {
             let remedy = "give a model folder in Hugging Face layout, with config.json and model.safetensors";
             return Err(LlamaError::Missing { path, remedy });
         }

@@ -24,6 +24,11 @@ pub(crate) fn open_regular(path: &Path) -> Result<(File, u64), LlamaError> {
     Ok((file, length))
 }
 
+/// Whether there is something at `path`. A folder that may not be read, or links in a circle, are errors and no absence.
+pub(crate) fn exists(path: &Path) -> Result<bool, LlamaError> {
+    path.try_exists().map_err(|source| LlamaError::io("find", path, source))
+}
+
 /// Writes a file so that `path` holds either what it held before or all of the new content, whatever happens in between.
 ///
 /// `write` fills a temporary file beside `path` (`.NAME.partial-...`); it is synced, renamed, and the folder is synced. On

@@ -4,6 +4,7 @@
 //! - [`names`]: the one table of parameter names, shapes and roles.
 //! - [`rope`]: the frequencies of the rotary embedding.
 //! - [`checkpoint`]: folders of safetensors, read without trust and written without half-states.
+//! - [`files`]: files that are replaced in one step.
 //! - [`inference`]: running a model, packed or not: generation and log likelihoods.
 
 pub mod checkpoint;

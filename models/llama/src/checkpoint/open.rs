@@ -12,7 +12,7 @@ use super::{
     index::{self, IndexProblem},
     Access, Checkpoint, INDEX_FILE, MODEL_FILE,
 };
-use crate::LlamaError;
+use crate::{files, LlamaError};
 
 impl Checkpoint {
     /// Opens the checkpoint in a model folder with [`Access::Map`]: `model.safetensors`, or the shards of
@@ -31,12 +31,12 @@ impl Checkpoint {
         let dir = model_dir.as_ref();
         let single = dir.join(MODEL_FILE);
         let index = dir.join(INDEX_FILE);
-        if single.exists() {
+        if files::exists(&single)? {
             Self::open_file(&single, access).map(|checkpoint| Self {
                 path: dir.to_owned(),
                 ..checkpoint
             })
-        } else if index.exists() {
+        } else if files::exists(&index)? {
             Self::open_shards(dir, &index, access)
         } else {
             let remedy = "give a model folder in Hugging Face layout, with model.safetensors or \
@@ -79,7 +79,7 @@ impl Checkpoint {
                 Entry::Occupied(known) => *known.get(),
                 Entry::Vacant(new) => {
                     let path = dir.join(new.key());
-                    if !path.exists() {
+                    if !files::exists(&path)? {
                         return Err(fault(IndexProblem::NoShard {
                             file: new.key().clone(),
                             name,

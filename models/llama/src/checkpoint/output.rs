@@ -117,7 +117,7 @@ const COMPANIONS: [&str; 10] = [
 pub fn copy_companions(from: &Path, to: &Path) -> Result<(), LlamaError> {
     for name in COMPANIONS {
         let source = from.join(name);
-        if !source.exists() {
+        if !files::exists(&source)? {
             continue;
         }
         let (mut file, _) = files::open_regular(&source)?;
@@ -177,7 +177,7 @@ fn check(target: &Path, overwrite: Overwrite) -> Result<(), LlamaError> {
             foreign.push(entry.file_name().to_string_lossy().into_owned());
         }
     }
-    if !target.join(CONFIG_FILE).exists() && foreign.is_empty() {
+    if !files::exists(&target.join(CONFIG_FILE))? && foreign.is_empty() {
         foreign.push(format!("no {CONFIG_FILE}"));
     }
     if foreign.is_empty() {

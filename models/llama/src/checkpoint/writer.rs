@@ -15,7 +15,10 @@ use super::{
     header::{Header, HeaderProblem, HEADER_LIMIT, PREFIX},
     INDEX_FILE, MODEL_FILE,
 };
-use crate::{files::replace_file, LlamaError};
+use crate::{
+    files::{self, replace_file},
+    LlamaError,
+};
 
 /// How a model is spread over files.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -74,8 +77,10 @@ pub fn write_model(
     sharding: Sharding,
 ) -> Result<WrittenModel, LlamaError> {
     // Beside an old file of the other kind, a reader would take the old one.
-    if [MODEL_FILE, INDEX_FILE].iter().any(|name| dir.join(name).exists()) {
-        return Err(LlamaError::OutputExists { path: dir.to_owned() });
+    for name in [MODEL_FILE, INDEX_FILE] {
+        if files::exists(&dir.join(name))? {
+            return Err(LlamaError::OutputExists { path: dir.to_owned() });
+        }
     }
     let shards = split(entries, sharding).map_err(|problem| LlamaError::Header {
         path: dir.join(MODEL_FILE),

@@ -472,7 +472,7 @@ fn file_cases() -> Vec<Case> {
         ));
         cases.push(case(
             format!("file: {name} is a link to itself"),
-            "does not exist",
+            "cannot find",
             move |dir| {
                 valid_folder(dir);
                 fs::remove_file(dir.join(name)).unwrap();
