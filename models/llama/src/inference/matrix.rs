@@ -8,7 +8,7 @@ use super::dense::DenseMatrix;
 #[derive(Clone, Debug)]
 pub enum Matrix {
     /// Palettes and packed indices, multiplied from the packed words.
-    Packed(PalettizedMatrix),
+    Packed(Box<PalettizedMatrix>),
     /// Plain numbers of any floating-point type.
     Dense(DenseMatrix),
 }

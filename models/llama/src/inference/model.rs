@@ -96,10 +96,6 @@ impl WeightBytes {
 }
 
 /// A parameter in the form in which the model keeps it.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "it is handed on once for each parameter, not stored"
-)]
 enum Part {
     Vector(Vec<f32>),
     Matrix(Matrix),
@@ -364,7 +360,7 @@ fn part(parameter: &Parameter, weight: Weight) -> Result<Part, LlamaError> {
             Ok(Part::Matrix(Matrix::Dense(matrix)))
         }
         (Weight::Palettized(packed), &[rows, cols]) if [packed.rows(), packed.cols()] == [rows, cols] => {
-            Ok(Part::Matrix(Matrix::Packed(packed)))
+            Ok(Part::Matrix(Matrix::Packed(Box::new(packed))))
         }
         (Weight::Dense(values), _) => Err(misshapen(parameter, format!("{} numbers", values.len()))),
         (Weight::Palettized(packed), _) => Err(misshapen(
@@ -383,7 +379,7 @@ fn read_part(checkpoint: &Checkpoint, parameter: &Parameter) -> Result<Part, Lla
     if checkpoint.is_palettized(name) {
         return checkpoint
             .palettized(name)
-            .map(|packed| Part::Matrix(Matrix::Packed(packed)));
+            .map(|packed| Part::Matrix(Matrix::Packed(Box::new(packed))));
     }
     let raw = checkpoint.raw(name)?;
     let dtype = match raw.dtype {

@@ -1,0 +1,79 @@
+//! `edkm finetune`
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use clap::{value_parser, ArgAction, Args as ClapArgs};
+
+/// `edkm finetune`
+#[derive(Debug, ClapArgs)]
+pub struct FinetuneArgs {
+    /// A Hugging Face folder (config.json, tokenizer.json, model.safetensors) or one that edkm wrote; without it, the embedded tiny model
+    pub model_dir: Option<PathBuf>,
+    /// Text to train on: .txt (documents split at blank lines) or .json/.jsonl (Alpaca records); may be repeated
+    #[arg(long, value_name = "FILE", action = ArgAction::Append)]
+    pub data: Vec<PathBuf>,
+    /// Text to measure perplexity on; without it, the last tenth of the training text is held out
+    #[arg(long, value_name = "FILE")]
+    pub valid: Option<PathBuf>,
+    /// Bits of an index: each weight matrix takes 2^BITS values
+    #[arg(long, default_value_t = 3, value_parser = value_parser!(u8).range(1..=8))]
+    pub bits: u8,
+    /// One palette for so many output channels, in place of one for each matrix
+    #[arg(long, value_name = "CHANNELS")]
+    pub group: Option<NonZeroUsize>,
+    /// Cluster the embedding and the output projection too, to so many bits
+    #[arg(long, value_name = "BITS", value_parser = value_parser!(u8).range(1..=8))]
+    pub embedding_bits: Option<u8>,
+    /// Steps of training
+    #[arg(long, default_value_t = 400)]
+    pub steps: u64,
+    /// Peak learning rate
+    #[arg(long, default_value_t = 2e-3)]
+    pub lr: f64,
+    /// Decoupled weight decay of matrices
+    #[arg(long, default_value_t = 0.0)]
+    pub weight_decay: f32,
+    /// Tokens of a sequence
+    #[arg(long, default_value_t = 256)]
+    pub seq: usize,
+    /// Sequences of a forward pass
+    #[arg(long, default_value_t = 8)]
+    pub batch: usize,
+    /// Forward passes whose gradients make one step
+    #[arg(long, default_value_t = 1)]
+    pub accumulate: usize,
+    /// Seed of the data's order
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Learn the predictions of the model as it came, not the text: better at few bits, a third more time
+    #[arg(long)]
+    pub distill: bool,
+    /// Train the model as it is, without clustering
+    #[arg(long)]
+    pub no_cluster: bool,
+    /// Repetitions of k-means in each step
+    #[arg(long, default_value_t = 3)]
+    pub iterations: usize,
+    /// Tokens of the validation text that are used
+    #[arg(long, value_name = "N", default_value_t = 40_000)]
+    pub eval_tokens: usize,
+    /// Measure rounding and k-means without training too (always done for the embedded model)
+    #[arg(long)]
+    pub baselines: bool,
+    /// Save only the input of each layer and run it again in backward
+    #[arg(long)]
+    pub checkpoint_layers: bool,
+    /// Storage of tensors saved for backward: layers by name, as in marshal,compress,spill=DIR:2GiB
+    #[arg(long, value_name = "LAYERS", default_value = "marshal")]
+    pub store: String,
+    /// Folder to write; without it a new one, edkm-out
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Replace OUT if it holds a model
+    #[arg(long)]
+    pub overwrite: bool,
+    /// Print one JSON object as the last line of standard output
+    #[arg(long)]
+    pub json: bool,
+}
