@@ -1,7 +1,8 @@
 //! The loss that makes a student's distribution follow a teacher's, with both output projections in chunks of tokens.
 //!
-//! For each token, T^2 KL(softmax(t / T) || softmax(s / T)) with teacher logits t and student logits s. The factor T^2 keeps
-//! the gradient's size independent of the temperature T.
+//! For each token, T^2 (a KL(softmax(t / T) || softmax(s / T)) - (1 - a) log softmax(s / T)[target]) with teacher logits t, student
+//! logits s and the text's token as target: a share `a` is learned from the teacher, the rest from the text. The factor T^2 keeps the
+//! gradient's size independent of the temperature T.
 //!
 //! Memory: logits of one chunk for teacher and student, together at most 64 MiB or 32 x V x 4 bytes.
 //!
@@ -27,18 +28,33 @@ pub struct LogSumExp {
     pub teacher: Vec<f32>,
 }
 
-/// The divergence of each token, weighted and summed. `student` and `teacher` have the same N and V, and may differ in H;
-/// `token_weights [N]`.
+/// What is learned of each token.
+#[derive(Clone, Copy, Debug)]
+pub struct Lesson<'a> {
+    /// The text's tokens `[N]`, below V.
+    pub targets: &'a [u32],
+    /// How much each counts `[N]`.
+    pub token_weights: &'a [f32],
+    /// The share that is learned from the teacher, from 0 to 1; the rest from `targets`.
+    pub teacher_share: f32,
+    /// Divides both models' logits.
+    pub temperature: f32,
+}
+
+/// The loss of each token, weighted and summed. `student` and `teacher` have the same N and V, and may differ in H.
 ///
 /// # Panics
 ///
-/// If lengths do not match, or the temperature is not positive.
-pub fn forward(
-    student: Projection<'_>,
-    teacher: Projection<'_>,
-    token_weights: &[f32],
-    temperature: f32,
-) -> (Losses, LogSumExp) {
+/// If lengths do not match, the temperature is not positive, or a target that counts is outside the vocabulary.
+pub fn forward(student: Projection<'_>, teacher: Projection<'_>, lesson: Lesson<'_>) -> (Losses, LogSumExp) {
+    let Lesson {
+        targets,
+        token_weights,
+        teacher_share,
+        temperature,
+    } = lesson;
+    check::len("targets [N]", targets, token_weights.len());
+    let text_share = 1.0 - f64::from(teacher_share);
     let tokens = token_weights.len();
     let mut losses = Losses::default();
     let mut lse = LogSumExp {
@@ -59,16 +75,18 @@ pub fn forward(
                     #[inline(always)]
                     || lanes::sum_of2(teacher, student, |t, s| exp(t - teacher_lse) * (t - s)),
                 );
+                let divergence = difference - f64::from(teacher_lse) + f64::from(student_lse);
+                let cross_entropy = f64::from(student_lse) - f64::from(student[targets[chunk[i]] as usize]);
                 (
-                    difference - f64::from(teacher_lse) + f64::from(student_lse),
+                    f64::from(teacher_share) * divergence + text_share * cross_entropy,
                     student_lse,
                     teacher_lse,
                 )
             });
-            for (&token, (divergence, student_lse, teacher_lse)) in chunk.iter().zip(found) {
+            for (&token, (loss, student_lse, teacher_lse)) in chunk.iter().zip(found) {
                 let weight = f64::from(token_weights[token]);
                 losses.weight += weight;
-                losses.total += weight * divergence * f64::from(temperature).powi(2);
+                losses.total += weight * loss * f64::from(temperature).powi(2);
                 lse.student[token] = student_lse;
                 lse.teacher[token] = teacher_lse;
             }
@@ -86,13 +104,19 @@ pub fn forward(
 pub fn backward(
     student: Projection<'_>,
     teacher: Projection<'_>,
-    token_weights: &[f32],
-    temperature: f32,
+    lesson: Lesson<'_>,
     lse: &LogSumExp,
     scale: f32,
     grad_x: &mut [f32],
     grad_w: &mut [f32],
 ) {
+    let Lesson {
+        targets,
+        token_weights,
+        teacher_share,
+        temperature,
+    } = lesson;
+    check::len("targets [N]", targets, token_weights.len());
     check::len("lse.student [N]", &lse.student, token_weights.len());
     check::len("lse.teacher [N]", &lse.teacher, token_weights.len());
     check::len("grad_x [N, H]", grad_x, student.x.len());
@@ -113,10 +137,11 @@ pub fn backward(
                     #[inline(always)]
                     || {
                         for (s, &t) in student.iter_mut().zip(teacher) {
-                            *s = weight * (exp(*s - student_lse) - exp(t - teacher_lse));
+                            *s = weight * (exp(*s - student_lse) - teacher_share * exp(t - teacher_lse));
                         }
                     },
                 );
+                student[targets[token] as usize] -= weight * (1.0 - teacher_share);
             });
             logits::project_backward(axes, chunk, rows, student.w, logits, grad_x, grad_w);
         },

@@ -116,6 +116,8 @@ pub enum Annealing {
         from: f64,
         /// At the last step.
         to: f64,
+        /// The part of the run, from 0 to 1, over which it falls; it stays at `to` for the rest.
+        share: f64,
     },
 }
 
@@ -124,6 +126,7 @@ pub enum Annealing {
 pub struct TemperatureSchedule {
     unit: TemperatureUnit,
     annealing: Annealing,
+    start: u64,
     steps: u64,
 }
 
@@ -140,10 +143,15 @@ pub enum TemperatureUnit {
 impl TemperatureSchedule {
     /// From 0.15 to 0.002 relative to each palette: weights are free to change cluster early and nearly hard at the end.
     pub fn annealed(steps: u64) -> Self {
-        let annealing = Annealing::Exponential { from: 0.15, to: 0.002 };
+        let annealing = Annealing::Exponential {
+            from: 0.15,
+            to: 0.002,
+            share: 1.0,
+        };
         Self {
             unit: TemperatureUnit::Relative,
             annealing,
+            start: 0,
             steps,
         }
     }
@@ -155,7 +163,11 @@ impl TemperatureSchedule {
     pub fn new(unit: TemperatureUnit, annealing: Annealing, steps: u64) -> Result<Self, TrainError> {
         let ends = match annealing {
             Annealing::Constant(value) => [value, value],
-            Annealing::Exponential { from, to } => [from, to],
+            Annealing::Exponential { from, to, share } => {
+                let holds = (0.0..=1.0).contains(&share);
+                check("share of the annealing", share, "a part of the run from 0 to 1", holds)?;
+                [from, to]
+            }
         };
         for value in ends {
             check(
@@ -165,15 +177,25 @@ impl TemperatureSchedule {
                 value > 0.0 && value.is_finite(),
             )?;
         }
-        Ok(Self { unit, annealing, steps })
+        Ok(Self {
+            unit,
+            annealing,
+            start: 0,
+            steps,
+        })
+    }
+
+    /// The same fall, begun at `step` in place of the first: for a clustering that begins there.
+    pub fn starting_at(self, step: u64) -> Self {
+        Self { start: step, ..self }
     }
 
     /// The temperature of a step, from 0, in [`Self::unit`]. After the last step it stays where it is.
     pub fn at(&self, step: u64) -> f64 {
         match self.annealing {
             Annealing::Constant(value) => value,
-            Annealing::Exponential { from, to } => {
-                let way = progress(step, self.steps);
+            Annealing::Exponential { from, to, share } => {
+                let way = self.way(step, share);
                 // Exactly `from` and `to` at the ends, which exp(ln) would miss by a rounding.
                 if way == 0.0 {
                     from
@@ -183,6 +205,16 @@ impl TemperatureSchedule {
                     (from.ln() * (1.0 - way) + to.ln() * way).exp()
                 }
             }
+        }
+    }
+
+    /// How far the fall has come, from 0 to 1.
+    fn way(&self, step: u64, share: f64) -> f64 {
+        let way = progress(step.saturating_sub(self.start), self.steps.saturating_sub(self.start));
+        if share > 0.0 {
+            (way / share).min(1.0)
+        } else {
+            1.0
         }
     }
 
@@ -268,6 +300,24 @@ mod tests {
     }
 
     #[test]
+    fn the_temperature_stays_at_its_end_and_can_begin_late() {
+        let annealing = |share| Annealing::Exponential {
+            from: 0.1,
+            to: 1e-3,
+            share,
+        };
+        let new = |share| TemperatureSchedule::new(TemperatureUnit::Relative, annealing(share), 101);
+        let schedule = new(0.8).unwrap();
+        assert_eq!((schedule.at(0), schedule.at(80), schedule.at(100)), (0.1, 1e-3, 1e-3));
+        assert!(close(schedule.at(40), 1e-2));
+        assert_eq!(new(0.0).unwrap().at(0), 1e-3);
+        assert!(new(1.1).is_err() && new(f64::NAN).is_err());
+        let late = new(1.0).unwrap().starting_at(60);
+        assert_eq!((late.at(10), late.at(60), late.at(100)), (0.1, 0.1, 1e-3));
+        assert!(close(late.at(80), 1e-2));
+    }
+
+    #[test]
     fn settings_out_of_range_are_named() {
         let cosine = Decay::Cosine { floor: 0.1 };
         for peak in [-1.0, f64::NAN, f64::INFINITY] {
@@ -281,7 +331,11 @@ mod tests {
             assert!(LearningRate::new(1.0, WarmUp::Steps(0), Decay::Cosine { floor: part }, 1).is_err());
         }
         for value in [0.0, -1.0, f64::NAN, f64::INFINITY] {
-            let annealing = Annealing::Exponential { from: 0.1, to: value };
+            let annealing = Annealing::Exponential {
+                from: 0.1,
+                to: value,
+                share: 1.0,
+            };
             assert!(TemperatureSchedule::new(TemperatureUnit::Absolute, annealing, 1).is_err());
             assert!(TemperatureSchedule::new(TemperatureUnit::Relative, Annealing::Constant(value), 1).is_err());
         }

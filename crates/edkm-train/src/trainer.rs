@@ -30,9 +30,6 @@ pub struct TrainerSettings {
     pub accumulate: usize,
 }
 
-/// At 1 the student learns the teacher's probabilities as they are.
-const DISTILLATION_TEMPERATURE: f32 = 1.0;
-
 /// A model in training: parameters, optimizer, store.
 pub struct Trainer<D: EdkmDevice> {
     /// The model.
@@ -40,7 +37,7 @@ pub struct Trainer<D: EdkmDevice> {
     optimizer: AdamW<D>,
     settings: TrainerSettings,
     /// The model whose predictions are learned, if it is not the text alone.
-    teacher: Option<DynamicLlama<D>>,
+    teacher: Option<(DynamicLlama<D>, f32)>,
     store: Store,
     step: u64,
 }
@@ -94,11 +91,11 @@ impl<D: EdkmDevice> Trainer<D> {
         }
     }
 
-    /// The same run, learning the predictions of `teacher` (arXiv 1503.02531) in place of the text's tokens. The loss is then the divergence from
-    /// the teacher's predictions.
-    pub fn with_teacher(self, teacher: DynamicLlama<D>) -> Self {
+    /// The same run, where `share` of the loss (from 0 to 1) is the divergence from the predictions of `teacher` (arXiv 1503.02531) and the rest
+    /// the text's cross-entropy.
+    pub fn with_teacher(self, teacher: DynamicLlama<D>, share: f32) -> Self {
         Self {
-            teacher: Some(teacher),
+            teacher: Some((teacher, share)),
             ..self
         }
     }
@@ -170,10 +167,9 @@ impl<D: EdkmDevice> Trainer<D> {
         let (tokens, targets) = model_input(batch);
         let loss = match &self.teacher {
             None => self.model.try_loss(&tokens, targets, tape),
-            Some(teacher) => {
-                self.model
-                    .try_distillation_loss(teacher, &tokens, targets.weights, DISTILLATION_TEMPERATURE, tape)
-            }
+            Some((teacher, share)) => self
+                .model
+                .try_distillation_loss(teacher, *share, &tokens, targets, tape),
         };
         let loss = match loss {
             Ok(loss) => loss,

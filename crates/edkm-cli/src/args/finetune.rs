@@ -1,9 +1,10 @@
 //! `edkm finetune`
 
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use clap::{value_parser, ArgAction, Args as ClapArgs};
+use clap::{ArgAction, Args as ClapArgs};
+
+use super::ClusterArgs;
 
 /// `edkm finetune`
 #[derive(Debug, ClapArgs)]
@@ -16,15 +17,9 @@ pub struct FinetuneArgs {
     /// Text to measure perplexity on; without it, the last tenth of the training text is held out
     #[arg(long, value_name = "FILE")]
     pub valid: Option<PathBuf>,
-    /// Bits of an index: each weight matrix takes 2^BITS values
-    #[arg(long, default_value_t = 3, value_parser = value_parser!(u8).range(1..=8))]
-    pub bits: u8,
-    /// One palette for so many output channels, in place of one for each matrix
-    #[arg(long, value_name = "CHANNELS")]
-    pub group: Option<NonZeroUsize>,
-    /// Cluster the embedding and the output projection too, to so many bits
-    #[arg(long, value_name = "BITS", value_parser = value_parser!(u8).range(1..=8))]
-    pub embedding_bits: Option<u8>,
+    /// What is clustered, and how
+    #[command(flatten)]
+    pub clustering: ClusterArgs,
     /// Steps of training
     #[arg(long, default_value_t = 400)]
     pub steps: u64,
@@ -46,15 +41,13 @@ pub struct FinetuneArgs {
     /// Seed of the data's order
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
-    /// Learn the predictions of the model as it came, not the text: better at few bits, a third more time
-    #[arg(long)]
-    pub distill: bool,
+    /// The share of the loss that is the distance to the predictions of the model as it came, the rest being the text's: a third more
+    /// time a step. Without a number, all of it
+    #[arg(long, value_name = "SHARE", num_args = 0..=1, require_equals = true, default_value_t = 0.0, default_missing_value = "1")]
+    pub distill: f32,
     /// Train the model as it is, without clustering
     #[arg(long)]
     pub no_cluster: bool,
-    /// Repetitions of k-means in each step
-    #[arg(long, default_value_t = 3)]
-    pub iterations: usize,
     /// Tokens of the validation text that are used
     #[arg(long, value_name = "N", default_value_t = 40_000)]
     pub eval_tokens: usize,

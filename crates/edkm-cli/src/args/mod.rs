@@ -1,6 +1,7 @@
 //! The arguments, as typed: one file a command.
 
 mod bench;
+mod clustering;
 mod compress;
 mod eval;
 mod finetune;
@@ -11,6 +12,7 @@ mod make_default;
 use clap::{Parser, Subcommand};
 
 pub use bench::{BenchClusterArgs, BenchCommand};
+pub use clustering::ClusterArgs;
 pub use compress::{CompressArgs, CompressMethod};
 pub use eval::EvalArgs;
 pub use finetune::FinetuneArgs;

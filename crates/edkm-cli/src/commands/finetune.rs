@@ -3,13 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use dfdx::prelude::*;
-use edkm_cluster::Bits;
 use edkm_llama::checkpoint::Overwrite;
 use edkm_llama::model::Recompute;
 use edkm_store::StoreSpec;
-use edkm_train::run::{
-    finetune, free_folder, ClusterSettings, DataSource, FinetuneOutcome, FinetuneSettings, Measure, Objective,
-};
+use edkm_train::run::{finetune, free_folder, DataSource, FinetuneOutcome, FinetuneSettings, Measure, Objective};
 
 use super::Failure;
 use crate::args::FinetuneArgs;
@@ -56,12 +53,7 @@ fn settings(args: &FinetuneArgs, embedded_folder: Option<&Path>) -> Result<Finet
         .map_or(held_out, |path| files(std::slice::from_ref(path)));
     let clustering = match args.no_cluster {
         true => None,
-        false => Some(ClusterSettings {
-            group: args.group,
-            embedding_bits: args.embedding_bits.map(Bits::new).transpose()?,
-            iterations: args.iterations,
-            ..ClusterSettings::new(Bits::new(args.bits)?, args.steps)
-        }),
+        false => Some(args.clustering.settings(args.steps)?),
     };
     let model_dir = match (&args.model_dir, embedded_folder) {
         (Some(dir), _) => dir.clone(),
@@ -79,10 +71,9 @@ fn settings(args: &FinetuneArgs, embedded_folder: Option<&Path>) -> Result<Finet
         validation,
         evaluation_tokens: args.eval_tokens,
         clustering,
-        objective: if args.distill {
-            Objective::Teacher
-        } else {
-            Objective::Text
+        objective: match args.distill {
+            0.0 => Objective::Text,
+            share => Objective::Teacher { share },
         },
         steps: args.steps,
         learning_rate: args.lr,

@@ -4,6 +4,17 @@ use crate::testing::{assert_close, assert_same_for_any_pool, central_differences
 const TOKENS: usize = 6;
 const VOCABULARY: usize = 13;
 const WEIGHTS: [f32; TOKENS] = [1.0, 0.0, 2.0, 0.5, 0.0, 1.5];
+/// The second does not count, so it may be any number.
+const TARGETS: [u32; TOKENS] = [3, u32::MAX, 12, 0, 7, 3];
+
+fn lesson(teacher_share: f32, temperature: f32) -> Lesson<'static> {
+    Lesson {
+        targets: &TARGETS,
+        token_weights: &WEIGHTS,
+        teacher_share,
+        temperature,
+    }
+}
 
 /// Student of hidden size 4, teacher of hidden size 7.
 fn inputs() -> [Vec<f32>; 4] {
@@ -26,12 +37,15 @@ fn log_softmax(x: &[f64], w: &[f64], token: usize, temperature: f64) -> Vec<f64>
     logits.iter().map(|l| l - lse).collect()
 }
 
-fn reference(sx: &[f64], sw: &[f64], tx: &[f64], tw: &[f64], temperature: f64) -> f64 {
+fn reference(sx: &[f64], sw: &[f64], tx: &[f64], tw: &[f64], share: f64, temperature: f64) -> f64 {
     (0..TOKENS)
         .map(|n| {
             let (s, t) = (log_softmax(sx, sw, n, temperature), log_softmax(tx, tw, n, temperature));
             let divergence: f64 = s.iter().zip(&t).map(|(s, t)| t.exp() * (t - s)).sum();
-            f64::from(WEIGHTS[n]) * temperature * temperature * divergence
+            let target = TARGETS[n] as usize;
+            let cross_entropy = if WEIGHTS[n] > 0.0 { -s[target] } else { 0.0 };
+            let loss = share * divergence + (1.0 - share) * cross_entropy;
+            f64::from(WEIGHTS[n]) * temperature * temperature * loss
         })
         .sum()
 }
@@ -39,10 +53,12 @@ fn reference(sx: &[f64], sw: &[f64], tx: &[f64], tw: &[f64], temperature: f64) -
 #[test]
 fn agrees_with_the_definition_and_its_differences() {
     let [sx, sw, tx, tw] = inputs();
-    for temperature in [1.0f32, 2.0, 0.5] {
+    for (share, temperature) in [(1.0f32, 1.0f32), (1.0, 2.0), (0.25, 1.0), (0.5, 0.5), (0.0, 1.0)] {
         let (student, teacher) = (Projection { x: &sx, w: &sw }, Projection { x: &tx, w: &tw });
-        let (losses, lse) = forward(student, teacher, &WEIGHTS, temperature);
-        let loss = |sx: &[f64], sw: &[f64]| reference(sx, sw, &wide(&tx), &wide(&tw), f64::from(temperature));
+        let (losses, lse) = forward(student, teacher, lesson(share, temperature));
+        let loss = |sx: &[f64], sw: &[f64]| {
+            reference(sx, sw, &wide(&tx), &wide(&tw), f64::from(share), f64::from(temperature))
+        };
         let expected = loss(&wide(&sx), &wide(&sw));
         assert!(
             (losses.total - expected).abs() <= 2e-6 * expected,
@@ -51,7 +67,15 @@ fn agrees_with_the_definition_and_its_differences() {
         assert_eq!(losses.weight, 5.0);
 
         let (mut to_x, mut to_w) = (vec![1.0; sx.len()], vec![-1.0; sw.len()]);
-        backward(student, teacher, &WEIGHTS, temperature, &lse, 1.0, &mut to_x, &mut to_w);
+        backward(
+            student,
+            teacher,
+            lesson(share, temperature),
+            &lse,
+            1.0,
+            &mut to_x,
+            &mut to_w,
+        );
         let by_x = central_differences(&wide(&sx), |sx| loss(sx, &wide(&sw)));
         let by_w = central_differences(&wide(&sw), |sw| loss(&wide(&sx), sw));
         assert_close("x", &to_x, &by_x.iter().map(|g| g + 1.0).collect::<Vec<_>>(), 2e-6);
@@ -63,10 +87,10 @@ fn agrees_with_the_definition_and_its_differences() {
 fn a_student_like_its_teacher_has_no_loss() {
     let [sx, sw, ..] = inputs();
     let both = Projection { x: &sx, w: &sw };
-    let (losses, lse) = forward(both, both, &WEIGHTS, 1.5);
+    let (losses, lse) = forward(both, both, lesson(1.0, 1.5));
     assert!(losses.total.abs() <= 1e-6, "{losses:?}");
     let (mut to_x, mut to_w) = (vec![0.0; sx.len()], vec![0.0; sw.len()]);
-    backward(both, both, &WEIGHTS, 1.5, &lse, 1.0, &mut to_x, &mut to_w);
+    backward(both, both, lesson(1.0, 1.5), &lse, 1.0, &mut to_x, &mut to_w);
     assert!(to_x.iter().chain(&to_w).all(|&g| g == 0.0));
 }
 
@@ -76,11 +100,18 @@ fn does_not_depend_on_the_number_of_threads() {
     let (sx, sw) = (random(1, tokens * 32), random(2, vocabulary * 32));
     let (tx, tw) = (random(3, tokens * 48), random(4, vocabulary * 48));
     let weights = random(5, tokens);
+    let targets: Vec<u32> = (0..tokens as u32).map(|n| n * 12).collect();
+    let lesson = Lesson {
+        targets: &targets,
+        token_weights: &weights,
+        teacher_share: 0.5,
+        temperature: 2.0,
+    };
     let (student, teacher) = (Projection { x: &sx, w: &sw }, Projection { x: &tx, w: &tw });
     assert_same_for_any_pool("distillation", || {
-        let (_, lse) = forward(student, teacher, &weights, 2.0);
+        let (_, lse) = forward(student, teacher, lesson);
         let (mut to_x, mut to_w) = (vec![0.0; sx.len()], vec![0.0; sw.len()]);
-        backward(student, teacher, &weights, 2.0, &lse, 0.1, &mut to_x, &mut to_w);
+        backward(student, teacher, lesson, &lse, 0.1, &mut to_x, &mut to_w);
         to_x.extend(to_w);
         to_x.extend(lse.student);
         to_x

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroUsize;
 
-use edkm_cluster::{Bits, Grouping, Spec, Temperature};
+use edkm_cluster::{Bits, GradientMode, Grouping, KeepZero, Spec, Temperature, VectorLen};
 use edkm_llama::model::ClusterPlan;
 use edkm_llama::names::{Parameter, Role};
 use edkm_palette::PaletteDType;
@@ -18,10 +18,20 @@ pub struct ClusterSettings {
     pub group: Option<NonZeroUsize>,
     /// Bits of the embedding and the output projection; `None` leaves them as they are.
     pub embedding_bits: Option<Bits>,
+    /// Consecutive weights of a row that one index stands for: an index then takes `bits / vector` bits a weight.
+    pub vector: VectorLen,
     /// Repetitions of assignment and update in a step.
     pub iterations: usize,
+    /// Repetitions end when no centroid moves by more than this part of the gap between centroids.
+    pub tolerance: f64,
+    /// Whether weights that are exactly zero stay so.
+    pub keep_zero: KeepZero,
+    /// How clustered weights follow weights.
+    pub gradient: GradientMode,
     /// The temperature of each step.
     pub temperature: TemperatureSchedule,
+    /// The step at which clustering begins; before it the model is trained as it is.
+    pub from_step: u64,
     /// How palettes are stored.
     pub palette_dtype: PaletteDType,
 }
@@ -33,8 +43,13 @@ impl ClusterSettings {
             bits,
             group: None,
             embedding_bits: None,
+            vector: VectorLen::One,
             iterations: 3,
+            tolerance: 0.0,
+            keep_zero: KeepZero::Free,
+            gradient: GradientMode::Unrolled,
             temperature: TemperatureSchedule::annealed(steps),
+            from_step: 0,
             palette_dtype: PaletteDType::F32,
         }
     }
@@ -46,6 +61,19 @@ impl ClusterSettings {
             TemperatureUnit::Relative => Temperature::Relative(self.temperature.at(step)),
         }
     }
+
+    /// The settings of a parameter of so many bits.
+    fn spec_of(&self, bits: Bits) -> Spec {
+        let grouping = self.group.map_or(Grouping::PerTensor, Grouping::PerChannels);
+        Spec::new(bits)
+            .with_grouping(grouping)
+            .with_vector(self.vector)
+            .with_iterations(self.iterations)
+            .with_tolerance(self.tolerance)
+            .with_keep_zero(self.keep_zero)
+            .with_gradient(self.gradient)
+            .with_temperature(self.temperature_at(self.from_step))
+    }
 }
 
 impl ClusterPlan for ClusterSettings {
@@ -55,8 +83,6 @@ impl ClusterPlan for ClusterSettings {
             Role::Embedding | Role::Head => self.embedding_bits?,
             Role::Bias | Role::Norm => return None,
         };
-        let grouping = self.group.map_or(Grouping::PerTensor, Grouping::PerChannels);
-        let spec = Spec::new(bits).with_grouping(grouping).with_iterations(self.iterations);
-        Some(spec.with_temperature(self.temperature_at(0)))
+        Some(self.spec_of(bits))
     }
 }

@@ -9,6 +9,7 @@ use dfdx_edkm::{EdkmDevice, ParameterKind, ParameterVisitor, Parameters};
 use edkm_llama::checkpoint::{copy_companions, Checkpoint, Dtype, FloatDtype, OutputDir, Overwrite, Sharding};
 use edkm_llama::config::LlamaConfig;
 use edkm_llama::model::{DynamicLlama, PalettizedParameter, Recompute};
+use edkm_llama::names::Parameter;
 use edkm_store::{Backend, Store};
 
 use super::{report, Baseline, ClusterSettings, FinetuneOutcome, Observer, Sizes, Stage, StepReport};
@@ -44,13 +45,16 @@ pub enum Measure {
 }
 
 /// What a model learns.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub enum Objective {
     /// The text.
     #[default]
     Text,
-    /// What the model said of the text before it was clustered.
-    Teacher,
+    /// What the model said of the text before it was clustered, and the text.
+    Teacher {
+        /// The share of the loss that is the distance to the model's predictions, above 0 and at most 1; the rest is the text's.
+        share: f32,
+    },
 }
 
 /// All that determines a run.
@@ -113,6 +117,7 @@ pub fn finetune<D: EdkmDevice>(
     // refused before any work
     let out = OutputDir::create(&settings.out, settings.overwrite)?;
     let learning_rate = LearningRate::cosine(settings.learning_rate, settings.steps)?;
+    check_objective(settings.objective)?;
     observer.stage(Stage::LoadModel);
     let config = LlamaConfig::read(&settings.model_dir)?;
     let checkpoint = Checkpoint::open(&settings.model_dir)?;
@@ -139,7 +144,10 @@ pub fn finetune<D: EdkmDevice>(
     ));
 
     // shares the weights' memory until the first step changes them
-    let teacher = (settings.objective == Objective::Teacher).then(|| model.clone());
+    let teacher = match settings.objective {
+        Objective::Text => None,
+        Objective::Teacher { share } => Some((model.clone(), share)),
+    };
     if let Some(clustering) = &settings.clustering {
         model.set_clustering(clustering);
     }
@@ -171,8 +179,11 @@ pub fn finetune<D: EdkmDevice>(
         accumulate: settings.accumulate,
     };
     let mut trainer = Trainer::new(model, device.clone(), trainer_settings, settings.store.clone());
-    if let Some(teacher) = teacher {
-        trainer = trainer.with_teacher(teacher);
+    if let Some((teacher, share)) = teacher {
+        trainer = trainer.with_teacher(teacher, share);
+    }
+    if settings.clustering.as_ref().is_some_and(|c| c.from_step > 0) {
+        trainer.model.set_clustering(&|_: &Parameter| None);
     }
     let training_start = Instant::now();
     let steps = train(&mut trainer, &mut sampler, settings, out.path(), observer)?;
@@ -226,6 +237,17 @@ pub fn finetune<D: EdkmDevice>(
     report::write(&page, out.path())?;
     out.commit()?;
     Ok(outcome)
+}
+
+fn check_objective(objective: Objective) -> Result<(), TrainError> {
+    match objective {
+        Objective::Teacher { share } if !(share > 0.0 && share <= 1.0) => Err(TrainError::Setting {
+            setting: "share of distillation",
+            value: share.to_string(),
+            expected: "a part of the loss from 0 to 1",
+        }),
+        _ => Ok(()),
+    }
 }
 
 fn check_sequence(settings: &FinetuneSettings, config: &LlamaConfig) -> Result<(), TrainError> {
@@ -283,6 +305,11 @@ fn train<D: EdkmDevice>(
     let mut steps = Vec::new();
     while trainer.step_count() < settings.steps {
         let start = Instant::now();
+        if let Some(clustering) = &settings.clustering {
+            if clustering.from_step > 0 && clustering.from_step == trainer.step_count() {
+                trainer.model.set_clustering(clustering);
+            }
+        }
         let outcome = trainer.step(sampler)?;
         throughput.add(outcome.tokens, start.elapsed());
         let metrics = StepMetrics {

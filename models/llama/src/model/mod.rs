@@ -121,28 +121,30 @@ impl<V: Dim, H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> Llama<V, H, Q, K, F,
         cross_entropy(h_NH, &head, clustering, targets)
     }
 
-    /// Mean divergence from `teacher`'s predictions, in nats a token times the temperature squared: what the model loses against the one that it
-    /// is to stand for, tokens weighed by `token_weights`. The teacher runs without a tape.
+    /// `share` (from 0 to 1) of the mean divergence from `teacher`'s predictions, what the model loses against the one that it is to stand for, and
+    /// the rest of the mean cross-entropy of `targets`; in nats a token. The teacher runs without a tape.
     ///
     /// # Errors
     /// Those of [`Self::try_hidden`], and a teacher of another vocabulary.
     pub fn try_distillation_loss<T: SaveForBackward<D>>(
         &self,
         teacher: &Self,
+        share: f32,
         tokens: &Tokens,
-        token_weights: Arc<[f32]>,
-        temperature: f32,
+        targets: Targets,
         tape: T,
     ) -> Result<Tensor<Rank0, f32, D, T>, D::Err> {
         let hidden = teacher.try_hidden(tokens, NoneTape)?;
         let teacher = Teacher {
             hidden,
             head: teacher.head_weight()?.0,
-            temperature,
+            // the student learns the teacher's probabilities as they are
+            temperature: 1.0,
+            share,
         };
         let h_NH = self.try_hidden(tokens, tape)?;
         let (head, clustering) = self.head_weight()?;
-        distillation(h_NH, &head, clustering, teacher, token_weights)
+        distillation(h_NH, &head, clustering, teacher, targets)
     }
 
     /// The matrix that turns hidden states into logits, and how it is clustered.

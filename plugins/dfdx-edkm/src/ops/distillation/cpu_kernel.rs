@@ -20,12 +20,7 @@ impl DistillationKernel for Cpu {
             w: views.teacher_head,
         };
         with_effective(dims, views.head, views.clustered, |w| {
-            distillation::forward(
-                Projection { x: views.x, w },
-                teacher,
-                views.token_weights,
-                views.temperature,
-            )
+            distillation::forward(Projection { x: views.x, w }, teacher, views.lesson)
         })
     }
 
@@ -45,8 +40,7 @@ impl DistillationKernel for Cpu {
             clustered,
             teacher_x,
             teacher_head,
-            token_weights,
-            temperature,
+            lesson,
         } = views;
         let teacher = Projection {
             x: teacher_x,
@@ -55,32 +49,14 @@ impl DistillationKernel for Cpu {
         let scale = scale * grad_loss[0];
         let Some(ClusteredUse { trajectory, spec }) = clustered else {
             let student = Projection { x, w: head };
-            distillation::backward(
-                student,
-                teacher,
-                token_weights,
-                temperature,
-                lse,
-                scale,
-                grad_x,
-                grad_head,
-            );
+            distillation::backward(student, teacher, lesson, lse, scale, grad_x, grad_head);
             return Ok(());
         };
         with_scratch(head.len(), |grad_clustered| {
             grad_clustered.fill(0.0);
             with_effective(dims, head, clustered, |w| {
                 let student = Projection { x, w };
-                distillation::backward(
-                    student,
-                    teacher,
-                    token_weights,
-                    temperature,
-                    lse,
-                    scale,
-                    grad_x,
-                    grad_clustered,
-                );
+                distillation::backward(student, teacher, lesson, lse, scale, grad_x, grad_clustered);
             })?;
             trajectory
                 .backward_accumulate(head, dims.weight_shape(), spec, grad_clustered, grad_head)

@@ -2,11 +2,10 @@
 
 mod cpu_kernel;
 
-use std::sync::Arc;
-
 use dfdx::prelude::*;
-use edkm_kernels::distillation::LogSumExp;
+use edkm_kernels::distillation::{Lesson, LogSumExp};
 
+use super::cross_entropy::Targets;
 use super::linear::{cluster, ClusteredUse, LinearDims};
 use super::Matrix;
 use crate::device::{contiguous, take_gradient, DeviceMemory};
@@ -21,6 +20,19 @@ pub struct Teacher<D: EdkmDevice> {
     pub head: Matrix<D>,
     /// Both models' logits are divided by it.
     pub temperature: f32,
+    /// The share of the loss that is the divergence from the teacher, from 0 to 1; the rest is the text's cross-entropy.
+    pub share: f32,
+}
+
+impl<D: EdkmDevice> Teacher<D> {
+    fn lesson<'a>(&self, targets: &'a Targets) -> Lesson<'a> {
+        Lesson {
+            targets: &targets.ids,
+            token_weights: &targets.weights,
+            teacher_share: self.share,
+            temperature: self.temperature,
+        }
+    }
 }
 
 /// The two models' projections as the device sees them.
@@ -35,10 +47,8 @@ pub struct DistillationViews<'a, D: DeviceMemory> {
     pub teacher_x: D::View<'a>,
     /// The teacher's head.
     pub teacher_head: D::View<'a>,
-    /// How much each token counts.
-    pub token_weights: &'a [f32],
-    /// Divides both models' logits.
-    pub temperature: f32,
+    /// What is learned of each token.
+    pub lesson: Lesson<'a>,
 }
 
 /// The device's part.
@@ -63,8 +73,9 @@ pub trait DistillationKernel: DeviceMemory {
     ) -> Result<(), EdkmError>;
 }
 
-/// Mean divergence KL(teacher || student) of the predictions, in nats a token times the temperature squared (arXiv 1503.02531), for the student's x
-/// `[tokens, hidden]` and head `[vocabulary, hidden]`. The teacher is a constant.
+/// The teacher's share of the mean divergence KL(teacher || student) of the predictions, and the rest of the mean cross-entropy of `targets`, in
+/// nats a token times the temperature squared (arXiv 1503.02531), for the student's x `[tokens, hidden]` and head `[vocabulary, hidden]`.
+/// The teacher is a constant.
 ///
 /// Saves x and two numbers a token; the teacher's hidden states are kept as they are.
 ///
@@ -75,27 +86,32 @@ pub fn distillation<D: EdkmDevice, T: SaveForBackward<D>>(
     head: &Matrix<D>,
     clustering: Option<&Clustering>,
     teacher: Teacher<D>,
-    token_weights: Arc<[f32]>,
+    targets: Targets,
 ) -> Result<Tensor<Rank0, f32, D, T>, D::Err> {
     let (x, mut tape) = contiguous(x)?.split_tape();
     let device = x.device().clone();
     let ((tokens, hidden), (vocabulary, head_hidden)) = (*x.shape(), *head.shape());
     let (teacher_shape, teacher_head) = (*teacher.hidden.shape(), *teacher.head.shape());
     let fits = hidden == head_hidden
-        && token_weights.len() == tokens
+        && targets.weights.len() == tokens
+        && targets.ids.len() == tokens
+        && targets.ids.iter().all(|&id| (id as usize) < vocabulary)
+        && (0.0..=1.0).contains(&teacher.share)
         && teacher_shape.0 == tokens
         && teacher_head == (vocabulary, teacher_shape.1)
         && teacher.temperature > 0.0;
     if !fits {
         return Err(tape.fail(EdkmError::Shape {
             op: "distillation",
-            expected: format!("a teacher of the same {tokens} tokens and {vocabulary} words, a temperature above 0"),
+            expected: format!("a teacher of the same {tokens} tokens and {vocabulary} words, a target below {vocabulary} and a weight for each token, a temperature above 0, a share from 0 to 1"),
             got: format!(
-                "x {:?}, head {:?}, teacher {teacher_shape:?} and {teacher_head:?}, {} weights, temperature {}",
+                "x {:?}, head {:?}, teacher {teacher_shape:?} and {teacher_head:?}, {} targets, {} weights, temperature {}, share {}",
                 x.shape(),
                 head.shape(),
-                token_weights.len(),
-                teacher.temperature
+                targets.ids.len(),
+                targets.weights.len(),
+                teacher.temperature,
+                teacher.share
             ),
         }));
     }
@@ -111,8 +127,7 @@ pub fn distillation<D: EdkmDevice, T: SaveForBackward<D>>(
         clustered: clustered.as_ref(),
         teacher_x: D::view(&teacher.hidden),
         teacher_head: D::view(&teacher.head),
-        token_weights: &token_weights,
-        temperature: teacher.temperature,
+        lesson: teacher.lesson(&targets),
     };
     let (losses, lse) = device
         .distillation_forward(dims, views)
@@ -136,8 +151,7 @@ pub fn distillation<D: EdkmDevice, T: SaveForBackward<D>>(
             clustered: clustered.as_ref(),
             teacher_x: D::view(&teacher.hidden),
             teacher_head: D::view(&teacher.head),
-            token_weights: &token_weights,
-            temperature: teacher.temperature,
+            lesson: teacher.lesson(&targets),
         };
         let grad_head = grads.get_or_alloc_mut(&head_ghost)?;
         let outcome = device.distillation_backward(dims, views, &lse, scale as f32, &grad_loss, &mut grad_x, grad_head);

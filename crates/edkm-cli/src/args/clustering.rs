@@ -1,0 +1,189 @@
+//! How a run clusters: the part of `edkm finetune`'s arguments that becomes [`ClusterSettings`].
+
+use std::num::NonZeroUsize;
+use std::str::FromStr;
+
+use clap::{builder::PossibleValuesParser, value_parser, Args as ClapArgs, ValueEnum};
+use edkm_cluster::{Bits, GradientMode, KeepZero, VectorLen};
+use edkm_palette::PaletteDType;
+use edkm_train::run::ClusterSettings;
+use edkm_train::schedule::{Annealing, TemperatureSchedule, TemperatureUnit};
+
+use crate::commands::Failure;
+
+/// What is clustered, and how.
+#[derive(Debug, ClapArgs)]
+#[command(next_help_heading = "Clustering")]
+pub struct ClusterArgs {
+    /// Bits of an index: each weight matrix takes 2^BITS values
+    #[arg(long, default_value_t = 3, value_parser = value_parser!(u8).range(1..=8))]
+    pub bits: u8,
+    /// One palette for so many output channels, in place of one for each matrix
+    #[arg(long, value_name = "CHANNELS")]
+    pub group: Option<NonZeroUsize>,
+    /// Weights of a row that share an index; the palette's entries are vectors, and a weight takes BITS / WEIGHTS bits
+    #[arg(long, value_name = "WEIGHTS", default_value = "1", value_parser = PossibleValuesParser::new(["1", "2", "4", "8"]))]
+    pub vector: String,
+    /// Type of the palettes' numbers in the file
+    #[arg(long, value_enum, default_value_t = PaletteType::F32)]
+    pub palette_dtype: PaletteType,
+    /// Cluster the embedding and the output projection too, to so many bits
+    #[arg(long, value_name = "BITS", value_parser = value_parser!(u8).range(1..=8))]
+    pub embedding_bits: Option<u8>,
+    /// Softness of the assignment: at the first step and at the last, falling exponentially, or one number for all
+    #[arg(long, value_name = "FROM:TO")]
+    pub temperature: Option<Range>,
+    /// What the temperature is measured in
+    #[arg(long, value_enum, default_value_t = Unit::Relative)]
+    pub temperature_unit: Unit,
+    /// The part of the run over which the temperature falls; it stays at TO for the rest
+    #[arg(long, value_name = "SHARE", default_value_t = 1.0)]
+    pub temperature_share: f64,
+    /// Repetitions of k-means in each step
+    #[arg(long, default_value_t = 3)]
+    pub iterations: usize,
+    /// End the repetitions when no centroid moves by more than this part of the gap between centroids
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
+    pub tolerance: f64,
+    /// How the gradient goes through the clustering
+    #[arg(long, value_enum, default_value_t = Gradient::Unrolled)]
+    pub gradient: Gradient,
+    /// Keep weights that are exactly zero (pruned) exactly zero
+    #[arg(long)]
+    pub keep_zero: bool,
+    /// Train the model as it is before this step
+    #[arg(long, value_name = "STEP", default_value_t = 0)]
+    pub cluster_from: u64,
+}
+
+/// `--palette-dtype`
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum PaletteType {
+    /// 32-bit floats
+    F32,
+    /// Half precision
+    F16,
+    /// bfloat16
+    Bf16,
+    /// Bytes and one scale for each palette
+    Int8,
+}
+
+/// `--temperature-unit`
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum Unit {
+    /// The squared gap between neighbouring centroids: one setting serves weights of any spread
+    Relative,
+    /// The squared weight
+    Absolute,
+}
+
+/// `--gradient`
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum Gradient {
+    /// Back through every repetition (DKM)
+    Unrolled,
+    /// As at the fixed point of the repetition (IDKM)
+    Implicit,
+    /// Hard assignment in forward, passed unchanged in backward
+    StraightThrough,
+}
+
+/// One or two numbers, `FROM:TO`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Range {
+    /// At the first step.
+    pub from: f64,
+    /// At the last, if it is another.
+    pub to: Option<f64>,
+}
+
+impl FromStr for Range {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = |text: &str| {
+            text.parse::<f64>()
+                .map_err(|_| format!("`{text}` is not a number; write one as 0.1 or two as 0.15:0.002"))
+        };
+        Ok(match text.split_once(':') {
+            None => Range {
+                from: number(text)?,
+                to: None,
+            },
+            Some((from, to)) => Range {
+                from: number(from)?,
+                to: Some(number(to)?),
+            },
+        })
+    }
+}
+
+impl ClusterArgs {
+    /// The settings for a run of `steps` steps.
+    ///
+    /// # Errors
+    /// A temperature or a share that cannot be used.
+    pub fn settings(&self, steps: u64) -> Result<ClusterSettings, Failure> {
+        let defaults = ClusterSettings::new(Bits::new(self.bits)?, steps);
+        let unit = match self.temperature_unit {
+            Unit::Relative => TemperatureUnit::Relative,
+            Unit::Absolute => TemperatureUnit::Absolute,
+        };
+        let temperature = match self.temperature {
+            None => defaults.temperature,
+            Some(Range { from, to: None }) => TemperatureSchedule::new(unit, Annealing::Constant(from), steps)?,
+            Some(Range { from, to: Some(to) }) => {
+                let share = self.temperature_share;
+                TemperatureSchedule::new(unit, Annealing::Exponential { from, to, share }, steps)?
+            }
+        };
+        Ok(ClusterSettings {
+            group: self.group,
+            embedding_bits: self.embedding_bits.map(Bits::new).transpose()?,
+            vector: VectorLen::new(self.vector.parse().unwrap_or(1))?,
+            iterations: self.iterations,
+            tolerance: self.tolerance,
+            keep_zero: if self.keep_zero {
+                KeepZero::Exact
+            } else {
+                KeepZero::Free
+            },
+            gradient: match self.gradient {
+                Gradient::Unrolled => GradientMode::Unrolled,
+                Gradient::Implicit => GradientMode::Implicit,
+                Gradient::StraightThrough => GradientMode::StraightThrough,
+            },
+            temperature: temperature.starting_at(self.cluster_from),
+            from_step: self.cluster_from,
+            palette_dtype: match self.palette_dtype {
+                PaletteType::F32 => PaletteDType::F32,
+                PaletteType::F16 => PaletteDType::F16,
+                PaletteType::Bf16 => PaletteDType::Bf16,
+                PaletteType::Int8 => PaletteDType::I8,
+            },
+            ..defaults
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_temperature_is_one_number_or_two() {
+        let range = |text: &str| text.parse::<Range>();
+        assert_eq!(range("0.1"), Ok(Range { from: 0.1, to: None }));
+        assert_eq!(
+            range("0.15:2e-3"),
+            Ok(Range {
+                from: 0.15,
+                to: Some(2e-3)
+            })
+        );
+        for bad in ["", ":", "0.1:", "a:1", "1:2:3"] {
+            assert!(range(bad).unwrap_err().contains("0.15:0.002"), "{bad}");
+        }
+    }
+}
