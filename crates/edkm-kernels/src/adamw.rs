@@ -57,21 +57,32 @@ pub fn update(param: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32], hyp
 }
 
 /// [`Hyper`] with all that is the same for every number computed once, in f64.
-#[derive(Clone, Copy)]
-struct Factors {
-    grad_scale: f32,
-    beta1: f32,
-    one_minus_beta1: f32,
-    beta2: f32,
-    one_minus_beta2: f32,
-    keep: f32,
-    step_size: f32,
-    inverse_root_correction2: f32,
-    eps: f32,
+#[derive(Clone, Copy, Debug)]
+pub struct Factors {
+    /// Multiplies the gradient.
+    pub grad_scale: f32,
+    /// Decay of the first moment.
+    pub beta1: f32,
+    /// Share of the gradient in the first moment.
+    pub one_minus_beta1: f32,
+    /// Decay of the second moment.
+    pub beta2: f32,
+    /// Share of the gradient's square in the second moment.
+    pub one_minus_beta2: f32,
+    /// What decay leaves of the parameter: 1 - lr weight_decay.
+    pub keep: f32,
+    /// Learning rate with the first moment's bias taken out.
+    pub step_size: f32,
+    /// Factor that takes the second moment's bias out of its root.
+    pub inverse_root_correction2: f32,
+    /// Added to that root.
+    pub eps: f32,
 }
 
 impl Factors {
-    fn of(hyper: &Hyper) -> Self {
+    /// The factors of one step.
+    #[must_use]
+    pub fn of(hyper: &Hyper) -> Self {
         let (lr, beta1, beta2) = (f64::from(hyper.lr), f64::from(hyper.beta1), f64::from(hyper.beta2));
         let step = hyper.step as f64;
         Factors {

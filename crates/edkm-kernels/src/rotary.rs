@@ -50,6 +50,18 @@ impl Table {
         }
     }
 
+    /// Cosines of the angles `[positions, D/2]`.
+    #[must_use]
+    pub fn cosines(&self) -> &[f32] {
+        &self.cosines
+    }
+
+    /// Sines of the angles `[positions, D/2]`.
+    #[must_use]
+    pub fn sines(&self) -> &[f32] {
+        &self.sines
+    }
+
     /// Numbers in a head: D.
     #[must_use]
     pub fn head_dim(&self) -> usize {

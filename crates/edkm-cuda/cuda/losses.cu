@@ -1,0 +1,77 @@
+// Cross-entropy and distillation on a chunk of logits [rows, vocabulary]. A block a row.
+
+// ln(sum of e^l); NaN if one is NaN.
+__device__ inline float log_sum_exp(const float* row, size_t vocabulary, float scale) {
+    float largest = negative_infinity();
+    for (size_t i = threadIdx.x; i < vocabulary; i += THREADS) largest = larger(row[i] * scale, largest);
+    largest = block_max(largest);
+    float sum = 0.0f;
+    for (size_t i = threadIdx.x; i < vocabulary; i += THREADS) sum += expf(row[i] * scale - largest);
+    return largest + logf(block_sum(sum));
+}
+
+// lse[row], and the logit of the row's target.
+EDKM_KERNEL edkm_cross_entropy_forward(
+    const float* logits, const unsigned int* targets, float* lse, float* target_logit, size_t rows, size_t vocabulary
+) {
+    for (size_t row = blockIdx.x; row < rows; row += gridDim.x) {
+        const float* l = logits + row * vocabulary;
+        float found = log_sum_exp(l, vocabulary, 1.0f);
+        if (threadIdx.x == 0) {
+            lse[row] = found;
+            target_logit[row] = l[targets[row]];
+        }
+    }
+}
+
+// Logits become their gradients, in place: weight (softmax - one at the target), weight = scale grad_loss weights[row].
+EDKM_KERNEL edkm_cross_entropy_backward(
+    float* logits, const unsigned int* targets, const float* weights, const float* lse, const float* grad_loss, float scale, size_t rows,
+    size_t vocabulary
+) {
+    for (size_t row = blockIdx.x; row < rows; row += gridDim.x) {
+        float* l = logits + row * vocabulary;
+        float weight = scale * grad_loss[0] * weights[row];
+        for (size_t i = threadIdx.x; i < vocabulary; i += THREADS) {
+            l[i] = weight * expf(l[i] - lse[row]) - (i == targets[row] ? weight : 0.0f);
+        }
+    }
+}
+
+// lse of student and teacher, and KL(teacher || student), with logits multiplied by scale (one over the temperature).
+EDKM_KERNEL edkm_distillation_forward(
+    const float* student, const float* teacher, float scale, float* student_lse, float* teacher_lse, float* divergence, size_t rows,
+    size_t vocabulary
+) {
+    for (size_t row = blockIdx.x; row < rows; row += gridDim.x) {
+        const float* s = student + row * vocabulary;
+        const float* t = teacher + row * vocabulary;
+        float of_student = log_sum_exp(s, vocabulary, scale), of_teacher = log_sum_exp(t, vocabulary, scale);
+        // KL = sum of p (t - s) - lse_t + lse_s; in f64, since the terms cancel where the two agree
+        double sum = 0.0;
+        for (size_t i = threadIdx.x; i < vocabulary; i += THREADS) {
+            sum += (double)(expf(t[i] * scale - of_teacher)) * ((double)(t[i] * scale) - (double)(s[i] * scale));
+        }
+        sum = block_sum(sum);
+        if (threadIdx.x == 0) {
+            student_lse[row] = of_student;
+            teacher_lse[row] = of_teacher;
+            divergence[row] = (float)(sum - (double)of_teacher + (double)of_student);
+        }
+    }
+}
+
+// The student's logits become their gradients, in place: weights[row] factor grad_loss (softmax of student - softmax of teacher).
+EDKM_KERNEL edkm_distillation_backward(
+    float* student, const float* teacher, float scale, const float* student_lse, const float* teacher_lse, const float* weights,
+    const float* grad_loss, float factor, size_t rows, size_t vocabulary
+) {
+    for (size_t row = blockIdx.x; row < rows; row += gridDim.x) {
+        float* s = student + row * vocabulary;
+        const float* t = teacher + row * vocabulary;
+        float weight = factor * grad_loss[0] * weights[row];
+        for (size_t i = threadIdx.x; i < vocabulary; i += THREADS) {
+            s[i] = weight * (expf(s[i] * scale - student_lse[row]) - expf(t[i] * scale - teacher_lse[row]));
+        }
+    }
+}

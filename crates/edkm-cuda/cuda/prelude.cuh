@@ -1,0 +1,59 @@
+// What every kernel file stands on. It comes first in each translation unit (nvcc and the simulator include it, NVRTC gets it in front).
+//
+// Kernels follow three rules: gradients are added (+=), forward results overwrite; sums run in an order fixed by the shapes, never by the
+// schedule of blocks (integers alone are added atomically: their sums do not depend on the order); no dynamic shared memory.
+#ifndef EDKM_PRELUDE
+#define EDKM_PRELUDE
+
+#define EDKM_KERNEL extern "C" __global__ void
+
+// Threads of a block, in every launch.
+#define THREADS 256
+
+// The position of this thread in the grid, and the number of threads of the grid.
+#define FIRST ((size_t)blockIdx.x * THREADS + threadIdx.x)
+#define STRIDE ((size_t)gridDim.x * THREADS)
+
+// One shared array serves all reductions of a block: barriers on entry and exit.
+__device__ inline float block_sum(float x) {
+    __shared__ float partial[THREADS];
+    __syncthreads();
+    partial[threadIdx.x] = x;
+    __syncthreads();
+    for (unsigned int half = THREADS / 2; half > 0; half /= 2) {
+        if (threadIdx.x < half) partial[threadIdx.x] += partial[threadIdx.x + half];
+        __syncthreads();
+    }
+    return partial[0];
+}
+
+__device__ inline double block_sum(double x) {
+    __shared__ double partial[THREADS];
+    __syncthreads();
+    partial[threadIdx.x] = x;
+    __syncthreads();
+    for (unsigned int half = THREADS / 2; half > 0; half /= 2) {
+        if (threadIdx.x < half) partial[threadIdx.x] += partial[threadIdx.x + half];
+        __syncthreads();
+    }
+    return partial[0];
+}
+
+// A NaN is passed on: fmaxf would drop it.
+__device__ inline float larger(float a, float b) { return a > b || a != a ? a : b; }
+
+__device__ inline float block_max(float x) {
+    __shared__ float partial[THREADS];
+    __syncthreads();
+    partial[threadIdx.x] = x;
+    __syncthreads();
+    for (unsigned int half = THREADS / 2; half > 0; half /= 2) {
+        if (threadIdx.x < half) partial[threadIdx.x] = larger(partial[threadIdx.x], partial[threadIdx.x + half]);
+        __syncthreads();
+    }
+    return partial[0];
+}
+
+__device__ inline float negative_infinity() { return __int_as_float(0xff800000); }
+
+#endif

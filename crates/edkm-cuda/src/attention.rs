@@ -1,0 +1,157 @@
+//! Causal grouped-query attention by tiles, as `edkm_kernels::attention`.
+#![allow(unsafe_code)]
+
+use edkm_kernels::attention::Dims;
+
+use crate::runtime::{blocks, blocks_for};
+use crate::Argument::{Float, Size};
+use crate::{check, Array, Runtime, Slice, SliceMut};
+
+/// Numbers in a head, at most: as in `cuda/attention.cu`.
+pub const MOST_HEAD_DIM: usize = 128;
+
+/// Queries and keys of a tile: as in `cuda/attention.cu`.
+const TILE: usize = 16;
+
+/// What attention reads: `q [B, S, A, D]`, `k` and `v [B, S, G, D]`.
+#[derive(Debug, Clone, Copy)]
+pub struct Inputs<'a> {
+    /// Queries.
+    pub q: Slice<'a, f32>,
+    /// Keys.
+    pub k: Slice<'a, f32>,
+    /// Values.
+    pub v: Slice<'a, f32>,
+}
+
+impl Inputs<'_> {
+    #[track_caller]
+    fn check(&self, dims: &Dims) {
+        assert!(
+            dims.kv_heads > 0 && dims.heads.is_multiple_of(dims.kv_heads),
+            "{} query heads cannot share {} key/value heads evenly",
+            dims.heads,
+            dims.kv_heads
+        );
+        assert!(
+            dims.head_dim <= MOST_HEAD_DIM,
+            "heads of {} numbers: at most {MOST_HEAD_DIM} on a GPU",
+            dims.head_dim
+        );
+        check::len("q [B, S, A, D]", self.q.len(), dims.query_len());
+        check::len("k [B, S, G, D]", self.k.len(), dims.key_len());
+        check::len("v [B, S, G, D]", self.v.len(), dims.key_len());
+    }
+}
+
+/// softmax(q kᵀ scale, causal) v: `out [B, S, A, D]`, and the log-sum-exp of each query's scores `lse [B, A, S]`.
+///
+/// # Errors
+/// The runtime's.
+///
+/// # Panics
+/// For heads of more than [`MOST_HEAD_DIM`].
+pub fn forward<R: Runtime>(
+    runtime: &R,
+    dims: &Dims,
+    inputs: Inputs<'_>,
+    mut out: SliceMut<'_, f32>,
+    mut lse: SliceMut<'_, f32>,
+) -> Result<(), R::Error> {
+    inputs.check(dims);
+    check::len("out [B, S, A, D]", out.len(), dims.query_len());
+    check::len("lse [B, A, S]", lse.len(), dims.lse_len());
+    if dims.query_len() == 0 {
+        return Ok(());
+    }
+    let tiles = dims.seq.div_ceil(TILE) * dims.heads * dims.batch;
+    let arguments = [
+        inputs.q.argument(),
+        inputs.k.argument(),
+        inputs.v.argument(),
+        out.argument(),
+        lse.argument(),
+        Float(dims.scale),
+        Size(dims.seq),
+        Size(dims.heads),
+        Size(dims.kv_heads),
+        Size(dims.head_dim),
+        Size(tiles),
+    ];
+    // SAFETY: edkm_attention_forward(q, k, v, out, lse, scale, seq, heads, kv_heads, dim, blocks) reaches the positions below seq of `blocks` tiles,
+    // heads and sequences, which is what the slices hold.
+    unsafe { runtime.launch("edkm_attention_forward", blocks(tiles), &arguments) }
+}
+
+/// What [`forward`] left.
+#[derive(Debug, Clone, Copy)]
+pub struct Outputs<'a> {
+    /// `[B, S, A, D]`
+    pub out: Slice<'a, f32>,
+    /// `[B, A, S]`
+    pub lse: Slice<'a, f32>,
+}
+
+/// Adds the gradients of q, k and v. Scratch: B x A x S x 4 bytes.
+///
+/// # Errors
+/// The runtime's.
+pub fn backward<R: Runtime>(
+    runtime: &R,
+    dims: &Dims,
+    inputs: Inputs<'_>,
+    outputs: Outputs<'_>,
+    grad_out: Slice<'_, f32>,
+    [mut grad_q, mut grad_k, mut grad_v]: [SliceMut<'_, f32>; 3],
+) -> Result<(), R::Error> {
+    inputs.check(dims);
+    check::len("out [B, S, A, D]", outputs.out.len(), dims.query_len());
+    check::len("lse [B, A, S]", outputs.lse.len(), dims.lse_len());
+    check::len("grad_out [B, S, A, D]", grad_out.len(), dims.query_len());
+    check::len("grad_q [B, S, A, D]", grad_q.len(), dims.query_len());
+    check::len("grad_k [B, S, G, D]", grad_k.len(), dims.key_len());
+    check::len("grad_v [B, S, G, D]", grad_v.len(), dims.key_len());
+    if dims.query_len() == 0 {
+        return Ok(());
+    }
+    let rows = dims.lse_len();
+    let mut delta = Array::<R, f32>::zeroed(runtime, rows)?;
+    let arguments = [
+        outputs.out.argument(),
+        grad_out.argument(),
+        delta.as_mut().argument(),
+        Size(dims.seq),
+        Size(dims.heads),
+        Size(dims.head_dim),
+        Size(rows),
+    ];
+    // SAFETY: edkm_attention_delta(out, grad_out, delta, seq, heads, dim, len) reaches `len` rows of dim numbers, which is what the slices hold.
+    unsafe { runtime.launch("edkm_attention_delta", blocks_for(rows), &arguments) }?;
+
+    let (tiles, delta) = (dims.seq.div_ceil(TILE) * dims.batch, delta.as_slice());
+    let reads = [inputs.q, inputs.k, inputs.v, outputs.lse, delta, grad_out].map(Slice::argument);
+    let shape = [dims.seq, dims.heads, dims.kv_heads, dims.head_dim].map(Size);
+
+    let blocks_of_queries = tiles * dims.heads;
+    let arguments = [
+        &reads[..],
+        &[grad_q.argument(), Float(dims.scale)],
+        &shape,
+        &[Size(blocks_of_queries)],
+    ]
+    .concat();
+    // SAFETY: edkm_attention_backward_queries(q, k, v, lse, delta, grad_out, grad_q, scale, seq, heads, kv_heads, dim, blocks) reaches what the slices
+    // hold, as the forward kernel does.
+    unsafe { runtime.launch("edkm_attention_backward_queries", blocks(blocks_of_queries), &arguments) }?;
+
+    let blocks_of_keys = tiles * dims.kv_heads;
+    let arguments = [
+        &reads[..],
+        &[grad_k.argument(), grad_v.argument(), Float(dims.scale)],
+        &shape,
+        &[Size(blocks_of_keys)],
+    ]
+    .concat();
+    // SAFETY: edkm_attention_backward_keys(q, k, v, lse, delta, grad_out, grad_k, grad_v, scale, seq, heads, kv_heads, dim, blocks): likewise.
+    unsafe { runtime.launch("edkm_attention_backward_keys", blocks(blocks_of_keys), &arguments) }
+}

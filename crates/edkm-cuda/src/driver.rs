@@ -1,0 +1,219 @@
+//! The GPU: memory, kernels and products by cudarc, on the device's null stream, which is dfdx's too. So launches of both are in order without
+//! synchronisation.
+#![allow(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::ffi::{c_void, CString};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cudarc::cublas::{result::CublasError, sys as cublas, CudaBlas};
+use cudarc::driver::{result, sys, CudaDevice, CudaSlice, DevicePtr, DriverError};
+
+use crate::product::{Operation, Product};
+use crate::runtime::THREADS;
+use crate::{source, Argument, Runtime};
+
+/// What a GPU can fail with.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum GpuError {
+    /// The driver, out of memory above all.
+    #[error("the CUDA driver failed: {0:?}")]
+    Driver(DriverError),
+    /// cuBLAS.
+    #[error("cuBLAS failed: {0:?}")]
+    Blas(CublasError),
+    /// NVRTC, when the kernels are compiled.
+    #[error("the CUDA kernels could not be compiled by NVRTC for {architecture}: {reason}")]
+    Compile {
+        /// The architecture asked for: `compute_90`.
+        architecture: String,
+        /// NVRTC's message.
+        reason: String,
+    },
+}
+
+impl From<DriverError> for GpuError {
+    fn from(error: DriverError) -> Self {
+        GpuError::Driver(error)
+    }
+}
+
+impl From<CublasError> for GpuError {
+    fn from(error: CublasError) -> Self {
+        GpuError::Blas(error)
+    }
+}
+
+/// How products of f32 matrices are computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Precision {
+    /// In f32 throughout.
+    #[default]
+    F32,
+    /// Operands rounded to TF32 (10 bits of fraction: a relative error of up to 2^-11 each), sums in f32, on tensor cores.
+    Tf32,
+}
+
+/// A GPU with this crate's kernels.
+pub struct Gpu {
+    device: Arc<CudaDevice>,
+    blas: CudaBlas,
+    functions: BTreeMap<&'static str, sys::CUfunction>,
+}
+
+// SAFETY: functions of a loaded module are handles that any thread may launch, once the device's context is bound to it (which `launch` does).
+unsafe impl Send for Gpu {}
+// SAFETY: as for `Send`; the cuBLAS handle is used for enqueueing under `Mutex` in `Gpu::of`'s users only through `&self` calls that cuBLAS documents
+// as safe from several threads.
+unsafe impl Sync for Gpu {}
+
+/// The GPUs in use, by ordinal. The kernels stay loaded until the program ends.
+static GPUS: Mutex<BTreeMap<usize, Arc<Gpu>>> = Mutex::new(BTreeMap::new());
+
+impl Gpu {
+    /// The GPU of this ordinal; the first call compiles the kernels for it.
+    ///
+    /// # Errors
+    /// A GPU that cannot be opened, kernels that do not compile for it.
+    pub fn of(ordinal: usize) -> Result<Arc<Self>, GpuError> {
+        let mut gpus = GPUS.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(gpu) = gpus.get(&ordinal) {
+            return Ok(gpu.clone());
+        }
+        let gpu = Arc::new(Gpu::open(ordinal)?);
+        gpus.insert(ordinal, gpu.clone());
+        Ok(gpu)
+    }
+
+    fn open(ordinal: usize) -> Result<Self, GpuError> {
+        let device = CudaDevice::new(ordinal)?;
+        let blas = CudaBlas::new(device.clone())?;
+        let functions = load(&device)?;
+        Ok(Gpu {
+            device,
+            blas,
+            functions,
+        })
+    }
+
+    /// Chooses how products are computed from now on, in all threads.
+    ///
+    /// # Errors
+    /// cuBLAS.
+    pub fn set_precision(&self, precision: Precision) -> Result<(), GpuError> {
+        let mode = match precision {
+            Precision::F32 => cublas::cublasMath_t::CUBLAS_DEFAULT_MATH,
+            Precision::Tf32 => cublas::cublasMath_t::CUBLAS_TF32_TENSOR_OP_MATH,
+        };
+        // SAFETY: the handle is that of a live `CudaBlas`.
+        unsafe { cublas::cublasSetMathMode(*self.blas.handle(), mode) }.result()?;
+        Ok(())
+    }
+
+    /// The device.
+    pub fn device(&self) -> &Arc<CudaDevice> {
+        &self.device
+    }
+}
+
+/// Compiles the sources for the device's architecture and loads all kernels.
+fn load(device: &Arc<CudaDevice>) -> Result<BTreeMap<&'static str, sys::CUfunction>, GpuError> {
+    use sys::CUdevice_attribute as Attribute;
+    let major = device.attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+    let minor = device.attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+    let architecture = format!("compute_{major}{minor}");
+    let failed = |reason: String| GpuError::Compile {
+        architecture: architecture.clone(),
+        reason,
+    };
+    let options = cudarc::nvrtc::CompileOptions {
+        // cudarc wants the name for ever; it is made once a device
+        arch: Some(Box::leak(architecture.clone().into_boxed_str())),
+        ..Default::default()
+    };
+    let ptx = cudarc::nvrtc::compile_ptx_with_opts(source::translation_unit(), options)
+        .map_err(|error| failed(format!("{error:?}")))?;
+    let ptx = CString::new(ptx.to_src()).map_err(|error| failed(error.to_string()))?;
+    device.bind_to_thread()?;
+    // SAFETY: the image is PTX with a zero at its end, and the device's context is bound. The module is never unloaded.
+    let module = unsafe { result::module::load_data(ptx.as_ptr().cast()) }?;
+    source::kernels()
+        .map(|name| {
+            let symbol = CString::new(name).map_err(|error| failed(error.to_string()))?;
+            // SAFETY: the module is loaded.
+            let function = unsafe { result::module::get_function(module, symbol) }?;
+            Ok((name, function))
+        })
+        .collect()
+}
+
+impl Runtime for Gpu {
+    type Error = GpuError;
+    type Memory = CudaSlice<u8>;
+
+    fn allocate(&self, bytes: usize) -> Result<CudaSlice<u8>, GpuError> {
+        Ok(self.device.alloc_zeros(bytes)?)
+    }
+
+    fn address(memory: &CudaSlice<u8>) -> u64 {
+        *memory.device_ptr()
+    }
+
+    unsafe fn write(&self, to: u64, bytes: &[u8]) -> Result<(), GpuError> {
+        self.device.bind_to_thread()?;
+        // SAFETY: the caller's contract. The copy is on the null stream and done when the call returns.
+        unsafe { result::memcpy_htod_sync(to, bytes) }?;
+        Ok(())
+    }
+
+    unsafe fn read(&self, from: u64, bytes: &mut [u8]) -> Result<(), GpuError> {
+        self.device.bind_to_thread()?;
+        // SAFETY: the caller's contract. The copy is on the null stream, so behind all launches.
+        unsafe { result::memcpy_dtoh_sync(bytes, from) }?;
+        Ok(())
+    }
+
+    unsafe fn launch(&self, kernel: &'static str, blocks: u32, arguments: &[Argument]) -> Result<(), GpuError> {
+        let Some(&function) = self.functions.get(kernel) else {
+            return Err(GpuError::Compile {
+                architecture: "the device".into(),
+                reason: format!("no kernel {kernel}"),
+            });
+        };
+        let mut bits: Vec<u64> = arguments.iter().map(|argument| argument.bits()).collect();
+        let mut pointers: Vec<*mut c_void> = bits.iter_mut().map(|bits| std::ptr::from_mut(bits).cast()).collect();
+        self.device.bind_to_thread()?;
+        let (grid, block) = ((blocks, 1, 1), (THREADS as u32, 1, 1));
+        // SAFETY: the caller's contract; each pointer is to 8 bytes of which the kernel reads the first as its parameter.
+        unsafe { result::launch_kernel(function, grid, block, 0, std::ptr::null_mut(), &mut pointers) }?;
+        Ok(())
+    }
+
+    unsafe fn multiply(&self, product: &Product) -> Result<(), GpuError> {
+        let operation = |operation| match operation {
+            Operation::None => cublas::cublasOperation_t::CUBLAS_OP_N,
+            Operation::Transpose => cublas::cublasOperation_t::CUBLAS_OP_T,
+        };
+        self.device.bind_to_thread()?;
+        // SAFETY: the caller's contract; alpha and beta are host pointers that live through the call (cuBLAS's default pointer mode).
+        unsafe {
+            cudarc::cublas::result::sgemm(
+                *self.blas.handle(),
+                operation(product.op_a),
+                operation(product.op_b),
+                product.m as i32,
+                product.n as i32,
+                product.k as i32,
+                &1.0,
+                product.a as *const f32,
+                product.lda as i32,
+                product.b as *const f32,
+                product.ldb as i32,
+                &product.beta,
+                product.c as *mut f32,
+                product.ldc as i32,
+            )
+        }?;
+        Ok(())
+    }
+}

@@ -1,0 +1,83 @@
+//! What the ops need of a device.
+#![allow(unsafe_code)]
+
+use crate::product::Product;
+
+/// Threads of a block, in every launch: as in `cuda/prelude.cuh`.
+pub(crate) const THREADS: usize = 256;
+
+/// More blocks than any device runs at once, by far; kernels go on in strides of the grid.
+const MOST_BLOCKS: usize = 1 << 16;
+
+/// An argument of a kernel.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Argument {
+    /// A pointer.
+    Address(u64),
+    /// `size_t`
+    Size(usize),
+    /// `float`
+    Float(f32),
+    /// `double`
+    Double(f64),
+}
+
+impl Argument {
+    /// The argument as a kernel reads it: in the first bytes (little-endian).
+    pub fn bits(self) -> u64 {
+        match self {
+            Argument::Address(address) => address,
+            Argument::Size(size) => size as u64,
+            Argument::Float(x) => x.to_bits().into(),
+            Argument::Double(x) => x.to_bits(),
+        }
+    }
+}
+
+/// Something that holds memory and runs the kernels of this crate, one after the other in the order of the calls.
+pub trait Runtime {
+    /// What can go wrong: out of memory, a kernel that does not compile or run.
+    type Error;
+    /// Memory of the device, freed when dropped.
+    type Memory;
+
+    /// So many bytes, all zero.
+    fn allocate(&self, bytes: usize) -> Result<Self::Memory, Self::Error>;
+
+    /// Where memory begins.
+    fn address(memory: &Self::Memory) -> u64;
+
+    /// Copies from the host.
+    ///
+    /// # Safety
+    /// `to` is the start of at least so many bytes of this runtime's memory.
+    unsafe fn write(&self, to: u64, bytes: &[u8]) -> Result<(), Self::Error>;
+
+    /// Copies to the host, after all that was launched before is done.
+    ///
+    /// # Safety
+    /// `from` is the start of at least so many bytes of this runtime's memory.
+    unsafe fn read(&self, from: u64, bytes: &mut [u8]) -> Result<(), Self::Error>;
+
+    /// Launches a kernel of [`crate::source`] with 256 threads a block.
+    ///
+    /// # Safety
+    /// The arguments are those of the kernel, in number and kind, and the memory that it reaches by them is this runtime's.
+    unsafe fn launch(&self, kernel: &'static str, blocks: u32, arguments: &[Argument]) -> Result<(), Self::Error>;
+
+    /// Multiplies matrices.
+    ///
+    /// # Safety
+    /// The matrices lie in this runtime's memory.
+    unsafe fn multiply(&self, product: &Product) -> Result<(), Self::Error>;
+}
+
+/// Blocks for so many threads, at least one.
+pub(crate) fn blocks_for(threads: usize) -> u32 {
+    blocks(threads.div_ceil(THREADS))
+}
+
+/// So many blocks, at least one; kernels go on where the grid ends.
+pub(crate) fn blocks(wanted: usize) -> u32 {
+    wanted.clamp(1, MOST_BLOCKS) as u32
+}

@@ -1,0 +1,115 @@
+//! The passes over clustered weights against their definitions, with the CUDA sources run on the host.
+
+use crate::simulator::simulator;
+use edkm_cuda::clustering::{count, look_up, multiply_add, sum_by_key, Half, KEYS};
+use edkm_testkit::assert_bitwise_equal;
+use half::{bf16, f16};
+
+fn key(half: Half, weight: f32) -> usize {
+    usize::from(match half {
+        Half::Bf16 => bf16::from_f32(weight).to_bits(),
+        Half::F16 => f16::from_f32(weight).to_bits(),
+    })
+}
+
+/// Weights of all sizes, of both signs, inside and outside the shared window, subnormal in f16, halfway between keys, and zeros.
+fn weights(len: usize) -> Vec<f32> {
+    let ties = [
+        0.0,
+        -0.0,
+        1.5,
+        2.0,
+        -3.0,
+        2f32.powi(-24),
+        2f32.powi(-25),
+        3.0 * 2f32.powi(-25),
+        6.1e-5,
+        65519.9,
+        1.0 + 2f32.powi(-8),
+        1.0 + 2f32.powi(-11),
+    ];
+    (0..len)
+        .map(|i| match ties.get(i) {
+            Some(&weight) => weight,
+            None => ((i * 7919 % 4001) as f32 - 2000.0) * 1e-5 * 2f32.powi(i as i32 % 23 - 12),
+        })
+        .collect()
+}
+
+#[test]
+fn counts_are_those_of_the_rounded_weights() {
+    let Some(s) = simulator() else { return };
+    for half in [Half::Bf16, Half::F16] {
+        for len in [1, 12, 300, 40_000] {
+            let weights = weights(len);
+            let mut want = vec![0u32; KEYS];
+            weights.iter().for_each(|&weight| want[key(half, weight)] += 1);
+            let Ok(got) = count(&s, s.array(&weights).as_slice(), half);
+            assert_eq!(got.counts, want, "{half:?} {len}");
+            let largest = weights.iter().map(|w| w.to_bits() & 0x7fff_ffff).max().unwrap();
+            assert_eq!(got.magnitude_bits, largest);
+        }
+        let Ok(bad) = count(&s, s.array(&[1.0, f32::NAN, f32::INFINITY]).as_slice(), half);
+        assert!(bad.magnitude_bits > f32::INFINITY.to_bits());
+    }
+}
+
+#[test]
+fn sums_by_key_are_exact_to_their_unit() {
+    let Some(s) = simulator() else { return };
+    for half in [Half::Bf16, Half::F16] {
+        for (len, size) in [(1, 1.0), (300, 1e-30), (40_000, 3e3)] {
+            let weights = weights(len);
+            let addends: Vec<f32> = (0..len).map(|i| ((i * 31 % 1009) as f32 - 500.0) * size).collect();
+            let mut want = vec![0.0f64; KEYS];
+            for (&weight, &addend) in weights.iter().zip(&addends) {
+                want[key(half, weight)] += f64::from(addend);
+            }
+            let Ok(got) = sum_by_key(&s, s.array(&weights).as_slice(), half, s.array(&addends).as_slice());
+            let unit = f64::from(size) * 512.0 * len as f64 * (-59f64).exp2();
+            for key in 0..KEYS {
+                let error = (got[key] - want[key]).abs();
+                assert!(
+                    error <= unit * len as f64,
+                    "{half:?} {len}: key {key} is {error:e} off, unit {unit:e}"
+                );
+            }
+        }
+        let weights = weights(3);
+        let sums = |addends: [f32; 3]| {
+            let Ok(sums) = sum_by_key(&s, s.array(&weights).as_slice(), half, s.array(&addends).as_slice());
+            sums
+        };
+        assert!(sums([0.0; 3]).iter().all(|&sum| sum == 0.0));
+        assert!(sums([1.0, f32::NAN, 1.0]).iter().all(|sum| sum.is_nan()));
+    }
+}
+
+#[test]
+fn tables_are_looked_up_by_key() {
+    let Some(s) = simulator() else { return };
+    for half in [Half::Bf16, Half::F16] {
+        let weights = weights(3000);
+        let dweights = s.array(&weights);
+        let table: Vec<f32> = (0..KEYS).map(|key| key as f32 * 0.5).collect();
+        let mut out = s.array(&vec![f32::NAN; weights.len()]);
+        let Ok(()) = look_up(&s, dweights.as_slice(), half, &table, out.as_mut());
+        let want: Vec<f32> = weights.iter().map(|&weight| table[key(half, weight)]).collect();
+        let Ok(got) = out.to_host(&s);
+        assert_bitwise_equal("look_up", &got, &want);
+
+        let pairs: Vec<[f32; 2]> = (0..KEYS).map(|key| [key as f32, -0.25 * key as f32]).collect();
+        let (grad, before) = (vec![0.75f32; weights.len()], vec![3.0f32; weights.len()]);
+        let (dgrad, mut total) = (s.array(&grad), s.array(&before));
+        let Ok(()) = multiply_add(&s, dweights.as_slice(), half, &pairs, dgrad.as_slice(), total.as_mut());
+        let want: Vec<f32> = weights
+            .iter()
+            .map(|&weight| {
+                let [slope, shift] = pairs[key(half, weight)];
+                3.0 + (0.75 * slope + shift)
+            })
+            .collect();
+        let Ok(got) = total.to_host(&s);
+        assert_bitwise_equal("multiply_add", &got, &want);
+    }
+}

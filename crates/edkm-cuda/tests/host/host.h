@@ -1,0 +1,47 @@
+// What CUDA C has beyond C++, for one block at a time on the host. Threads of a block are coroutines that change places at barriers; a
+// `__shared__` variable is a static one, since blocks run one after the other.
+#ifndef EDKM_HOST
+#define EDKM_HOST
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#define __global__
+#define __device__
+#define __shared__ static
+
+struct Dim {
+    unsigned int x;
+};
+extern Dim threadIdx, blockIdx, gridDim;
+
+void __syncthreads();
+
+template <class T> T atomicAdd(T* to, T x) {
+    T before = *to;
+    *to += x;
+    return before;
+}
+
+inline unsigned int atomicMax(unsigned int* to, unsigned int x) {
+    unsigned int before = *to;
+    if (x > before) *to = x;
+    return before;
+}
+
+inline float __uint_as_float(unsigned int bits) {
+    float x;
+    std::memcpy(&x, &bits, sizeof x);
+    return x;
+}
+inline float __int_as_float(int bits) { return __uint_as_float((unsigned int)bits); }
+inline unsigned int __float_as_uint(float x) {
+    unsigned int bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+inline long long __double2ll_rn(double x) { return std::llrint(x); }
+
+#endif

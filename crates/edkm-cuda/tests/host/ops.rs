@@ -1,0 +1,419 @@
+//! Every op against the CPU's kernels, with the CUDA sources run on the host.
+
+use crate::simulator::{simulator, Simulator};
+use edkm_cuda::product::Accumulate;
+use edkm_cuda::{
+    adamw, attention, cross_entropy, distillation, elementwise, embedding, product, rms_norm, rotary, swiglu,
+};
+use edkm_kernels as cpu;
+use edkm_testkit::{assert_bitwise_equal, assert_close};
+
+/// Numbers in [-1, 1), the same in every run.
+fn random(seed: u64, len: usize) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(1);
+    (0..len)
+        .map(|_| {
+            state = state
+                .wrapping_mul(0x5851_f42d_4c95_7f2d)
+                .wrapping_add(0x1405_7b7e_f767_814f);
+            (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+        })
+        .collect()
+}
+
+/// Both sum in f32, in different orders.
+const SUMS: f64 = 2e-6;
+
+/// Runs a test with a simulator, where there is one.
+fn on_simulator(test: impl FnOnce(&Simulator)) {
+    if let Some(simulator) = simulator() {
+        test(&simulator);
+    }
+}
+
+fn ok<T>(result: Result<T, std::convert::Infallible>) -> T {
+    let Ok(value) = result;
+    value
+}
+
+#[test]
+fn sums_of_matrices_and_rows() {
+    on_simulator(|s| {
+        // less than a block, whole blocks, and some more; more rows than one piece
+        for (rows, width) in [(1, 1), (3, 5), (64, 4), (200, 7), (65, 300)] {
+            let (x, y, bias) = (random(1, rows * width), random(2, rows * width), random(3, width));
+            let (dx, dy, dbias) = (s.array(&x), s.array(&y), s.array(&bias));
+            let mut out = s.array(&vec![f32::NAN; x.len()]);
+            ok(elementwise::add(s, dx.as_slice(), dy.as_slice(), out.as_mut()));
+            let mut want = x.clone();
+            cpu::elementwise::add_assign(&mut want, &y);
+            assert_bitwise_equal("add", &ok(out.to_host(s)), &want);
+
+            ok(elementwise::add_assign(s, out.as_mut(), dx.as_slice()));
+            cpu::elementwise::add_assign(&mut want, &x);
+            assert_bitwise_equal("add_assign", &ok(out.to_host(s)), &want);
+
+            ok(elementwise::add_to_rows(s, out.as_mut(), dbias.as_slice()));
+            want.chunks_exact_mut(width)
+                .for_each(|row| cpu::elementwise::add_assign(row, &bias));
+            assert_bitwise_equal("add_to_rows", &ok(out.to_host(s)), &want);
+
+            ok(elementwise::scale(s, out.as_mut(), 0.5));
+            cpu::elementwise::scale(&mut want, 0.5);
+            assert_bitwise_equal("scale", &ok(out.to_host(s)), &want);
+
+            let mut sum = s.array(&bias);
+            ok(elementwise::add_sum_of_rows(s, dx.as_slice(), sum.as_mut()));
+            let mut want: Vec<f64> = bias.iter().map(|&b| b.into()).collect();
+            for row in x.chunks_exact(width) {
+                want.iter_mut().zip(row).for_each(|(sum, &x)| *sum += f64::from(x));
+            }
+            assert_close("add_sum_of_rows", &ok(sum.to_host(s)), &want, SUMS);
+        }
+    });
+}
+
+#[test]
+fn products_in_all_arrangements() {
+    on_simulator(|s| {
+        for [m, n, k] in [[1, 1, 1], [2, 3, 5], [7, 4, 9], [16, 33, 8]] {
+            for accumulate in [Accumulate::Overwrite, Accumulate::Add] {
+                let (a, b, c) = (random(1, m * k), random(2, n * k), random(3, m * n));
+                let (da, db) = (s.array(&a), s.array(&b));
+                type Cpu = fn(usize, usize, usize, &[f32], &[f32], &mut [f32], Accumulate);
+                let arrangements: [(&str, Cpu); 3] = [
+                    ("nt", cpu::matmul::nt),
+                    ("nn", cpu::matmul::nn),
+                    ("tn", cpu::matmul::tn),
+                ];
+                for (name, on_cpu) in arrangements {
+                    let mut want = c.clone();
+                    on_cpu(m, n, k, &a, &b, &mut want, accumulate);
+                    let mut got = s.array(&c);
+                    let (a, b, shape) = (da.as_slice(), db.as_slice(), [m, n, k]);
+                    ok(match name {
+                        "nt" => product::nt(s, shape, a, b, got.as_mut(), accumulate),
+                        "nn" => product::nn(s, shape, a, b, got.as_mut(), accumulate),
+                        _ => product::tn(s, shape, a, b, got.as_mut(), accumulate),
+                    });
+                    assert_close(name, &ok(got.to_host(s)), &want, SUMS);
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn rms_norm_and_its_gradient() {
+    on_simulator(|s| {
+        let eps = 1e-5;
+        for (rows, width) in [(1, 3), (4, 256), (5, 300), (130, 20)] {
+            let (x, weight, grad) = (random(1, rows * width), random(2, width), random(3, rows * width));
+            let (dx, dweight, dgrad) = (s.array(&x), s.array(&weight), s.array(&grad));
+            let (mut out, mut want) = (s.array(&vec![f32::NAN; x.len()]), vec![0.0; x.len()]);
+            ok(rms_norm::forward(
+                s,
+                dx.as_slice(),
+                dweight.as_slice(),
+                eps,
+                out.as_mut(),
+            ));
+            cpu::rms_norm::forward(&x, &weight, eps, &mut want);
+            assert_close("out", &ok(out.to_host(s)), &want, SUMS);
+
+            // gradients grow on top of what is there
+            let (mut to_x, mut to_weight) = (s.array(&grad), s.array(&weight));
+            ok(rms_norm::backward(
+                s,
+                dx.as_slice(),
+                dweight.as_slice(),
+                eps,
+                dgrad.as_slice(),
+                to_x.as_mut(),
+                to_weight.as_mut(),
+            ));
+            let (mut want_x, mut want_weight) = (grad.clone(), weight.clone());
+            cpu::rms_norm::backward(&x, &weight, eps, &grad, &mut want_x, &mut want_weight);
+            assert_close("grad_x", &ok(to_x.to_host(s)), &want_x, SUMS);
+            assert_close("grad_weight", &ok(to_weight.to_host(s)), &want_weight, SUMS);
+        }
+    });
+}
+
+#[test]
+fn rotary_there_and_back() {
+    on_simulator(|s| {
+        for (batch, seq, heads, half) in [(1, 1, 1, 1), (2, 5, 3, 4), (3, 40, 2, 16)] {
+            let frequencies: Vec<f64> = (0..half).map(|i| 100f64.powf(-(i as f64) / half as f64)).collect();
+            // a table of more positions than are used
+            let table = cpu::rotary::Table::new(&frequencies, seq + 3);
+            let x = random(1, batch * seq * heads * 2 * half);
+            let angles = ok(rotary::Angles::new(s, &table, seq));
+            let (dx, mut out) = (s.array(&x), s.array(&vec![f32::NAN; x.len()]));
+            ok(rotary::forward(s, &angles, heads, dx.as_slice(), out.as_mut()));
+            let mut want = x.clone();
+            cpu::rotary::apply(&table, &mut want, heads, seq, 0, cpu::rotary::Direction::Forward);
+            assert_close("forward", &ok(out.to_host(s)), &want, SUMS);
+
+            let mut grad_x = s.array(&x);
+            ok(rotary::backward(s, &angles, heads, out.as_slice(), grad_x.as_mut()));
+            // turned back it is x again, on top of x
+            let want: Vec<f32> = x.iter().map(|x| x + x).collect();
+            assert_close("backward", &ok(grad_x.to_host(s)), &want, SUMS);
+        }
+    });
+}
+
+#[test]
+fn swiglu_and_its_gradients() {
+    on_simulator(|s| {
+        for len in [1, 255, 256, 1000] {
+            let gate: Vec<f32> = random(1, len).iter().map(|x| 20.0 * x).collect();
+            let (up, grad) = (random(2, len), random(3, len));
+            let (dgate, dup, dgrad) = (s.array(&gate), s.array(&up), s.array(&grad));
+            let (mut out, mut want) = (s.array(&vec![f32::NAN; len]), vec![0.0; len]);
+            ok(swiglu::forward(s, dgate.as_slice(), dup.as_slice(), out.as_mut()));
+            cpu::swiglu::forward(&gate, &up, &mut want);
+            assert_close("out", &ok(out.to_host(s)), &want, SUMS);
+
+            let (mut to_gate, mut to_up) = (s.array(&up), s.array(&gate));
+            ok(swiglu::backward(
+                s,
+                dgate.as_slice(),
+                dup.as_slice(),
+                dgrad.as_slice(),
+                to_gate.as_mut(),
+                to_up.as_mut(),
+            ));
+            let (mut want_gate, mut want_up) = (up.clone(), gate.clone());
+            cpu::swiglu::backward(&gate, &up, &grad, &mut want_gate, &mut want_up);
+            assert_close("grad_gate", &ok(to_gate.to_host(s)), &want_gate, SUMS);
+            assert_close("grad_up", &ok(to_up.to_host(s)), &want_up, SUMS);
+        }
+    });
+}
+
+#[test]
+fn embedding_rows_and_their_gradient() {
+    on_simulator(|s| {
+        for (vocabulary, width, tokens) in [(1, 1, 1), (5, 3, 20), (300, 17, 90)] {
+            let ids: Vec<u32> = (0..tokens as u32).map(|i| i * i % vocabulary as u32).collect();
+            let (table, grad) = (random(1, vocabulary * width), random(2, tokens * width));
+            let (dtable, dgrad) = (s.array(&table), s.array(&grad));
+            let (mut out, mut want) = (s.array(&vec![f32::NAN; tokens * width]), vec![0.0; tokens * width]);
+            ok(embedding::gather(s, dtable.as_slice(), &ids, out.as_mut()));
+            cpu::embedding::gather(&table, &ids, &mut want);
+            assert_bitwise_equal("gather", &ok(out.to_host(s)), &want);
+
+            // the order of the terms is the CPU's: the same bits
+            let (mut got, mut want) = (s.array(&table), table.clone());
+            ok(embedding::scatter_add(s, &ids, dgrad.as_slice(), got.as_mut()));
+            cpu::embedding::scatter_add(&ids, &grad, &mut want);
+            assert_bitwise_equal("scatter_add", &ok(got.to_host(s)), &want);
+        }
+    });
+}
+
+#[test]
+fn adamw_steps_and_the_norm() {
+    on_simulator(|s| {
+        let len = 1000;
+        let (mut parameter, mut first, mut second) = (random(1, len), vec![0.0; len], vec![0.0; len]);
+        let (mut dparameter, mut dfirst, mut dsecond) = (s.array(&parameter), s.array(&first), s.array(&second));
+        for step in 1..=3 {
+            let gradient = random(10 + step, len);
+            let dgradient = s.array(&gradient);
+            let hyper = cpu::adamw::Hyper {
+                lr: 1e-2,
+                beta1: 0.9,
+                beta2: 0.95,
+                eps: 1e-8,
+                weight_decay: 0.1,
+                step,
+                grad_scale: 0.5,
+            };
+            cpu::adamw::update(&mut parameter, &gradient, &mut first, &mut second, &hyper);
+            ok(adamw::update(
+                s,
+                dparameter.as_mut(),
+                dgradient.as_slice(),
+                dfirst.as_mut(),
+                dsecond.as_mut(),
+                &hyper,
+            ));
+            let want = cpu::adamw::sum_of_squares(&gradient);
+            let got = ok(adamw::sum_of_squares(s, dgradient.as_slice()));
+            assert!((got - want).abs() <= 1e-12 * want, "{got} against {want}");
+        }
+        // the same operations in the same order
+        assert_bitwise_equal("parameter", &ok(dparameter.to_host(s)), &parameter);
+        assert_bitwise_equal("first moment", &ok(dfirst.to_host(s)), &first);
+        assert_bitwise_equal("second moment", &ok(dsecond.to_host(s)), &second);
+    });
+}
+
+/// Tokens of which some do not count.
+fn token_weights(tokens: usize) -> Vec<f32> {
+    (0..tokens).map(|n| [1.0, 0.0, 0.5][n % 3]).collect()
+}
+
+#[test]
+fn cross_entropy_and_its_gradients() {
+    on_simulator(|s| {
+        for (tokens, hidden, vocabulary) in [(1, 2, 3), (7, 8, 300), (10, 5, 1000)] {
+            let x: Vec<f32> = random(1, tokens * hidden).iter().map(|x| 4.0 * x).collect();
+            let w = random(2, vocabulary * hidden);
+            let ids: Vec<u32> = (0..tokens as u32).map(|n| n * 37 % vocabulary as u32).collect();
+            let weights = token_weights(tokens);
+            let targets = cross_entropy::Targets {
+                ids: &ids,
+                weights: &weights,
+            };
+            let (dx, dw) = (s.array(&x), s.array(&w));
+            let projection = cross_entropy::Projection {
+                x: dx.as_slice(),
+                w: dw.as_slice(),
+            };
+            let mut want_lse = vec![0.0; tokens];
+            let want = cpu::cross_entropy::forward(&x, &w, &ids, &weights, &mut want_lse);
+            let (got, lse) = ok(cross_entropy::forward(s, projection, targets));
+            assert_eq!(got.weight, want.weight);
+            assert_close("total", &[got.total], &[want.total], 1e-6);
+            assert_close("lse", &lse, &want_lse, 1e-6);
+
+            let (mut to_x, mut to_w, grad_loss) = (s.array(&x), s.array(&w), s.array(&[2.0f32]));
+            ok(cross_entropy::backward(
+                s,
+                projection,
+                targets,
+                &lse,
+                grad_loss.as_slice(),
+                0.25,
+                to_x.as_mut(),
+                to_w.as_mut(),
+            ));
+            let (mut want_x, mut want_w) = (x.clone(), w.clone());
+            cpu::cross_entropy::backward(&x, &w, &ids, &weights, &want_lse, 0.5, &mut want_x, &mut want_w);
+            assert_close("grad_x", &ok(to_x.to_host(s)), &want_x, SUMS);
+            assert_close("grad_w", &ok(to_w.to_host(s)), &want_w, SUMS);
+        }
+    });
+}
+
+#[test]
+fn distillation_and_its_gradients() {
+    on_simulator(|s| {
+        for (tokens, hidden, teacher_hidden, vocabulary) in [(1, 2, 3, 4), (7, 8, 6, 300)] {
+            let numbers = |seed, len| random(seed, len).iter().map(|x| 2.0 * x).collect::<Vec<f32>>();
+            let (x, w) = (numbers(1, tokens * hidden), numbers(2, vocabulary * hidden));
+            let (tx, tw) = (
+                numbers(3, tokens * teacher_hidden),
+                numbers(4, vocabulary * teacher_hidden),
+            );
+            let (weights, temperature) = (token_weights(tokens), 1.5);
+            let student = cpu::distillation::Projection { x: &x, w: &w };
+            let teacher = cpu::distillation::Projection { x: &tx, w: &tw };
+            let (want, want_lse) = cpu::distillation::forward(student, teacher, &weights, temperature);
+
+            let arrays = [&x, &w, &tx, &tw].map(|numbers| s.array(numbers));
+            let [dx, dw, dtx, dtw] = arrays.each_ref().map(|array| array.as_slice());
+            let comparison = distillation::Comparison {
+                student: cross_entropy::Projection { x: dx, w: dw },
+                teacher: cross_entropy::Projection { x: dtx, w: dtw },
+                token_weights: &weights,
+                temperature,
+            };
+            let (got, lse) = ok(distillation::forward(s, comparison));
+            assert_eq!(got.weight, want.weight);
+            assert_close("total", &[got.total], &[want.total], 1e-5);
+            assert_close("lse of the student", &lse.student, &want_lse.student, 1e-6);
+            assert_close("lse of the teacher", &lse.teacher, &want_lse.teacher, 1e-6);
+
+            let (mut to_x, mut to_w, grad_loss) = (s.array(&x), s.array(&w), s.array(&[2.0f32]));
+            ok(distillation::backward(
+                s,
+                comparison,
+                &lse,
+                grad_loss.as_slice(),
+                0.25,
+                to_x.as_mut(),
+                to_w.as_mut(),
+            ));
+            let (mut want_x, mut want_w) = (x.clone(), w.clone());
+            cpu::distillation::backward(
+                student,
+                teacher,
+                &weights,
+                temperature,
+                &want_lse,
+                0.5,
+                &mut want_x,
+                &mut want_w,
+            );
+            assert_close("grad_x", &ok(to_x.to_host(s)), &want_x, SUMS);
+            assert_close("grad_w", &ok(to_w.to_host(s)), &want_w, SUMS);
+        }
+    });
+}
+
+#[test]
+fn attention_and_its_gradients() {
+    on_simulator(|s| {
+        // around the tile of 16, with and without groups, heads narrower and wider than a tile
+        for (batch, seq, heads, kv_heads, head_dim) in
+            [(1, 1, 1, 1, 2), (2, 5, 4, 2, 8), (1, 16, 2, 1, 20), (1, 37, 2, 2, 128)]
+        {
+            let dims = cpu::attention::Dims {
+                batch,
+                seq,
+                heads,
+                kv_heads,
+                head_dim,
+                scale: 1.0 / (head_dim as f32).sqrt(),
+            };
+            let numbers = |seed, len| random(seed, len).iter().map(|x| 2.0 * x).collect::<Vec<f32>>();
+            let (q, grad) = (numbers(1, dims.query_len()), numbers(4, dims.query_len()));
+            let (k, v) = (numbers(2, dims.key_len()), numbers(3, dims.key_len()));
+            let (mut want, mut want_lse) = (vec![0.0; q.len()], vec![0.0; dims.lse_len()]);
+            cpu::attention::forward(&dims, &q, &k, &v, &mut want, &mut want_lse);
+
+            let (dq, dk, dv, dgrad) = (s.array(&q), s.array(&k), s.array(&v), s.array(&grad));
+            let inputs = attention::Inputs {
+                q: dq.as_slice(),
+                k: dk.as_slice(),
+                v: dv.as_slice(),
+            };
+            let (mut out, mut lse) = (
+                s.array(&vec![f32::NAN; q.len()]),
+                s.array(&vec![f32::NAN; dims.lse_len()]),
+            );
+            ok(attention::forward(s, &dims, inputs, out.as_mut(), lse.as_mut()));
+            assert_close("out", &ok(out.to_host(s)), &want, SUMS);
+            assert_close("lse", &ok(lse.to_host(s)), &want_lse, SUMS);
+
+            let (mut to_q, mut to_k, mut to_v) = (s.array(&q), s.array(&k), s.array(&v));
+            let outputs = attention::Outputs {
+                out: out.as_slice(),
+                lse: lse.as_slice(),
+            };
+            let grads = [to_q.as_mut(), to_k.as_mut(), to_v.as_mut()];
+            ok(attention::backward(s, &dims, inputs, outputs, dgrad.as_slice(), grads));
+            let (mut want_q, mut want_k, mut want_v) = (q.clone(), k.clone(), v.clone());
+            cpu::attention::backward(
+                &dims,
+                &q,
+                &k,
+                &v,
+                &want,
+                &want_lse,
+                &grad,
+                &mut want_q,
+                &mut want_k,
+                &mut want_v,
+            );
+            assert_close("grad_q", &ok(to_q.to_host(s)), &want_q, SUMS);
+            assert_close("grad_k", &ok(to_k.to_host(s)), &want_k, SUMS);
+            assert_close("grad_v", &ok(to_v.to_host(s)), &want_v, SUMS);
+        }
+    });
+}
