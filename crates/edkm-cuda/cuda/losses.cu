@@ -38,10 +38,11 @@ EDKM_KERNEL edkm_cross_entropy_backward(
     }
 }
 
-// lse of student and teacher, and KL(teacher || student), with logits multiplied by scale (one over the temperature).
+// lse of student and teacher, and the loss share KL(teacher || student) - (1 - share) log softmax(student)[target], with logits multiplied by scale
+// (one over the temperature).
 EDKM_KERNEL edkm_distillation_forward(
-    const float* student, const float* teacher, float scale, float* student_lse, float* teacher_lse, float* divergence, size_t rows,
-    size_t vocabulary
+    const float* student, const float* teacher, const unsigned int* targets, float scale, float share, float* student_lse, float* teacher_lse,
+    float* loss, size_t rows, size_t vocabulary
 ) {
     for (size_t row = blockIdx.x; row < rows; row += gridDim.x) {
         const float* s = student + row * vocabulary;
@@ -54,24 +55,28 @@ EDKM_KERNEL edkm_distillation_forward(
         }
         sum = block_sum(sum);
         if (threadIdx.x == 0) {
+            double divergence = sum - (double)of_teacher + (double)of_student;
+            double cross_entropy = (double)of_student - (double)(s[targets[row]] * scale);
             student_lse[row] = of_student;
             teacher_lse[row] = of_teacher;
-            divergence[row] = (float)(sum - (double)of_teacher + (double)of_student);
+            loss[row] = (float)((double)share * divergence + (1.0 - (double)share) * cross_entropy);
         }
     }
 }
 
-// The student's logits become their gradients, in place: weights[row] factor grad_loss (softmax of student - softmax of teacher).
+// The student's logits become their gradients, in place: weight (softmax of student - share softmax of teacher - (1 - share) at the target),
+// weight = factor grad_loss weights[row].
 EDKM_KERNEL edkm_distillation_backward(
-    float* student, const float* teacher, float scale, const float* student_lse, const float* teacher_lse, const float* weights,
-    const float* grad_loss, float factor, size_t rows, size_t vocabulary
+    float* student, const float* teacher, const unsigned int* targets, float scale, float share, const float* student_lse,
+    const float* teacher_lse, const float* weights, const float* grad_loss, float factor, size_t rows, size_t vocabulary
 ) {
     for (size_t row = blockIdx.x; row < rows; row += gridDim.x) {
         float* s = student + row * vocabulary;
         const float* t = teacher + row * vocabulary;
         float weight = factor * grad_loss[0] * weights[row];
         for (size_t i = threadIdx.x; i < vocabulary; i += THREADS) {
-            s[i] = weight * (expf(s[i] * scale - student_lse[row]) - expf(t[i] * scale - teacher_lse[row]));
+            float grad = expf(s[i] * scale - student_lse[row]) - share * expf(t[i] * scale - teacher_lse[row]);
+            s[i] = weight * grad - (i == targets[row] ? weight * (1.0f - share) : 0.0f);
         }
     }
 }

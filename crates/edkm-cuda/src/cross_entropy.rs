@@ -3,7 +3,7 @@
 
 use edkm_kernels::cross_entropy::Losses;
 
-use crate::logits::chunks;
+use crate::logits::{check_targets, chunks};
 use crate::runtime::blocks;
 use crate::Argument::{Float, Size};
 use crate::{check, Array, Runtime, Slice, SliceMut};
@@ -38,7 +38,7 @@ pub fn forward<R: Runtime>(
         return Ok((losses, lse));
     }
     let axes = projection.axes(tokens);
-    check_targets(targets, axes.vocabulary);
+    check_targets(targets.ids, targets.weights, axes.vocabulary);
     for chunk in chunks(runtime, targets.weights, axes.vocabulary, 1) {
         let chunk = chunk?;
         let rows = chunk.len();
@@ -95,7 +95,7 @@ pub fn backward<R: Runtime>(
         return Ok(());
     }
     let axes = projection.axes(tokens);
-    check_targets(targets, axes.vocabulary);
+    check_targets(targets.ids, targets.weights, axes.vocabulary);
     for chunk in chunks(runtime, targets.weights, axes.vocabulary, 1) {
         let chunk = chunk?;
         let rows = chunk.len();
@@ -119,16 +119,4 @@ pub fn backward<R: Runtime>(
         projection.backward(runtime, axes, &chunk, &logits, grad_x.reborrow(), grad_w.reborrow())?;
     }
     Ok(())
-}
-
-#[track_caller]
-fn check_targets(targets: Targets<'_>, vocabulary: usize) {
-    let counted = targets
-        .ids
-        .iter()
-        .zip(targets.weights)
-        .filter(|(_, &weight)| weight != 0.0);
-    if let Some((id, _)) = counted.into_iter().find(|(&id, _)| id as usize >= vocabulary) {
-        panic!("target {id} is beyond a vocabulary of {vocabulary}");
-    }
 }

@@ -63,8 +63,7 @@ pub struct Gpu {
 
 // SAFETY: functions of a loaded module are handles that any thread may launch, once the device's context is bound to it (which `launch` does).
 unsafe impl Send for Gpu {}
-// SAFETY: as for `Send`; the cuBLAS handle is used for enqueueing under `Mutex` in `Gpu::of`'s users only through `&self` calls that cuBLAS documents
-// as safe from several threads.
+// SAFETY: as for `Send`; `CudaDevice` and `CudaBlas` are `Sync`, and the map of functions is only read.
 unsafe impl Sync for Gpu {}
 
 /// The GPUs in use, by ordinal. The kernels stay loaded until the program ends.

@@ -127,3 +127,12 @@ pub(crate) fn chunks<'a, R: Runtime>(
         })
     })
 }
+
+/// Panics if a target that counts is outside of the vocabulary.
+#[track_caller]
+pub(crate) fn check_targets(targets: &[u32], token_weights: &[f32], vocabulary: usize) {
+    let mut counted = targets.iter().zip(token_weights).filter(|(_, &weight)| weight != 0.0);
+    if let Some((id, _)) = counted.find(|(&id, _)| id as usize >= vocabulary) {
+        panic!("target {id} is beyond a vocabulary of {vocabulary}");
+    }
+}

@@ -310,18 +310,24 @@ fn distillation_and_its_gradients() {
                 numbers(3, tokens * teacher_hidden),
                 numbers(4, vocabulary * teacher_hidden),
             );
-            let (weights, temperature) = (token_weights(tokens), 1.5);
+            let weights = token_weights(tokens);
+            let ids: Vec<u32> = (0..tokens as u32).map(|n| n * 37 % vocabulary as u32).collect();
+            let lesson = cpu::distillation::Lesson {
+                targets: &ids,
+                token_weights: &weights,
+                teacher_share: 0.75,
+                temperature: 1.5,
+            };
             let student = cpu::distillation::Projection { x: &x, w: &w };
             let teacher = cpu::distillation::Projection { x: &tx, w: &tw };
-            let (want, want_lse) = cpu::distillation::forward(student, teacher, &weights, temperature);
+            let (want, want_lse) = cpu::distillation::forward(student, teacher, lesson);
 
             let arrays = [&x, &w, &tx, &tw].map(|numbers| s.array(numbers));
             let [dx, dw, dtx, dtw] = arrays.each_ref().map(|array| array.as_slice());
             let comparison = distillation::Comparison {
                 student: cross_entropy::Projection { x: dx, w: dw },
                 teacher: cross_entropy::Projection { x: dtx, w: dtw },
-                token_weights: &weights,
-                temperature,
+                lesson,
             };
             let (got, lse) = ok(distillation::forward(s, comparison));
             assert_eq!(got.weight, want.weight);
@@ -340,16 +346,7 @@ fn distillation_and_its_gradients() {
                 to_w.as_mut(),
             ));
             let (mut want_x, mut want_w) = (x.clone(), w.clone());
-            cpu::distillation::backward(
-                student,
-                teacher,
-                &weights,
-                temperature,
-                &want_lse,
-                0.5,
-                &mut want_x,
-                &mut want_w,
-            );
+            cpu::distillation::backward(student, teacher, lesson, &want_lse, 0.5, &mut want_x, &mut want_w);
             assert_close("grad_x", &ok(to_x.to_host(s)), &want_x, SUMS);
             assert_close("grad_w", &ok(to_w.to_host(s)), &want_w, SUMS);
         }
