@@ -128,6 +128,8 @@ fn load(device: &Arc<CudaDevice>) -> Result<BTreeMap<&'static str, sys::CUfuncti
     let options = cudarc::nvrtc::CompileOptions {
         // cudarc wants the name for ever; it is made once a device
         arch: Some(Box::leak(architecture.clone().into_boxed_str())),
+        // the sources say themselves what is fused: the same bits on the host and on the GPU
+        fmad: Some(false),
         ..Default::default()
     };
     let ptx = cudarc::nvrtc::compile_ptx_with_opts(source::translation_unit(), options)

@@ -11,6 +11,9 @@ use edkm_cuda::product::{Operation, Product};
 use edkm_cuda::{source, Argument, Array, Runtime};
 use tempfile::TempDir;
 
+/// The device of these tests.
+pub(crate) type Device = Simulator;
+
 /// The process.
 #[derive(Clone)]
 pub(crate) struct Simulator(Rc<RefCell<Pipes>>);
@@ -31,7 +34,7 @@ pub(crate) struct Memory {
 static PROGRAM: OnceLock<Option<TempDir>> = OnceLock::new();
 
 /// A fresh simulator; none, with a line that says so, where no C++ compiler is.
-pub(crate) fn simulator() -> Option<Simulator> {
+pub(crate) fn device() -> Option<Device> {
     let program = PROGRAM.get_or_init(compile).as_ref()?.path().join("simulator");
     let mut child = Command::new(program)
         .stdin(Stdio::piped())
@@ -54,7 +57,7 @@ fn compile() -> Option<TempDir> {
         return None;
     }
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/host");
+    let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/device");
     let entries: String = source::kernels().map(|name| format!("EDKM_ENTRY({name})\n")).collect();
     std::fs::write(folder.path().join("kernels.h"), source::translation_unit()).expect("kernels.h");
     std::fs::write(folder.path().join("entries.h"), entries).expect("entries.h");

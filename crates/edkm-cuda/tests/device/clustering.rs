@@ -1,6 +1,6 @@
-//! The passes over clustered weights against their definitions, with the CUDA sources run on the host.
+//! The passes over clustered weights against their definitions, on the device of the build.
 
-use crate::simulator::simulator;
+use crate::device::device;
 use edkm_cuda::clustering::{count, look_up, multiply_add, sum_by_key, Half, KEYS};
 use edkm_testkit::assert_bitwise_equal;
 use half::{bf16, f16};
@@ -38,7 +38,7 @@ fn weights(len: usize) -> Vec<f32> {
 
 #[test]
 fn counts_are_those_of_the_rounded_weights() {
-    let Some(s) = simulator() else { return };
+    let Some(s) = device() else { return };
     for half in [Half::Bf16, Half::F16] {
         for len in [1, 12, 300, 40_000] {
             let weights = weights(len);
@@ -56,7 +56,7 @@ fn counts_are_those_of_the_rounded_weights() {
 
 #[test]
 fn sums_by_key_are_exact_to_their_unit() {
-    let Some(s) = simulator() else { return };
+    let Some(s) = device() else { return };
     for half in [Half::Bf16, Half::F16] {
         for (len, size) in [(1, 1.0), (300, 1e-30), (40_000, 3e3)] {
             let weights = weights(len);
@@ -87,7 +87,7 @@ fn sums_by_key_are_exact_to_their_unit() {
 
 #[test]
 fn tables_are_looked_up_by_key() {
-    let Some(s) = simulator() else { return };
+    let Some(s) = device() else { return };
     for half in [Half::Bf16, Half::F16] {
         let weights = weights(3000);
         let dweights = s.array(&weights);

@@ -1,6 +1,6 @@
-//! Every op against the CPU's kernels, with the CUDA sources run on the host.
+//! Every op against the CPU's kernels, on the device of the build.
 
-use crate::simulator::{simulator, Simulator};
+use crate::device::{device, Device};
 use edkm_cuda::product::Accumulate;
 use edkm_cuda::{
     adamw, attention, cross_entropy, distillation, elementwise, embedding, product, rms_norm, rotary, swiglu,
@@ -24,10 +24,10 @@ fn random(seed: u64, len: usize) -> Vec<f32> {
 /// Both sum in f32, in different orders.
 const SUMS: f64 = 2e-6;
 
-/// Runs a test with a simulator, where there is one.
-fn on_simulator(test: impl FnOnce(&Simulator)) {
-    if let Some(simulator) = simulator() {
-        test(&simulator);
+/// Runs a test on the device, where there is one.
+fn on_device(test: impl FnOnce(&Device)) {
+    if let Some(device) = device() {
+        test(&device);
     }
 }
 
@@ -38,7 +38,7 @@ fn ok<T>(result: Result<T, std::convert::Infallible>) -> T {
 
 #[test]
 fn sums_of_matrices_and_rows() {
-    on_simulator(|s| {
+    on_device(|s| {
         // less than a block, whole blocks, and some more; more rows than one piece
         for (rows, width) in [(1, 1), (3, 5), (64, 4), (200, 7), (65, 300)] {
             let (x, y, bias) = (random(1, rows * width), random(2, rows * width), random(3, width));
@@ -75,7 +75,7 @@ fn sums_of_matrices_and_rows() {
 
 #[test]
 fn products_in_all_arrangements() {
-    on_simulator(|s| {
+    on_device(|s| {
         for [m, n, k] in [[1, 1, 1], [2, 3, 5], [7, 4, 9], [16, 33, 8]] {
             for accumulate in [Accumulate::Overwrite, Accumulate::Add] {
                 let (a, b, c) = (random(1, m * k), random(2, n * k), random(3, m * n));
@@ -105,7 +105,7 @@ fn products_in_all_arrangements() {
 
 #[test]
 fn rms_norm_and_its_gradient() {
-    on_simulator(|s| {
+    on_device(|s| {
         let eps = 1e-5;
         for (rows, width) in [(1, 3), (4, 256), (5, 300), (130, 20)] {
             let (x, weight, grad) = (random(1, rows * width), random(2, width), random(3, rows * width));
@@ -142,7 +142,7 @@ fn rms_norm_and_its_gradient() {
 
 #[test]
 fn rotary_there_and_back() {
-    on_simulator(|s| {
+    on_device(|s| {
         for (batch, seq, heads, half) in [(1, 1, 1, 1), (2, 5, 3, 4), (3, 40, 2, 16)] {
             let frequencies: Vec<f64> = (0..half).map(|i| 100f64.powf(-(i as f64) / half as f64)).collect();
             // a table of more positions than are used
@@ -166,7 +166,7 @@ fn rotary_there_and_back() {
 
 #[test]
 fn swiglu_and_its_gradients() {
-    on_simulator(|s| {
+    on_device(|s| {
         for len in [1, 255, 256, 1000] {
             let gate: Vec<f32> = random(1, len).iter().map(|x| 20.0 * x).collect();
             let (up, grad) = (random(2, len), random(3, len));
@@ -195,7 +195,7 @@ fn swiglu_and_its_gradients() {
 
 #[test]
 fn embedding_rows_and_their_gradient() {
-    on_simulator(|s| {
+    on_device(|s| {
         for (vocabulary, width, tokens) in [(1, 1, 1), (5, 3, 20), (300, 17, 90)] {
             let ids: Vec<u32> = (0..tokens as u32).map(|i| i * i % vocabulary as u32).collect();
             let (table, grad) = (random(1, vocabulary * width), random(2, tokens * width));
@@ -216,7 +216,7 @@ fn embedding_rows_and_their_gradient() {
 
 #[test]
 fn adamw_steps_and_the_norm() {
-    on_simulator(|s| {
+    on_device(|s| {
         let len = 1000;
         let (mut parameter, mut first, mut second) = (random(1, len), vec![0.0; len], vec![0.0; len]);
         let (mut dparameter, mut dfirst, mut dsecond) = (s.array(&parameter), s.array(&first), s.array(&second));
@@ -259,7 +259,7 @@ fn token_weights(tokens: usize) -> Vec<f32> {
 
 #[test]
 fn cross_entropy_and_its_gradients() {
-    on_simulator(|s| {
+    on_device(|s| {
         for (tokens, hidden, vocabulary) in [(1, 2, 3), (7, 8, 300), (10, 5, 1000)] {
             let x: Vec<f32> = random(1, tokens * hidden).iter().map(|x| 4.0 * x).collect();
             let w = random(2, vocabulary * hidden);
@@ -302,7 +302,7 @@ fn cross_entropy_and_its_gradients() {
 
 #[test]
 fn distillation_and_its_gradients() {
-    on_simulator(|s| {
+    on_device(|s| {
         for (tokens, hidden, teacher_hidden, vocabulary) in [(1, 2, 3, 4), (7, 8, 6, 300)] {
             let numbers = |seed, len| random(seed, len).iter().map(|x| 2.0 * x).collect::<Vec<f32>>();
             let (x, w) = (numbers(1, tokens * hidden), numbers(2, vocabulary * hidden));
@@ -355,7 +355,7 @@ fn distillation_and_its_gradients() {
 
 #[test]
 fn attention_and_its_gradients() {
-    on_simulator(|s| {
+    on_device(|s| {
         // around the tile of 16, with and without groups, heads narrower and wider than a tile
         for (batch, seq, heads, kv_heads, head_dim) in
             [(1, 1, 1, 1, 2), (2, 5, 4, 2, 8), (1, 16, 2, 1, 20), (1, 37, 2, 2, 128)]
