@@ -1,6 +1,6 @@
 //! The loss that makes a student's distribution follow a teacher's, with both output projections in chunks of tokens.
 //!
-//! For each token, T^2 (a KL(softmax(t / T) || softmax(s / T)) - (1 - a) log softmax(s / T)[target]) with teacher logits t, student
+//! For each token, `T^2 (a KL(softmax(t / T) || softmax(s / T)) - (1 - a) log softmax(s / T)[target])` with teacher logits t, student
 //! logits s and the text's token as target: a share `a` is learned from the teacher, the rest from the text. The factor T^2 keeps the
 //! gradient's size independent of the temperature T.
 //!
