@@ -1,0 +1,114 @@
+use std::sync::Arc;
+
+use dfdx_edkm::{backward, StoreTape};
+use edkm_kernels::rotary::Table;
+use edkm_llama::model::AttentionSettings;
+use edkm_store::Store;
+use edkm_testkit::assert_close;
+
+use super::*;
+
+const BATCH: usize = 2;
+const SEQ: usize = 7;
+const HIDDEN: usize = 24;
+const HEAD: usize = 6;
+const KV_HEADS: usize = 2;
+const FEATURES: usize = 40;
+
+fn projection(dev: &Cpu, outputs: usize, inputs: usize) -> Projection<usize, usize, Cpu> {
+    let weight: Tensor<_, f32, _> = dev.sample_normal_like(&(outputs, inputs));
+    Projection {
+        weight: weight * (inputs as f32).sqrt().recip(),
+        bias: None,
+        clustering: None,
+    }
+}
+
+fn norm(dev: &Cpu) -> RmsNorm<usize, f32, Cpu> {
+    let weight: Tensor<_, f32, _> = dev.sample_normal_like(&(HIDDEN,));
+    RmsNorm {
+        weight: weight * 0.1 + 1.0,
+        eps: 1e-5,
+    }
+}
+
+fn fused(dev: &Cpu, heads: usize, kv_heads: usize) -> FusedDecoderLayer {
+    let frequencies: Vec<f64> = (0..HEAD / 2).map(|j| 0.3f64.powi(j as i32)).collect();
+    DecoderLayer {
+        input_norm: norm(dev),
+        query: projection(dev, heads * HEAD, HIDDEN),
+        key: projection(dev, kv_heads * HEAD, HIDDEN),
+        value: projection(dev, kv_heads * HEAD, HIDDEN),
+        output: projection(dev, HIDDEN, heads * HEAD),
+        post_attention_norm: norm(dev),
+        gate: projection(dev, FEATURES, HIDDEN),
+        up: projection(dev, FEATURES, HIDDEN),
+        down: projection(dev, HIDDEN, FEATURES),
+        attention: AttentionSettings {
+            heads,
+            kv_heads,
+            head_dim: HEAD,
+            rotary: Arc::new(Table::new(&frequencies, 2 * SEQ)),
+        },
+    }
+}
+
+/// The output, then the gradients of x and of every weight.
+fn run<M>(
+    layer: &M,
+    weights: &FusedDecoderLayer,
+    x: &Tensor<(usize, usize, usize), f32, Cpu>,
+) -> Vec<(&'static str, Vec<f32>)>
+where
+    M: Module<
+        Tensor<(usize, usize, usize), f32, Cpu, StoreTape<f32, Cpu>>,
+        Output = Tensor<(usize, usize, usize), f32, Cpu, StoreTape<f32, Cpu>>,
+        Error = CpuError,
+    >,
+{
+    let tape = StoreTape::new(Store::memory(), Gradients::leaky());
+    let (y, tape) = layer.forward(x.clone().put_tape(tape)).split_tape();
+    let output = y.as_vec();
+    // a loss whose gradient differs from number to number
+    let loss = y.put_tape(tape).sin().square().mean::<Rank0, _>();
+    let grads = backward(loss).expect("the backward pass runs");
+    vec![
+        ("y", output),
+        ("x", grads.get(x).as_vec()),
+        ("input_norm", grads.get(&weights.input_norm.weight).as_vec()),
+        ("query", grads.get(&weights.query.weight).as_vec()),
+        ("key", grads.get(&weights.key.weight).as_vec()),
+        ("value", grads.get(&weights.value.weight).as_vec()),
+        ("output", grads.get(&weights.output.weight).as_vec()),
+        (
+            "post_attention_norm",
+            grads.get(&weights.post_attention_norm.weight).as_vec(),
+        ),
+        ("gate", grads.get(&weights.gate.weight).as_vec()),
+        ("up", grads.get(&weights.up.weight).as_vec()),
+        ("down", grads.get(&weights.down.weight).as_vec()),
+    ]
+}
+
+#[test]
+fn the_stock_layer_computes_what_the_fused_one_does_forward_and_backward() {
+    let dev = Cpu::seed_from_u64(5);
+    for heads in [2 * KV_HEADS, KV_HEADS] {
+        let fused = fused(&dev, heads, KV_HEADS);
+        let stock = StockDecoderLayer::like(&fused).expect("no bias");
+        let x = dev.sample_normal_like(&(BATCH, SEQ, HIDDEN));
+        for ((name, got), (_, want)) in run(&stock, &fused, &x).into_iter().zip(run(&fused, &fused, &x)) {
+            assert!(want.iter().any(|&number| number != 0.0), "{name} of {heads} heads");
+            // sums of at most some hundred products of order one, in another order
+            assert_close(&format!("{name} of {heads} heads"), &got, &want, 2e-5);
+        }
+    }
+}
+
+#[test]
+fn a_bias_is_refused_by_name() {
+    let dev = Cpu::default();
+    let mut layer = fused(&dev, 2, 2);
+    layer.value.bias = Some(dev.zeros_like(&(2 * HEAD,)));
+    assert_eq!(StockDecoderLayer::like(&layer).unwrap_err(), HasBias { name: "v_proj" });
+}
