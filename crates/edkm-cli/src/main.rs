@@ -7,12 +7,14 @@ mod commands;
 mod console;
 mod embedded;
 mod progress;
+mod started;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 
 use args::{Args, Command};
+use edkm_train::TrainError;
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -25,6 +27,10 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
+            if let Some(stopped @ TrainError::Interrupted { .. }) = error.downcast_ref() {
+                eprintln!("{stopped}");
+                return ExitCode::from(progress::INTERRUPTED);
+            }
             eprintln!("error: {}", commands::Chain(error.as_ref()));
             ExitCode::FAILURE
         }
@@ -33,7 +39,7 @@ fn main() -> ExitCode {
 
 fn run(args: Args) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     match args.command {
-        Command::Finetune(args) => commands::finetune::run(args),
+        Command::Finetune(args) => commands::finetune::run(*args),
         Command::Compress(args) => commands::compress::run(args),
         Command::Eval(args) => commands::eval::run(args),
         Command::Generate(args) => commands::generate::run(args),

@@ -1,12 +1,19 @@
 //! How a run is shown: a bar on a terminal, plain lines elsewhere.
 
 use std::io::IsTerminal;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use edkm_train::run::{Observer, Stage, StepReport};
 use indicatif::{ProgressBar, ProgressStyle};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag::{register, register_conditional_shutdown};
 
 use crate::console::Output;
+
+/// The exit code of a run that was interrupted.
+pub const INTERRUPTED: u8 = 130;
 
 /// Plain lines come at most this often.
 const LINE_EVERY: Duration = Duration::from_secs(5);
@@ -17,6 +24,7 @@ pub struct Progress {
     bar: Option<ProgressBar>,
     terminal: bool,
     last_line: Instant,
+    interrupted: Arc<AtomicBool>,
 }
 
 impl Progress {
@@ -27,7 +35,18 @@ impl Progress {
             bar: None,
             terminal: std::io::stderr().is_terminal(),
             last_line: Instant::now(),
+            interrupted: Arc::default(),
         }
+    }
+
+    /// The first interrupt or terminate signal ends the run after its step; the second ends the process at once.
+    pub fn with_signals(self) -> std::io::Result<Self> {
+        for signal in [SIGINT, SIGTERM] {
+            // in this order: the first signal finds the flag still down
+            register_conditional_shutdown(signal, INTERRUPTED.into(), self.interrupted.clone())?;
+            register(signal, self.interrupted.clone())?;
+        }
+        Ok(self)
     }
 
     fn clear(&mut self) {
@@ -44,6 +63,10 @@ impl Drop for Progress {
 }
 
 impl Observer for Progress {
+    fn interrupted(&self) -> bool {
+        self.interrupted.load(Ordering::Relaxed)
+    }
+
     fn stage(&mut self, stage: Stage) {
         self.clear();
         if self.terminal {

@@ -144,6 +144,46 @@ pub enum TrainError {
         /// What it may be.
         expected: &'static str,
     },
+    /// The run was asked to stop, and can go on.
+    #[error("stopped after {step} of {steps} steps; go on with: edkm finetune --resume {}", out.display())]
+    Interrupted {
+        /// Steps that are done.
+        step: u64,
+        /// Steps of the whole run.
+        steps: u64,
+        /// The folder that the run will write.
+        out: PathBuf,
+    },
+    /// A run that was not finished would be lost.
+    #[error("{} holds the checkpoints of a run that was not finished; go on with: edkm finetune --resume {} (or give --overwrite to begin anew)", folder.display(), out.display())]
+    Unfinished {
+        /// The folder of the run.
+        folder: PathBuf,
+        /// The folder that the run will write.
+        out: PathBuf,
+    },
+    /// There is nothing to resume.
+    #[error("{}: no checkpoint that can be used{}", folder.display(), reasons(damaged))]
+    NoCheckpoint {
+        /// The folder of the run.
+        folder: PathBuf,
+        /// What was wrong with each that is there.
+        damaged: Vec<String>,
+    },
+    /// A run checkpoint is torn or altered.
+    #[error("{}: {reason}", path.display())]
+    RunCheckpoint {
+        /// The checkpoint.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The model or the validation text is not the one that the run began with.
+    #[error("the {what} is not the one that this run began with; put it back, or begin anew with --overwrite")]
+    Changed {
+        /// What changed.
+        what: &'static str,
+    },
     /// A saved data position belongs to other data or another window length.
     #[error("the saved data position does not fit: its {what} is {saved}, that of this run {current}; resume with the same data files and settings")]
     Position {
@@ -161,6 +201,10 @@ impl TrainError {
         let path = path.to_path_buf();
         move |source| Self::Io { action, path, source }
     }
+}
+
+fn reasons(damaged: &[String]) -> String {
+    damaged.iter().map(|reason| format!("; {reason}")).collect()
 }
 
 fn list(paths: &[PathBuf]) -> String {

@@ -84,6 +84,14 @@ impl MetricsWriter {
         })
     }
 
+    /// Makes all lines durable.
+    ///
+    /// # Errors
+    /// If the system refuses.
+    pub fn sync(&self) -> Result<(), TrainError> {
+        self.file.sync_data().map_err(TrainError::io("sync", &self.path))
+    }
+
     /// Writes the line of a step, whole.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! `edkm finetune`
 
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args as ClapArgs};
@@ -63,6 +64,15 @@ pub struct FinetuneArgs {
     /// Folder to write; without it a new one, edkm-out
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
+    /// Write a checkpoint of the run into OUT.run every N steps; without it only when the run is interrupted
+    #[arg(long, value_name = "N")]
+    pub checkpoint_every: Option<NonZeroU64>,
+    /// Checkpoints that stay, the newest
+    #[arg(long, value_name = "K", default_value_t = 2)]
+    pub keep: usize,
+    /// Go on with the run that was to write OUT, from its newest whole checkpoint; all else is as it was started
+    #[arg(long, value_name = "OUT", exclusive = true)]
+    pub resume: Option<PathBuf>,
     /// Replace OUT if it holds a model
     #[arg(long)]
     pub overwrite: bool,

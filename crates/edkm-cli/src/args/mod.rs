@@ -40,7 +40,7 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Fine-tune a LLaMA with clustered weights and write the compressed model
-    Finetune(FinetuneArgs),
+    Finetune(Box<FinetuneArgs>),
     /// Compress a LLaMA without training
     Compress(CompressArgs),
     /// Measure the perplexity of a model on a text

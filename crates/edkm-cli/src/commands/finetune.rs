@@ -6,6 +6,7 @@ use dfdx::prelude::*;
 use edkm_llama::checkpoint::Overwrite;
 use edkm_llama::model::Recompute;
 use edkm_store::StoreSpec;
+use edkm_train::run::checkpoint::{CheckpointSettings, Start};
 use edkm_train::run::{finetune, free_folder, DataSource, FinetuneOutcome, FinetuneSettings, Measure, Objective};
 
 use super::Failure;
@@ -13,11 +14,19 @@ use crate::args::FinetuneArgs;
 use crate::console::{bytes, Output};
 use crate::embedded;
 use crate::progress::Progress;
+use crate::started::Started;
 
 /// The folder that is written if none is named.
 const DEFAULT_OUT: &str = "edkm-out";
 
 pub fn run(args: FinetuneArgs) -> Result<(), Failure> {
+    let (args, start, started) = match &args.resume {
+        None => (args, Start::Fresh, Started::now()?),
+        Some(out) => {
+            let (args, started) = Started::read(out)?;
+            (args, Start::Resume, started)
+        }
+    };
     let output = Output::new(args.json);
     let embedded_folder = match &args.model_dir {
         Some(_) => None,
@@ -27,11 +36,18 @@ pub fn run(args: FinetuneArgs) -> Result<(), Failure> {
             Some(folder)
         }
     };
-    let settings = settings(&args, embedded_folder.as_ref().map(|folder| folder.path()))?;
+    let mut settings = settings(&args, embedded_folder.as_ref().map(|folder| folder.path()))?;
+    settings.out = started.out.clone().unwrap_or(std::path::absolute(&settings.out)?);
+    settings.checkpoints = CheckpointSettings {
+        every: args.checkpoint_every,
+        keep: args.keep,
+        start,
+        arguments: started.with_out(&settings.out)?,
+    };
     let device = Cpu::default();
     // freed memory goes back: what is measured is what is held
     device.disable_cache();
-    let outcome = finetune(&settings, &device, &mut Progress::new(output))?;
+    let outcome = finetune(&settings, &device, &mut Progress::new(output).with_signals()?)?;
     show(output, &settings, &outcome);
     output.json(&outcome)?;
     Ok(())
@@ -95,6 +111,7 @@ fn settings(args: &FinetuneArgs, embedded_folder: Option<&Path>) -> Result<Finet
         } else {
             Overwrite::Refuse
         },
+        checkpoints: CheckpointSettings::default(),
     })
 }
 

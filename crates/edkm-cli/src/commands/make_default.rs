@@ -8,6 +8,7 @@ use edkm_llama::config::{LlamaConfig, CONFIG_FILE};
 use edkm_llama::model::{DynamicLlama, Recompute};
 use edkm_store::Store;
 use edkm_train::init::random_weights;
+use edkm_train::run::checkpoint::CheckpointSettings;
 use edkm_train::run::{finetune, DataSource, FinetuneSettings, Measure, Objective};
 use edkm_train::synthetic::{self, Split};
 
@@ -68,6 +69,7 @@ pub fn run(args: MakeDefaultArgs) -> Result<(), Failure> {
         } else {
             Overwrite::Refuse
         },
+        checkpoints: CheckpointSettings::default(),
     };
     let outcome = finetune(&settings, &device, &mut Progress::new(Output::Human))?;
     println!(

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use dfdx::prelude::*;
-use dfdx_edkm::optim::AdamWConfig;
+use dfdx_edkm::optim::{AdamW, AdamWConfig};
 use dfdx_edkm::{EdkmDevice, ParameterKind, ParameterVisitor, Parameters};
 use edkm_llama::checkpoint::{copy_companions, Checkpoint, Dtype, FloatDtype, OutputDir, Overwrite, Sharding};
 use edkm_llama::config::LlamaConfig;
@@ -12,16 +12,17 @@ use edkm_llama::model::{DynamicLlama, PalettizedParameter, Recompute};
 use edkm_llama::names::Parameter;
 use edkm_store::{Backend, Store};
 
+use super::checkpoint::{model_fingerprint, run_folder, CheckpointSettings, RunFolder, RunState, Start};
 use super::{report, Baseline, ClusterSettings, FinetuneOutcome, Observer, Sizes, Stage, StepReport};
 use crate::compress::{compress, with_palettes, Method};
-use crate::data::sampler::WindowSampler;
+use crate::data::sampler::{Position, WindowSampler};
 use crate::data::windows::check_length;
 use crate::data::TokenStream;
 use crate::evaluate::perplexity;
 use crate::memory::peak_resident_bytes;
-use crate::metrics::{MetricsWriter, StepMetrics, Throughput};
+use crate::metrics::{self, MetricsWriter, StepMetrics, Throughput};
 use crate::schedule::LearningRate;
-use crate::trainer::{Trainer, TrainerSettings};
+use crate::trainer::{set_temperature, Trainer, TrainerSettings};
 use crate::{Tokenizer, TrainError};
 
 /// Where text comes from.
@@ -96,6 +97,8 @@ pub struct FinetuneSettings {
     pub out: PathBuf,
     /// What happens to one that is there.
     pub overwrite: Overwrite,
+    /// When the run writes checkpoints, and whether it goes on from one.
+    pub checkpoints: CheckpointSettings,
 }
 
 /// Tokens of the validation text that the sample begins with.
@@ -115,7 +118,14 @@ pub fn finetune<D: EdkmDevice>(
 ) -> Result<FinetuneOutcome, TrainError> {
     let start = Instant::now();
     // refused before any work
-    let out = OutputDir::create(&settings.out, settings.overwrite)?;
+    drop(OutputDir::create(&settings.out, settings.overwrite)?);
+    let resumed = match settings.checkpoints.start {
+        Start::Fresh => {
+            RunFolder::check(&settings.out, settings.overwrite)?;
+            None
+        }
+        Start::Resume => Some(newest(&settings.out)?),
+    };
     let learning_rate = LearningRate::cosine(settings.learning_rate, settings.steps)?;
     check_objective(settings.objective)?;
     observer.stage(Stage::LoadModel);
@@ -137,11 +147,22 @@ pub fn finetune<D: EdkmDevice>(
     let evaluate = |model: &DynamicLlama<D>, observer: &mut dyn FnMut(f64)| {
         perplexity(model, &validation, settings.sequence, observer)
     };
-    let before = evaluate(&model, &mut |share| observer.progress(share))?;
-    observer.result(&format!(
-        "perplexity {:.4} on {} tokens",
-        before.perplexity, before.tokens
-    ));
+    let (model_before, validation_print) = (model_fingerprint(&mut model), validation.fingerprint());
+    let perplexity_before = match &resumed {
+        Some((_, state)) => {
+            same("model", state.model, model_before)?;
+            same("validation text", state.validation, validation_print)?;
+            state.perplexity_before
+        }
+        None => {
+            let before = evaluate(&model, &mut |share| observer.progress(share))?;
+            observer.result(&format!(
+                "perplexity {:.4} on {} tokens",
+                before.perplexity, before.tokens
+            ));
+            before.perplexity
+        }
+    };
 
     // shares the weights' memory until the first step changes them
     let teacher = match settings.objective {
@@ -154,10 +175,17 @@ pub fn finetune<D: EdkmDevice>(
     let mut baselines = Vec::new();
     if let (Measure::Yes, Some(clustering)) = (settings.baselines, &settings.clustering) {
         observer.stage(Stage::EvaluateBaselines);
-        for (method, name) in [
+        for (index, (method, name)) in [
             (Method::RoundToNearest, "rounding to nearest"),
             (Method::KMeans, "k-means"),
-        ] {
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            if let Some(&known) = resumed.as_ref().and_then(|(_, state)| state.baselines.get(index)) {
+                baselines.push(Baseline::new(method, known));
+                continue;
+            }
             let palettes = compress(&mut model, method, clustering.palette_dtype)?;
             let measured = evaluate(&with_palettes(&model, &palettes)?, &mut |share| {
                 observer.progress(share)
@@ -178,21 +206,70 @@ pub fn finetune<D: EdkmDevice>(
         batch: settings.batch,
         accumulate: settings.accumulate,
     };
-    let mut trainer = Trainer::new(model, device.clone(), trainer_settings, settings.store.clone());
+    let first = resumed.as_ref().map_or(0, |(_, state)| state.step);
+    let mut trainer = match &resumed {
+        None => Trainer::new(model, device.clone(), trainer_settings, settings.store.clone()),
+        Some((path, state)) => {
+            RunFolder::restore(path, state, &mut model)?;
+            let optimizer =
+                AdamW::from_state(device.clone(), state.optimizer.clone()).map_err(|error| TrainError::Device {
+                    reason: error.to_string(),
+                })?;
+            sampler = WindowSampler::resume(&training, settings.sequence, state.position)?;
+            // what the step before left in the clusterings, should there be no step to come
+            if let (Some(schedule), Some(last)) = (trainer_settings.temperature, first.checked_sub(1)) {
+                set_temperature(&mut model, schedule.unit(), schedule.at(last));
+            }
+            Trainer::resume(model, optimizer, trainer_settings, settings.store.clone(), first)
+        }
+    };
     if let Some((teacher, share)) = teacher {
         trainer = trainer.with_teacher(teacher, share);
     }
-    if settings.clustering.as_ref().is_some_and(|c| c.from_step > 0) {
+    if settings
+        .clustering
+        .as_ref()
+        .is_some_and(|c| c.from_step > 0 && first <= c.from_step)
+    {
         trainer.model.set_clustering(&|_: &Parameter| None);
     }
+    let folder = match settings.checkpoints.start {
+        Start::Fresh => RunFolder::begin(&settings.out, settings.overwrite, &settings.checkpoints.arguments)?,
+        Start::Resume => RunFolder::open(&settings.out),
+    };
+    let earlier = resumed
+        .as_ref()
+        .map_or((0.0, 0.0), |(_, state)| (state.seconds, state.training_seconds));
+    drop(resumed);
     let training_start = Instant::now();
-    let steps = train(&mut trainer, &mut sampler, settings, out.path(), observer)?;
-    let training_seconds = training_start.elapsed().as_secs_f64();
+    let state = |trainer: &Trainer<D>, position| {
+        let optimizer = trainer.optimizer().state().map_err(|error| TrainError::Device {
+            reason: error.to_string(),
+        })?;
+        Ok(RunState {
+            program: env!("CARGO_PKG_VERSION").to_owned(),
+            step: trainer.step_count(),
+            optimizer,
+            clusterings: Default::default(),
+            position,
+            model: model_before,
+            validation: validation_print,
+            perplexity_before,
+            baselines: baselines.iter().map(|baseline| baseline.perplexity).collect(),
+            training_seconds: earlier.1 + training_start.elapsed().as_secs_f64(),
+            seconds: earlier.0 + start.elapsed().as_secs_f64(),
+        })
+    };
+    let steps = train(&mut trainer, &mut sampler, settings, &folder, &state, observer)?;
+    let training_seconds = earlier.1 + training_start.elapsed().as_secs_f64();
     let store = trainer.store().report();
     let mut model = trainer.model;
     let clustering_bytes = clustering_bytes(&mut model);
 
     observer.stage(Stage::Save);
+    let out = OutputDir::create(&settings.out, settings.overwrite)?;
+    let metrics = folder.metrics();
+    std::fs::copy(&metrics, out.path().join("metrics.jsonl")).map_err(TrainError::io("copy", &metrics))?;
     let palettes = match &settings.clustering {
         Some(clustering) => model.palettize(clustering.palette_dtype)?,
         None => Vec::new(),
@@ -215,7 +292,7 @@ pub fn finetune<D: EdkmDevice>(
     let sample = report::sample(prompt.trim(), &settings.model_dir, out.path())?;
 
     let outcome = FinetuneOutcome {
-        perplexity_before: before.perplexity,
+        perplexity_before,
         perplexity_after: after.perplexity,
         perplexity_uncompressed: None,
         bits_per_weight: sizes(&palettes).bits_per_weight(),
@@ -223,7 +300,7 @@ pub fn finetune<D: EdkmDevice>(
         size_before_bytes,
         steps: settings.steps,
         tokens: steps.iter().map(|step| step.tokens).sum(),
-        seconds: start.elapsed().as_secs_f64(),
+        seconds: earlier.0 + start.elapsed().as_secs_f64(),
         training_seconds,
         peak_rss_bytes: peak_resident_bytes(),
         saved_bytes_peak: store.peak_bytes,
@@ -236,7 +313,24 @@ pub fn finetune<D: EdkmDevice>(
     let page = report::data(settings, &outcome, steps, &store, sample, out.path())?;
     report::write(&page, out.path())?;
     out.commit()?;
+    folder.remove()?;
     Ok(outcome)
+}
+
+/// The newest checkpoint of the run that writes `out`. A warning names those that cannot be used, and the one that is.
+fn newest(out: &Path) -> Result<(PathBuf, RunState), TrainError> {
+    let (path, state, damaged) = RunFolder::open(out).newest()?;
+    for reason in damaged {
+        tracing::warn!("{reason}; going on from {}", path.display());
+    }
+    Ok((path, state))
+}
+
+fn same(what: &'static str, saved: u64, current: u64) -> Result<(), TrainError> {
+    match saved == current {
+        true => Ok(()),
+        false => Err(TrainError::Changed { what }),
+    }
 }
 
 fn check_objective(objective: Objective) -> Result<(), TrainError> {
@@ -292,18 +386,44 @@ fn document_beginning<'a>(stream: &'a TokenStream, tokenizer: &Tokenizer) -> &'a
     &tokens[begins..tokens.len().min(begins + PROMPT_TOKENS)]
 }
 
+/// The state of a run, from its trainer and its place in the data.
+type StateOf<'a, D> = dyn Fn(&Trainer<D>, Position) -> Result<RunState, TrainError> + 'a;
+
 /// All steps; their figures go to `metrics.jsonl` as they come.
 fn train<D: EdkmDevice>(
     trainer: &mut Trainer<D>,
     sampler: &mut WindowSampler<'_>,
     settings: &FinetuneSettings,
-    out: &Path,
+    folder: &RunFolder,
+    state: &StateOf<'_, D>,
     observer: &mut impl Observer,
 ) -> Result<Vec<StepMetrics>, TrainError> {
-    let mut writer = MetricsWriter::create(&out.join("metrics.jsonl"))?;
+    let mut writer = MetricsWriter::resume(&folder.metrics(), trainer.step_count())?;
     let mut throughput = Throughput::default();
-    let mut steps = Vec::new();
-    while trainer.step_count() < settings.steps {
+    let mut steps = metrics::read(&folder.metrics())?;
+    let mut saved = trainer.step_count();
+    loop {
+        let (done, interrupted) = (trainer.step_count(), observer.interrupted());
+        let due = settings
+            .checkpoints
+            .every
+            .is_some_and(|every| done % every == 0 || done == settings.steps);
+        if interrupted || (due && done != saved) {
+            writer.sync()?;
+            let state = state(trainer, sampler.position())?;
+            folder.save(state, &mut trainer.model, settings.checkpoints.keep)?;
+            saved = done;
+        }
+        if interrupted {
+            return Err(TrainError::Interrupted {
+                step: done,
+                steps: settings.steps,
+                out: settings.out.clone(),
+            });
+        }
+        if done >= settings.steps {
+            return Ok(steps);
+        }
         let start = Instant::now();
         if let Some(clustering) = &settings.clustering {
             if clustering.from_step > 0 && clustering.from_step == trainer.step_count() {
@@ -334,7 +454,6 @@ fn train<D: EdkmDevice>(
         });
         steps.push(metrics);
     }
-    Ok(steps)
 }
 
 /// The type that weights which are not clustered are written in: the one they came in.
@@ -401,7 +520,7 @@ pub fn free_folder(base: &Path) -> PathBuf {
     let name = base.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let mut candidate = base.to_path_buf();
     let mut number = 1;
-    while taken(&candidate) {
+    while taken(&candidate) || run_folder(&candidate).exists() {
         number += 1;
         candidate = base.with_file_name(format!("{name}-{number}"));
     }

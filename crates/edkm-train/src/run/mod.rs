@@ -1,5 +1,6 @@
 //! A whole fine-tuning run: a model in, a folder with the clustered model out.
 
+pub mod checkpoint;
 mod clustering;
 mod compress_folder;
 mod finetune;

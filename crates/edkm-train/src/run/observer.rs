@@ -61,6 +61,10 @@ pub trait Observer {
     fn step(&mut self, report: &StepReport);
     /// The current part has ended with a result worth a line.
     fn result(&mut self, line: &str);
+    /// Whether the run shall end after the present step, with a checkpoint. Asked between steps.
+    fn interrupted(&self) -> bool {
+        false
+    }
 }
 
 /// Tells nobody.

@@ -1,0 +1,220 @@
+//! Runs that are killed, interrupted or damaged, and go on.
+
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::common::{edkm, json, Workshop};
+
+const STEPS: usize = 12;
+
+/// A run with a checkpoint at every other step. Its clustering begins late, and its last step has a checkpoint.
+fn run(shop: &Workshop) -> Command {
+    let mut command = edkm();
+    command.arg("finetune").arg(shop.model()).arg("--data").arg(shop.text());
+    command.arg("--out").arg(shop.out());
+    command.args([
+        "--steps",
+        "12",
+        "--seq",
+        "32",
+        "--batch",
+        "2",
+        "--eval-tokens",
+        "100",
+        "--checkpoint-every",
+        "2",
+        "--cluster-from",
+        "3",
+        "--json",
+    ]);
+    command
+}
+
+fn resume(shop: &Workshop) -> Command {
+    let mut command = edkm();
+    command.arg("finetune").arg("--resume").arg(shop.out());
+    command
+}
+
+fn quiet(command: &mut Command) -> Child {
+    command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+fn run_folder(shop: &Workshop) -> PathBuf {
+    shop.path("out.run")
+}
+
+fn model(shop: &Workshop) -> Vec<u8> {
+    std::fs::read(shop.out().join("model.safetensors")).unwrap()
+}
+
+/// What the steps computed, without what the clock and the system say.
+fn steps(shop: &Workshop) -> Vec<serde_json::Value> {
+    let text = std::fs::read_to_string(shop.out().join("metrics.jsonl")).unwrap();
+    let line = |line| {
+        let mut value: serde_json::Value = serde_json::from_str(line).unwrap();
+        for key in ["tokens_per_second", "peak_rss_bytes"] {
+            value.as_object_mut().unwrap().remove(key);
+        }
+        value
+    };
+    text.lines().map(line).collect()
+}
+
+/// The checkpoints that are there, by name.
+fn checkpoints(shop: &Workshop) -> Vec<PathBuf> {
+    let Ok(entries) = run_folder(shop).join("checkpoints").read_dir() else {
+        return Vec::new();
+    };
+    let mut found: Vec<_> = entries
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("step-"))
+        .collect();
+    found.sort();
+    found
+}
+
+/// Waits until a run has written so many lines of figures.
+fn wait_for_step(shop: &Workshop, child: &mut Child, lines: usize) {
+    let start = Instant::now();
+    loop {
+        let written = std::fs::read_to_string(run_folder(shop).join("metrics.jsonl")).unwrap_or_default();
+        if written.lines().count() >= lines || child.try_wait().unwrap().is_some() {
+            return;
+        }
+        assert!(start.elapsed() < Duration::from_secs(120), "no step in two minutes");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn a_run_killed_at_any_moment_ends_with_the_same_bytes() {
+    let undisturbed = Workshop::new();
+    let start = Instant::now();
+    json(&run(&undisturbed).output().unwrap());
+    let whole = start.elapsed();
+    assert!(
+        !run_folder(&undisturbed).exists(),
+        "what a finished run does not need is gone"
+    );
+    let (bytes, figures) = (model(&undisturbed), steps(&undisturbed));
+    assert_eq!(figures.len(), STEPS);
+
+    // EDKM_KILLS=50 for the long version
+    let kills = std::env::var("EDKM_KILLS").map_or(8, |count| count.parse().unwrap());
+    let mut moments = Moments(0x2545_f491_4f6c_dd1d);
+    let (mut resumed, mut begun_again, mut finished) = (0, 0, 0);
+    for _ in 0..kills {
+        let shop = Workshop::new();
+        let mut child = quiet(&mut run(&shop));
+        std::thread::sleep(whole.mul_f64(moments.next()));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        if shop.out().exists() {
+            finished += 1;
+        } else if checkpoints(&shop).is_empty() {
+            begun_again += 1;
+            json(&run(&shop).output().unwrap());
+        } else {
+            resumed += 1;
+            json(&resume(&shop).output().unwrap());
+        }
+        assert!(model(&shop) == bytes, "another model.safetensors");
+        assert_eq!(steps(&shop), figures);
+    }
+    println!("{kills} kills: {resumed} resumed, {begun_again} had no checkpoint yet, {finished} were done");
+    assert!(resumed > 0);
+}
+
+/// Numbers from 0 to 1 (xorshift); the same in every run of the test, while the moments they stand for are not.
+struct Moments(u64);
+
+impl Moments {
+    fn next(&mut self) -> f64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) as f64 / (1u64 << 53) as f64
+    }
+}
+
+#[test]
+fn a_damaged_checkpoint_is_recognised_and_the_one_before_it_used() {
+    let undisturbed = Workshop::new();
+    json(&run(&undisturbed).output().unwrap());
+    for file in ["parameters.safetensors", "state.bin", "xxh3"] {
+        let shop = Workshop::new();
+        let mut child = quiet(&mut run(&shop));
+        wait_for_step(&shop, &mut child, 7);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let found = checkpoints(&shop);
+        let [before, newest] = &found[found.len() - 2..] else {
+            panic!("two checkpoints stay")
+        };
+        let path = newest.join(file);
+        let mut content = std::fs::read(&path).unwrap();
+        let middle = content.len() / 2;
+        content[middle] ^= 1;
+        std::fs::write(&path, content).unwrap();
+        let output = resume(&shop).output().unwrap();
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        for named in [newest, before] {
+            assert!(message.contains(named.to_str().unwrap()), "{message}");
+        }
+        json(&output);
+        assert!(model(&shop) == model(&undisturbed));
+        assert_eq!(steps(&shop), steps(&undisturbed));
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_ends_the_step_and_says_how_to_go_on() {
+    let undisturbed = Workshop::new();
+    json(&run(&undisturbed).output().unwrap());
+    for signal in ["INT", "TERM"] {
+        let shop = Workshop::new();
+        // no checkpoint is due before the end
+        let mut child = quiet(run(&shop).args(["--checkpoint-every", "1000"]));
+        wait_for_step(&shop, &mut child, 2);
+        let sent = Command::new("kill")
+            .args(["-s", signal, &child.id().to_string()])
+            .status();
+        assert!(sent.unwrap().success());
+        let output = child.wait_with_output().unwrap();
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(130), "{message}");
+        assert!(message.contains("go on with: edkm finetune --resume"), "{message}");
+        assert!(!shop.out().exists());
+        // a new run would lose this one
+        let output = run(&shop).output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        assert!(String::from_utf8_lossy(&output.stderr).contains("--resume"));
+        json(&resume(&shop).output().unwrap());
+        assert!(model(&shop) == model(&undisturbed));
+        assert_eq!(steps(&shop), steps(&undisturbed));
+    }
+}
+
+#[test]
+fn a_run_is_not_resumed_with_another_model_or_text() {
+    let shop = Workshop::new();
+    let mut child = quiet(&mut run(&shop));
+    wait_for_step(&shop, &mut child, 5);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let text = std::fs::read(shop.text()).unwrap();
+    std::fs::write(shop.text(), [b"Another beginning.\n\n", &text[..]].concat()).unwrap();
+    let refused = |what: &str| {
+        let output = resume(&shop).output().unwrap();
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{message}");
+        assert!(message.contains(what) && !message.contains("panicked"), "{message}");
+    };
+    refused("data fingerprint");
+    std::fs::write(shop.text(), text).unwrap();
+    shop.edit_weights(|_, data| data[0] ^= 1);
+    refused("the model is not the one");
+}

@@ -1,0 +1,280 @@
+//! The folder of a run: its checkpoints on disk.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use dfdx_edkm::EdkmDevice;
+use edkm_llama::checkpoint::{write_safetensors, Access, Checkpoint, FloatDtype, Overwrite, TensorEntry};
+use edkm_llama::files::replace_file;
+use edkm_llama::model::DynamicLlama;
+use edkm_llama::LlamaError;
+
+use super::state::{put, take};
+use super::RunState;
+use crate::files;
+use crate::TrainError;
+
+const PARAMETERS: &str = "parameters.safetensors";
+const STATE: &str = "state.bin";
+const CHECKSUM: &str = "xxh3";
+const ARGUMENTS: &str = "arguments.json";
+const PARTIAL: &str = ".partial-";
+/// The beginning of `state.bin`: what it is, and the version of what follows (bincode 2, fixed-size little-endian integers).
+const MAGIC: [u8; 12] = *b"edkm run\x01\0\0\0";
+/// The largest `arguments.json` that is read.
+const ARGUMENTS_LIMIT: u64 = 1 << 20;
+
+/// `OUT.run`, for the folder OUT that a run will write.
+pub fn run_folder(out: &Path) -> PathBuf {
+    let mut name = out.file_name().unwrap_or_default().to_owned();
+    name.push(".run");
+    out.with_file_name(name)
+}
+
+/// The folder in which a run keeps what it needs to be resumed.
+#[derive(Debug)]
+pub struct RunFolder {
+    path: PathBuf,
+}
+
+impl RunFolder {
+    /// Refuses to begin a run where another one could go on.
+    ///
+    /// # Errors
+    /// [`TrainError::Unfinished`], unless it may be overwritten; a folder that cannot be read.
+    pub fn check(out: &Path, overwrite: Overwrite) -> Result<(), TrainError> {
+        let folder = Self::open(out);
+        match (folder.checkpoints()?.is_empty(), overwrite) {
+            (false, Overwrite::Refuse) => Err(TrainError::Unfinished {
+                folder: folder.path,
+                out: out.to_path_buf(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Begins the folder of a run, empty but for its arguments.
+    ///
+    /// # Errors
+    /// As [`Self::check`]; a system that does not write.
+    pub fn begin(out: &Path, overwrite: Overwrite, arguments: &str) -> Result<Self, TrainError> {
+        Self::check(out, overwrite)?;
+        let folder = Self::open(out);
+        folder.remove()?;
+        let checkpoints = folder.checkpoints_path();
+        fs::create_dir_all(&checkpoints).map_err(TrainError::io("make", &checkpoints))?;
+        write(&folder.path.join(ARGUMENTS), arguments.as_bytes())?;
+        Ok(folder)
+    }
+
+    /// The folder of a run that may be there.
+    pub fn open(out: &Path) -> Self {
+        Self { path: run_folder(out) }
+    }
+
+    /// What the run was started with.
+    ///
+    /// # Errors
+    /// A file that is not there, or larger than 1 MiB, or not text.
+    pub fn arguments(&self) -> Result<String, TrainError> {
+        let path = self.path.join(ARGUMENTS);
+        if !path.exists() {
+            return Err(TrainError::NoCheckpoint {
+                folder: self.path.clone(),
+                damaged: Vec::new(),
+            });
+        }
+        let bytes = files::read_capped(&path, ARGUMENTS_LIMIT)?;
+        String::from_utf8(bytes).map_err(|why| TrainError::NotUtf8 {
+            path,
+            offset: why.utf8_error().valid_up_to() as u64,
+        })
+    }
+
+    /// Where the figures of the steps are written.
+    pub fn metrics(&self) -> PathBuf {
+        self.path.join("metrics.jsonl")
+    }
+
+    /// Removes the folder: the run is done.
+    ///
+    /// # Errors
+    /// A system that refuses.
+    pub fn remove(&self) -> Result<(), TrainError> {
+        match fs::remove_dir_all(&self.path) {
+            Err(why) if why.kind() != std::io::ErrorKind::NotFound => Err(TrainError::io("remove", &self.path)(why)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes a checkpoint of `state` and `model`, then removes all but the newest `keep`. The palettes of `state` are taken from the model.
+    /// Memory: a copy of the parameters and of the optimizer's moments.
+    ///
+    /// # Errors
+    /// A system that does not write; the checkpoints before it are then as they were.
+    pub fn save<D: EdkmDevice>(
+        &self,
+        mut state: RunState,
+        model: &mut DynamicLlama<D>,
+        keep: usize,
+    ) -> Result<PathBuf, TrainError> {
+        let parent = self.checkpoints_path();
+        let staging = tempfile::Builder::new()
+            .prefix(PARTIAL)
+            .tempdir_in(&parent)
+            .map_err(TrainError::io("make a folder in", &parent))?;
+        let taken = take(model);
+        state.clusterings = taken.clusterings;
+        let entries = taken
+            .parameters
+            .iter()
+            .map(|(name, shape, values)| TensorEntry::values(name, shape.clone(), values, FloatDtype::F32));
+        write_safetensors(&staging.path().join(PARAMETERS), entries.collect(), &BTreeMap::new())?;
+        let path = staging.path().join(STATE);
+        let mut bytes = MAGIC.to_vec();
+        let encoded = bincode::serde::encode_to_vec(&state, format());
+        bytes.extend(encoded.map_err(|why| damaged(&path, &why.to_string()))?);
+        write(&path, &bytes)?;
+        let sum = checksum(staging.path())?;
+        write(&staging.path().join(CHECKSUM), sum.as_bytes())?;
+        let target = parent.join(format!("step-{:012}", state.step));
+        if target.exists() {
+            // of the same step, so the same unless it is damaged
+            fs::remove_dir_all(&target).map_err(TrainError::io("remove", &target))?;
+        }
+        fs::rename(staging.path(), &target).map_err(TrainError::io("rename", &target))?;
+        sync_folder(&parent)?;
+        let all = self.checkpoints()?;
+        for old in &all[..all.len().saturating_sub(keep.max(1))] {
+            fs::remove_dir_all(old).map_err(TrainError::io("remove", old))?;
+        }
+        Ok(target)
+    }
+
+    /// The newest checkpoint that is whole, and what is wrong with newer ones, each with its path.
+    ///
+    /// # Errors
+    /// [`TrainError::NoCheckpoint`].
+    pub fn newest(&self) -> Result<(PathBuf, RunState, Vec<String>), TrainError> {
+        let mut unusable = Vec::new();
+        for path in self.checkpoints()?.into_iter().rev() {
+            match read_state(&path) {
+                Ok(state) => return Ok((path, state, unusable)),
+                Err(error) => unusable.push(error.to_string()),
+            }
+        }
+        Err(TrainError::NoCheckpoint {
+            folder: self.path.clone(),
+            damaged: unusable,
+        })
+    }
+
+    /// Puts the parameters and palettes of a checkpoint into a model that is clustered as it was.
+    ///
+    /// # Errors
+    /// Parameters that are not those of the model.
+    pub fn restore<D: EdkmDevice>(
+        path: &Path,
+        state: &RunState,
+        model: &mut DynamicLlama<D>,
+    ) -> Result<(), TrainError> {
+        let parameters = Checkpoint::open_file(path.join(PARAMETERS), Access::Read)?;
+        put(model, &parameters, &state.clusterings)
+    }
+
+    /// The checkpoints, oldest first.
+    fn checkpoints(&self) -> Result<Vec<PathBuf>, TrainError> {
+        let parent = self.checkpoints_path();
+        let entries = match fs::read_dir(&parent) {
+            Ok(entries) => entries,
+            Err(why) if why.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(why) => return Err(TrainError::io("read", &parent)(why)),
+        };
+        let mut found = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(TrainError::io("read", &parent))?;
+            if entry.file_name().to_string_lossy().starts_with("step-") {
+                found.push(entry.path());
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    fn checkpoints_path(&self) -> PathBuf {
+        self.path.join("checkpoints")
+    }
+}
+
+fn format() -> impl bincode::config::Config {
+    bincode::config::standard().with_fixed_int_encoding()
+}
+
+fn read_state(folder: &Path) -> Result<RunState, TrainError> {
+    let expected = files::read_capped(&folder.join(CHECKSUM), 64)?;
+    if expected != checksum(folder)?.as_bytes() {
+        return Err(damaged(folder, "the checksum does not fit: it is torn or was altered"));
+    }
+    let path = folder.join(STATE);
+    let length = fs::metadata(&path).map_err(TrainError::io("read", &path))?.len();
+    let bytes = files::read_capped(&path, length)?;
+    let Some(body) = bytes.strip_prefix(&MAGIC) else {
+        return Err(damaged(
+            &path,
+            "not the state of a run, or of another version of the format",
+        ));
+    };
+    let (state, used): (RunState, usize) =
+        bincode::serde::decode_from_slice(body, format()).map_err(|why| damaged(&path, &why.to_string()))?;
+    match used == body.len() {
+        true => Ok(state),
+        false => Err(damaged(&path, "bytes behind the end")),
+    }
+}
+
+/// XXH3-128 over lengths and contents of the files of a checkpoint, as hexadecimal digits.
+fn checksum(folder: &Path) -> Result<String, TrainError> {
+    let mut hash = xxhash_rust::xxh3::Xxh3::new();
+    let mut buffer = vec![0; 1 << 20];
+    for name in [PARAMETERS, STATE] {
+        let path = folder.join(name);
+        let mut file = files::open(&path)?;
+        let failed = |why| TrainError::io("read", &path)(why);
+        hash.update(&file.metadata().map_err(failed)?.len().to_le_bytes());
+        loop {
+            let read = file.read(&mut buffer).map_err(failed)?;
+            if read == 0 {
+                break;
+            }
+            hash.update(&buffer[..read]);
+        }
+    }
+    Ok(format!("{:032x}", hash.digest128()))
+}
+
+fn damaged(path: &Path, reason: &str) -> TrainError {
+    TrainError::RunCheckpoint {
+        path: path.to_path_buf(),
+        reason: reason.to_owned(),
+    }
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
+    Ok(replace_file(path, |out| {
+        out.write_all(bytes).map_err(|source| LlamaError::Io {
+            action: "write",
+            path: path.to_path_buf(),
+            source,
+        })
+    })?)
+}
+
+fn sync_folder(folder: &Path) -> Result<(), TrainError> {
+    if cfg!(unix) {
+        let synced = File::open(folder).and_then(|opened| opened.sync_all());
+        synced.map_err(TrainError::io("sync", folder))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,55 @@
+//! Run checkpoints: all that a run needs to go on with the same bytes after it was stopped or killed.
+//!
+//! They live beside the result, in `OUT.run`, so that OUT itself appears whole or stays as it was:
+//!
+//! ```text
+//! OUT.run/arguments.json                 what the run was started with
+//! OUT.run/metrics.jsonl                  one object a step; copied into OUT at the end
+//! OUT.run/checkpoints/step-000000000400/ parameters.safetensors, state.bin, xxh3
+//! ```
+//!
+//! A checkpoint is built under another name, synced and renamed. `xxh3` holds the XXH3-128 of all else in it: one that is torn or
+//! altered is recognised, and the one before it used. `OUT.run` is removed when OUT is there.
+
+mod folder;
+mod state;
+
+pub use folder::{run_folder, RunFolder};
+pub(crate) use state::model_fingerprint;
+pub use state::{RunState, SavedClustering};
+
+use std::num::NonZeroU64;
+
+/// When checkpoints are written, and where the run begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckpointSettings {
+    /// Steps between checkpoints; `None` writes one only when the run is interrupted.
+    pub every: Option<NonZeroU64>,
+    /// The newest so many stay, at least one.
+    pub keep: usize,
+    /// Where the run begins.
+    pub start: Start,
+    /// What a later process needs to make the same settings; kept in the folder of the run as it is.
+    pub arguments: String,
+}
+
+impl Default for CheckpointSettings {
+    /// None but at an interruption, from the first step.
+    fn default() -> Self {
+        Self {
+            every: None,
+            keep: 2,
+            start: Start::Fresh,
+            arguments: String::new(),
+        }
+    }
+}
+
+/// Where a run begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// At its first step.
+    Fresh,
+    /// At its newest checkpoint that is whole.
+    Resume,
+}

@@ -1,0 +1,175 @@
+//! The state of a run, taken from a trainer and given back to one.
+
+use std::collections::BTreeMap;
+
+use dfdx::prelude::*;
+use dfdx_edkm::optim::AdamWState;
+use dfdx_edkm::{ClusteringState, EdkmDevice, ParameterKind, ParameterVisitor, Parameters};
+use edkm_cluster::Centroids;
+use edkm_llama::checkpoint::Checkpoint;
+use edkm_llama::model::DynamicLlama;
+use serde::{Deserialize, Serialize};
+
+use crate::data::sampler::Position;
+use crate::TrainError;
+
+/// Everything but the parameters. Learning rate and temperature follow from the step; the data's order from its position, which is
+/// the whole random state of a run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunState {
+    /// The version of the program that wrote it.
+    pub program: String,
+    /// Steps that are done.
+    pub step: u64,
+    /// Moments and settings of the optimizer.
+    pub optimizer: AdamWState,
+    /// The palettes reached, by parameter.
+    pub clusterings: BTreeMap<String, SavedClustering>,
+    /// Where the run is in its data.
+    pub position: Position,
+    /// Fingerprint of the model as it came.
+    pub model: u64,
+    /// Fingerprint of the validation text.
+    pub validation: u64,
+    /// Perplexity of the model as it came.
+    pub perplexity_before: f64,
+    /// Perplexities without training, in the order in which they are measured.
+    pub baselines: Vec<f64>,
+    /// Wall time of training so far.
+    pub training_seconds: f64,
+    /// Wall time of the run so far.
+    pub seconds: f64,
+}
+
+/// The state of a clustering: see [`ClusteringState`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SavedClustering {
+    fingerprint: u128,
+    /// `[palettes, clusters, dim]`
+    start: Vec<f64>,
+    last: Vec<f64>,
+    clusters: u64,
+    dim: u64,
+}
+
+impl From<ClusteringState> for SavedClustering {
+    fn from(state: ClusteringState) -> Self {
+        Self {
+            fingerprint: state.fingerprint,
+            start: state.start.as_f64_slice().to_vec(),
+            last: state.last.as_f64_slice().to_vec(),
+            clusters: state.last.clusters() as u64,
+            dim: state.last.dim() as u64,
+        }
+    }
+}
+
+impl SavedClustering {
+    fn state(&self) -> Result<ClusteringState, edkm_cluster::ClusterError> {
+        let centroids =
+            |values: &Vec<f64>| Centroids::from_f64(values.clone(), self.clusters as usize, self.dim as usize);
+        Ok(ClusteringState {
+            fingerprint: self.fingerprint,
+            start: centroids(&self.start)?,
+            last: centroids(&self.last)?,
+        })
+    }
+}
+
+/// A parameter's name, shape and numbers.
+pub(super) type Parameter = (String, Vec<usize>, Vec<f32>);
+
+/// What a walk over a model finds.
+#[derive(Default)]
+pub(super) struct Taken {
+    pub(super) parameters: Vec<Parameter>,
+    pub(super) clusterings: BTreeMap<String, SavedClustering>,
+}
+
+/// Copies parameters and clusterings. Memory: 4 bytes a parameter.
+pub(super) fn take<D: EdkmDevice>(model: &mut DynamicLlama<D>) -> Taken {
+    let mut taken = Taken::default();
+    match model.visit_parameters("", &mut taken) {
+        Ok(()) => taken,
+        Err(never) => match never {},
+    }
+}
+
+impl<D: EdkmDevice> ParameterVisitor<D> for Taken {
+    type Error = std::convert::Infallible;
+    fn visit<S: Shape>(
+        &mut self,
+        name: &str,
+        kind: ParameterKind<'_>,
+        parameter: &mut Tensor<S, f32, D>,
+    ) -> Result<(), Self::Error> {
+        if let Some(state) = kind.clustering().and_then(|clustering| clustering.state()) {
+            self.clusterings.insert(name.to_owned(), state.into());
+        }
+        let shape = parameter.shape().concrete().into();
+        self.parameters.push((name.to_owned(), shape, parameter.as_vec()));
+        Ok(())
+    }
+}
+
+/// Puts parameters and clusterings into a model that is clustered as the saved one was.
+pub(super) fn put<D: EdkmDevice>(
+    model: &mut DynamicLlama<D>,
+    parameters: &Checkpoint,
+    clusterings: &BTreeMap<String, SavedClustering>,
+) -> Result<(), TrainError> {
+    struct Put<'a>(&'a Checkpoint, &'a BTreeMap<String, SavedClustering>);
+    impl<D: EdkmDevice> ParameterVisitor<D> for Put<'_> {
+        type Error = TrainError;
+        fn visit<S: Shape>(
+            &mut self,
+            name: &str,
+            kind: ParameterKind<'_>,
+            parameter: &mut Tensor<S, f32, D>,
+        ) -> Result<(), TrainError> {
+            let (device, shape) = (parameter.device().clone(), *parameter.shape());
+            let numbers = self.0.read_f32(name, shape.concrete().as_ref())?;
+            *parameter = device
+                .try_tensor_from_vec(numbers, shape)
+                .map_err(|error| TrainError::Device {
+                    reason: format!("{name}: {error}"),
+                })?;
+            if let (Some(clustering), Some(saved)) = (kind.clustering(), self.1.get(name)) {
+                let state = saved.state().map_err(|source| {
+                    TrainError::Llama(edkm_llama::LlamaError::Cluster {
+                        name: name.to_owned(),
+                        source,
+                    })
+                })?;
+                clustering.restore(state);
+            }
+            Ok(())
+        }
+    }
+    model.visit_parameters("", &mut Put(parameters, clusterings))
+}
+
+/// A hash of all parameters, to recognise the model when a run is resumed.
+pub(crate) fn model_fingerprint<D: EdkmDevice>(model: &mut DynamicLlama<D>) -> u64 {
+    struct Hash(xxhash_rust::xxh3::Xxh3);
+    impl<D: EdkmDevice> ParameterVisitor<D> for Hash {
+        type Error = std::convert::Infallible;
+        fn visit<S: Shape>(
+            &mut self,
+            name: &str,
+            _: ParameterKind<'_>,
+            parameter: &mut Tensor<S, f32, D>,
+        ) -> Result<(), Self::Error> {
+            self.0.update(name.as_bytes());
+            for number in parameter.as_vec() {
+                self.0.update(&number.to_le_bytes());
+            }
+            Ok(())
+        }
+    }
+    let mut hash = Hash(xxhash_rust::xxh3::Xxh3::new());
+    match model.visit_parameters("", &mut hash) {
+        Ok(()) => hash.0.digest(),
+        Err(never) => match never {},
+    }
+}
