@@ -8,7 +8,7 @@
 //! | [`metrics`] | `metrics.jsonl`, one object a step |
 //! | [`memory`] | what the operating system says about this process |
 //! | [`report`] | `report.html`, a run on one page |
-//! | [`bench`] | what `edkm bench` measures of whole layers |
+//! | [`mod@bench`] | what `edkm bench` measures of whole layers |
 //! | [`synthetic`] | the generated text of the embedded default model |
 
 pub mod bench;
