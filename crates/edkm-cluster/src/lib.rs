@@ -41,6 +41,7 @@ mod dispatch;
 mod engine;
 mod error;
 mod fingerprint;
+mod fixed_point;
 mod half_key;
 mod init;
 mod lanes;

@@ -8,6 +8,7 @@
 
 use pulp::Simd;
 
+use crate::fixed_point;
 use crate::lanes::{Lanes, Wide};
 use crate::parallel::{sum_in_order, Execution};
 use crate::scalar::attention::{sweep, Attention, Pass, Window, PART};
@@ -15,6 +16,7 @@ use crate::scalar::order::Order;
 use crate::scalar::rows::Rows;
 use crate::scalar::starved;
 use crate::trajectory::PaletteTrajectory;
+use crate::GradientMode;
 
 /// s_u and t_u of every distinct value.
 pub(crate) struct Gradient {
@@ -22,13 +24,14 @@ pub(crate) struct Gradient {
     pub(crate) shift_u: Vec<Lanes>,
 }
 
-/// Differentiates all repetitions of a palette.
+/// Differentiates all repetitions of a palette that are kept; with [`GradientMode::Implicit`] the last one as a fixed point.
 ///
 /// `upstream_u`: G_u.
-pub(crate) fn unrolled(
+pub(crate) fn through_repetitions(
     rows: &Rows,
     upstream_u: &[Lanes],
     trajectory: &PaletteTrajectory,
+    mode: GradientMode,
     execution: Execution,
 ) -> Gradient {
     let mut gradient = Gradient {
@@ -57,6 +60,19 @@ pub(crate) fn unrolled(
             execution,
             &mut gradient.shift_u,
         );
+    }
+    if mode == GradientMode::Implicit {
+        fixed_point::solve(after_grad_k, |after_grad_k| {
+            repetition_backward(
+                rows,
+                None,
+                &last,
+                after_grad_k,
+                trajectory,
+                execution,
+                &mut gradient.shift_u,
+            )
+        });
     }
     gradient
 }

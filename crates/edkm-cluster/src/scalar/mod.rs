@@ -154,7 +154,7 @@ impl Engine for Scalars {
         let (distinct, _) = count_weights(source, Some(target.upstream()));
         let rows = Rows::new(&distinct, spec.half, spec.keep_zero);
         let upstream_u = Rows::sums(&distinct, spec.keep_zero);
-        let mut gradient = gradient::unrolled(&rows, &upstream_u, trajectory, execution);
+        let mut gradient = gradient::through_repetitions(&rows, &upstream_u, trajectory, spec.gradient, execution);
         zero_where_kept(&distinct.keys_u, spec.keep_zero, &mut gradient.slope_u);
         zero_where_kept(&distinct.keys_u, spec.keep_zero, &mut gradient.shift_u);
         Tables::with_local(|tables| {

@@ -7,6 +7,7 @@ use std::marker::PhantomData;
 
 use pulp::Simd;
 
+use crate::fixed_point;
 use crate::lanes::{Lanes, Wide};
 use crate::parallel::sum_in_order;
 use crate::target::Target;
@@ -15,6 +16,7 @@ use crate::vector::in_vectors;
 use crate::vector::palette::Palette;
 use crate::vector::starved;
 use crate::vector::tile::Group;
+use crate::GradientMode;
 
 /// One repetition of the forward pass.
 pub(crate) struct Repetition<const D: usize> {
@@ -23,12 +25,14 @@ pub(crate) struct Repetition<const D: usize> {
     pub(crate) log_mass_k: Vec<f64>,
 }
 
-/// Differentiates all repetitions of a palette (not empty), and writes the gradient of the weights.
-pub(crate) fn unrolled<const D: usize>(
+/// Differentiates all repetitions of a palette (not empty) that are kept, with [`GradientMode::Implicit`] the last one as a fixed point, and
+/// writes the gradient of the weights.
+pub(crate) fn through_repetitions<const D: usize>(
     palette: &Palette<'_, D>,
     repetitions: &[Repetition<D>],
     tau: f64,
     pinned: Option<usize>,
+    mode: GradientMode,
     mut target: Target<'_>,
 ) {
     let Some(last) = repetitions.last() else {
@@ -42,6 +46,11 @@ pub(crate) fn unrolled<const D: usize>(
             backward::<Earlier, D>
         };
         after_grad_kd = backward(palette, repetition, &after_grad_kd, tau, pinned, target.reborrow());
+    }
+    if mode == GradientMode::Implicit {
+        fixed_point::solve(after_grad_kd, |after_grad_kd| {
+            backward::<Earlier, D>(palette, last, after_grad_kd, tau, pinned, target.reborrow())
+        });
     }
 }
 

@@ -100,7 +100,8 @@ impl<const D: usize> Engine for Vectors<D> {
         if repetitions.is_empty() {
             return hard::straight_through(&palette, target);
         }
-        gradient::unrolled(&palette, &repetitions, trajectory.tau, trajectory.pinned, target);
+        let (tau, pinned) = (trajectory.tau, trajectory.pinned);
+        gradient::through_repetitions(&palette, &repetitions, tau, pinned, source.spec.gradient, target);
     }
 }
 
