@@ -1,8 +1,12 @@
 //! What a clustered weight remembers between steps.
 
+use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use edkm_cluster::{Centroids, ClusterError, MatrixShape, Prepared, Spec, Temperature, Trajectory};
+
+use crate::channel_scale::{divide_rows, ChannelScale};
+use crate::ops::linear::ClusteredUse;
 
 /// How a weight is clustered, and the palettes it has reached.
 ///
@@ -20,6 +24,7 @@ pub struct Clustering {
 #[derive(Debug, Clone)]
 struct Inner {
     spec: Spec,
+    channel_scale: ChannelScale,
     state: Option<Reached>,
 }
 
@@ -48,14 +53,31 @@ pub struct LearnedPalette {
     pub centroids: Centroids,
     /// The index of each weight (or vector of weights) into the palette of its group, row-major.
     pub indices: Vec<u8>,
+    /// What multiplies each row of the looked-up centroids, if they were scaled.
+    pub row_scales: Option<Vec<f32>>,
 }
 
 impl Clustering {
     /// A clustering that finds its first centroids by k-means on the first weight it sees.
     pub fn new(spec: Spec) -> Self {
         Self {
-            inner: Mutex::new(Inner { spec, state: None }),
+            inner: Mutex::new(Inner {
+                spec,
+                channel_scale: ChannelScale::None,
+                state: None,
+            }),
         }
+    }
+
+    /// The same, with rows brought to one spread first.
+    pub fn with_channel_scale(self, channel_scale: ChannelScale) -> Self {
+        self.lock().channel_scale = channel_scale;
+        self
+    }
+
+    /// Whether rows are brought to one spread first.
+    pub fn channel_scale(&self) -> ChannelScale {
+        self.lock().channel_scale
     }
 
     /// A copy of the settings.
@@ -113,17 +135,30 @@ impl Clustering {
         });
     }
 
-    /// The trajectory of the centroids for this weight, and the settings that it was found with.
+    /// The trajectory of the centroids for this weight, the settings that it was found with, and what the rows were divided by.
+    ///
+    /// Memory: with a channel scale a copy of the weight, while it runs.
     ///
     /// # Errors
     /// A weight that is not finite, or a shape that does not fit.
-    pub fn trajectory(&self, weight: &[f32], shape: MatrixShape) -> Result<(Arc<Trajectory>, Spec), ClusterError> {
-        let Inner { spec, state } = self.lock().clone();
-        let prepared = Prepared::new(weight, shape, &spec)?;
+    pub fn cluster(&self, weight: &[f32], shape: MatrixShape) -> Result<ClusteredUse, ClusterError> {
+        let Inner {
+            spec,
+            channel_scale,
+            state,
+        } = self.lock().clone();
+        let row_scales = channel_scale.of(weight, shape);
+        let scaled = scaled(weight, row_scales.as_deref());
+        let prepared = Prepared::new(&scaled, shape, &spec)?;
         let fingerprint = prepared.fingerprint();
+        let used = |trajectory| ClusteredUse {
+            trajectory,
+            spec,
+            row_scales: row_scales.clone().map(Arc::from),
+        };
         let trajectory = match state {
             Some(Reached { state, trajectory }) if state.fingerprint == fingerprint => match trajectory {
-                Some(trajectory) => return Ok((trajectory, spec)),
+                Some(trajectory) => return Ok(used(trajectory)),
                 None => prepared.iterate(&state.start)?,
             },
             Some(Reached { state, .. }) => prepared.iterate(&state.last)?,
@@ -140,18 +175,27 @@ impl Clustering {
             state,
             trajectory: Some(trajectory.clone()),
         });
-        Ok((trajectory, spec))
+        Ok(used(trajectory))
     }
 
     /// The palettes reached for this weight, each weight assigned to its nearest centroid (DKM section 3.2: at the end of training).
     ///
     /// # Errors
-    /// As [`Clustering::trajectory`].
+    /// As [`Clustering::cluster`].
     pub fn palette(&self, weight: &[f32], shape: MatrixShape) -> Result<LearnedPalette, ClusterError> {
-        let (trajectory, spec) = self.trajectory(weight, shape)?;
+        let ClusteredUse {
+            trajectory,
+            spec,
+            row_scales,
+        } = self.cluster(weight, shape)?;
         let centroids = trajectory.last().clone();
-        let indices = Prepared::new(weight, shape, &spec)?.assign(&centroids)?;
-        Ok(LearnedPalette { centroids, indices })
+        let scaled = scaled(weight, row_scales.as_deref());
+        let indices = Prepared::new(&scaled, shape, &spec)?.assign(&centroids)?;
+        Ok(LearnedPalette {
+            centroids,
+            indices,
+            row_scales: row_scales.map(|scales| scales.to_vec()),
+        })
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
@@ -171,5 +215,17 @@ impl Default for Clustering {
     /// 3 bits, one palette a tensor.
     fn default() -> Self {
         Self::new(Spec::default())
+    }
+}
+
+/// The weight with its rows divided.
+fn scaled<'w>(weight: &'w [f32], row_scales: Option<&[f32]>) -> Cow<'w, [f32]> {
+    match row_scales {
+        None => Cow::Borrowed(weight),
+        Some(scales) => {
+            let mut scaled = weight.to_vec();
+            divide_rows(&mut scaled, scales);
+            Cow::Owned(scaled)
+        }
     }
 }

@@ -28,6 +28,7 @@
 //! adam.update(&mut model, &grads).unwrap();
 //! ```
 
+mod channel_scale;
 mod checkpoint;
 mod clustering;
 pub mod device;
@@ -39,6 +40,7 @@ mod parameters;
 mod save;
 mod tape;
 
+pub use channel_scale::ChannelScale;
 pub use checkpoint::{checkpoint, try_checkpoint};
 pub use clustering::{Clustering, ClusteringState, LearnedPalette};
 pub use device::EdkmDevice;

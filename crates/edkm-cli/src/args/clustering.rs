@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 use std::str::FromStr;
 
 use clap::{builder::PossibleValuesParser, value_parser, Args as ClapArgs, ValueEnum};
+use dfdx_edkm::ChannelScale;
 use edkm_cluster::{Bits, GradientMode, KeepZero, VectorLen};
 use edkm_palette::PaletteDType;
 use edkm_train::run::ClusterSettings;
@@ -27,6 +28,9 @@ pub struct ClusterArgs {
     /// Type of the palettes' numbers in the file
     #[arg(long, value_enum, default_value_t = PaletteType::F32)]
     pub palette_dtype: PaletteType,
+    /// Divide each row of a matrix by its root mean square first: a factor for each output channel, 32 bits a row
+    #[arg(long)]
+    pub per_channel_scale: bool,
     /// Cluster the embedding and the output projection too, to so many bits
     #[arg(long, value_name = "BITS", value_parser = value_parser!(u8).range(1..=8))]
     pub embedding_bits: Option<u8>,
@@ -51,6 +55,9 @@ pub struct ClusterArgs {
     /// Keep weights that are exactly zero (pruned) exactly zero
     #[arg(long)]
     pub keep_zero: bool,
+    /// Learning rate of what is not clustered (norms, embeddings), as a part of --lr
+    #[arg(long, value_name = "SHARE", default_value_t = 1.0)]
+    pub unclustered_rate: f32,
     /// Train the model as it is before this step
     #[arg(long, value_name = "STEP", default_value_t = 0)]
     pub cluster_from: u64,
@@ -156,6 +163,12 @@ impl ClusterArgs {
             },
             temperature: temperature.starting_at(self.cluster_from),
             from_step: self.cluster_from,
+            unclustered_rate: self.unclustered_rate,
+            channel_scale: if self.per_channel_scale {
+                ChannelScale::RootMeanSquare
+            } else {
+                ChannelScale::None
+            },
             palette_dtype: match self.palette_dtype {
                 PaletteType::F32 => PaletteDType::F32,
                 PaletteType::F16 => PaletteDType::F16,

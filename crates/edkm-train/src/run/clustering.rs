@@ -2,6 +2,7 @@
 
 use std::num::NonZeroUsize;
 
+use dfdx_edkm::ChannelScale;
 use edkm_cluster::{Bits, GradientMode, Grouping, KeepZero, Spec, Temperature, VectorLen};
 use edkm_llama::model::ClusterPlan;
 use edkm_llama::names::{Parameter, Role};
@@ -32,6 +33,10 @@ pub struct ClusterSettings {
     pub temperature: TemperatureSchedule,
     /// The step at which clustering begins; before it the model is trained as it is.
     pub from_step: u64,
+    /// The learning rate of the parameters that are not clustered, as a part of that of the others.
+    pub unclustered_rate: f32,
+    /// Whether the rows of a matrix are brought to one spread first, for 32 more bits a row.
+    pub channel_scale: ChannelScale,
     /// How palettes are stored.
     pub palette_dtype: PaletteDType,
 }
@@ -50,6 +55,8 @@ impl ClusterSettings {
             gradient: GradientMode::Unrolled,
             temperature: TemperatureSchedule::annealed(steps),
             from_step: 0,
+            unclustered_rate: 1.0,
+            channel_scale: ChannelScale::None,
             palette_dtype: PaletteDType::F32,
         }
     }
@@ -84,5 +91,9 @@ impl ClusterPlan for ClusterSettings {
             Role::Bias | Role::Norm => return None,
         };
         Some(self.spec_of(bits))
+    }
+
+    fn channel_scale(&self, _: &Parameter) -> ChannelScale {
+        self.channel_scale
     }
 }

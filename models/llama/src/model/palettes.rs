@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 
 use dfdx::prelude::*;
-use dfdx_edkm::{Clustering, EdkmDevice, ParameterKind, ParameterVisitor, Parameters};
+use dfdx_edkm::{ChannelScale, Clustering, EdkmDevice, ParameterKind, ParameterVisitor, Parameters};
 use edkm_cluster::{Grouping, MatrixShape, Spec};
 use edkm_palette::{PaletteDType, PaletteSpec, PalettizedMatrix};
 
@@ -15,6 +15,11 @@ use crate::LlamaError;
 pub trait ClusterPlan {
     /// The settings for a parameter; `None` leaves it as it is. Asked for matrices alone.
     fn spec(&self, parameter: &Parameter) -> Option<Spec>;
+
+    /// Whether the rows of a parameter that is clustered are brought to one spread first.
+    fn channel_scale(&self, _: &Parameter) -> ChannelScale {
+        ChannelScale::None
+    }
 }
 
 impl<F: Fn(&Parameter) -> Option<Spec>> ClusterPlan for F {
@@ -38,7 +43,8 @@ impl<V: Dim, H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> Llama<V, H, Q, K, F,
         let config = self.config.clone();
         let make = |kind: Kind, layer: usize| {
             let parameter = kind.parameter(&config, layer)?;
-            plan.spec(&parameter).map(Clustering::new)
+            let clustering = Clustering::new(plan.spec(&parameter)?);
+            Some(clustering.with_channel_scale(plan.channel_scale(&parameter)))
         };
         fn set<I: Dim, O: Dim, D: EdkmDevice>(projection: &mut Projection<I, O, D>, clustering: Option<Clustering>) {
             projection.clustering = clustering;
@@ -129,7 +135,7 @@ pub fn palettize(
         spec,
         learned.centroids.as_slice(),
         &learned.indices,
-        None,
+        learned.row_scales.as_deref(),
     )
     .map_err(|source| LlamaError::Palettize {
         name: name.to_owned(),

@@ -42,7 +42,7 @@ impl CrossEntropyKernel for Cpu {
         } = saved;
         let scale = scale * grad_loss[0];
         let Targets { ids, weights } = targets;
-        let Some(ClusteredUse { trajectory, spec }) = clustered else {
+        let Some(clustered_use) = clustered else {
             cross_entropy::backward(x, head, ids, weights, lse, scale, grad_x, grad_head);
             return Ok(());
         };
@@ -51,8 +51,8 @@ impl CrossEntropyKernel for Cpu {
             with_effective(dims, head, clustered, |effective| {
                 cross_entropy::backward(x, effective, ids, weights, lse, scale, grad_x, grad_clustered);
             })?;
-            trajectory
-                .backward_accumulate(head, dims.weight_shape(), spec, grad_clustered, grad_head)
+            clustered_use
+                .backward_accumulate(head, dims.weight_shape(), grad_clustered, grad_head)
                 .map_err(cluster_error)
         })
     }

@@ -3,7 +3,7 @@ use edkm_kernels::cross_entropy::Losses;
 use edkm_kernels::distillation::{self, LogSumExp, Projection};
 
 use super::{DistillationKernel, DistillationViews};
-use crate::ops::linear::{cluster_error, with_effective, ClusteredUse, LinearDims};
+use crate::ops::linear::{cluster_error, with_effective, LinearDims};
 use crate::ops::scratch::with_scratch;
 use crate::EdkmError;
 
@@ -47,7 +47,7 @@ impl DistillationKernel for Cpu {
             w: teacher_head,
         };
         let scale = scale * grad_loss[0];
-        let Some(ClusteredUse { trajectory, spec }) = clustered else {
+        let Some(clustered_use) = clustered else {
             let student = Projection { x, w: head };
             distillation::backward(student, teacher, lesson, lse, scale, grad_x, grad_head);
             return Ok(());
@@ -58,8 +58,8 @@ impl DistillationKernel for Cpu {
                 let student = Projection { x, w };
                 distillation::backward(student, teacher, lesson, lse, scale, grad_x, grad_clustered);
             })?;
-            trajectory
-                .backward_accumulate(head, dims.weight_shape(), spec, grad_clustered, grad_head)
+            clustered_use
+                .backward_accumulate(head, dims.weight_shape(), grad_clustered, grad_head)
                 .map_err(cluster_error)
         })
     }

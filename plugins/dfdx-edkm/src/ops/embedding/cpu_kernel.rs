@@ -34,10 +34,10 @@ impl EmbeddingKernel for Cpu {
     ) -> Result<(), EdkmError> {
         match clustered {
             None => embedding::scatter_add(ids, grad_out, grad_table),
-            Some(ClusteredUse { trajectory, spec }) => with_scratch(table.len(), |grad_clustered| {
+            Some(clustered) => with_scratch(table.len(), |grad_clustered| {
                 grad_clustered.fill(0.0);
                 embedding::scatter_add(ids, grad_out, grad_clustered);
-                trajectory.backward_accumulate(table, dims.weight_shape(), spec, grad_clustered, grad_table)
+                clustered.backward_accumulate(table, dims.weight_shape(), grad_clustered, grad_table)
             })
             .map_err(cluster_error)?,
         }

@@ -15,8 +15,7 @@ impl LinearKernel for Cpu {
         shape: MatrixShape,
         clustering: &Clustering,
     ) -> Result<ClusteredUse, ClusterError> {
-        let (trajectory, spec) = clustering.trajectory(weight, shape)?;
-        Ok(ClusteredUse { trajectory, spec })
+        clustering.cluster(weight, shape)
     }
 
     fn linear_forward(
@@ -63,7 +62,7 @@ impl LinearKernel for Cpu {
         })?;
         match clustered {
             None => matmul::tn(outputs, inputs, tokens, grad_out, x, grads.weight, Accumulate::Add),
-            Some(ClusteredUse { trajectory, spec }) => with_scratch(outputs * inputs, |grad_clustered| {
+            Some(clustered) => with_scratch(outputs * inputs, |grad_clustered| {
                 matmul::tn(
                     outputs,
                     inputs,
@@ -73,7 +72,7 @@ impl LinearKernel for Cpu {
                     grad_clustered,
                     Accumulate::Overwrite,
                 );
-                trajectory.backward_accumulate(weight, dims.weight_shape(), spec, grad_clustered, grads.weight)
+                clustered.backward_accumulate(weight, dims.weight_shape(), grad_clustered, grads.weight)
             })
             .map_err(cluster_error)?,
         }
@@ -95,9 +94,9 @@ pub(crate) fn with_effective<R>(
 ) -> Result<R, EdkmError> {
     match clustered {
         None => Ok(f(weight)),
-        Some(ClusteredUse { trajectory, spec }) => with_scratch(weight.len(), |effective| {
-            trajectory
-                .clustered_into(weight, dims.weight_shape(), spec, effective)
+        Some(clustered) => with_scratch(weight.len(), |effective| {
+            clustered
+                .clustered_into(weight, dims.weight_shape(), effective)
                 .map_err(cluster_error)?;
             Ok(f(effective))
         }),

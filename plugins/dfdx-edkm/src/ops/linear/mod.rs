@@ -1,13 +1,13 @@
 //! y = x W^T + b, with W as it is or clustered.
 
+mod clustered_use;
 mod cpu_kernel;
 
+pub use clustered_use::ClusteredUse;
 pub(crate) use cpu_kernel::{cluster_error, device_error, with_effective};
 
-use std::sync::Arc;
-
 use dfdx::prelude::*;
-use edkm_cluster::{ClusterError, MatrixShape, Spec, Trajectory};
+use edkm_cluster::{ClusterError, MatrixShape};
 
 use super::{Matrix, Vector};
 use crate::device::{contiguous, take_gradient, DeviceMemory};
@@ -32,15 +32,6 @@ impl LinearDims {
             cols: self.inputs,
         }
     }
-}
-
-/// What is kept of a clustering from forward to backward: the way of the centroids, from which W~ and its gradient follow.
-#[derive(Debug, Clone)]
-pub struct ClusteredUse {
-    /// The centroids after each repetition.
-    pub trajectory: Arc<Trajectory>,
-    /// The settings of that moment.
-    pub spec: Spec,
 }
 
 /// The device's part of a linear layer.

@@ -1,0 +1,68 @@
+//! A factor for each output channel, so that rows of different spread can share a palette.
+
+use edkm_cluster::MatrixShape;
+
+/// Whether the rows of a weight are brought to one spread before they are clustered.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ChannelScale {
+    /// They are clustered as they are.
+    #[default]
+    None,
+    /// Each is divided by its root mean square, which multiplies the clustered row again: 32 more bits a row of the compressed model. It
+    /// follows the weight from step to step; the gradient takes it for a constant.
+    RootMeanSquare,
+}
+
+impl ChannelScale {
+    /// The factor of each row of `weight`, if there is one: finite and above 0.
+    pub(crate) fn of(self, weight: &[f32], shape: MatrixShape) -> Option<Vec<f32>> {
+        match self {
+            Self::None => None,
+            Self::RootMeanSquare => Some(weight.chunks(shape.cols.max(1)).map(root_mean_square).collect()),
+        }
+    }
+}
+
+/// 1 for a row of zeros, or one that is not finite (which the clustering then refuses, naming the weight).
+fn root_mean_square(row: &[f32]) -> f32 {
+    let squares: f64 = row.iter().map(|&w| f64::from(w) * f64::from(w)).sum();
+    let root = (squares / row.len().max(1) as f64).sqrt() as f32;
+    if root.is_normal() {
+        root
+    } else {
+        1.0
+    }
+}
+
+/// Divides each row by its factor.
+pub(crate) fn divide_rows(numbers: &mut [f32], scales: &[f32]) {
+    for_rows(numbers, scales, |number, scale| number / scale);
+}
+
+/// Multiplies each row by its factor.
+pub(crate) fn multiply_rows(numbers: &mut [f32], scales: &[f32]) {
+    for_rows(numbers, scales, |number, scale| number * scale);
+}
+
+fn for_rows(numbers: &mut [f32], scales: &[f32], f: impl Fn(f32, f32) -> f32) {
+    let cols = numbers.len() / scales.len().max(1);
+    for (row, &scale) in numbers.chunks_mut(cols.max(1)).zip(scales) {
+        for number in row {
+            *number = f(*number, scale);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_without_a_spread_keep_theirs() {
+        let shape = MatrixShape::new(4, 2);
+        let weight = [3.0, -4.0, 0.0, 0.0, f32::NAN, 1.0, 1e-44, 0.0];
+        let scales = ChannelScale::RootMeanSquare.of(&weight, shape).unwrap();
+        assert_eq!(scales, [12.5f32.sqrt(), 1.0, 1.0, 1.0]);
+        assert_eq!(ChannelScale::None.of(&weight, shape), None);
+    }
+}

@@ -1,0 +1,69 @@
+//! One use of a clustered weight, from forward to backward.
+
+use std::sync::Arc;
+
+use edkm_cluster::{ClusterError, MatrixShape, Spec, Trajectory};
+
+use crate::channel_scale::{divide_rows, multiply_rows};
+use crate::ops::scratch::with_scratch;
+
+/// What is kept of a clustering from forward to backward: the way of the centroids, from which W~ and its gradient follow.
+#[derive(Debug, Clone)]
+pub struct ClusteredUse {
+    /// The centroids after each repetition.
+    pub trajectory: Arc<Trajectory>,
+    /// The settings of that moment.
+    pub spec: Spec,
+    /// What each row was divided by before it was clustered, if it was.
+    pub row_scales: Option<Arc<[f32]>>,
+}
+
+impl ClusteredUse {
+    /// Writes W~.
+    pub(crate) fn clustered_into(
+        &self,
+        weight: &[f32],
+        shape: MatrixShape,
+        out: &mut [f32],
+    ) -> Result<(), ClusterError> {
+        let Some(scales) = &self.row_scales else {
+            return self.trajectory.clustered_into(weight, shape, &self.spec, out);
+        };
+        with_scaled(weight, scales, |scaled| {
+            self.trajectory.clustered_into(scaled, shape, &self.spec, out)
+        })?;
+        multiply_rows(out, scales);
+        Ok(())
+    }
+
+    /// Adds dL/dW to `grad_weight`, given dL/dW~, which is spoilt.
+    pub(crate) fn backward_accumulate(
+        &self,
+        weight: &[f32],
+        shape: MatrixShape,
+        grad_clustered: &mut [f32],
+        grad_weight: &mut [f32],
+    ) -> Result<(), ClusterError> {
+        let (trajectory, spec) = (&self.trajectory, &self.spec);
+        let Some(scales) = &self.row_scales else {
+            return trajectory.backward_accumulate(weight, shape, spec, grad_clustered, grad_weight);
+        };
+        // W~ = s V~(W / s)
+        multiply_rows(grad_clustered, scales);
+        with_scaled(weight, scales, |scaled| {
+            trajectory.backward(scaled, shape, spec, grad_clustered)
+        })?;
+        divide_rows(grad_clustered, scales);
+        edkm_kernels::elementwise::add_assign(grad_weight, grad_clustered);
+        Ok(())
+    }
+}
+
+/// Runs `f` on the weight with its rows divided, in a buffer of the weight's size.
+fn with_scaled<R>(weight: &[f32], scales: &[f32], f: impl FnOnce(&[f32]) -> R) -> R {
+    with_scratch(weight.len(), |scaled| {
+        scaled.copy_from_slice(weight);
+        divide_rows(scaled, scales);
+        f(scaled)
+    })
+}
