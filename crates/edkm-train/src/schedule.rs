@@ -141,10 +141,10 @@ pub enum TemperatureUnit {
 }
 
 impl TemperatureSchedule {
-    /// From 0.15 to 0.002 relative to each palette: weights are free to change cluster early and nearly hard at the end.
+    /// From 0.5 to 0.002 relative to each palette: weights are free to change cluster early and nearly hard at the end.
     pub fn annealed(steps: u64) -> Self {
         let annealing = Annealing::Exponential {
-            from: 0.15,
+            from: 0.5,
             to: 0.002,
             share: 1.0,
         };
@@ -293,9 +293,9 @@ mod tests {
         let schedule = TemperatureSchedule::annealed(400);
         assert_eq!(
             (schedule.at(0), schedule.at(399), schedule.at(500)),
-            (0.15, 0.002, 0.002)
+            (0.5, 0.002, 0.002)
         );
-        let factor = (0.002f64 / 0.15).powf(1.0 / 399.0);
+        let factor = (0.002f64 / 0.5).powf(1.0 / 399.0);
         assert!((0..399).all(|step| close(schedule.at(step + 1) / schedule.at(step), factor)));
     }
 

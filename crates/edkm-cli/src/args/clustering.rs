@@ -55,9 +55,6 @@ pub struct ClusterArgs {
     /// Keep weights that are exactly zero (pruned) exactly zero
     #[arg(long)]
     pub keep_zero: bool,
-    /// Learning rate of what is not clustered (norms, embeddings), as a part of --lr
-    #[arg(long, value_name = "SHARE", default_value_t = 1.0)]
-    pub unclustered_rate: f32,
     /// Train the model as it is before this step
     #[arg(long, value_name = "STEP", default_value_t = 0)]
     pub cluster_from: u64,
@@ -163,7 +160,6 @@ impl ClusterArgs {
             },
             temperature: temperature.starting_at(self.cluster_from),
             from_step: self.cluster_from,
-            unclustered_rate: self.unclustered_rate,
             channel_scale: if self.per_channel_scale {
                 ChannelScale::RootMeanSquare
             } else {

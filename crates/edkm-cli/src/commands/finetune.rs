@@ -7,7 +7,9 @@ use edkm_llama::checkpoint::Overwrite;
 use edkm_llama::model::Recompute;
 use edkm_store::StoreSpec;
 use edkm_train::run::checkpoint::{CheckpointSettings, Start};
-use edkm_train::run::{finetune, free_folder, DataSource, FinetuneOutcome, FinetuneSettings, Measure, Objective};
+use edkm_train::run::{
+    finetune, free_folder, ClusterSettings, DataSource, FinetuneOutcome, FinetuneSettings, Measure, Objective,
+};
 
 use super::Failure;
 use crate::args::FinetuneArgs;
@@ -71,6 +73,12 @@ fn settings(args: &FinetuneArgs, embedded_folder: Option<&Path>) -> Result<Finet
         true => None,
         false => Some(args.clustering.settings(args.steps)?),
     };
+    let default_rate = clustering.as_ref().map_or(1e-3, ClusterSettings::learning_rate);
+    let learning_rate = args.lr.unwrap_or(default_rate);
+    let objective = match args.distill {
+        share if share != 0.0 && !args.no_distill && !args.no_cluster => Objective::Teacher { share },
+        _ => Objective::Text,
+    };
     let model_dir = match (&args.model_dir, embedded_folder) {
         (Some(dir), _) => dir.clone(),
         (None, Some(folder)) => folder.to_path_buf(),
@@ -87,12 +95,9 @@ fn settings(args: &FinetuneArgs, embedded_folder: Option<&Path>) -> Result<Finet
         validation,
         evaluation_tokens: args.eval_tokens,
         clustering,
-        objective: match args.distill {
-            0.0 => Objective::Text,
-            share => Objective::Teacher { share },
-        },
+        objective,
         steps: args.steps,
-        learning_rate: args.lr,
+        learning_rate,
         weight_decay: args.weight_decay,
         sequence: args.seq,
         batch: args.batch,

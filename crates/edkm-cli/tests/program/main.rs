@@ -1,6 +1,7 @@
 //! The program as its users meet it.
 
 mod bad_input;
+mod clustering;
 mod common;
 mod resume;
 mod whole_path;

@@ -33,8 +33,6 @@ pub struct ClusterSettings {
     pub temperature: TemperatureSchedule,
     /// The step at which clustering begins; before it the model is trained as it is.
     pub from_step: u64,
-    /// The learning rate of the parameters that are not clustered, as a part of that of the others.
-    pub unclustered_rate: f32,
     /// Whether the rows of a matrix are brought to one spread first, for 32 more bits a row.
     pub channel_scale: ChannelScale,
     /// How palettes are stored.
@@ -55,9 +53,17 @@ impl ClusterSettings {
             gradient: GradientMode::Unrolled,
             temperature: TemperatureSchedule::annealed(steps),
             from_step: 0,
-            unclustered_rate: 1.0,
             channel_scale: ChannelScale::None,
             palette_dtype: PaletteDType::F32,
+        }
+    }
+
+    /// The peak learning rate that is right for most runs: the fewer bits, the larger the step that takes a weight to another cluster.
+    pub fn learning_rate(&self) -> f64 {
+        match f64::from(self.bits.get()) / self.vector.get() as f64 {
+            ..=2.0 => 3e-3,
+            ..=3.0 => 2e-3,
+            _ => 1e-3,
         }
     }
 

@@ -201,7 +201,6 @@ pub fn finetune<D: EdkmDevice>(
         temperature: settings.clustering.as_ref().map(|c| c.temperature),
         optimizer: AdamWConfig {
             weight_decay: settings.weight_decay,
-            unclustered_rate: settings.clustering.as_ref().map_or(1.0, |c| c.unclustered_rate),
             ..AdamWConfig::default()
         },
         batch: settings.batch,

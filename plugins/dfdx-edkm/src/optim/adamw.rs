@@ -17,8 +17,6 @@ pub struct AdamWConfig {
     pub eps: f32,
     /// Decay of matrices per step, times the learning rate; vectors (norms, biases) do not decay.
     pub weight_decay: f32,
-    /// The learning rate of parameters that are not clustered, beside that of the others: those must move far to change cluster, these need not.
-    pub unclustered_rate: f32,
     /// Gradients are scaled down to this norm over all parameters; infinity for no clipping.
     pub clip_norm: f64,
 }
@@ -30,7 +28,6 @@ impl Default for AdamWConfig {
             betas: [0.9, 0.95],
             eps: 1e-8,
             weight_decay: 0.0,
-            unclustered_rate: 1.0,
             clip_norm: 1.0,
         }
     }
@@ -295,9 +292,6 @@ impl<D: EdkmDevice> ParameterVisitor<D> for Update<'_, D> {
         let mut hyper = self.hyper;
         if matches!(kind, ParameterKind::Vector) {
             hyper.weight_decay = 0.0;
-        }
-        if kind.clustering().is_none() {
-            hyper.lr *= self.optimizer.config.unclustered_rate;
         }
         let gradient = self
             .gradients

@@ -1,0 +1,70 @@
+//! The ways to cluster: each is trained, written, read again and measured.
+
+use crate::common::{assert_refused, edkm, json, Workshop};
+
+/// The figures of a run with these arguments, and what `inspect` says of the folder.
+fn run(more: &[&str]) -> (serde_json::Value, serde_json::Value) {
+    let shop = Workshop::new();
+    let figures = json(&shop.finetune(&[&["--json"], more].concat()));
+    let inspected = json(&edkm().arg("inspect").arg(shop.out()).arg("--json").output().unwrap());
+    assert!(figures["perplexity_after"].as_f64().unwrap().is_finite(), "{more:?}");
+    assert_eq!(figures["bits_per_weight"], inspected["bits_per_weight"]);
+    (figures, inspected)
+}
+
+fn bits(figures: &serde_json::Value) -> f64 {
+    figures["bits_per_weight"].as_f64().unwrap()
+}
+
+#[test]
+fn every_setting_reaches_the_written_model() {
+    let (plain, _) = run(&[]);
+    for (arguments, least, most) in [
+        // half an index a weight
+        (&["--vector", "2", "--bits", "4"][..], 2.0, 2.5),
+        (&["--vector", "4", "--bits", "4"], 1.0, 1.8),
+        // what the palettes' type spares, what the rows' factors cost
+        (&["--palette-dtype", "f16", "--group", "8"], 3.0, 3.4),
+        (&["--palette-dtype", "int8"], 3.0, bits(&plain)),
+        (&["--per-channel-scale"], bits(&plain) + 0.1, 4.0),
+    ] {
+        let (figures, _) = run(arguments);
+        let found = bits(&figures);
+        assert!(found >= least && found < most, "{arguments:?}: {found}");
+    }
+}
+
+#[test]
+fn every_way_to_train_differs_from_the_plain_one() {
+    let after = |more: &[&str]| run(more).0["perplexity_after"].as_f64().unwrap();
+    let plain = after(&["--steps", "3", "--lr", "1e-2"]);
+    for arguments in [
+        &["--gradient", "implicit"][..],
+        &["--gradient", "straight-through"],
+        &["--temperature", "0.5"],
+        &["--temperature", "1e-4:1e-6", "--temperature-unit", "absolute"],
+        &["--temperature", "0.5:0.1", "--temperature-share", "0.5"],
+        &["--iterations", "1"],
+        &["--iterations", "3", "--tolerance", "0.5"],
+        &["--cluster-from", "2"],
+        &["--distill=1"],
+        &["--distill=0"],
+    ] {
+        let other = after(&[&["--steps", "3", "--lr", "1e-2"], arguments].concat());
+        assert_ne!(other, plain, "{arguments:?} changes nothing");
+    }
+}
+
+#[test]
+fn settings_that_cannot_be_used_are_named() {
+    for (arguments, part) in [
+        (&["--temperature", "0"][..], "temperature"),
+        (&["--temperature", "0.1:0.01", "--temperature-share", "2"], "share"),
+        (&["--tolerance=-1"], "tolerance"),
+        (&["--distill=2"], "distillation"),
+        (&["--iterations", "0"], "iterations"),
+    ] {
+        let shop = Workshop::new();
+        assert_refused(&shop.finetune(arguments), &[part], &shop.out());
+    }
+}

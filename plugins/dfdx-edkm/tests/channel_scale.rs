@@ -1,0 +1,50 @@
+//! Rows of different spread under one palette.
+
+use dfdx_edkm::{ChannelScale, Clustering};
+use edkm_cluster::{Bits, MatrixShape, Spec};
+
+/// Rows of 64 weights of one shape; each row larger than the one before by a factor that bf16 holds exactly.
+fn rows(factor: f32) -> (Vec<f32>, MatrixShape) {
+    let row: Vec<f32> = (0..64).map(|i| ((i * 37 % 64) as f32 - 31.5) / 64.0).collect();
+    let weight = (0..4)
+        .flat_map(|r| row.iter().map(move |w| w * factor.powi(r)))
+        .collect();
+    (weight, MatrixShape::new(4, 64))
+}
+
+fn error(clustering: &Clustering, weight: &[f32], shape: MatrixShape) -> f32 {
+    let learned = clustering.palette(weight, shape).unwrap();
+    let palette = learned.centroids.as_slice();
+    let scale = |row: usize| learned.row_scales.as_ref().map_or(1.0, |scales| scales[row]);
+    let errors = weight.iter().zip(&learned.indices).enumerate().map(|(i, (w, &index))| {
+        let scale = scale(i / shape.cols);
+        ((w / scale - palette[usize::from(index)]) * scale / w.abs().max(scale)).abs()
+    });
+    errors.fold(0.0, f32::max)
+}
+
+#[test]
+fn every_row_is_clustered_as_well_as_the_largest() {
+    let spec = Spec::new(Bits::new(3).unwrap());
+    let (weight, shape) = rows(16.0);
+    let plain = error(&Clustering::new(spec), &weight, shape);
+    let scaled = Clustering::new(spec).with_channel_scale(ChannelScale::RootMeanSquare);
+    let scaled = error(&scaled, &weight, shape);
+    // Eight evenly spaced centroids are within a sixteenth of the range of a row, which is less than four times its root mean square.
+    assert!(scaled < 4.0 / 16.0, "{scaled}");
+    assert!(plain > 1.0, "{plain}");
+}
+
+#[test]
+fn the_settings_serve_a_weight_a_hundred_times_larger() {
+    let (weight, shape) = rows(1.0);
+    let larger: Vec<f32> = weight.iter().map(|w| w * 100.0).collect();
+    let spec = Spec::new(Bits::new(3).unwrap());
+    for clustering in [
+        Clustering::new(spec),
+        Clustering::new(spec).with_channel_scale(ChannelScale::RootMeanSquare),
+    ] {
+        let indices = |weight: &[f32]| clustering.clone().palette(weight, shape).unwrap().indices;
+        assert_eq!(indices(&weight), indices(&larger));
+    }
+}
