@@ -15,8 +15,9 @@ pub struct DecodeStream<'t> {
 }
 
 impl<'t> DecodeStream<'t> {
-    /// Tokens held back at most: a character has at most four bytes, so more than this is not text.
-    const HELD: usize = 8;
+    /// Tokens held back at most. An incomplete character is four tokens at most, but replacement characters that the text itself holds
+    /// look like one, and stand before the next one's bytes: only a long run of them is let go before a valid character ends it.
+    pub(super) const HELD: usize = 128;
 
     pub(super) fn new(tokenizer: &'t Tokenizer) -> Self {
         Self {

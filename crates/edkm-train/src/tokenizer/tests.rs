@@ -85,7 +85,7 @@ fn an_incomplete_character_comes_at_the_end() {
     // Bytes that never become text are not held back for ever.
     let mut stream = tokenizer.decode_stream();
     let stray = tokens[1];
-    assert!((0..20).any(|_| !stream.push(stray).unwrap().is_empty()));
+    assert!((0..=DecodeStream::HELD).any(|_| !stream.push(stray).unwrap().is_empty()));
 }
 
 #[test]
@@ -180,6 +180,19 @@ fn what_is_not_a_tokenizer_is_refused() {
         let dir = folder(&[("tokenizer.json", bytes)]);
         let error = Tokenizer::from_dir(dir.path()).unwrap_err();
         assert!(matches!(error, TrainError::Tokenizer { .. }), "{error}");
+    }
+}
+
+#[test]
+fn replacement_characters_of_the_text_itself_do_not_break_what_follows() {
+    let tokenizer = small();
+    for text in [
+        "\u{fffd}\u{fffd}\u{a8f}",
+        "\u{fffd}".repeat(40).as_str(),
+        "a\u{fffd}\u{1f600}b",
+    ] {
+        let tokens = tokenizer.encode(text).unwrap();
+        assert_eq!(streamed(&tokenizer, &tokens), text);
     }
 }
 
