@@ -97,8 +97,8 @@ fn median(mut times: Vec<f64>) -> f64 {
     times[times.len() / 2]
 }
 
-/// Normally distributed numbers: Box and Muller's transform of a splitmix64 stream for each part.
-fn normal(len: usize, seed: u64, deviation: f32) -> Vec<f32> {
+/// Normally distributed numbers of mean 0: Box and Muller's transform of a splitmix64 stream for each part.
+pub fn normal(len: usize, seed: u64, deviation: f32) -> Vec<f32> {
     const PART: usize = 1 << 16;
     let mut numbers = vec![0.0; len];
     numbers.par_chunks_mut(PART).enumerate().for_each(|(part, numbers)| {

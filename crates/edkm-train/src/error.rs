@@ -33,6 +33,22 @@ pub enum TrainError {
         /// What failed.
         source: dfdx_edkm::optim::StepError,
     },
+    /// A matrix that cannot be clustered as it was asked.
+    #[error(transparent)]
+    Clustering {
+        /// What the clustering says.
+        source: edkm_cluster::ClusterError,
+    },
+    /// Work that would need more memory than there is.
+    #[error("{what} needs {:.1} GiB of memory, and {:.1} GiB are free; make it smaller", gib(*needed), gib(*available))]
+    Memory {
+        /// What would be done.
+        what: &'static str,
+        /// Bytes that it would need.
+        needed: u64,
+        /// Bytes that a process can take now.
+        available: u64,
+    },
     /// The device failed outside a step.
     #[error("the device failed: {reason}")]
     Device {
@@ -216,4 +232,8 @@ fn list(paths: &[PathBuf]) -> String {
             .collect::<Vec<_>>()
             .join(", "),
     }
+}
+
+fn gib(bytes: u64) -> f64 {
+    bytes as f64 / (1u64 << 30) as f64
 }

@@ -10,6 +10,17 @@ pub fn resident_bytes() -> Option<u64> {
     status_bytes("VmRSS:")
 }
 
+/// Lets the peak begin anew at the present size, where the system allows it (Linux). Elsewhere the peak stays that of the whole process.
+pub fn reset_peak_resident() {
+    // "5" resets the peak and nothing else: proc_pid_clear_refs(5). A kernel without it leaves the peak as it was.
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
+}
+
+/// The memory that a process can take without the system having to swap, in bytes. `None` where the system does not tell (outside Linux).
+pub fn available_bytes() -> Option<u64> {
+    parse(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:")
+}
+
 fn status_bytes(key: &str) -> Option<u64> {
     // Absent outside Linux; nothing there depends on this file.
     parse(&std::fs::read_to_string("/proc/self/status").ok()?, key)

@@ -11,7 +11,7 @@ mod make_default;
 
 use clap::{Parser, Subcommand};
 
-pub use bench::{BenchClusterArgs, BenchCommand};
+pub use bench::{BenchAblationArgs, BenchClusterArgs, BenchCommand};
 pub use clustering::ClusterArgs;
 pub use compress::{CompressArgs, CompressMethod};
 pub use eval::EvalArgs;

@@ -1,5 +1,6 @@
 //! `edkm bench`
 
+mod ablation;
 mod cluster;
 
 use super::Failure;
@@ -7,6 +8,7 @@ use crate::args::BenchCommand;
 
 pub fn run(bench: BenchCommand) -> Result<(), Failure> {
     match bench {
+        BenchCommand::Ablation(args) => ablation::run(args),
         BenchCommand::Cluster(args) => cluster::run(args),
     }
 }
