@@ -114,11 +114,13 @@ impl Meter {
 
     /// Runs `work` and counts its time as packing.
     pub(crate) fn packing<R>(&self, work: impl FnOnce() -> R) -> R {
+        let _span = tracing::trace_span!("pack", layer = self.name).entered();
         timed(&self.pack_nanos, work)
     }
 
     /// Runs `work` and counts its time as unpacking.
     pub(crate) fn unpacking<R>(&self, work: impl FnOnce() -> R) -> R {
+        let _span = tracing::trace_span!("unpack", layer = self.name).entered();
         timed(&self.unpack_nanos, work)
     }
 

@@ -120,6 +120,7 @@ impl<D: EdkmDevice> Trainer<D> {
     /// # Errors
     /// A loss or gradient that is not finite (the parameters are then as they were), an op that failed, a store that failed.
     pub fn step(&mut self, sampler: &mut WindowSampler<'_>) -> Result<StepOutcome, TrainError> {
+        let _span = tracing::trace_span!("step", index = self.step).entered();
         let batches: Vec<Batch> = (0..self.settings.accumulate.max(1))
             .map(|_| sampler.next_batch(self.settings.batch))
             .collect();
@@ -165,6 +166,7 @@ impl<D: EdkmDevice> Trainer<D> {
         let tape = StoreTape::shared(Arc::new(self.store.clone()) as Arc<dyn Backend>, gradients);
         let failure = tape.failure();
         let (tokens, targets) = model_input(batch);
+        let forward = tracing::trace_span!("forward").entered();
         let loss = match &self.teacher {
             None => self.model.try_loss(&tokens, targets, tape),
             Some((teacher, share)) => self
@@ -175,6 +177,7 @@ impl<D: EdkmDevice> Trainer<D> {
             Ok(loss) => loss,
             Err(device) => return Err(self.failed("forward", failure.take(), device)),
         };
+        drop(forward);
         let value = f64::from(loss.as_vec()[0]);
         if !value.is_finite() {
             return Err(TrainError::LossNotFinite {

@@ -51,6 +51,7 @@ where
     let segment = tape.segment();
     let saved = tape.save(x, SaveAs::local("checkpoint.x"))?;
     tape.add_backward_op(move |grads| {
+        let _span = tracing::trace_span!("checkpoint backward").entered();
         let x = T::load(saved)?;
         let inner_x_ghost = x.ghost();
         // The loaded tensor may be another one for dfdx: let its gradient grow on top of what x has, as it would without checkpoint.

@@ -142,6 +142,7 @@ impl Clustering {
     /// # Errors
     /// A weight that is not finite, or a shape that does not fit.
     pub fn cluster(&self, weight: &[f32], shape: MatrixShape) -> Result<ClusteredUse, ClusterError> {
+        let _span = tracing::trace_span!("cluster", rows = shape.rows, cols = shape.cols).entered();
         let Inner {
             spec,
             channel_scale,

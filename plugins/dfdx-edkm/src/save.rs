@@ -143,6 +143,7 @@ impl<D: DeviceMemory> SaveForBackward<D> for StoreTape<f32, D> {
         let Some(store) = self.store() else {
             return Ok(StoreSaved::Owned(tensor));
         };
+        let _span = tracing::trace_span!("save", label = how.label).entered();
         let (shape, device) = (*tensor.shape(), tensor.device().clone());
         let record = Record::new(D::host_bytes(tensor), DType::F32, shape.concrete().into(), how.label)
             .with_placement(how.placement);
@@ -165,13 +166,16 @@ impl<D: DeviceMemory> SaveForBackward<D> for StoreTape<f32, D> {
                 shape,
                 device,
                 failure,
-            } => match ticket.load() {
-                Ok(bytes) => device.tensor_from_host_bytes(bytes, shape),
-                Err(error) => {
-                    failure.set(error.into());
-                    Err(D::failed())
+            } => {
+                let _span = tracing::trace_span!("load").entered();
+                match ticket.load() {
+                    Ok(bytes) => device.tensor_from_host_bytes(bytes, shape),
+                    Err(error) => {
+                        failure.set(error.into());
+                        Err(D::failed())
+                    }
                 }
-            },
+            }
         }
     }
 

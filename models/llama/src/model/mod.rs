@@ -87,7 +87,8 @@ impl<V: Dim, H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> Llama<V, H, Q, K, F,
         let table = as_matrix(self.embed_VH.clone())?;
         let h_NH = embedding(tokens.ids.clone(), &table, self.embed_clustering.as_ref(), tape)?;
         let mut h_BSH = h_NH.try_reshape_like(&(tokens.batch, tokens.seq(), self.embed_VH.shape().1))?;
-        for layer in &self.layers {
+        for (index, layer) in self.layers.iter().enumerate() {
+            let _span = tracing::trace_span!("layer", index).entered();
             h_BSH = match self.recompute {
                 Recompute::Nothing => layer.try_forward(h_BSH)?,
                 Recompute::Layers => try_checkpoint(layer, h_BSH)?,

@@ -91,6 +91,7 @@ impl<D: EdkmDevice> AdamW<D> {
         learning_rate: f64,
         gradient_scale: f64,
     ) -> Result<f64, StepError> {
+        let _span = tracing::trace_span!("optimizer").entered();
         let norm = self.norm(model, gradients)? * gradient_scale;
         let clip = if norm > self.config.clip_norm {
             self.config.clip_norm / norm

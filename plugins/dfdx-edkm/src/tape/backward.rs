@@ -13,6 +13,7 @@ use crate::EdkmError;
 pub fn backward<E: Dtype, D: Device<E>>(
     loss: Tensor<Rank0, E, D, StoreTape<E, D>>,
 ) -> Result<Gradients<E, D>, EdkmError> {
+    let _span = tracing::trace_span!("backward").entered();
     let (loss, mut tape) = loss.split_tape();
     let failure = tape.failure();
     if let Some(error) = failure.take() {

@@ -26,6 +26,7 @@ pub trait AddKernel: DeviceMemory {
 /// # Errors
 /// Shapes that differ.
 pub fn add<D: EdkmDevice, T: SaveForBackward<D>>(x: Matrix<D, T>, y: Matrix<D, T>) -> Result<Matrix<D, T>, D::Err> {
+    let _span = tracing::trace_span!("add").entered();
     let (x, tape) = contiguous(x)?.split_tape();
     let (y, y_tape) = contiguous(y)?.split_tape();
     let mut tape = tape.merge(y_tape);
@@ -42,6 +43,7 @@ pub fn add<D: EdkmDevice, T: SaveForBackward<D>>(x: Matrix<D, T>, y: Matrix<D, T
     let sum = device.tensor_from_buffer(sum, shape)?;
     let (x_ghost, y_ghost, sum_ghost) = (x.ghost(), y.ghost(), sum.ghost());
     tape.add_backward_op(move |grads| {
+        let _span = tracing::trace_span!("add backward").entered();
         let grad_sum = take_gradient(&device, grads.get_or_alloc_mut(&sum_ghost)?)?;
         device.add_backward(&grad_sum, grads.get_or_alloc_mut(&x_ghost)?)?;
         device.add_backward(&grad_sum, grads.get_or_alloc_mut(&y_ghost)?)

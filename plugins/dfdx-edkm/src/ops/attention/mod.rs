@@ -59,6 +59,7 @@ pub fn attention<D: EdkmDevice, T: SaveForBackward<D>>(
     v: Matrix<D, T>,
     dims: AttentionDims,
 ) -> Result<Matrix<D, T>, D::Err> {
+    let _span = tracing::trace_span!("attention").entered();
     let (q, tape) = contiguous(q)?.split_tape();
     let (k, k_tape) = contiguous(k)?.split_tape();
     let (v, v_tape) = contiguous(v)?.split_tape();
@@ -90,6 +91,7 @@ pub fn attention<D: EdkmDevice, T: SaveForBackward<D>>(
     let saved_lse = tape.save(lse, SaveAs::local("attention.lse"))?;
     let saved_out = tape.save(out.clone(), SaveAs::local("attention.out"))?;
     tape.add_backward_op(move |grads| {
+        let _span = tracing::trace_span!("attention backward").entered();
         let (out, lse) = (T::load(saved_out)?, T::load(saved_lse)?);
         let (v, k, q) = (T::load(saved_v)?, T::load(saved_k)?, T::load(saved_q)?);
         let grad_out = take_gradient(&device, grads.get_or_alloc_mut(&out_ghost)?)?;

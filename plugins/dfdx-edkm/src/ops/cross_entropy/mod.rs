@@ -73,6 +73,7 @@ pub fn cross_entropy<D: EdkmDevice, T: SaveForBackward<D>>(
     clustering: Option<&Clustering>,
     targets: Targets,
 ) -> Result<Tensor<Rank0, f32, D, T>, D::Err> {
+    let _span = tracing::trace_span!("cross_entropy").entered();
     let (x, mut tape) = contiguous(x)?.split_tape();
     let device = x.device().clone();
     let ((tokens, hidden), (vocabulary, head_hidden)) = (*x.shape(), *head.shape());
@@ -110,6 +111,7 @@ pub fn cross_entropy<D: EdkmDevice, T: SaveForBackward<D>>(
     let saved_x = tape.save(x, SaveAs::local("cross_entropy.x"))?;
     let saved_lse = tape.save(lse, SaveAs::local("cross_entropy.lse"))?;
     tape.add_backward_op(move |grads| {
+        let _span = tracing::trace_span!("cross_entropy backward").entered();
         let (lse, x) = (T::load(saved_lse)?, T::load(saved_x)?);
         let grad_loss = take_gradient(&device, grads.get_or_alloc_mut(&loss_ghost)?)?;
         let mut grad_x = take_gradient(&device, grads.get_or_alloc_mut(&x_ghost)?)?;

@@ -88,6 +88,7 @@ pub fn distillation<D: EdkmDevice, T: SaveForBackward<D>>(
     teacher: Teacher<D>,
     targets: Targets,
 ) -> Result<Tensor<Rank0, f32, D, T>, D::Err> {
+    let _span = tracing::trace_span!("distillation").entered();
     let (x, mut tape) = contiguous(x)?.split_tape();
     let device = x.device().clone();
     let ((tokens, hidden), (vocabulary, head_hidden)) = (*x.shape(), *head.shape());
@@ -142,6 +143,7 @@ pub fn distillation<D: EdkmDevice, T: SaveForBackward<D>>(
     let segment = tape.segment();
     let saved_x = tape.save(x, SaveAs::local("distillation.x"))?;
     tape.add_backward_op(move |grads| {
+        let _span = tracing::trace_span!("distillation backward").entered();
         let x = T::load(saved_x)?;
         let grad_loss = take_gradient(&device, grads.get_or_alloc_mut(&loss_ghost)?)?;
         let mut grad_x = take_gradient(&device, grads.get_or_alloc_mut(&x_ghost)?)?;

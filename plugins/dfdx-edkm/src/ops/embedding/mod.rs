@@ -45,6 +45,7 @@ pub fn embedding<D: EdkmDevice, T: SaveForBackward<D>>(
     clustering: Option<&Clustering>,
     mut tape: T,
 ) -> Result<Matrix<D, T>, D::Err> {
+    let _span = tracing::trace_span!("embedding").entered();
     let device = table.device().clone();
     let (vocabulary, hidden) = *table.shape();
     if let Some(id) = ids.iter().find(|&&id| id as usize >= vocabulary) {
@@ -71,6 +72,7 @@ pub fn embedding<D: EdkmDevice, T: SaveForBackward<D>>(
     let table = table.clone();
     let segment = tape.segment();
     tape.add_backward_op(move |grads| {
+        let _span = tracing::trace_span!("embedding backward").entered();
         let grad_rows = take_gradient(&device, grads.get_or_alloc_mut(&rows_ghost)?)?;
         let grad_table = grads.get_or_alloc_mut(&table_ghost)?;
         device

@@ -26,6 +26,7 @@ impl ClusteredUse {
         shape: MatrixShape,
         out: &mut [f32],
     ) -> Result<(), ClusterError> {
+        let _span = tracing::trace_span!("clustered weight", rows = shape.rows, cols = shape.cols).entered();
         let Some(scales) = &self.row_scales else {
             return self.trajectory.clustered_into(weight, shape, &self.spec, out);
         };
@@ -44,6 +45,7 @@ impl ClusteredUse {
         grad_clustered: &mut [f32],
         grad_weight: &mut [f32],
     ) -> Result<(), ClusterError> {
+        let _span = tracing::trace_span!("cluster backward", rows = shape.rows, cols = shape.cols).entered();
         let (trajectory, spec) = (&self.trajectory, &self.spec);
         let Some(scales) = &self.row_scales else {
             return trajectory.backward_accumulate(weight, shape, spec, grad_clustered, grad_weight);

@@ -107,6 +107,7 @@ pub fn linear<D: EdkmDevice, T: SaveForBackward<D>>(
     bias: Option<&Vector<D>>,
     clustering: Option<&Clustering>,
 ) -> Result<Matrix<D, T>, D::Err> {
+    let _span = tracing::trace_span!("linear").entered();
     let (x, mut tape) = contiguous(x)?.split_tape();
     let device = x.device().clone();
     let ((tokens, inputs), (outputs, weight_inputs)) = (*x.shape(), *weight.shape());
@@ -145,6 +146,7 @@ pub fn linear<D: EdkmDevice, T: SaveForBackward<D>>(
     let segment = tape.segment();
     let saved = tape.save(x, SaveAs::local("linear.x"))?;
     tape.add_backward_op(move |grads| {
+        let _span = tracing::trace_span!("linear backward").entered();
         let x = T::load(saved)?;
         let grad_y = take_gradient(&device, grads.get_or_alloc_mut(&y_ghost)?)?;
         let mut grad_x = take_gradient(&device, grads.get_or_alloc_mut(&x_ghost)?)?;

@@ -39,6 +39,7 @@ pub fn rms_norm<D: EdkmDevice, T: SaveForBackward<D>>(
     weight: &Vector<D>,
     eps: f32,
 ) -> Result<Matrix<D, T>, D::Err> {
+    let _span = tracing::trace_span!("rms_norm").entered();
     let (x, mut tape) = contiguous(x)?.split_tape();
     let device = x.device().clone();
     let shape = *x.shape();
@@ -58,6 +59,7 @@ pub fn rms_norm<D: EdkmDevice, T: SaveForBackward<D>>(
     let weight = weight.clone();
     let saved = tape.save(x, SaveAs::local("rms_norm.x"))?;
     tape.add_backward_op(move |grads| {
+        let _span = tracing::trace_span!("rms_norm backward").entered();
         let x = T::load(saved)?;
         let grad_y = take_gradient(&device, grads.get_or_alloc_mut(&y_ghost)?)?;
         let mut grad_x = take_gradient(&device, grads.get_or_alloc_mut(&x_ghost)?)?;

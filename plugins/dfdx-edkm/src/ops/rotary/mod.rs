@@ -42,6 +42,7 @@ pub trait RotaryKernel: DeviceMemory {
 /// # Errors
 /// Shapes that do not fit the table.
 pub fn rotary<D: EdkmDevice, T: SaveForBackward<D>>(x: Matrix<D, T>, dims: RotaryDims) -> Result<Matrix<D, T>, D::Err> {
+    let _span = tracing::trace_span!("rotary").entered();
     let (x, mut tape) = contiguous(x)?.split_tape();
     let device = x.device().clone();
     let shape = *x.shape();
@@ -63,6 +64,7 @@ pub fn rotary<D: EdkmDevice, T: SaveForBackward<D>>(x: Matrix<D, T>, dims: Rotar
     let y = device.tensor_from_buffer(y, shape)?;
     let (x_ghost, y_ghost) = (x.ghost(), y.ghost());
     tape.add_backward_op(move |grads| {
+        let _span = tracing::trace_span!("rotary backward").entered();
         let mut grad_y = take_gradient(&device, grads.get_or_alloc_mut(&y_ghost)?)?;
         device.rotary_backward(&dims, &mut grad_y, grads.get_or_alloc_mut(&x_ghost)?)
     });

@@ -36,6 +36,7 @@ pub fn swiglu<D: EdkmDevice, T: SaveForBackward<D>>(
     gate: Matrix<D, T>,
     up: Matrix<D, T>,
 ) -> Result<Matrix<D, T>, D::Err> {
+    let _span = tracing::trace_span!("swiglu").entered();
     let (gate, tape) = contiguous(gate)?.split_tape();
     let (up, up_tape) = contiguous(up)?.split_tape();
     let mut tape = tape.merge(up_tape);
@@ -57,6 +58,7 @@ pub fn swiglu<D: EdkmDevice, T: SaveForBackward<D>>(
     let saved_gate = tape.save(gate, SaveAs::local("swiglu.gate"))?;
     let saved_up = tape.save(up, SaveAs::local("swiglu.up"))?;
     tape.add_backward_op(move |grads| {
+        let _span = tracing::trace_span!("swiglu backward").entered();
         let (up, gate) = (T::load(saved_up)?, T::load(saved_gate)?);
         let grad_y = take_gradient(&device, grads.get_or_alloc_mut(&y_ghost)?)?;
         let mut grad_gate = take_gradient(&device, grads.get_or_alloc_mut(&gate_ghost)?)?;
