@@ -8,6 +8,7 @@ mod console;
 mod embedded;
 mod progress;
 mod started;
+mod subscriber;
 
 use std::process::ExitCode;
 
@@ -15,15 +16,16 @@ use clap::Parser;
 
 use args::{Args, Command};
 use edkm_train::TrainError;
+use edkm_train::bench::phases::PhaseTimes;
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into()))
-        .with_writer(std::io::stderr)
-        .init();
-    // Kernels run in the pool that they are called from; inside it a call costs no hand-over.
-    let outcome = rayon::scope(|_| run(args));
+    let phases = PhaseTimes::default();
+    let outcome = subscriber::init(args.command.trace(), args.command.phases(&phases)).and_then(|trace| {
+        // Kernels run in the pool that they are called from; inside it a call costs no hand-over.
+        rayon::scope(|_| run(args, &phases))?;
+        trace.map_or(Ok(()), subscriber::Trace::finish)
+    });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -37,14 +39,14 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(args: Args) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+fn run(args: Args, phases: &PhaseTimes) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     match args.command {
         Command::Finetune(args) => commands::finetune::run(*args),
         Command::Compress(args) => commands::compress::run(args),
         Command::Eval(args) => commands::eval::run(args),
         Command::Generate(args) => commands::generate::run(args),
         Command::Inspect(args) => commands::inspect::run(args),
-        Command::Bench { bench } => commands::bench::run(bench),
+        Command::Bench { bench } => commands::bench::run(bench, phases),
         Command::MakeDefault(args) => commands::make_default::run(args),
     }
 }

@@ -26,6 +26,7 @@ impl<'w> Prepared<'w> {
     /// For settings or a shape that cannot be used, a slice of another length, and a weight that is NaN or infinite
     /// ([`ClusterError::NonFinite`]) or rounds to infinity ([`ClusterError::OutOfRange`]): the first such weight is named.
     pub fn new(weights: &'w [f32], shape: MatrixShape, spec: &Spec) -> Result<Self, ClusterError> {
+        let _span = tracing::trace_span!("count").entered();
         shape.check("weights", weights)?;
         spec.check_for(shape)?;
         let mut prepared = Prepared {
@@ -111,6 +112,7 @@ impl<'w> Prepared<'w> {
     /// # Errors
     /// [`ClusterError::Centroids`] when `start` has other palettes than the matrix.
     pub fn iterate(&self, start: &Centroids) -> Result<Trajectory, ClusterError> {
+        let _span = tracing::trace_span!("iterate").entered();
         start.check_for(self.shape, &self.spec)?;
         let palettes: Vec<_> = self.sources().zip(&self.palettes).enumerate().collect();
         let palettes = for_palettes(palettes, |(i, (source, distinct))| {

@@ -152,6 +152,7 @@ impl Trajectory {
         spec: &Spec,
         out: &mut [f32],
     ) -> Result<(), ClusterError> {
+        let _span = tracing::trace_span!("gather").entered();
         self.check(weights, shape, spec)?;
         check_length("clustered weights", shape.len(), out.len())?;
         let len = spec.grouping.weights_per_palette(shape);
@@ -225,6 +226,7 @@ impl Trajectory {
         spec: &Spec,
         target: Target<'_>,
     ) -> Result<(), ClusterError> {
+        let _span = tracing::trace_span!("differentiate").entered();
         self.check(weights, shape, spec)?;
         let len = spec.grouping.weights_per_palette(shape);
         let execution = execution(self.palettes.len(), len);

@@ -1,8 +1,10 @@
 //! `edkm bench ...`
 
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 
-use clap::{value_parser, Args as ClapArgs, Subcommand};
+use clap::{value_parser, Args as ClapArgs, Subcommand, ValueEnum};
+use edkm_train::bench::layer::Variant;
 
 /// `edkm bench ...`
 #[derive(Debug, Subcommand)]
@@ -11,6 +13,10 @@ pub enum BenchCommand {
     Ablation(BenchAblationArgs),
     /// Clustering one weight matrix, forward and backward
     Cluster(BenchClusterArgs),
+    /// A decoder layer, forward and backward: of dfdx's own ops, of ours, clustered, and clustered with checkpointing
+    Layer(BenchLayerArgs),
+    /// A training step of a model with random weights, and where its time goes
+    Step(BenchStepArgs),
 }
 
 /// `edkm bench ablation`
@@ -31,6 +37,9 @@ pub struct BenchAblationArgs {
     /// Repetitions of k-means
     #[arg(long, default_value_t = 3)]
     pub iterations: usize,
+    /// Write a trace of every pack and unpack, to be opened in Perfetto (ui.perfetto.dev)
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
     /// Print one JSON object as the last line of standard output
     #[arg(long)]
     pub json: bool,
@@ -60,6 +69,103 @@ pub struct BenchClusterArgs {
     /// Measurements, of which the median is shown
     #[arg(long, default_value_t = 7)]
     pub repeats: usize,
+    /// Write a trace of every layer and op, to be opened in Perfetto (ui.perfetto.dev)
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
+    /// Print one JSON object as the last line of standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `edkm bench layer`
+#[derive(Debug, ClapArgs)]
+pub struct BenchLayerArgs {
+    /// Width of the residual stream
+    #[arg(long, default_value_t = 4096)]
+    pub hidden: usize,
+    /// Width of the feed-forward part
+    #[arg(long, default_value_t = 11008)]
+    pub intermediate: usize,
+    /// Query heads
+    #[arg(long, default_value_t = 32)]
+    pub heads: usize,
+    /// Key and value heads; without it, as many as query heads
+    #[arg(long)]
+    pub kv_heads: Option<usize>,
+    /// Tokens of a sequence
+    #[arg(long, default_value_t = 512)]
+    pub seq: usize,
+    /// Sequences
+    #[arg(long, default_value_t = 1)]
+    pub batch: usize,
+    /// Bits of an index
+    #[arg(long, default_value_t = 3, value_parser = value_parser!(u8).range(1..=8))]
+    pub bits: u8,
+    /// Measurements, of which the median is shown
+    #[arg(long, default_value_t = 5)]
+    pub repeats: usize,
+    /// Measure the memory of one row alone, in this process
+    #[arg(long, hide = true)]
+    pub memory_of: Option<LayerVariant>,
+    /// Write a trace of every layer and op, to be opened in Perfetto (ui.perfetto.dev)
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
+    /// Print one JSON object as the last line of standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A row of `edkm bench layer`
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum LayerVariant {
+    /// dfdx's own ops
+    Stock,
+    /// Ours, not clustered
+    Unclustered,
+    /// Ours, clustered
+    Clustered,
+    /// Ours, clustered, with checkpointing
+    Checkpointed,
+}
+
+impl From<LayerVariant> for Variant {
+    fn from(variant: LayerVariant) -> Self {
+        match variant {
+            LayerVariant::Stock => Variant::Stock,
+            LayerVariant::Unclustered => Variant::Unclustered,
+            LayerVariant::Clustered => Variant::Clustered,
+            LayerVariant::Checkpointed => Variant::Checkpointed,
+        }
+    }
+}
+
+/// `edkm bench step`
+#[derive(Debug, ClapArgs)]
+pub struct BenchStepArgs {
+    /// tinyllama-1.1b, smollm-135m, or a config.json
+    #[arg(long, default_value = "smollm-135m")]
+    pub config: String,
+    /// Tokens of a sequence
+    #[arg(long, default_value_t = 512)]
+    pub seq: usize,
+    /// Sequences
+    #[arg(long, default_value_t = 1)]
+    pub batch: usize,
+    /// Bits of an index
+    #[arg(long, default_value_t = 3, value_parser = value_parser!(u8).range(1..=8))]
+    pub bits: u8,
+    /// Without clustering
+    #[arg(long)]
+    pub no_cluster: bool,
+    /// Save only the input of each layer and run it again in backward
+    #[arg(long)]
+    pub checkpoint_layers: bool,
+    /// Steps, of which the median is shown
+    #[arg(long, default_value_t = 5)]
+    pub repeats: usize,
+    /// Write a trace of every layer and op, to be opened in Perfetto (ui.perfetto.dev)
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
     /// Print one JSON object as the last line of standard output
     #[arg(long)]
     pub json: bool,

@@ -79,6 +79,9 @@ pub struct FinetuneArgs {
     /// Replace OUT if it holds a model
     #[arg(long)]
     pub overwrite: bool,
+    /// Write a trace of every layer and op, to be opened in Perfetto (ui.perfetto.dev)
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
     /// Print one JSON object as the last line of standard output
     #[arg(long)]
     pub json: bool,

@@ -9,9 +9,12 @@ mod generate;
 mod inspect;
 mod make_default;
 
-use clap::{Parser, Subcommand};
+use std::path::Path;
 
-pub use bench::{BenchAblationArgs, BenchClusterArgs, BenchCommand};
+use clap::{Parser, Subcommand};
+use edkm_train::bench::phases::PhaseTimes;
+
+pub use bench::{BenchAblationArgs, BenchClusterArgs, BenchCommand, BenchLayerArgs, BenchStepArgs};
 pub use clustering::ClusterArgs;
 pub use compress::{CompressArgs, CompressMethod};
 pub use eval::EvalArgs;
@@ -58,4 +61,30 @@ pub enum Command {
     /// Train the embedded model again from nothing: its text, its tokenizer, its weights
     #[command(hide = true)]
     MakeDefault(MakeDefaultArgs),
+}
+
+impl Command {
+    /// The trace file that is to be written.
+    pub fn trace(&self) -> Option<&Path> {
+        match self {
+            Command::Finetune(args) => args.trace.as_deref(),
+            Command::Bench { bench } => match bench {
+                BenchCommand::Ablation(args) => args.trace.as_deref(),
+                BenchCommand::Cluster(args) => args.trace.as_deref(),
+                BenchCommand::Layer(args) => args.trace.as_deref(),
+                BenchCommand::Step(args) => args.trace.as_deref(),
+            },
+            _ => None,
+        }
+    }
+
+    /// The account of a step's phases, if the command needs it kept.
+    pub fn phases(&self, times: &PhaseTimes) -> Option<PhaseTimes> {
+        match self {
+            Command::Bench {
+                bench: BenchCommand::Step(_),
+            } => Some(times.clone()),
+            _ => None,
+        }
+    }
 }

@@ -23,6 +23,7 @@ pub fn run(args: BenchClusterArgs) -> Result<(), Failure> {
         .with_iterations(args.iterations)
         .with_grouping(args.group.map_or(Grouping::PerTensor, Grouping::PerChannels))
         .with_vector(VectorLen::new(args.vector)?);
+    let _span = tracing::trace_span!("bench cluster").entered();
     let measured = bench::run(args.rows, args.cols, &spec, args.repeats)?;
     let figures = Figures {
         forward_seconds: measured.forward_seconds,

@@ -2,13 +2,19 @@
 
 mod ablation;
 mod cluster;
+mod layer;
+mod step;
+
+use edkm_train::bench::phases::PhaseTimes;
 
 use super::Failure;
 use crate::args::BenchCommand;
 
-pub fn run(bench: BenchCommand) -> Result<(), Failure> {
+pub fn run(bench: BenchCommand, phases: &PhaseTimes) -> Result<(), Failure> {
     match bench {
         BenchCommand::Ablation(args) => ablation::run(args),
         BenchCommand::Cluster(args) => cluster::run(args),
+        BenchCommand::Layer(args) => layer::run(args),
+        BenchCommand::Step(args) => step::run(args, phases),
     }
 }

@@ -1,0 +1,78 @@
+//! Who listens to the program's spans and events: standard error, a trace file, the account of a step's phases.
+
+use std::path::{Path, PathBuf};
+
+use edkm_train::bench::phases::{Phase, PhaseTimes};
+use tempfile::NamedTempFile;
+use tracing::level_filters::LevelFilter;
+use tracing_chrome::{ChromeLayerBuilder, FlushGuard, TraceStyle};
+use tracing_subscriber::filter::{filter_fn, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
+
+/// A trace that is being written, beside the file that it will be.
+pub struct Trace {
+    guard: FlushGuard,
+    file: NamedTempFile,
+    path: PathBuf,
+}
+
+impl Trace {
+    /// Writes what is left and puts the file in its place.
+    ///
+    /// # Errors
+    /// A system that does not write.
+    pub fn finish(self) -> Result<(), super::commands::Failure> {
+        drop(self.guard);
+        self.file.as_file().sync_all()?;
+        self.file
+            .persist(&self.path)
+            .map_err(|error| format!("cannot write the trace {}: {}", self.path.display(), error.error))?;
+        Ok(())
+    }
+}
+
+/// Sets up the subscriber. Without a trace file and an account no span is on: its cost is the comparison of a level.
+///
+/// # Errors
+/// A trace file that cannot be made.
+pub fn init(trace: Option<&Path>, phases: Option<PhaseTimes>) -> Result<Option<Trace>, super::commands::Failure> {
+    let (layer, trace) = match trace {
+        None => (None, None),
+        Some(path) => {
+            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+            let cannot = |error: std::io::Error| format!("cannot write the trace {}: {error}", path.display());
+            let file = NamedTempFile::new_in(folder.unwrap_or(Path::new("."))).map_err(cannot)?;
+            let writer = std::io::BufWriter::new(file.reopen().map_err(cannot)?);
+            let (layer, guard) = ChromeLayerBuilder::new()
+                .writer(writer)
+                .include_args(true)
+                .trace_style(TraceStyle::Threaded)
+                .build();
+            // the names of our crates begin so
+            let ours = ["dfdx_edkm", "edkm"];
+            let filter = Targets::new().with_targets(ours.map(|target| (target, LevelFilter::TRACE)));
+            let trace = Trace {
+                guard,
+                file,
+                path: path.to_path_buf(),
+            };
+            (Some(layer.with_filter(filter)), Some(trace))
+        }
+    };
+    let phases = phases.map(|phases| {
+        phases.with_filter(filter_fn(|metadata| {
+            metadata.is_span() && Phase::of_span(metadata.name()).is_some()
+        }))
+    });
+    let messages = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into()));
+    tracing_subscriber::registry()
+        .with(layer)
+        .with(phases)
+        .with(messages)
+        .init();
+    Ok(trace)
+}
