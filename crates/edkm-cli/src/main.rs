@@ -15,8 +15,8 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use args::{Args, Command};
-use edkm_train::TrainError;
 use edkm_train::bench::phases::PhaseTimes;
+use edkm_train::TrainError;
 
 fn main() -> ExitCode {
     let args = Args::parse();

@@ -43,7 +43,7 @@ pub fn init(trace: Option<&Path>, phases: Option<PhaseTimes>) -> Result<Option<T
         Some(path) => {
             let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
             let cannot = |error: std::io::Error| format!("cannot write the trace {}: {error}", path.display());
-            let file = NamedTempFile::new_in(folder.unwrap_or(Path::new("."))).map_err(cannot)?;
+            let file = new_file(folder.unwrap_or(Path::new("."))).map_err(cannot)?;
             let writer = std::io::BufWriter::new(file.reopen().map_err(cannot)?);
             let (layer, guard) = ChromeLayerBuilder::new()
                 .writer(writer)
@@ -75,4 +75,13 @@ pub fn init(trace: Option<&Path>, phases: Option<PhaseTimes>) -> Result<Option<T
         .with(messages)
         .init();
     Ok(trace)
+}
+
+/// A temporary file that others may read, as far as the process's mask lets them, once it is in its place.
+fn new_file(folder: &Path) -> std::io::Result<NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".edkm-trace-");
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    builder.tempfile_in(folder)
 }

@@ -73,18 +73,6 @@ impl Table {
     pub fn positions(&self) -> usize {
         self.positions
     }
-
-    /// The cosines `[positions, D/2]`.
-    #[must_use]
-    pub fn cosines(&self) -> &[f32] {
-        &self.cosines
-    }
-
-    /// The sines `[positions, D/2]`.
-    #[must_use]
-    pub fn sines(&self) -> &[f32] {
-        &self.sines
-    }
 }
 
 /// Turns every head of every token in place: `x [N, heads, D]`. The position of token n is n mod `seq_len` + `offset`.

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod clustering;
+mod bench;
 mod common;
 mod resume;
 mod whole_path;

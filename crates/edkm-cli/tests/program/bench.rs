@@ -1,0 +1,86 @@
+//! The benchmarks of whole layers and steps, at a small size, and the trace that they write.
+
+use crate::common::{edkm, json, Workshop};
+
+#[test]
+fn layer_shows_four_rows_with_time_and_memory() {
+    let mut command = edkm();
+    command.args([
+        "bench",
+        "layer",
+        "--hidden",
+        "64",
+        "--intermediate",
+        "96",
+        "--heads",
+        "4",
+    ]);
+    command.args([
+        "--kv-heads",
+        "2",
+        "--seq",
+        "16",
+        "--batch",
+        "2",
+        "--repeats",
+        "1",
+        "--json",
+    ]);
+    let figures = json(&command.output().unwrap());
+    let rows = figures["rows"].as_array().unwrap();
+    let names: Vec<_> = rows.iter().map(|row| row["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["stock", "unclustered", "clustered", "checkpointed"]);
+    for row in rows {
+        assert!(row["seconds"].as_f64().unwrap() > 0.0 && row["gflops"].as_f64().unwrap() > 0.0);
+        if cfg!(target_os = "linux") {
+            assert!(row["peak_resident_bytes"].as_u64().unwrap() > 0, "{row}");
+        }
+    }
+}
+
+#[test]
+fn step_says_where_its_time_goes_and_writes_a_trace() {
+    let shop = Workshop::new();
+    let trace = shop.path("trace.json");
+    let mut command = edkm();
+    command.args(["bench", "step", "--seq", "16", "--repeats", "1", "--json"]);
+    command.arg("--config").arg(shop.config()).arg("--trace").arg(&trace);
+    let figures = json(&command.output().unwrap());
+    for key in ["forward", "backward", "clustering", "optimizer", "store", "matmul"] {
+        assert!(
+            figures[format!("{key}_seconds")].as_f64().unwrap() > 0.0,
+            "{key} in {figures}"
+        );
+    }
+    let events: serde_json::Value = serde_json::from_slice(&std::fs::read(&trace).unwrap()).unwrap();
+    let names: Vec<_> = events.as_array().unwrap().iter().map(|event| &event["name"]).collect();
+    for name in [
+        "step",
+        "layer",
+        "linear",
+        "linear backward",
+        "attention backward",
+        "cluster",
+        "pack",
+        "unpack",
+        "optimizer",
+    ] {
+        assert!(names.iter().any(|found| *found == name), "no span {name}");
+    }
+}
+
+#[test]
+fn an_unknown_configuration_and_a_trace_without_a_folder_are_refused() {
+    let shop = Workshop::new();
+    for (arguments, part) in [
+        (["--config", "llama-9"], "tinyllama-1.1b"),
+        (["--trace", shop.path("nowhere/t.json").to_str().unwrap()], "nowhere"),
+    ] {
+        let mut command = edkm();
+        command.args(["bench", "step"]).args(arguments);
+        let output = command.output().unwrap();
+        assert!(!output.status.success());
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert!(message.contains(part), "{message}");
+    }
+}
