@@ -1,8 +1,8 @@
 //! The program as its users meet it.
 
 mod bad_input;
-mod clustering;
 mod bench;
+mod clustering;
 mod common;
 mod resume;
 mod whole_path;
