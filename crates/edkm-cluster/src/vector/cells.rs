@@ -2,11 +2,10 @@
 
 use crate::vector::hard::nearest_of;
 
-/// A term of the softmax is left out when it is below 2^-32 of the largest.
+/// A term of the softmax is left out when it is below 2^-40 of the largest.
 ///
-/// All that a row of 256 clusters can miss is 2^-24 of its sum: the rounding of the f32 that comes out. A cluster may miss 2^-32 of one
-/// vector's mass for each vector there is, which the starved ones are spared ([`crate::vector::starved::is_starved`]).
-pub(crate) const CUTOFF_BITS: f64 = 32.0;
+/// So a cluster may miss 2^-40 of its mass for each vector there is: 4e-6 of a single vector's for four million.
+pub(crate) const CUTOFF_BITS: f64 = 40.0;
 
 /// Cells in order of the centroid nearest to them, and for each centroid the others by distance.
 pub(crate) struct Cells<const D: usize> {
