@@ -49,6 +49,20 @@ pub enum TrainError {
         /// Bytes that a process can take now.
         available: u64,
     },
+    /// A method that looks at text was given none.
+    #[error("{method} needs calibration text; name it with --data FILE (.txt, .json or .jsonl)")]
+    NoCalibration {
+        /// The method.
+        method: &'static str,
+    },
+    /// A layer could not be rounded by GPTQ.
+    #[error("{name}: {source}")]
+    Gptq {
+        /// The parameter.
+        name: String,
+        /// What is wrong.
+        source: crate::compress::gptq::GptqError,
+    },
     /// The device failed outside a step.
     #[error("the device failed: {reason}")]
     Device {

@@ -1,5 +1,7 @@
 //! A factor for each output channel, so that rows of different spread can share a palette.
 
+use std::borrow::Cow;
+
 use edkm_cluster::MatrixShape;
 
 /// Whether the rows of a weight are brought to one spread before they are clustered.
@@ -15,7 +17,7 @@ pub enum ChannelScale {
 
 impl ChannelScale {
     /// The factor of each row of `weight`, if there is one: finite and above 0.
-    pub(crate) fn of(self, weight: &[f32], shape: MatrixShape) -> Option<Vec<f32>> {
+    pub fn of(self, weight: &[f32], shape: MatrixShape) -> Option<Vec<f32>> {
         match self {
             Self::None => None,
             Self::RootMeanSquare => Some(weight.chunks(shape.cols.max(1)).map(root_mean_square).collect()),
@@ -31,6 +33,18 @@ fn root_mean_square(row: &[f32]) -> f32 {
         root
     } else {
         1.0
+    }
+}
+
+/// The weight with each row divided by its factor, if there is one. Memory: a copy of the weight if there is.
+pub fn divided<'w>(weight: &'w [f32], row_scales: Option<&[f32]>) -> Cow<'w, [f32]> {
+    match row_scales {
+        None => Cow::Borrowed(weight),
+        Some(scales) => {
+            let mut divided = weight.to_vec();
+            divide_rows(&mut divided, scales);
+            Cow::Owned(divided)
+        }
     }
 }
 

@@ -1,11 +1,10 @@
 //! What a clustered weight remembers between steps.
 
-use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use edkm_cluster::{Centroids, ClusterError, MatrixShape, Prepared, Spec, Temperature, Trajectory};
 
-use crate::channel_scale::{divide_rows, ChannelScale};
+use crate::channel_scale::{divided, ChannelScale};
 use crate::ops::linear::ClusteredUse;
 
 /// How a weight is clustered, and the palettes it has reached.
@@ -149,7 +148,7 @@ impl Clustering {
             state,
         } = self.lock().clone();
         let row_scales = channel_scale.of(weight, shape);
-        let scaled = scaled(weight, row_scales.as_deref());
+        let scaled = divided(weight, row_scales.as_deref());
         let prepared = Prepared::new(&scaled, shape, &spec)?;
         let fingerprint = prepared.fingerprint();
         let used = |trajectory| ClusteredUse {
@@ -190,7 +189,7 @@ impl Clustering {
             row_scales,
         } = self.cluster(weight, shape)?;
         let centroids = trajectory.last().clone();
-        let scaled = scaled(weight, row_scales.as_deref());
+        let scaled = divided(weight, row_scales.as_deref());
         let indices = Prepared::new(&scaled, shape, &spec)?.assign(&centroids)?;
         Ok(LearnedPalette {
             centroids,
@@ -216,17 +215,5 @@ impl Default for Clustering {
     /// 3 bits, one palette a tensor.
     fn default() -> Self {
         Self::new(Spec::default())
-    }
-}
-
-/// The weight with its rows divided.
-fn scaled<'w>(weight: &'w [f32], row_scales: Option<&[f32]>) -> Cow<'w, [f32]> {
-    match row_scales {
-        None => Cow::Borrowed(weight),
-        Some(scales) => {
-            let mut scaled = weight.to_vec();
-            divide_rows(&mut scaled, scales);
-            Cow::Owned(scaled)
-        }
     }
 }

@@ -28,7 +28,7 @@
 //! adam.update(&mut model, &grads).unwrap();
 //! ```
 
-mod channel_scale;
+pub mod channel_scale;
 mod checkpoint;
 mod clustering;
 pub mod device;

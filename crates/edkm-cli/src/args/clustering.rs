@@ -73,6 +73,17 @@ pub enum PaletteType {
     Int8,
 }
 
+impl From<PaletteType> for PaletteDType {
+    fn from(dtype: PaletteType) -> Self {
+        match dtype {
+            PaletteType::F32 => PaletteDType::F32,
+            PaletteType::F16 => PaletteDType::F16,
+            PaletteType::Bf16 => PaletteDType::Bf16,
+            PaletteType::Int8 => PaletteDType::I8,
+        }
+    }
+}
+
 /// `--temperature-unit`
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub enum Unit {
@@ -165,12 +176,7 @@ impl ClusterArgs {
             } else {
                 ChannelScale::None
             },
-            palette_dtype: match self.palette_dtype {
-                PaletteType::F32 => PaletteDType::F32,
-                PaletteType::F16 => PaletteDType::F16,
-                PaletteType::Bf16 => PaletteDType::Bf16,
-                PaletteType::Int8 => PaletteDType::I8,
-            },
+            palette_dtype: self.palette_dtype.into(),
             ..defaults
         })
     }

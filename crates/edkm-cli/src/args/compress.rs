@@ -3,15 +3,37 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use clap::{value_parser, Args as ClapArgs, ValueEnum};
+use clap::builder::PossibleValuesParser;
+use clap::{value_parser, ArgAction, Args as ClapArgs, ValueEnum};
+use edkm_train::compress::{gptq::Levels, Method};
+
+use super::clustering::PaletteType;
 
 /// How to compress without training.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub enum CompressMethod {
-    /// The palette with the least squared error: exact k-means in one dimension
-    Kmeans,
     /// Rounding to the nearest of evenly spaced values
     Rtn,
+    /// The palette with the least squared error: exact k-means in one dimension
+    Kmeans,
+    /// The same with errors weighted by squared gradients on the text (SqueezeLLM)
+    WeightedKmeans,
+    /// GPTQ on the text, onto a k-means palette that is fitted to it
+    Gptq,
+    /// GPTQ on the text, onto evenly spaced values
+    GptqEven,
+}
+
+impl From<CompressMethod> for Method {
+    fn from(method: CompressMethod) -> Self {
+        match method {
+            CompressMethod::Rtn => Method::RoundToNearest,
+            CompressMethod::Kmeans => Method::KMeans,
+            CompressMethod::WeightedKmeans => Method::WeightedKMeans,
+            CompressMethod::Gptq => Method::Gptq(Levels::KMeans),
+            CompressMethod::GptqEven => Method::Gptq(Levels::EvenlySpaced),
+        }
+    }
 }
 
 /// `edkm compress`
@@ -31,6 +53,30 @@ pub struct CompressArgs {
     /// Palettize the embedding and the output projection too, to so many bits
     #[arg(long, value_name = "BITS", value_parser = value_parser!(u8).range(1..=8))]
     pub embedding_bits: Option<u8>,
+    /// Weights of a row that share an index; the palette's entries are vectors, and a weight takes BITS / WEIGHTS bits
+    #[arg(long, value_name = "WEIGHTS", default_value = "1", value_parser = PossibleValuesParser::new(["1", "2", "4", "8"]))]
+    pub vector: String,
+    /// Type of the palettes' numbers in the file
+    #[arg(long, value_enum, default_value_t = PaletteType::F32)]
+    pub palette_dtype: PaletteType,
+    /// Divide each row of a matrix by its root mean square first: a factor for each output channel, 32 bits a row
+    #[arg(long)]
+    pub per_channel_scale: bool,
+    /// Keep weights that are exactly zero (pruned) exactly zero
+    #[arg(long)]
+    pub keep_zero: bool,
+    /// Text to look at: .txt, .json or .jsonl; may be repeated. Needed by weighted-kmeans and gptq
+    #[arg(long, value_name = "FILE", action = ArgAction::Append)]
+    pub data: Vec<PathBuf>,
+    /// Windows of the text that are used
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    pub windows: usize,
+    /// Tokens of a window
+    #[arg(long, default_value_t = 256)]
+    pub seq: usize,
+    /// Seed of the choice of windows
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
     /// Folder to write
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,

@@ -16,7 +16,7 @@ use edkm_train::bench::phases::PhaseTimes;
 
 pub use bench::{BenchAblationArgs, BenchClusterArgs, BenchCommand, BenchLayerArgs, BenchStepArgs};
 pub use clustering::ClusterArgs;
-pub use compress::{CompressArgs, CompressMethod};
+pub use compress::CompressArgs;
 pub use eval::EvalArgs;
 pub use finetune::FinetuneArgs;
 pub use generate::GenerateArgs;

@@ -1,28 +1,44 @@
 //! `edkm compress`
 
 use dfdx::prelude::*;
-use edkm_cluster::Bits;
+use dfdx_edkm::ChannelScale;
+use edkm_cluster::{Bits, KeepZero, VectorLen};
 use edkm_llama::checkpoint::Overwrite;
-use edkm_train::compress::Method;
-use edkm_train::run::{compress_folder, ClusterSettings, CompressSettings};
+use edkm_train::run::{compress_folder, CalibrationSettings, ClusterSettings, CompressSettings, DataSource};
 
 use super::Failure;
-use crate::args::{CompressArgs, CompressMethod};
+use crate::args::CompressArgs;
 use crate::console::{bytes, Output};
+use crate::progress::Progress;
 
 pub fn run(args: CompressArgs) -> Result<(), Failure> {
     let output = Output::new(args.json);
     let settings = CompressSettings {
         model_dir: args.model_dir,
-        method: match args.method {
-            CompressMethod::Kmeans => Method::KMeans,
-            CompressMethod::Rtn => Method::RoundToNearest,
-        },
+        method: args.method.into(),
         clustering: ClusterSettings {
             group: args.group,
             embedding_bits: args.embedding_bits.map(Bits::new).transpose()?,
+            vector: VectorLen::new(args.vector.parse().unwrap_or(1))?,
+            palette_dtype: args.palette_dtype.into(),
+            channel_scale: if args.per_channel_scale {
+                ChannelScale::RootMeanSquare
+            } else {
+                ChannelScale::None
+            },
+            keep_zero: if args.keep_zero {
+                KeepZero::Exact
+            } else {
+                KeepZero::Free
+            },
             ..ClusterSettings::new(Bits::new(args.bits)?, 0)
         },
+        calibration: (!args.data.is_empty()).then_some(CalibrationSettings {
+            data: DataSource::Files(args.data),
+            sequence: args.seq,
+            windows: args.windows,
+            seed: args.seed,
+        }),
         out: args.out,
         overwrite: if args.overwrite {
             Overwrite::Replace
@@ -30,7 +46,7 @@ pub fn run(args: CompressArgs) -> Result<(), Failure> {
             Overwrite::Refuse
         },
     };
-    let outcome = compress_folder(&settings, &Cpu::default())?;
+    let outcome = compress_folder(&settings, &Cpu::default(), &mut Progress::new(output))?;
     output.line(format!(
         "{} -> {}, {:.3} bits a compressed weight, palettes counted; {:.1} s",
         bytes(outcome.size_before_bytes),

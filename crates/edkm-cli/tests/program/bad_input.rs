@@ -1,6 +1,6 @@
 //! What a user can get wrong ends in a message that names the thing, and never in a half-written folder.
 
-use crate::common::{assert_refused, Workshop};
+use crate::common::{assert_refused, edkm, Workshop};
 
 const NORM: &str = "model.norm.weight";
 
@@ -148,5 +148,30 @@ fn a_store_that_makes_no_sense() {
     let shop = Workshop::new();
     for store in ["zip", "compress,marshal", "marshal,marshal", "spill=/nowhere:2XB"] {
         assert_refused(&shop.finetune(&["--store", store]), &[], &shop.out());
+    }
+}
+
+#[test]
+fn a_compression_that_cannot_be() {
+    let shop = Workshop::new();
+    let refused = |method: &str, more: &[&str], parts: &[&str]| {
+        let mut command = shop.compress(method, &["--bits", "3", "--seq", "32"]);
+        let output = command.arg("--out").arg(shop.out()).args(more).output().unwrap();
+        assert_refused(&output, parts, &shop.out());
+    };
+    refused("rtn", &["--vector", "2"], &["q_proj", "vector"]);
+    refused("gptq-even", &["--vector", "2"], &["q_proj", "vectors of 2"]);
+    refused("gptq", &["--seq", "100000"], &["sequence", "max_position_embeddings"]);
+    refused("gptq", &["--windows", "0"], &["windows", "at least 1"]);
+    std::fs::write(shop.text(), "Once upon a time.").unwrap();
+    refused("weighted-kmeans", &[], &["tokens", "33"]);
+    for method in ["gptq", "weighted-kmeans"] {
+        let mut command = edkm();
+        command
+            .arg("compress")
+            .arg(shop.model())
+            .args(["--method", method, "--bits", "3"]);
+        let output = command.arg("--out").arg(shop.out()).output().unwrap();
+        assert_refused(&output, &[method, "--data"], &shop.out());
     }
 }

@@ -28,7 +28,12 @@ fn every_setting_reaches_the_written_model() {
         (&["--palette-dtype", "int8"], 3.0, bits(&plain)),
         (&["--per-channel-scale"], bits(&plain) + 0.1, 4.0),
     ] {
-        let (figures, _) = run(arguments);
+        let (figures, _) = run(&[arguments, &["--baselines"]].concat());
+        assert!(figures["baselines"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|b| b["method"] == "kmeans"));
         let found = bits(&figures);
         assert!(found >= least && found < most, "{arguments:?}: {found}");
     }

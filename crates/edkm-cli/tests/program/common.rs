@@ -66,6 +66,19 @@ impl Workshop {
         command.output().unwrap()
     }
 
+    /// `edkm compress MODEL --method METHOD --data TEXT`, with more arguments behind; the folder to write is left to the caller.
+    pub(crate) fn compress(&self, method: &str, more: &[&str]) -> Command {
+        let mut command = edkm();
+        command
+            .arg("compress")
+            .arg(self.model())
+            .args(["--method", method])
+            .arg("--data")
+            .arg(self.text())
+            .args(more);
+        command
+    }
+
     /// Changes the weights' file: header and data are given, and taken back.
     pub(crate) fn edit_weights(&self, edit: impl FnOnce(&mut serde_json::Value, &mut Vec<u8>)) {
         let file = std::fs::read(self.weights()).unwrap();

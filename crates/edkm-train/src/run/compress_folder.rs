@@ -9,10 +9,11 @@ use edkm_llama::config::LlamaConfig;
 use edkm_llama::model::DynamicLlama;
 use serde::Serialize;
 
-use super::finetune::{float_dtype, sizes};
-use super::ClusterSettings;
-use crate::compress::{compress, Method};
-use crate::TrainError;
+use super::finetune::{check_sequence, float_dtype, sizes};
+use super::{ClusterSettings, DataSource, Observer, Stage};
+use crate::compress::{compress, Calibration, Method};
+use crate::data::TokenStream;
+use crate::{Tokenizer, TrainError};
 
 /// All that determines a compression.
 #[derive(Debug, Clone)]
@@ -23,10 +24,25 @@ pub struct CompressSettings {
     pub method: Method,
     /// Bits and groups.
     pub clustering: ClusterSettings,
+    /// The text that methods look at which need one; `None`: there is none.
+    pub calibration: Option<CalibrationSettings>,
     /// The folder to write.
     pub out: PathBuf,
     /// What happens to one that is there.
     pub overwrite: Overwrite,
+}
+
+/// Which windows of which text a compression looks at.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CalibrationSettings {
+    /// The text.
+    pub data: DataSource,
+    /// Tokens of a window; at most the model's positions.
+    pub sequence: usize,
+    /// Windows, at most as many as the text has.
+    pub windows: usize,
+    /// Seed of their choice.
+    pub seed: u64,
 }
 
 /// The figures of a compression.
@@ -44,18 +60,59 @@ pub struct CompressOutcome {
     pub out: PathBuf,
 }
 
+fn stream(source: &DataSource, tokenizer: &Tokenizer) -> Result<TokenStream, TrainError> {
+    match source {
+        DataSource::Files(paths) => TokenStream::from_files(paths, tokenizer),
+        DataSource::Text(text) => TokenStream::from_text(text, tokenizer),
+        DataSource::HeldOut => Err(TrainError::EmptyData { paths: Vec::new() }),
+    }
+}
+
 /// Compresses a folder. `out` appears whole or not at all.
 ///
 /// # Errors
 /// A model that cannot be read, a weight that is not finite, a folder that cannot be written.
-pub fn compress_folder<D: EdkmDevice>(settings: &CompressSettings, device: &D) -> Result<CompressOutcome, TrainError> {
+pub fn compress_folder<D: EdkmDevice>(
+    settings: &CompressSettings,
+    device: &D,
+    observer: &mut impl Observer,
+) -> Result<CompressOutcome, TrainError> {
     let start = Instant::now();
+    let calibration = settings.calibration.as_ref();
+    if settings.method.needs_calibration() && calibration.is_none() {
+        return Err(TrainError::NoCalibration {
+            method: settings.method.name(),
+        });
+    }
+    observer.stage(Stage::LoadModel);
     let out = OutputDir::create(&settings.out, settings.overwrite)?;
     let config = LlamaConfig::read(&settings.model_dir)?;
     let checkpoint = Checkpoint::open(&settings.model_dir)?;
     let mut model: DynamicLlama<D> = DynamicLlama::from_checkpoint(&checkpoint, &config, device)?;
     model.set_clustering(&settings.clustering);
-    let palettes = compress(&mut model, settings.method, settings.clustering.palette_dtype)?;
+    let text = match calibration {
+        Some(calibration) if settings.method.needs_calibration() => {
+            observer.stage(Stage::LoadData);
+            let sequence = calibration.sequence;
+            check_sequence(sequence, &config)?;
+            let tokenizer = Tokenizer::from_dir(&settings.model_dir)?;
+            tokenizer.check_vocabulary(config.vocab_size)?;
+            Some((calibration, stream(&calibration.data, &tokenizer)?))
+        }
+        _ => None,
+    };
+    let text = text.as_ref().map(|(calibration, stream)| Calibration {
+        stream,
+        sequence: calibration.sequence,
+        windows: calibration.windows,
+        seed: calibration.seed,
+    });
+    observer.stage(Stage::Compress);
+    let dtype = settings.clustering.palette_dtype;
+    let palettes = compress(&mut model, settings.method, text.as_ref(), dtype, &mut |share| {
+        observer.progress(share);
+    })?;
+    observer.stage(Stage::Save);
     let written = model.write_weights(out.path(), &palettes, float_dtype(&checkpoint), Sharding::Single)?;
     config.write(out.path())?;
     copy_companions(&settings.model_dir, out.path())?;

@@ -135,7 +135,7 @@ pub fn finetune<D: EdkmDevice>(
     model.recompute = settings.recompute;
     let (size_before_bytes, dtype) = (checkpoint.file_bytes(), float_dtype(&checkpoint));
     drop(checkpoint);
-    check_sequence(settings, &config)?;
+    check_sequence(settings.sequence, &config)?;
 
     observer.stage(Stage::LoadData);
     let tokenizer = Tokenizer::from_dir(&settings.model_dir)?;
@@ -175,18 +175,15 @@ pub fn finetune<D: EdkmDevice>(
     let mut baselines = Vec::new();
     if let (Measure::Yes, Some(clustering)) = (settings.baselines, &settings.clustering) {
         observer.stage(Stage::EvaluateBaselines);
-        for (index, (method, name)) in [
-            (Method::RoundToNearest, "rounding to nearest"),
-            (Method::KMeans, "k-means"),
-        ]
-        .into_iter()
-        .enumerate()
-        {
+        // rounding has numbers for levels, not vectors
+        let rounding = (clustering.vector.get() == 1).then_some((Method::RoundToNearest, "rounding to nearest"));
+        let methods = rounding.into_iter().chain([(Method::KMeans, "k-means")]);
+        for (index, (method, name)) in methods.enumerate() {
             if let Some(&known) = resumed.as_ref().and_then(|(_, state)| state.baselines.get(index)) {
                 baselines.push(Baseline::new(method, known));
                 continue;
             }
-            let palettes = compress(&mut model, method, clustering.palette_dtype)?;
+            let palettes = compress(&mut model, method, None, clustering.palette_dtype, &mut |_| {})?;
             let measured = evaluate(&with_palettes(&model, &palettes)?, &mut |share| {
                 observer.progress(share)
             })?;
@@ -344,13 +341,14 @@ fn check_objective(objective: Objective) -> Result<(), TrainError> {
     }
 }
 
-fn check_sequence(settings: &FinetuneSettings, config: &LlamaConfig) -> Result<(), TrainError> {
-    if settings.sequence > config.max_position_embeddings {
+/// A sequence must fit the model's positions.
+pub(crate) fn check_sequence(sequence: usize, config: &LlamaConfig) -> Result<(), TrainError> {
+    if sequence > config.max_position_embeddings {
         return Err(TrainError::Setting {
             setting: "sequence length",
             value: format!(
-                "{} (the model has {} positions)",
-                settings.sequence, config.max_position_embeddings
+                "{sequence} (the model has {} positions)",
+                config.max_position_embeddings
             ),
             expected: "at most the model's max_position_embeddings",
         });

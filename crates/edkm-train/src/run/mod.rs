@@ -9,7 +9,7 @@ mod outcome;
 mod report;
 
 pub use clustering::ClusterSettings;
-pub use compress_folder::{compress_folder, CompressOutcome, CompressSettings};
+pub use compress_folder::{compress_folder, CalibrationSettings, CompressOutcome, CompressSettings};
 pub use finetune::{finetune, free_folder, DataSource, FinetuneSettings, Measure, Objective};
 pub use observer::{Observer, Silent, Stage, StepReport};
 pub use outcome::{Baseline, FinetuneOutcome, Sizes};

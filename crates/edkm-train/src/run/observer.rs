@@ -17,6 +17,8 @@ pub enum Stage {
     EvaluateBaselines,
     /// Training.
     Train,
+    /// Compression without training.
+    Compress,
     /// Writing the model.
     Save,
     /// Perplexity of the model as it was written.
@@ -32,6 +34,7 @@ impl Stage {
             Self::EvaluateBefore => "perplexity of the original",
             Self::EvaluateBaselines => "perplexity without training",
             Self::Train => "training",
+            Self::Compress => "finding palettes",
             Self::Save => "writing the model",
             Self::EvaluateAfter => "perplexity of the result",
         }

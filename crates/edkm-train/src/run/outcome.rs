@@ -57,11 +57,10 @@ pub struct Baseline {
 
 impl Baseline {
     pub(super) fn new(method: Method, perplexity: f64) -> Self {
-        let method = match method {
-            Method::RoundToNearest => "rtn",
-            Method::KMeans => "kmeans",
-        };
-        Self { method, perplexity }
+        Self {
+            method: method.name(),
+            perplexity,
+        }
     }
 }
 

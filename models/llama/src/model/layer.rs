@@ -55,6 +55,19 @@ pub struct AttentionSettings {
 
 impl<H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> DecoderLayer<H, Q, K, F, D> {
     fn attend<T: SaveForBackward<D>>(&self, x: Matrix<D, T>, batch: usize, seq: usize) -> Result<Matrix<D, T>, D::Err> {
+        self.output.apply(self.try_attended(x, batch, seq)?)
+    }
+
+    /// What the output projection is given: the values that each of the normed inputs `x` `[batch * seq, hidden]` attends to.
+    ///
+    /// # Errors
+    /// Shapes that do not fit, a store that fails.
+    pub fn try_attended<T: SaveForBackward<D>>(
+        &self,
+        x: Matrix<D, T>,
+        batch: usize,
+        seq: usize,
+    ) -> Result<Matrix<D, T>, D::Err> {
         let AttentionSettings {
             heads,
             kv_heads,
@@ -80,14 +93,22 @@ impl<H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> DecoderLayer<H, Q, K, F, D> 
             head_dim,
             scale,
         };
-        self.output.apply(attention(q.retaped(), k.retaped(), v, dims)?)
+        attention(q.retaped(), k.retaped(), v, dims)
     }
 
     fn feed_forward<T: SaveForBackward<D>>(&self, x: Matrix<D, T>) -> Result<Matrix<D, T>, D::Err> {
+        self.down.apply(self.try_gated(x)?)
+    }
+
+    /// What the down projection is given: the gated features of the normed inputs `x` `[tokens, hidden]`.
+    ///
+    /// # Errors
+    /// Shapes that do not fit, a store that fails.
+    pub fn try_gated<T: SaveForBackward<D>>(&self, x: Matrix<D, T>) -> Result<Matrix<D, T>, D::Err> {
         let (x, tape) = x.split_tape();
         let (gate, tape) = self.gate.apply(x.clone().put_tape(tape))?.split_tape();
         let up = self.up.apply(x.put_tape(tape))?;
-        self.down.apply(swiglu(gate.retaped(), up)?)
+        swiglu(gate.retaped(), up)
     }
 }
 

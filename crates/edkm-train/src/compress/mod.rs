@@ -1,0 +1,281 @@
+//! Compression without training: what fine-tuning is compared with.
+
+mod calibration;
+pub mod gptq;
+mod importance;
+
+use std::borrow::Cow;
+use std::num::NonZeroUsize;
+
+use dfdx::prelude::*;
+use dfdx_edkm::channel_scale::divided;
+use dfdx_edkm::{Clustering, EdkmDevice, ParameterKind, ParameterVisitor, Parameters};
+use edkm_cluster::{Grouping, MatrixShape, Prepared, Spec};
+use edkm_llama::model::{palette_spec, DynamicLlama, PalettizedParameter};
+use edkm_llama::LlamaError;
+use edkm_palette::{PaletteDType, PalettizedMatrix};
+use rayon::prelude::*;
+
+pub use calibration::Calibration;
+use gptq::Levels;
+pub use importance::{estimated_loss, importance, Importances};
+
+use crate::TrainError;
+
+/// How palettes are found without training.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Method {
+    /// Rounding to the nearest of 2^bits evenly spaced levels between the smallest and the largest weight of the group.
+    RoundToNearest,
+    /// The optimal palette in the squared error: exact k-means in one dimension.
+    KMeans,
+    /// The same with each squared error weighted by the squared gradient of the weight (SqueezeLLM, arXiv 2306.07629).
+    WeightedKMeans,
+    /// GPTQ (arXiv 2210.17323) layer by layer. Embeddings, which have no inputs, get the k-means.
+    Gptq(Levels),
+}
+
+impl Method {
+    /// The name in commands and tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::RoundToNearest => "rtn",
+            Self::KMeans => "kmeans",
+            Self::WeightedKMeans => "weighted-kmeans",
+            Self::Gptq(Levels::KMeans) => "gptq",
+            Self::Gptq(Levels::EvenlySpaced) => "gptq-even",
+        }
+    }
+
+    /// Whether it looks at text.
+    pub fn needs_calibration(self) -> bool {
+        matches!(self, Self::WeightedKMeans | Self::Gptq(_))
+    }
+}
+
+/// Palettizes every clustered parameter of `model` by `method`, with the bits and groups of its clustering. The weights stay as they are.
+/// `progress` is told the share that is done.
+///
+/// # Errors
+/// A weight that is not finite, named by parameter and index; no calibration text for a method that needs one, or one too short; settings
+/// that the method does not know.
+pub fn compress<D: EdkmDevice>(
+    model: &mut DynamicLlama<D>,
+    method: Method,
+    calibration: Option<&Calibration<'_>>,
+    dtype: PaletteDType,
+    progress: &mut dyn FnMut(f64),
+) -> Result<Vec<PalettizedParameter>, TrainError> {
+    let text = || calibration.ok_or(TrainError::NoCalibration { method: method.name() });
+    let mut visitor = Compress {
+        palette: Palette::Nearest,
+        which: Which::All,
+        dtype,
+        found: Vec::new(),
+    };
+    match method {
+        Method::RoundToNearest => {}
+        Method::KMeans => visitor.palette = Palette::KMeans,
+        Method::WeightedKMeans => visitor.palette = Palette::Weighted(importance(model, text()?, progress)?),
+        Method::Gptq(_) => {
+            text()?;
+            visitor.palette = Palette::KMeans;
+            visitor.which = Which::Embeddings;
+        }
+    }
+    model.visit_parameters("", &mut visitor)?;
+    match method {
+        Method::Gptq(levels) => gptq::gptq(model, visitor.found, text()?, levels, dtype, progress),
+        _ => Ok(visitor.found),
+    }
+}
+
+/// How the palettes of one parameter are found.
+enum Palette {
+    Nearest,
+    KMeans,
+    Weighted(Importances),
+}
+
+/// Which of the clustered parameters.
+#[derive(PartialEq)]
+enum Which {
+    All,
+    Embeddings,
+}
+
+struct Compress {
+    palette: Palette,
+    which: Which,
+    dtype: PaletteDType,
+    found: Vec<PalettizedParameter>,
+}
+
+impl<D: EdkmDevice> ParameterVisitor<D> for Compress {
+    type Error = LlamaError;
+
+    fn visit<S: Shape>(
+        &mut self,
+        name: &str,
+        kind: ParameterKind<'_>,
+        parameter: &mut Tensor<S, f32, D>,
+    ) -> Result<(), LlamaError> {
+        let sizes = parameter.shape().concrete();
+        let (Some(clustering), &[rows, cols]) = (kind.clustering(), sizes.as_ref()) else {
+            return Ok(());
+        };
+        if self.which == Which::Embeddings && !matches!(kind, ParameterKind::Embedding { .. }) {
+            return Ok(());
+        }
+        let matrix = self.matrix(name, &parameter.as_vec(), MatrixShape { rows, cols }, clustering)?;
+        self.found.push(PalettizedParameter {
+            name: name.to_owned(),
+            matrix,
+        });
+        Ok(())
+    }
+}
+
+impl Compress {
+    fn matrix(
+        &self,
+        name: &str,
+        weight: &[f32],
+        shape: MatrixShape,
+        clustering: &Clustering,
+    ) -> Result<PalettizedMatrix, LlamaError> {
+        let spec = &clustering.spec();
+        let row_scales = clustering.channel_scale().of(weight, shape);
+        let row_scales = row_scales.as_deref();
+        let weight = &divided(weight, row_scales)[..];
+        let cluster_error = |source| LlamaError::Cluster {
+            name: name.to_owned(),
+            source,
+        };
+        let prepared = Prepared::new(weight, shape, spec).map_err(cluster_error)?;
+        let centroids = match &self.palette {
+            Palette::KMeans => prepared.initial(),
+            Palette::Weighted(importances) => match importances.get(name) {
+                Some(importance) => prepared.initial_weighted(&of_divided(importance, shape, row_scales)),
+                None => prepared.initial(),
+            },
+            Palette::Nearest if spec.dim() > 1 => Err(edkm_cluster::ClusterError::Setting {
+                setting: "the vector length of evenly spaced levels",
+                value: spec.dim() as f64,
+                needed: "1",
+            }),
+            Palette::Nearest => {
+                let (palettes, indices) = round_to_nearest(weight, shape, spec);
+                return pack(
+                    name,
+                    shape,
+                    palette_spec(spec, self.dtype),
+                    &palettes,
+                    &indices,
+                    row_scales,
+                );
+            }
+        }
+        .map_err(cluster_error)?;
+        let indices = prepared.assign(&centroids).map_err(cluster_error)?;
+        pack(
+            name,
+            shape,
+            palette_spec(spec, self.dtype),
+            centroids.as_slice(),
+            &indices,
+            row_scales,
+        )
+    }
+}
+
+/// The importances of weights whose rows were divided: an error in a divided row counts by the square of what multiplies it again.
+fn of_divided<'i>(importance: &'i [f32], shape: MatrixShape, row_scales: Option<&[f32]>) -> Cow<'i, [f32]> {
+    match row_scales {
+        None => Cow::Borrowed(importance),
+        Some(scales) => importance
+            .chunks(shape.cols.max(1))
+            .zip(scales)
+            .flat_map(|(row, scale)| row.iter().map(move |i| i * scale * scale))
+            .collect(),
+    }
+}
+
+fn pack(
+    name: &str,
+    shape: MatrixShape,
+    spec: edkm_palette::PaletteSpec,
+    palettes: &[f32],
+    indices: &[u8],
+    row_scales: Option<&[f32]>,
+) -> Result<PalettizedMatrix, LlamaError> {
+    PalettizedMatrix::pack(shape.rows, shape.cols, spec, palettes, indices, row_scales).map_err(|source| {
+        LlamaError::Palettize {
+            name: name.to_owned(),
+            source,
+        }
+    })
+}
+
+/// Evenly spaced palettes `[groups, 2^bits]` and the index of each weight. Finite weights.
+fn round_to_nearest(weight: &[f32], shape: MatrixShape, spec: &Spec) -> (Vec<f32>, Vec<u8>) {
+    let rows = match spec.grouping {
+        Grouping::PerTensor => NonZeroUsize::new(shape.rows).unwrap_or(NonZeroUsize::MIN),
+        Grouping::PerChannels(channels) => channels,
+    };
+    let last = (spec.bits.clusters() - 1) as f32;
+    let groups: Vec<(Vec<f32>, Vec<u8>)> = weight
+        .par_chunks(rows.get().saturating_mul(shape.cols).max(1))
+        .map(|group| {
+            let low = group.iter().copied().fold(f32::INFINITY, f32::min);
+            let high = group.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            // halves first: the range of two finite numbers may overflow
+            let gap = (high / last - low / last).max(f32::MIN_POSITIVE);
+            let palette = (0..=spec.bits.clusters() - 1)
+                .map(|level| low + gap * level as f32)
+                .collect();
+            let indices = group
+                .iter()
+                .map(|&w| ((w - low) / gap).round().clamp(0.0, last) as u8)
+                .collect();
+            (palette, indices)
+        })
+        .collect();
+    let (palettes, indices): (Vec<_>, Vec<_>) = groups.into_iter().unzip();
+    (palettes.concat(), indices.concat())
+}
+
+/// A copy of `model` that computes with the palettized weights, unclustered: what the compressed model will say.
+///
+/// # Errors
+/// The device's, when it cannot hold the weights.
+pub fn with_palettes<D: EdkmDevice>(
+    model: &DynamicLlama<D>,
+    palettes: &[PalettizedParameter],
+) -> Result<DynamicLlama<D>, TrainError> {
+    struct Replace<'a>(&'a [PalettizedParameter]);
+    impl<D: EdkmDevice> ParameterVisitor<D> for Replace<'_> {
+        type Error = TrainError;
+        fn visit<S: Shape>(
+            &mut self,
+            name: &str,
+            _: ParameterKind<'_>,
+            parameter: &mut Tensor<S, f32, D>,
+        ) -> Result<(), TrainError> {
+            let Some(palettized) = self.0.iter().find(|p| p.name == name) else {
+                return Ok(());
+            };
+            let (device, shape) = (parameter.device().clone(), *parameter.shape());
+            *parameter = device
+                .try_tensor_from_vec(palettized.matrix.dequantize(), shape)
+                .map_err(|error| TrainError::Device {
+                    reason: format!("{name}: {error}"),
+                })?;
+            Ok(())
+        }
+    }
+    let mut copy = model.clone();
+    copy.visit_parameters("", &mut Replace(palettes))?;
+    copy.set_clustering(&|_: &edkm_llama::names::Parameter| None);
+    Ok(copy)
+}
