@@ -104,12 +104,14 @@ fn check(golden: &Golden, model_dir: &Path) {
     let expected = golden.names().iter().filter(|name| name.starts_with("grad.")).count();
     assert_eq!(gradients.len(), expected);
 
-    // the same bits when the layers save their input alone and are run again
-    model.recompute = Recompute::Layers;
-    let (again, recomputed) = loss_and_gradients(&mut model, &tokens, &targets, Store::memory());
-    assert_eq!(loss.to_bits(), again.to_bits());
-    for (name, gradient) in &gradients {
-        assert_bitwise_equal(name, &recomputed[name], gradient);
+    // the same bits when layers or their attention are run again
+    for recompute in [Recompute::Attention, Recompute::Layers] {
+        model.recompute = recompute;
+        let (again, recomputed) = loss_and_gradients(&mut model, &tokens, &targets, Store::memory());
+        assert_eq!(loss.to_bits(), again.to_bits());
+        for (name, gradient) in &gradients {
+            assert_bitwise_equal(name, &recomputed[name], gradient);
+        }
     }
 }
 

@@ -6,10 +6,11 @@ use xxhash_rust::xxh3::xxh3_128;
 /// contents in a store the chance of a mistake is about n^2 / 2^129. It does not resist an adversary, who has no say in
 /// what a training step saves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Digest(u128);
+pub struct Digest(u128);
 
 impl Digest {
-    pub(crate) fn of(bytes: &[u8]) -> Self {
+    /// The digest of `bytes`.
+    pub fn of(bytes: &[u8]) -> Self {
         Self(xxh3_128(bytes))
     }
 }

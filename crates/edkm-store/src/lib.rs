@@ -68,6 +68,7 @@ pub use backend::{Backend, Quote};
 pub use builder::StoreBuilder;
 pub use bytes::{downcast, SharedBytes};
 pub use codec::{Codec, CodecError, PlaneCodec};
+pub use digest::Digest;
 pub use error::StoreError;
 pub use learners::{in_process_learners, InProcessLearner, LearnerGroup, DEFAULT_PATIENCE};
 pub use record::{DType, Placement, Precision, Record};

@@ -129,6 +129,7 @@ impl Meter {
         LayerReport {
             name: self.name,
             logical_bytes: self.logical.now(),
+            logical_peak_bytes: self.logical.peak(),
             kept_bytes: self.kept.now(),
             peak_bytes: self.kept.peak(),
             saves: self.saves.load(Relaxed),

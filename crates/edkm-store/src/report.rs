@@ -9,6 +9,8 @@ pub struct LayerReport {
     pub name: &'static str,
     /// Bytes handed to this layer that are still held through it.
     pub logical_bytes: u64,
+    /// The largest value that `logical_bytes` had.
+    pub logical_peak_bytes: u64,
     /// Bytes that it handed on, or keeps, for them.
     pub kept_bytes: u64,
     /// The largest value that `kept_bytes` had.
@@ -55,12 +57,13 @@ impl fmt::Display for Report {
         const MIB: f64 = (1u64 << 20) as f64;
         writeln!(
             f,
-            "{:<16} {:>12} {:>8} {:>8} {:>10} {:>10}",
-            "layer", "peak MiB", "saves", "hits", "pack s", "unpack s"
+            "{:<16} {:>12} {:>12} {:>8} {:>8} {:>10} {:>10}",
+            "layer", "given MiB", "kept MiB", "saves", "hits", "pack s", "unpack s"
         )?;
         for layer in &self.layers {
             let LayerReport {
                 name,
+                logical_peak_bytes,
                 peak_bytes,
                 saves,
                 hits,
@@ -68,10 +71,10 @@ impl fmt::Display for Report {
                 unpack_seconds,
                 ..
             } = layer;
-            let peak = *peak_bytes as f64 / MIB;
+            let [given, kept] = [logical_peak_bytes, peak_bytes].map(|bytes| *bytes as f64 / MIB);
             writeln!(
                 f,
-                "{name:<16} {peak:>12.3} {saves:>8} {hits:>8} {pack_seconds:>10.3} {unpack_seconds:>10.3}"
+                "{name:<16} {given:>12.3} {kept:>12.3} {saves:>8} {hits:>8} {pack_seconds:>10.3} {unpack_seconds:>10.3}"
             )?;
         }
         let [logical, memory, disk] =

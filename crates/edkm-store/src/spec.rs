@@ -90,7 +90,13 @@ impl StoreSpec {
                 LayerSpec::Marshal => builder.marshal(),
                 LayerSpec::Uniquify => builder.uniquify(),
                 LayerSpec::Shard => {
-                    let group = group.clone().ok_or_else(|| error("shard", "needs several learners"))?;
+                    let group = group.clone().ok_or_else(|| {
+                        error(
+                            "shard",
+                            "splits what several learners hold alike, and there is one: leave it out, or, in a program with several, \
+                             build each learner's store with StoreSpec::build_for",
+                        )
+                    })?;
                     builder.shard(group)
                 }
                 LayerSpec::Compress(codec) => builder.compress(*codec),

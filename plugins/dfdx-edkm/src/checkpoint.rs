@@ -1,8 +1,12 @@
 //! Gradient checkpointing for any dfdx sub-model: only its input is saved; backward runs it again.
 
+use std::cell::RefCell;
+use std::rc::Rc;
+
 use dfdx::prelude::*;
 
 use crate::device::{contiguous, take_gradient, DeviceMemory};
+use crate::save::SegmentTape;
 use crate::{SaveAs, SaveForBackward, StoreTape};
 
 /// Applies `module` to `x`, saving `x` alone (through the tape's store). Panics where [`try_checkpoint`] fails.
@@ -39,32 +43,138 @@ where
         + Clone
         + 'static,
 {
+    // cloned after the forward pass, so that what the module found out (palettes) is in the clone
+    segment(x, Output::Saved, |x| module.try_forward(x), || module.clone())
+}
+
+/// Applies `first` to `x`, saving `x` alone as [`try_checkpoint`] does, and not even the output is saved by the op that reads it: when that
+/// op's backward asks for it, the segment is run again, once for the op and for its own backward. For a segment whose output feeds a
+/// matrix product and little else, such as attention before its output projection.
+///
+/// `again` is called after `first` and makes the module that is run in backward; it must compute the same.
+///
+/// # Errors
+/// Those of [`try_checkpoint`].
+pub fn try_rematerialize<M, S, Out, D, T>(
+    x: Tensor<S, f32, D, T>,
+    first: impl FnOnce(Tensor<S, f32, D>) -> Result<Tensor<Out, f32, D>, D::Err>,
+    again: impl FnOnce() -> M,
+) -> Result<Tensor<Out, f32, D, T>, D::Err>
+where
+    S: Shape,
+    Out: Shape,
+    D: DeviceMemory,
+    T: SaveForBackward<D>,
+    M: Module<Tensor<S, f32, D, StoreTape<f32, D>>, Output = Tensor<Out, f32, D, StoreTape<f32, D>>, Error = D::Err>
+        + 'static,
+{
+    segment(x, Output::Remade, first, again)
+}
+
+/// What becomes of the output of a segment in ops that save it. The input of a following segment must be [`Output::Saved`]: it would be made
+/// from the input of this one, which would be made from that of the one before.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Output {
+    Saved,
+    Remade,
+}
+
+fn segment<M, S, Out, D, T>(
+    x: Tensor<S, f32, D, T>,
+    output: Output,
+    first: impl FnOnce(Tensor<S, f32, D>) -> Result<Tensor<Out, f32, D>, D::Err>,
+    again: impl FnOnce() -> M,
+) -> Result<Tensor<Out, f32, D, T>, D::Err>
+where
+    S: Shape,
+    Out: Shape,
+    D: DeviceMemory,
+    T: SaveForBackward<D>,
+    M: Module<Tensor<S, f32, D, StoreTape<f32, D>>, Output = Tensor<Out, f32, D, StoreTape<f32, D>>, Error = D::Err>
+        + 'static,
+{
     let (x, mut tape) = contiguous(x)?.split_tape();
-    let out = module.try_forward(x.clone())?;
+    let out = first(x.clone())?;
     if !T::OWNS_TAPE {
         return Ok(out.put_tape(tape));
     }
-    // after the forward pass, so that what the module found out (palettes) is in the clone
-    let module = module.clone();
     let device = x.device().clone();
     let (x_ghost, out_ghost) = (x.ghost(), out.ghost());
-    let segment = tape.segment();
-    let saved = tape.save(x, SaveAs::local("checkpoint.x"))?;
+    let segment = Rc::new(Segment::<M, S, Out, D, T> {
+        module: again(),
+        tape: tape.segment(),
+        state: RefCell::new(State::Saved(tape.save(x, SaveAs::local("checkpoint.x"))?)),
+    });
+    if output == Output::Remade {
+        let segment = segment.clone();
+        let len = out.shape().num_elements();
+        tape.remade_by(&out, move || segment.output()?.try_reshape_like(&(len,)));
+    }
     tape.add_backward_op(move |grads| {
         let _span = tracing::trace_span!("checkpoint backward").entered();
-        let x = T::load(saved)?;
+        let Rerun { x, out, tape } = segment.take()?;
         let inner_x_ghost = x.ghost();
         // The loaded tensor may be another one for dfdx: let its gradient grow on top of what x has, as it would without checkpoint.
         let grad_x = take_gradient(&device, grads.get_or_alloc_mut(&x_ghost)?)?;
         *grads.get_or_alloc_mut(&inner_x_ghost)? = grad_x;
-        let (inner_out, inner_tape) = module.try_forward(x.put_tape(segment.tape()))?.split_tape();
         let grad_out = take_gradient(&device, grads.get_or_alloc_mut(&out_ghost)?)?;
-        *grads.get_or_alloc_mut(&inner_out)? = grad_out;
-        drop(inner_out);
-        inner_tape.run(grads)?;
+        *grads.get_or_alloc_mut(&out)? = grad_out;
+        drop((x, out));
+        tape.run(grads)?;
         let grad_x = take_gradient(&device, grads.get_or_alloc_mut(&inner_x_ghost)?)?;
         *grads.get_or_alloc_mut(&x_ghost)? = grad_x;
         Ok(())
     });
     Ok(out.put_tape(tape))
+}
+
+/// A segment from its forward pass to its backward pass.
+struct Segment<M, S: Shape, Out: Shape, D: DeviceMemory, T: SaveForBackward<D>> {
+    module: M,
+    tape: SegmentTape,
+    state: RefCell<State<S, Out, D, T>>,
+}
+
+enum State<S: Shape, Out: Shape, D: DeviceMemory, T: SaveForBackward<D>> {
+    Saved(T::Saved<S>),
+    Run(Rerun<S, Out, D>),
+    /// Its backward pass has begun, or its second forward pass has failed.
+    Done,
+}
+
+/// A segment that was run again.
+struct Rerun<S: Shape, Out: Shape, D: DeviceMemory> {
+    x: Tensor<S, f32, D>,
+    out: Tensor<Out, f32, D>,
+    tape: StoreTape<f32, D>,
+}
+
+impl<M, S, Out, D, T> Segment<M, S, Out, D, T>
+where
+    S: Shape,
+    Out: Shape,
+    D: DeviceMemory,
+    T: SaveForBackward<D>,
+    M: Module<Tensor<S, f32, D, StoreTape<f32, D>>, Output = Tensor<Out, f32, D, StoreTape<f32, D>>, Error = D::Err>,
+{
+    /// Runs it again, if that has not been done.
+    fn take(&self) -> Result<Rerun<S, Out, D>, D::Err> {
+        match self.state.replace(State::Done) {
+            State::Run(rerun) => Ok(rerun),
+            State::Done => Err(D::failed()),
+            State::Saved(saved) => {
+                let x = T::load(saved)?;
+                let tape = self.tape.clone().tape();
+                let (out, tape) = self.module.try_forward(x.clone().put_tape(tape))?.split_tape();
+                Ok(Rerun { x, out, tape })
+            }
+        }
+    }
+
+    fn output(&self) -> Result<Tensor<Out, f32, D>, D::Err> {
+        let rerun = self.take()?;
+        let out = rerun.out.clone();
+        self.state.replace(State::Run(rerun));
+        Ok(out)
+    }
 }

@@ -41,7 +41,7 @@ mod save;
 mod tape;
 
 pub use channel_scale::ChannelScale;
-pub use checkpoint::{checkpoint, try_checkpoint};
+pub use checkpoint::{checkpoint, try_checkpoint, try_rematerialize};
 pub use clustering::{Clustering, ClusteringState, LearnedPalette};
 pub use device::EdkmDevice;
 pub use error::EdkmError;

@@ -1,12 +1,14 @@
 //! How an op keeps a tensor for its backward pass: the trait that each tape answers in its own way.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use dfdx::prelude::*;
 use edkm_store::{Backend, DType, Placement, Record, Ticket};
 
 use crate::device::DeviceMemory;
-use crate::tape::{Failure, StoreTape};
+use crate::ops::Vector;
+use crate::tape::{Failure, Remake, StoreTape};
 use crate::EdkmError;
 
 /// What a saved tensor is, for the store.
@@ -38,7 +40,7 @@ impl SaveAs {
 
 /// A tape that ops of this crate can save tensors through. A module that is written against this trait runs on dfdx's `NoneTape`
 /// (saves nothing), dfdx's `OwnedTape` (keeps the tensor) and [`StoreTape`] (hands it to the store).
-pub trait SaveForBackward<D: DeviceMemory>: Tape<f32, D> {
+pub trait SaveForBackward<D: DeviceMemory>: Tape<f32, D> + 'static {
     /// What the backward closure holds in place of the tensor.
     type Saved<S: Shape>: 'static;
 
@@ -47,6 +49,15 @@ pub trait SaveForBackward<D: DeviceMemory>: Tape<f32, D> {
 
     /// Gives the tensor back, once.
     fn load<S: Shape>(saved: Self::Saved<S>) -> Result<Tensor<S, f32, D>, D::Err>;
+
+    /// Says that backward can make the contiguous tensor `out` again with `recipe` (its elements, row-major, the same bits), from what is
+    /// saved anyway: an op that saves that content then needs no bytes for it. A tape that keeps tensors as they are pays no heed.
+    fn remade_by<S: Shape>(
+        &mut self,
+        _out: &Tensor<S, f32, D>,
+        _recipe: impl Fn() -> Result<Vector<D>, D::Err> + 'static,
+    ) {
+    }
 
     /// Notes why an op failed, and gives the device's error to return.
     fn fail(&self, error: EdkmError) -> D::Err;
@@ -134,6 +145,16 @@ pub enum StoreSaved<S: Shape, D: DeviceMemory> {
         /// Where a failed load leaves its reason.
         failure: Failure,
     },
+    /// Made again when it is loaded.
+    Remade(Remade<S, D>),
+}
+
+/// A tensor that was not saved.
+pub struct Remade<S: Shape, D: DeviceMemory> {
+    remake: Rc<Remake<f32, D>>,
+    shape: S,
+    label: &'static str,
+    failure: Failure,
 }
 
 impl<D: DeviceMemory> SaveForBackward<D> for StoreTape<f32, D> {
@@ -145,8 +166,16 @@ impl<D: DeviceMemory> SaveForBackward<D> for StoreTape<f32, D> {
         };
         let _span = tracing::trace_span!("save", label = how.label).entered();
         let (shape, device) = (*tensor.shape(), tensor.device().clone());
-        let record = Record::new(D::host_bytes(tensor), DType::F32, shape.concrete().into(), how.label)
-            .with_placement(how.placement);
+        let bytes = D::host_bytes(tensor);
+        if let Some(remake) = self.remakes().find(bytes.as_bytes()) {
+            return Ok(StoreSaved::Remade(Remade {
+                remake,
+                shape,
+                label: how.label,
+                failure: self.failure(),
+            }));
+        }
+        let record = Record::new(bytes, DType::F32, shape.concrete().into(), how.label).with_placement(how.placement);
         match store.save(record) {
             Ok(ticket) => Ok(StoreSaved::Stored {
                 ticket,
@@ -176,6 +205,23 @@ impl<D: DeviceMemory> SaveForBackward<D> for StoreTape<f32, D> {
                     }
                 }
             }
+            StoreSaved::Remade(Remade {
+                remake,
+                shape,
+                label,
+                failure,
+            }) => remake.get(label, &failure)?.try_reshape_like(&shape),
+        }
+    }
+
+    fn remade_by<S: Shape>(
+        &mut self,
+        out: &Tensor<S, f32, D>,
+        recipe: impl Fn() -> Result<Vector<D>, D::Err> + 'static,
+    ) {
+        if self.store().is_some() {
+            let bytes = D::host_bytes(out.clone());
+            self.remakes_mut().insert(Remake::new(bytes.as_bytes(), recipe));
         }
     }
 

@@ -15,6 +15,8 @@ pub enum BenchCommand {
     Cluster(BenchClusterArgs),
     /// A decoder layer, forward and backward: of dfdx's own ops, of ours, clustered, and clustered with checkpointing
     Layer(BenchLayerArgs),
+    /// Bytes that a decoder layer keeps for backward, by store and recomputation, beside dfdx's own tape and ops
+    Saved(BenchSavedArgs),
     /// A training step of a model with random weights, and where its time goes
     Step(BenchStepArgs),
 }
@@ -77,9 +79,9 @@ pub struct BenchClusterArgs {
     pub json: bool,
 }
 
-/// `edkm bench layer`
-#[derive(Debug, ClapArgs)]
-pub struct BenchLayerArgs {
+/// A decoder layer, what goes through it, and how its weights are clustered
+#[derive(Debug, Clone, ClapArgs)]
+pub struct LayerSizeArgs {
     /// Width of the residual stream
     #[arg(long, default_value_t = 4096)]
     pub hidden: usize,
@@ -101,6 +103,14 @@ pub struct BenchLayerArgs {
     /// Bits of an index
     #[arg(long, default_value_t = 3, value_parser = value_parser!(u8).range(1..=8))]
     pub bits: u8,
+}
+
+/// `edkm bench layer`
+#[derive(Debug, ClapArgs)]
+pub struct BenchLayerArgs {
+    /// Sizes of the layer
+    #[command(flatten)]
+    pub sizes: LayerSizeArgs,
     /// Measurements, of which the median is shown
     #[arg(long, default_value_t = 5)]
     pub repeats: usize,
@@ -139,6 +149,30 @@ impl From<LayerVariant> for Variant {
     }
 }
 
+/// `edkm bench saved`
+#[derive(Debug, ClapArgs)]
+pub struct BenchSavedArgs {
+    /// Sizes of the layer
+    #[command(flatten)]
+    pub sizes: LayerSizeArgs,
+    /// List what is kept
+    #[arg(long, value_name = "WHAT")]
+    pub by: Option<ListBy>,
+    /// Measure in this process and print the rows alone
+    #[arg(long, hide = true)]
+    pub in_this_process: bool,
+    /// Print one JSON object as the last line of standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What `edkm bench saved` lists
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ListBy {
+    /// Every tensor that ops have saved, by op
+    Tensor,
+}
+
 /// `edkm bench step`
 #[derive(Debug, ClapArgs)]
 pub struct BenchStepArgs {
@@ -158,8 +192,11 @@ pub struct BenchStepArgs {
     #[arg(long)]
     pub no_cluster: bool,
     /// Save only the input of each layer and run it again in backward
-    #[arg(long)]
+    #[arg(long, conflicts_with = "checkpoint_attention")]
     pub checkpoint_layers: bool,
+    /// Save the input of each layer in place of attention's inside, and run that part again in backward
+    #[arg(long)]
+    pub checkpoint_attention: bool,
     /// Steps, of which the median is shown
     #[arg(long, default_value_t = 5)]
     pub repeats: usize,

@@ -59,10 +59,30 @@ pub struct FinetuneArgs {
     #[arg(long)]
     pub baselines: bool,
     /// Save only the input of each layer and run it again in backward
-    #[arg(long)]
+    #[arg(long, conflicts_with = "checkpoint_attention")]
     pub checkpoint_layers: bool,
+    /// Save the input of each layer in place of attention's inside, and run that part again in backward: less time and more memory than
+    /// --checkpoint-layers
+    #[arg(long)]
+    pub checkpoint_attention: bool,
     /// Storage of tensors saved for backward: layers by name, as in marshal,compress,spill=DIR:2GiB
-    #[arg(long, value_name = "LAYERS", default_value = "marshal")]
+    ///
+    /// The layers, in the order in which they act, separated by commas:
+    ///
+    ///   memory             none: everything stays in memory as it is
+    ///   marshal            a content that is stored already is not stored again
+    ///   uniquify           rows that repeat become a table of distinct rows and an index
+    ///   compress           byte planes, each with lz4 or a Huffman code where that helps
+    ///   compress=lz4       byte planes with lz4 alone
+    ///   spill=DIR:BUDGET   above BUDGET (as in 2GiB) to an unlinked file in DIR
+    ///   overlap=BOUND      packs and fetches on a thread of its own, BOUND in flight
+    ///   bf16               keeps activations as bf16, which is LOSSY; all others are exact
+    ///
+    /// Examples: marshal    marshal,compress    marshal,compress,spill=/tmp:2GiB,overlap=256MiB
+    ///
+    /// There is also `shard`, which splits among several learners what they hold alike. This program trains with one, so it refuses it: it is
+    /// for programs of your own (StoreSpec::build_for in edkm-store), and for `edkm bench ablation`, which runs several learners.
+    #[arg(long, value_name = "LAYERS", default_value = "marshal", verbatim_doc_comment)]
     pub store: String,
     /// Folder to write; without it a new one, edkm-out
     #[arg(long, value_name = "DIR")]

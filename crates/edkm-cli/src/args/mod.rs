@@ -14,7 +14,10 @@ use std::path::Path;
 use clap::{Parser, Subcommand};
 use edkm_train::bench::phases::PhaseTimes;
 
-pub use bench::{BenchAblationArgs, BenchClusterArgs, BenchCommand, BenchLayerArgs, BenchStepArgs};
+pub use bench::{
+    BenchAblationArgs, BenchClusterArgs, BenchCommand, BenchLayerArgs, BenchSavedArgs, BenchStepArgs, LayerSizeArgs,
+    ListBy,
+};
 pub use clustering::ClusterArgs;
 pub use compress::CompressArgs;
 pub use eval::EvalArgs;
@@ -72,6 +75,8 @@ impl Command {
                 BenchCommand::Ablation(args) => args.trace.as_deref(),
                 BenchCommand::Cluster(args) => args.trace.as_deref(),
                 BenchCommand::Layer(args) => args.trace.as_deref(),
+                // the work is done in a process of its own
+                BenchCommand::Saved(_) => None,
                 BenchCommand::Step(args) => args.trace.as_deref(),
             },
             _ => None,

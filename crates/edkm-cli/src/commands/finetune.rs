@@ -4,14 +4,13 @@ use std::path::{Path, PathBuf};
 
 use dfdx::prelude::*;
 use edkm_llama::checkpoint::Overwrite;
-use edkm_llama::model::Recompute;
 use edkm_store::StoreSpec;
 use edkm_train::run::checkpoint::{CheckpointSettings, Start};
 use edkm_train::run::{
     finetune, free_folder, ClusterSettings, DataSource, FinetuneOutcome, FinetuneSettings, Measure, Objective,
 };
 
-use super::Failure;
+use super::{recompute, Failure};
 use crate::args::FinetuneArgs;
 use crate::console::{bytes, Output};
 use crate::embedded;
@@ -104,11 +103,7 @@ fn settings(args: &FinetuneArgs, embedded_folder: Option<&Path>) -> Result<Finet
         accumulate: args.accumulate,
         seed: args.seed,
         store: args.store.parse::<StoreSpec>()?.build()?,
-        recompute: if args.checkpoint_layers {
-            Recompute::Layers
-        } else {
-            Recompute::Nothing
-        },
+        recompute: recompute(args.checkpoint_layers, args.checkpoint_attention),
         baselines,
         out: args.out.clone().unwrap_or_else(|| free_folder(Path::new(DEFAULT_OUT))),
         overwrite: if args.overwrite {
@@ -118,6 +113,29 @@ fn settings(args: &FinetuneArgs, embedded_folder: Option<&Path>) -> Result<Finet
         },
         checkpoints: CheckpointSettings::default(),
     })
+}
+
+/// What each layer of the store did, as a table.
+fn show_store(output: Output, outcome: &FinetuneOutcome) {
+    output.line(format!(
+        "  {:18}{:>12}{:>12}{:>9}{:>9}{:>10}{:>12}",
+        "layer of the store", "given", "kept", "saves", "hits", "packing", "unpacking"
+    ));
+    for layer in &outcome.store_layers {
+        output.line(format!(
+            "  {:18}{:>12}{:>12}{:>9}{:>9}{:>8.2} s{:>10.2} s",
+            layer.name,
+            bytes(layer.logical_bytes),
+            bytes(layer.kept_bytes),
+            layer.saves,
+            layer.hits,
+            layer.pack_seconds,
+            layer.unpack_seconds
+        ));
+    }
+    if outcome.saved_bytes_disk > 0 {
+        output.line(format!("  on disk           {:>12}", bytes(outcome.saved_bytes_disk)));
+    }
 }
 
 fn show(output: Output, settings: &FinetuneSettings, outcome: &FinetuneOutcome) {
@@ -160,6 +178,7 @@ fn show(output: Output, settings: &FinetuneSettings, outcome: &FinetuneOutcome) 
         "kept for backward in all    {:>10}  (at the peak, activations)",
         bytes(outcome.saved_bytes_peak)
     ));
+    show_store(output, outcome);
     if let Some((_, text)) = outcome.sample.texts.last() {
         output.line("the result goes on");
         output.line(format!(

@@ -8,6 +8,17 @@ pub mod generate;
 pub mod inspect;
 pub mod make_default;
 
+use edkm_llama::model::Recompute;
+
+/// What `--checkpoint-layers` and `--checkpoint-attention` ask for.
+fn recompute(layers: bool, attention: bool) -> Recompute {
+    match (layers, attention) {
+        (true, _) => Recompute::Layers,
+        (false, true) => Recompute::Attention,
+        (false, false) => Recompute::Nothing,
+    }
+}
+
 /// What a command can fail with.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 

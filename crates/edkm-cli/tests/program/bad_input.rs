@@ -146,8 +146,15 @@ fn a_folder_that_holds_something_is_left_alone() {
 #[test]
 fn a_store_that_makes_no_sense() {
     let shop = Workshop::new();
-    for store in ["zip", "compress,marshal", "marshal,marshal", "spill=/nowhere:2XB"] {
-        assert_refused(&shop.finetune(&["--store", store]), &[], &shop.out());
+    for (store, parts) in [
+        ("zip", ["`zip`", "spill=DIR:BUDGET"]),
+        ("compress,marshal", ["`marshal`", "`compress`"]),
+        ("marshal,marshal", ["`marshal`", "cannot act after"]),
+        ("spill=/nowhere:2XB", ["`2XB`", "2GiB"]),
+        ("spill=/no/such/folder:1MiB", ["/no/such/folder", "choose a directory"]),
+        ("marshal,shard", ["`shard`", "leave it out"]),
+    ] {
+        assert_refused(&shop.finetune(&["--store", store]), &parts, &shop.out());
     }
 }
 

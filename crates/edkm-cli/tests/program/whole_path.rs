@@ -22,6 +22,17 @@ fn what_finetune_writes_is_read_by_every_command() {
         assert!(figures.get(key).is_some(), "no {key} in {figures}");
     }
     assert!(figures["saved_bytes_peak"].as_u64().unwrap() > 0);
+    let layers = figures["store_layers"].as_array().unwrap();
+    let names: Vec<_> = layers.iter().map(|layer| layer["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["marshal", "memory"]);
+    // marshaling finds contents again
+    assert!(layers[0]["hits"].as_u64().unwrap() > 0 && layers[0]["pack_seconds"].as_f64().unwrap() > 0.0);
+    assert!(
+        layers[0]["kept_bytes"].as_u64() < layers[0]["logical_bytes"].as_u64(),
+        "{figures}"
+    );
+    assert_eq!(layers[0]["logical_bytes"], figures["saved_bytes_logical"]);
+    assert_eq!(figures["saved_bytes_disk"], 0);
     assert_eq!(figures["tokens"], 2 * 32 * 2);
     let size = std::fs::metadata(shop.out().join("model.safetensors")).unwrap().len();
     assert_eq!(figures["size_bytes"], size);
@@ -111,6 +122,7 @@ fn the_same_seed_gives_the_same_bytes_and_another_seed_others() {
     // neither where saved tensors go nor whether layers are run again changes a bit
     assert_eq!(first, bytes(&["--store", "memory"]));
     assert_eq!(first, bytes(&["--store", "marshal,compress", "--checkpoint-layers"]));
+    assert_eq!(first, bytes(&["--store", "marshal,compress", "--checkpoint-attention"]));
     assert_ne!(first, bytes(&["--seed", "1"]));
 }
 
@@ -161,6 +173,24 @@ fn perplexity_of(shop: &Workshop, method: &str, more: &[&str]) -> f64 {
         .arg(shop.text())
         .args(["--seq", "32", "--json"]);
     json(&command.output().unwrap())["perplexity"].as_f64().unwrap()
+}
+
+#[test]
+fn help_names_every_layer_of_the_store() {
+    let output = edkm().args(["finetune", "--help"]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    for layer in [
+        "memory",
+        "marshal",
+        "uniquify",
+        "compress=lz4",
+        "spill=DIR:BUDGET",
+        "overlap=BOUND",
+        "bf16",
+        "shard",
+    ] {
+        assert!(text.contains(layer), "no {layer} in {text}");
+    }
 }
 
 #[test]

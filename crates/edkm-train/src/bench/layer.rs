@@ -86,10 +86,10 @@ pub struct LayerMemory {
 /// The layer, its input, and the ways to compute it.
 pub struct LayerBench {
     settings: LayerSettings,
-    unclustered: FusedDecoderLayer,
-    clustered: FusedDecoderLayer,
-    stock: StockDecoderLayer,
-    x_bsh: Tensor<(usize, usize, usize), f32, Cpu>,
+    pub(super) unclustered: FusedDecoderLayer,
+    pub(super) clustered: FusedDecoderLayer,
+    pub(super) stock: StockDecoderLayer,
+    pub(super) x_bsh: Tensor<(usize, usize, usize), f32, Cpu>,
 }
 
 impl LayerBench {
@@ -244,7 +244,7 @@ impl BackwardInPlace for Tensor<Rank0, f32, Cpu, OwnedTape<f32, Cpu>> {
     }
 }
 
-fn clustering_bytes(layer: &FusedDecoderLayer) -> u64 {
+pub(super) fn clustering_bytes(layer: &FusedDecoderLayer) -> u64 {
     struct Bytes(u64);
     impl ParameterVisitor<Cpu> for Bytes {
         type Error = std::convert::Infallible;
@@ -267,7 +267,7 @@ fn clustering_bytes(layer: &FusedDecoderLayer) -> u64 {
     }
 }
 
-fn device_error(error: impl std::fmt::Display) -> TrainError {
+pub(super) fn device_error(error: impl std::fmt::Display) -> TrainError {
     TrainError::Device {
         reason: error.to_string(),
     }

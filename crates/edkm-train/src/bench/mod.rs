@@ -3,6 +3,7 @@
 //! - [`ablation`]: what the layers of the store take off plain DKM.
 //! - [`stock_layer`]: a decoder layer of dfdx's own ops, to compare with.
 //! - [`layer`]: time and memory of a decoder layer, forward and backward.
+//! - [`saved`]: what the layer keeps for backward, by store and recomputation.
 //! - [`step`]: a whole training step, and where its time goes ([`phases`]).
 //! - [`configurations`]: models known by name.
 
@@ -10,6 +11,7 @@ pub mod ablation;
 pub mod configurations;
 pub mod layer;
 pub mod phases;
+pub mod saved;
 pub mod step;
 pub mod stock_layer;
 

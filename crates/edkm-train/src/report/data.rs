@@ -71,8 +71,43 @@ pub struct StoreFigures {
     pub plain_dkm_bytes: Option<u64>,
     /// What was saved before any layer of the store acted.
     pub logical_bytes: u64,
-    /// What each layer of the store kept, in the order in which they act, by name.
-    pub layers: Vec<(String, u64)>,
+    /// The layers of the store in the order in which they act.
+    pub layers: Vec<StoreLayerFigures>,
+}
+
+/// What one layer of the store did in a run.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
+pub struct StoreLayerFigures {
+    /// The layer.
+    pub name: String,
+    /// Bytes handed to it, at the peak.
+    pub logical_bytes: u64,
+    /// Bytes that it handed on or kept for them, at the peak.
+    pub kept_bytes: u64,
+    /// Tensors that were saved through it.
+    pub saves: u64,
+    /// Those of them for which it found a saving.
+    pub hits: u64,
+    /// Seconds of its own work in saving, summed over threads.
+    pub pack_seconds: f64,
+    /// Seconds of its own work in loading, summed over threads.
+    pub unpack_seconds: f64,
+}
+
+impl StoreLayerFigures {
+    /// The account of every layer of a store.
+    pub fn of(report: &edkm_store::Report) -> Vec<Self> {
+        let figures = |layer: &edkm_store::LayerReport| Self {
+            name: layer.name.to_owned(),
+            logical_bytes: layer.logical_peak_bytes,
+            kept_bytes: layer.peak_bytes,
+            saves: layer.saves,
+            hits: layer.hits,
+            pack_seconds: layer.pack_seconds,
+            unpack_seconds: layer.unpack_seconds,
+        };
+        report.layers.iter().map(figures).collect()
+    }
 }
 
 /// What several models write after the same prompt.

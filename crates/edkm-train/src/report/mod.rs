@@ -13,7 +13,8 @@ mod weights;
 use std::path::Path;
 
 pub use data::{
-    BeforeAfter, Centroid, Contender, ContenderRole, Histogram, ReportData, Sample, StoreFigures, WeightFigure,
+    BeforeAfter, Centroid, Contender, ContenderRole, Histogram, ReportData, Sample, StoreFigures, StoreLayerFigures,
+    WeightFigure,
 };
 
 use crate::TrainError;

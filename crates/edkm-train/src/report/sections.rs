@@ -3,7 +3,7 @@
 use std::fmt::{Result, Write};
 
 use super::chart::{self, Chart, Look, Series};
-use super::data::{ContenderRole, ReportData};
+use super::data::{ContenderRole, ReportData, StoreLayerFigures};
 use super::html::{bytes, escape, short, thousands, times};
 use super::weights;
 
@@ -46,7 +46,7 @@ fn summary(page: &mut String, data: &ReportData) -> Result {
         let logical = data.store.as_ref().map_or(0, |store| store.logical_bytes);
         tiles.push((
             "Saved for backward",
-            bytes(kept.1),
+            bytes(kept.kept_bytes),
             format!("of {} before the store", bytes(logical)),
         ));
     }
@@ -149,7 +149,8 @@ fn store(page: &mut String, data: &ReportData) -> Result {
             .map(|plain| ("plain DKM (computed)".to_owned(), plain)),
     );
     rows.push(("saved by this run".to_owned(), store.logical_bytes));
-    rows.extend(store.layers.iter().map(|(name, kept)| (format!("after {name}"), *kept)));
+    let after = |layer: &StoreLayerFigures| (format!("after {}", layer.name), layer.kept_bytes);
+    rows.extend(store.layers.iter().map(after));
     let largest = rows.iter().map(|(_, size)| *size).max().unwrap_or(0).max(1) as f64;
     let last = rows.len() - 1;
     writeln!(
@@ -166,7 +167,35 @@ fn store(page: &mut String, data: &ReportData) -> Result {
             bytes(*size)
         )?;
     }
-    writeln!(page, "</tbody></table></section>")
+    writeln!(page, "</tbody></table>")?;
+    store_layers(page, &store.layers)?;
+    writeln!(page, "</section>")
+}
+
+/// What each layer did in the whole run.
+fn store_layers(page: &mut String, layers: &[StoreLayerFigures]) -> Result {
+    if layers.is_empty() {
+        return Ok(());
+    }
+    writeln!(
+        page,
+        "<table class=\"figures\"><thead><tr><th scope=\"col\">Layer of the store</th><th scope=\"col\">Given, at the peak</th><th scope=\"col\">Kept, \
+         at the peak</th><th scope=\"col\">Saves</th><th scope=\"col\">Hits</th><th scope=\"col\">Packing, s</th><th scope=\"col\">Unpacking, s</th></tr></thead><tbody>"
+    )?;
+    for layer in layers {
+        writeln!(
+            page,
+            "<tr><th scope=\"row\">{}</th><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{:.2}</td><td>{:.2}</td></tr>",
+            escape(&layer.name),
+            bytes(layer.logical_bytes),
+            bytes(layer.kept_bytes),
+            thousands(layer.saves),
+            thousands(layer.hits),
+            layer.pack_seconds,
+            layer.unpack_seconds
+        )?;
+    }
+    writeln!(page, "</tbody></table>")
 }
 
 fn samples(page: &mut String, data: &ReportData) -> Result {

@@ -98,7 +98,17 @@ fn full() -> ReportData {
         store: Some(StoreFigures {
             plain_dkm_bytes: Some(126_000_000),
             logical_bytes: 48_200_000,
-            layers: vec![("marshal".into(), 29_100_000), ("compress".into(), 26_400_000)],
+            layers: [("marshal", 29_100_000), ("compress", 26_400_000)]
+                .map(|(name, kept_bytes)| StoreLayerFigures {
+                    name: name.into(),
+                    logical_bytes: 48_200_000,
+                    kept_bytes,
+                    saves: 3_321,
+                    hits: 2_210,
+                    pack_seconds: 1.25,
+                    unpack_seconds: 0.5,
+                })
+                .to_vec(),
         }),
         samples: vec![Sample {
             prompt: "Once upon a time, there was a <b>fox</b>".into(),

@@ -21,6 +21,7 @@ use crate::data::TokenStream;
 use crate::evaluate::perplexity;
 use crate::memory::peak_resident_bytes;
 use crate::metrics::{self, MetricsWriter, StepMetrics, Throughput};
+use crate::report::StoreLayerFigures;
 use crate::schedule::LearningRate;
 use crate::trainer::{set_temperature, Trainer, TrainerSettings};
 use crate::{Tokenizer, TrainError};
@@ -301,6 +302,9 @@ pub fn finetune<D: EdkmDevice>(
         training_seconds,
         peak_rss_bytes: peak_resident_bytes(),
         saved_bytes_peak: store.peak_bytes,
+        saved_bytes_logical: store.logical_peak_bytes,
+        saved_bytes_disk: store.disk_peak_bytes,
+        store_layers: StoreLayerFigures::of(&store),
         saved_bytes_clustering: clustering_bytes.here,
         saved_bytes_plain_dkm: clustering_bytes.plain_dkm,
         baselines,

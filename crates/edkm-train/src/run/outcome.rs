@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use crate::compress::Method;
-use crate::report::Sample;
+use crate::report::{Sample, StoreLayerFigures};
 
 /// The figures of a run. Serialized, it is the object that the program prints with `--json`.
 #[derive(Debug, Clone, Serialize)]
@@ -34,6 +34,12 @@ pub struct FinetuneOutcome {
     pub peak_rss_bytes: Option<u64>,
     /// The most bytes that the store has kept for backward at once.
     pub saved_bytes_peak: u64,
+    /// Bytes of the tensors that the ops saved at once at the peak, before any layer of the store acted.
+    pub saved_bytes_logical: u64,
+    /// The most bytes that the store has kept on disk at once.
+    pub saved_bytes_disk: u64,
+    /// What each layer of the store did, in the order in which they act; of a run that was resumed, since then.
+    pub store_layers: Vec<StoreLayerFigures>,
     /// What the clusterings of a step keep for backward.
     pub saved_bytes_clustering: u64,
     /// What plain DKM would keep for backward for the clusterings alone: one attention map a repetition, 4 bytes an entry.

@@ -101,11 +101,7 @@ pub(super) fn data(
         store: Some(StoreFigures {
             plain_dkm_bytes: settings.clustering.is_some().then_some(outcome.saved_bytes_plain_dkm),
             logical_bytes: store.logical_peak_bytes,
-            layers: store
-                .layers
-                .iter()
-                .map(|layer| (layer.name.to_owned(), layer.peak_bytes))
-                .collect(),
+            layers: outcome.store_layers.clone(),
         }),
         samples: vec![sample],
     })

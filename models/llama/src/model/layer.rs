@@ -10,10 +10,13 @@ use dfdx_edkm::ops::attention::{attention, AttentionDims};
 use dfdx_edkm::ops::rotary::{rotary, RotaryDims};
 use dfdx_edkm::ops::swiglu::swiglu;
 use dfdx_edkm::ops::{as_matrix, Matrix};
-use dfdx_edkm::{EdkmDevice, ParameterVisitor, Parameters, SaveForBackward};
+use dfdx_edkm::{try_checkpoint, try_rematerialize, EdkmDevice, ParameterVisitor, Parameters, SaveForBackward};
 use edkm_kernels::rotary::Table;
 
-use super::Projection;
+use super::{Projection, Recompute};
+
+/// What goes from layer to layer.
+pub type Residual<B, S, H, D, T> = Tensor<(B, S, H), f32, D, T>;
 
 /// Attention and feed-forward part, each behind a norm and beside a residual connection.
 #[derive(Debug, Clone)]
@@ -54,8 +57,44 @@ pub struct AttentionSettings {
 }
 
 impl<H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> DecoderLayer<H, Q, K, F, D> {
+    /// The layer, with what it saves for backward.
+    ///
+    /// # Errors
+    /// Shapes that do not fit; a store that fails.
+    pub fn try_forward_saving<B: Dim, S: Dim, T: SaveForBackward<D>>(
+        &self,
+        x_BSH: Residual<B, S, H, D, T>,
+        recompute: Recompute,
+    ) -> Result<Residual<B, S, H, D, T>, D::Err> {
+        let shape = *x_BSH.shape();
+        let (batch, seq) = (shape.0.size(), shape.1.size());
+        let (x, tape) = match recompute {
+            Recompute::Layers => return try_checkpoint(self, x_BSH),
+            Recompute::Nothing | Recompute::Attention => as_matrix(x_BSH)?.split_tape(),
+        };
+        let normed_x = x.clone().put_tape(tape);
+        let attended = match recompute {
+            Recompute::Attention => try_rematerialize(
+                normed_x,
+                |x| self.attend(x, batch, seq),
+                || AttentionSegment {
+                    layer: self.clone(),
+                    batch,
+                    seq,
+                },
+            )?,
+            Recompute::Nothing | Recompute::Layers => self.attend(normed_x, batch, seq)?,
+        };
+        let x = add(x.retaped(), self.output.apply(attended)?)?;
+        let (x, tape) = x.split_tape();
+        let normed = as_matrix(self.post_attention_norm.try_forward(x.clone().put_tape(tape))?)?;
+        add(x.retaped(), self.feed_forward(normed)?)?.try_reshape_like(&shape)
+    }
+
+    /// From the layer's input to the input of attention's output projection.
     fn attend<T: SaveForBackward<D>>(&self, x: Matrix<D, T>, batch: usize, seq: usize) -> Result<Matrix<D, T>, D::Err> {
-        self.output.apply(self.try_attended(x, batch, seq)?)
+        let normed = as_matrix(self.input_norm.try_forward(x)?)?;
+        self.try_attended(normed, batch, seq)
     }
 
     /// What the output projection is given: the values that each of the normed inputs `x` `[batch * seq, hidden]` attends to.
@@ -121,14 +160,25 @@ impl<B: Dim, S: Dim, H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice, T: SaveForBa
     type Error = D::Err;
 
     fn try_forward(&self, x_BSH: Tensor<(B, S, H), f32, D, T>) -> Result<Self::Output, D::Err> {
-        let shape = *x_BSH.shape();
-        let (batch, seq) = (shape.0.size(), shape.1.size());
-        let (x, tape) = as_matrix(x_BSH)?.split_tape();
-        let normed = as_matrix(self.input_norm.try_forward(x.clone().put_tape(tape))?)?;
-        let x = add(x.retaped(), self.attend(normed, batch, seq)?)?;
-        let (x, tape) = x.split_tape();
-        let normed = as_matrix(self.post_attention_norm.try_forward(x.clone().put_tape(tape))?)?;
-        add(x.retaped(), self.feed_forward(normed)?)?.try_reshape_like(&shape)
+        self.try_forward_saving(x_BSH, Recompute::Nothing)
+    }
+}
+
+/// A layer up to attention's output projection, to be run again in backward.
+struct AttentionSegment<H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> {
+    layer: DecoderLayer<H, Q, K, F, D>,
+    batch: usize,
+    seq: usize,
+}
+
+impl<H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice, T: SaveForBackward<D>> Module<Matrix<D, T>>
+    for AttentionSegment<H, Q, K, F, D>
+{
+    type Output = Matrix<D, T>;
+    type Error = D::Err;
+
+    fn try_forward(&self, x: Matrix<D, T>) -> Result<Self::Output, D::Err> {
+        self.layer.attend(x, self.batch, self.seq)
     }
 }
 

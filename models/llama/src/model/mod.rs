@@ -11,7 +11,7 @@ mod palettes;
 mod projection;
 
 pub use build::WeightSource;
-pub use layer::{AttentionSettings, DecoderLayer};
+pub use layer::{AttentionSettings, DecoderLayer, Residual};
 
 pub use palettes::{palette_spec, palettize, ClusterPlan, PalettizedParameter};
 pub use projection::Projection;
@@ -25,7 +25,7 @@ use dfdx_edkm::ops::distillation::{distillation, Teacher};
 use dfdx_edkm::ops::embedding::embedding;
 use dfdx_edkm::ops::linear::linear;
 use dfdx_edkm::ops::{as_matrix, Matrix};
-use dfdx_edkm::{try_checkpoint, Clustering, EdkmDevice, ParameterKind, ParameterVisitor, Parameters, SaveForBackward};
+use dfdx_edkm::{Clustering, EdkmDevice, ParameterKind, ParameterVisitor, Parameters, SaveForBackward};
 
 use crate::config::LlamaConfig;
 use crate::names::Kind;
@@ -48,17 +48,20 @@ pub struct Llama<V: Dim, H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> {
     pub norm: RmsNorm<H, f32, D>,
     /// The output projection; `None` if it is the embedding.
     pub head: Option<Projection<H, V, D>>,
-    /// Whether layers save their input alone and are run again in backward.
+    /// What of the layers is run again in backward.
     pub recompute: Recompute,
 }
 
-/// What the layers save for backward.
+/// What of the layers is run again in backward, so that its inside need not be saved. Gradients are the same bits.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Recompute {
-    /// What their ops need.
+    /// Nothing: saved is what the ops need.
     #[default]
     Nothing,
-    /// Their input alone; backward runs them again.
+    /// From a layer's input to attention's output (selective recomputation, arXiv 2205.05198): saved are the input, the sum behind attention,
+    /// gate and up, at the cost of three of the seven projections' forward passes and attention's.
+    Attention,
+    /// Whole layers: saved is their input alone, at the cost of a second forward pass.
     Layers,
 }
 
@@ -89,10 +92,7 @@ impl<V: Dim, H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> Llama<V, H, Q, K, F,
         let mut h_BSH = h_NH.try_reshape_like(&(tokens.batch, tokens.seq(), self.embed_VH.shape().1))?;
         for (index, layer) in self.layers.iter().enumerate() {
             let _span = tracing::trace_span!("layer", index).entered();
-            h_BSH = match self.recompute {
-                Recompute::Nothing => layer.try_forward(h_BSH)?,
-                Recompute::Layers => try_checkpoint(layer, h_BSH)?,
-            };
+            h_BSH = layer.try_forward_saving(h_BSH, self.recompute)?;
         }
         as_matrix(self.norm.try_forward(h_BSH)?)
     }

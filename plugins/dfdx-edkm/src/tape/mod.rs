@@ -2,9 +2,11 @@
 
 mod backward;
 mod failure;
+mod rematerialize;
 
 pub use backward::backward;
 pub use failure::Failure;
+pub(crate) use rematerialize::{Remake, Remakes, Shared};
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
@@ -25,6 +27,8 @@ static CLOCK: AtomicU64 = AtomicU64::new(0);
 /// Put it on the input in place of dfdx's `traced`: `x.put_tape(StoreTape::new(store, model.alloc_grads()))`. What dfdx's own ops capture
 /// in their closures stays there, as on dfdx's `OwnedTape`; wrap such a sub-model in [`crate::checkpoint`] to save its input alone.
 ///
+/// What an op can make again from what is saved anyway (outputs of RMSNorm and SwiGLU) is not saved by the ops that read it.
+///
 /// With a lossless store the gradients are bitwise those of `OwnedTape`. Dropping the tape frees what the store keeps for it.
 pub struct StoreTape<E, D: Storage<E>> {
     operations: Vec<(u64, BackwardOp<E, D>)>,
@@ -32,6 +36,8 @@ pub struct StoreTape<E, D: Storage<E>> {
     // `Tape` demands a `Default` tape (dfdx makes one for each weight): that one has no store, and takes over another's when merged.
     store: Option<Arc<dyn Backend>>,
     failure: Failure,
+    /// What need not be saved, since it can be made again.
+    remakes: Remakes<E, D>,
 }
 
 impl<E, D: Storage<E>> StoreTape<E, D> {
@@ -47,6 +53,7 @@ impl<E, D: Storage<E>> StoreTape<E, D> {
             gradients,
             store: Some(store),
             failure: Failure::default(),
+            remakes: Remakes::default(),
         }
     }
 
@@ -67,16 +74,27 @@ impl<E, D: Storage<E>> StoreTape<E, D> {
             gradients: Gradients::leaky(),
             store,
             failure,
+            remakes: Remakes::default(),
         }
     }
 
     /// Runs the recorded operations, newest first, on `gradients`.
     pub(crate) fn run(mut self, gradients: &mut Gradients<E, D>) -> Result<(), D::Err> {
+        // from here on an output stays as long as an op that needs it
+        drop(std::mem::take(&mut self.remakes));
         self.operations.sort_by_key(|(time, _)| *time);
         while let Some((_, operation)) = self.operations.pop() {
             operation(gradients)?;
         }
         Ok(())
+    }
+
+    pub(crate) fn remakes(&self) -> &Remakes<E, D> {
+        &self.remakes
+    }
+
+    pub(crate) fn remakes_mut(&mut self) -> &mut Remakes<E, D> {
+        &mut self.remakes
     }
 
     pub(crate) fn fail(&self, error: EdkmError) {
@@ -114,6 +132,7 @@ impl<E, D: Storage<E>> Merge<Self> for StoreTape<E, D> {
             (self, other)
         };
         kept.operations.append(&mut joined.operations);
+        kept.remakes.append(joined.remakes);
         kept
     }
 }

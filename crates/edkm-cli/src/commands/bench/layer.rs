@@ -8,7 +8,7 @@ use edkm_train::bench::layer::{LayerBench, LayerMemory, LayerSettings, Variant};
 use edkm_train::memory::resident_bytes;
 use serde::Serialize;
 
-use crate::args::BenchLayerArgs;
+use crate::args::{BenchLayerArgs, LayerSizeArgs};
 use crate::commands::Failure;
 use crate::console::{bytes, Output};
 
@@ -30,15 +30,7 @@ struct Figures {
 }
 
 pub fn run(args: BenchLayerArgs) -> Result<(), Failure> {
-    let settings = LayerSettings {
-        hidden: args.hidden,
-        intermediate: args.intermediate,
-        heads: args.heads,
-        kv_heads: args.kv_heads.unwrap_or(args.heads),
-        sequence: args.seq,
-        batch: args.batch,
-        bits: Bits::new(args.bits)?,
-    };
+    let settings = settings(&args.sizes)?;
     let resident_before = resident_bytes();
     let device = Cpu::default();
     // freed memory goes back: what is measured is what is held
@@ -78,27 +70,45 @@ pub fn run(args: BenchLayerArgs) -> Result<(), Failure> {
     Ok(())
 }
 
+/// For glibc's allocator: freed memory goes back to the system at once.
+pub(super) const FREED_MEMORY_GOES_BACK: [(&str, &str); 2] =
+    [("MALLOC_MMAP_THRESHOLD_", "65536"), ("MALLOC_TRIM_THRESHOLD_", "0")];
+
+pub(super) fn settings(sizes: &LayerSizeArgs) -> Result<LayerSettings, Failure> {
+    Ok(LayerSettings {
+        hidden: sizes.hidden,
+        intermediate: sizes.intermediate,
+        heads: sizes.heads,
+        kv_heads: sizes.kv_heads.unwrap_or(sizes.heads),
+        sequence: sizes.seq,
+        batch: sizes.batch,
+        bits: Bits::new(sizes.bits)?,
+    })
+}
+
+/// The sizes as arguments again, for a process of its own.
+pub(super) fn size_arguments(sizes: &LayerSizeArgs) -> Vec<String> {
+    [
+        ("--hidden", sizes.hidden),
+        ("--intermediate", sizes.intermediate),
+        ("--heads", sizes.heads),
+        ("--kv-heads", sizes.kv_heads.unwrap_or(sizes.heads)),
+        ("--seq", sizes.seq),
+        ("--batch", sizes.batch),
+        ("--bits", sizes.bits.into()),
+    ]
+    .into_iter()
+    .flat_map(|(name, value)| [name.to_owned(), value.to_string()])
+    .collect()
+}
+
 /// Memory is measured in a process that runs one variant alone, with an allocator that gives freed memory back at once. (Not the times:
 /// to ask the system for fresh pages over and over takes time.)
 fn memory_in_a_process_of_its_own(args: &BenchLayerArgs, variant: Variant) -> Result<LayerMemory, Failure> {
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["bench", "layer", "--memory-of", variant.name()]);
-    for (name, value) in [
-        ("--hidden", args.hidden),
-        ("--intermediate", args.intermediate),
-        ("--heads", args.heads),
-        ("--kv-heads", args.kv_heads.unwrap_or(args.heads)),
-        ("--seq", args.seq),
-        ("--batch", args.batch),
-        ("--bits", args.bits.into()),
-    ] {
-        command.arg(name).arg(value.to_string());
-    }
-    let output = command
-        .env("MALLOC_MMAP_THRESHOLD_", "65536")
-        .env("MALLOC_TRIM_THRESHOLD_", "0")
-        .stderr(Stdio::inherit())
-        .output()?;
+    command.args(size_arguments(&args.sizes));
+    let output = command.envs(FREED_MEMORY_GOES_BACK).stderr(Stdio::inherit()).output()?;
     if !output.status.success() {
         return Err(format!("measuring the memory of {} failed: {}", variant.name(), output.status).into());
     }
@@ -106,9 +116,10 @@ fn memory_in_a_process_of_its_own(args: &BenchLayerArgs, variant: Variant) -> Re
 }
 
 fn show(output: Output, args: &BenchLayerArgs, figures: &Figures) {
+    let sizes = &args.sizes;
     output.line(format!(
         "decoder layer {} / {}, {} heads, {} x {} tokens, {} bits, forward and backward, medians of {}",
-        args.hidden, args.intermediate, args.heads, args.batch, args.seq, args.bits, args.repeats
+        sizes.hidden, sizes.intermediate, sizes.heads, sizes.batch, sizes.seq, sizes.bits, args.repeats
     ));
     output.line(format!(
         "  {:14}{:>10}{:>10}{:>16}{:>18}",

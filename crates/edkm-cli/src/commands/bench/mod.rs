@@ -3,6 +3,7 @@
 mod ablation;
 mod cluster;
 mod layer;
+mod saved;
 mod step;
 
 use edkm_train::bench::phases::PhaseTimes;
@@ -15,6 +16,7 @@ pub fn run(bench: BenchCommand, phases: &PhaseTimes) -> Result<(), Failure> {
         BenchCommand::Ablation(args) => ablation::run(args),
         BenchCommand::Cluster(args) => cluster::run(args),
         BenchCommand::Layer(args) => layer::run(args),
+        BenchCommand::Saved(args) => saved::run(args),
         BenchCommand::Step(args) => step::run(args, phases),
     }
 }

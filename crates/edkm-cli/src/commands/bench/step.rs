@@ -2,7 +2,6 @@
 
 use dfdx::prelude::*;
 use edkm_cluster::Bits;
-use edkm_llama::model::Recompute;
 use edkm_train::bench::configurations::configuration;
 use edkm_train::bench::phases::PhaseTimes;
 use edkm_train::bench::step::{self, StepSettings};
@@ -10,7 +9,7 @@ use edkm_train::run::ClusterSettings;
 use serde::Serialize;
 
 use crate::args::BenchStepArgs;
-use crate::commands::Failure;
+use crate::commands::{recompute, Failure};
 use crate::console::{bytes, Output};
 
 #[derive(Serialize)]
@@ -42,10 +41,7 @@ pub fn run(args: BenchStepArgs, times: &PhaseTimes) -> Result<(), Failure> {
         clustering,
         sequence: args.seq,
         batch: args.batch,
-        recompute: match args.checkpoint_layers {
-            true => Recompute::Layers,
-            false => Recompute::Nothing,
-        },
+        recompute: recompute(args.checkpoint_layers, args.checkpoint_attention),
         repeats: args.repeats,
     };
     let measured = step::run(&settings, &Cpu::default(), times)?;

@@ -1,10 +1,10 @@
 use std::sync::Arc;
 
-use dfdx_edkm::{backward, StoreTape};
+use dfdx_edkm::{backward, Clustering, StoreTape};
 use edkm_kernels::rotary::Table;
-use edkm_llama::model::AttentionSettings;
-use edkm_store::Store;
-use edkm_testkit::assert_close;
+use edkm_llama::model::{AttentionSettings, Recompute};
+use edkm_store::{Backend, Store, StoreSpec};
+use edkm_testkit::{assert_bitwise_equal, assert_close};
 
 use super::*;
 
@@ -111,4 +111,67 @@ fn a_bias_is_refused_by_name() {
     let mut layer = fused(&dev, 2, 2);
     layer.value.bias = Some(dev.zeros_like(&(2 * HEAD,)));
     assert_eq!(StockDecoderLayer::like(&layer).unwrap_err(), HasBias { name: "v_proj" });
+}
+
+/// All gradients of a layer whose loss is the mean square, one behind the other.
+fn gradients(
+    layer: &FusedDecoderLayer,
+    x: &Tensor<(usize, usize, usize), f32, Cpu>,
+    grads: &Gradients<f32, Cpu>,
+) -> Vec<f32> {
+    let mut all = grads.get(x).as_vec();
+    for norm in [&layer.input_norm, &layer.post_attention_norm] {
+        all.extend(grads.get(&norm.weight).as_vec());
+    }
+    for projection in [
+        &layer.query,
+        &layer.key,
+        &layer.value,
+        &layer.output,
+        &layer.gate,
+        &layer.up,
+        &layer.down,
+    ] {
+        all.extend(grads.get(&projection.weight).as_vec());
+    }
+    all
+}
+
+#[test]
+fn every_store_and_every_recomputation_gives_the_gradients_of_the_owned_tape_bit_for_bit() {
+    let dev = Cpu::seed_from_u64(6);
+    let x = dev.sample_normal_like(&(BATCH, SEQ, HIDDEN));
+    let plain = fused(&dev, 4, KV_HEADS);
+    let mut clustered = plain.clone();
+    for projection in [&mut clustered.key, &mut clustered.output, &mut clustered.down] {
+        projection.clustering = Some(Clustering::default());
+    }
+    for layer in [plain, clustered] {
+        // the clustering's first forward pass finds its palettes, which the others start from
+        let grads = layer
+            .forward(x.clone().put_tape(OwnedTape::default()))
+            .square()
+            .mean()
+            .backward();
+        let want = gradients(&layer, &x, &grads);
+        for recompute in [Recompute::Nothing, Recompute::Attention, Recompute::Layers] {
+            for spec in ["memory", "marshal", "marshal,compress"] {
+                let store = spec
+                    .parse::<StoreSpec>()
+                    .and_then(|spec| spec.build())
+                    .expect("a store");
+                let tape = StoreTape::new(store.clone(), Gradients::leaky());
+                let y = layer
+                    .try_forward_saving(x.clone().put_tape(tape), recompute)
+                    .expect("runs");
+                let grads = backward(y.square().mean()).expect("the backward pass runs");
+                assert_bitwise_equal(
+                    &format!("{recompute:?} over {spec}"),
+                    &gradients(&layer, &x, &grads),
+                    &want,
+                );
+                assert_eq!(store.report().held_count, 0);
+            }
+        }
+    }
 }

@@ -6,6 +6,7 @@ use dfdx::prelude::*;
 
 use super::{Matrix, Vector};
 use crate::device::{contiguous, take_gradient, DeviceMemory};
+use crate::tape::Shared;
 use crate::{EdkmDevice, EdkmError, SaveAs, SaveForBackward};
 
 /// The device's part of RMSNorm.
@@ -30,7 +31,8 @@ pub trait RmsNormKernel: DeviceMemory {
     ) -> Result<(), Self::Err>;
 }
 
-/// Normalises the rows of x `[tokens, hidden]` and scales them by `weight [hidden]`. Saves x; the row's scale is computed again.
+/// Normalises the rows of x `[tokens, hidden]` and scales them by `weight [hidden]`. Saves x; the row's scale is computed again, and so is
+/// y if another op needs it.
 ///
 /// # Errors
 /// Shapes that do not fit; a store that fails.
@@ -57,10 +59,17 @@ pub fn rms_norm<D: EdkmDevice, T: SaveForBackward<D>>(
     }
     let (x_ghost, weight_ghost, y_ghost) = (x.ghost(), weight.ghost(), y.ghost());
     let weight = weight.clone();
-    let saved = tape.save(x, SaveAs::local("rms_norm.x"))?;
+    let saved = Shared::<_, D, T>::new(tape.save(x, SaveAs::local("rms_norm.x"))?);
+    tape.remade_by(&y, {
+        let (device, weight, saved) = (device.clone(), weight.clone(), saved.clone());
+        move || {
+            let y = device.rms_norm_forward(D::view(&saved.get()?), D::view(&weight), eps)?;
+            device.tensor_from_buffer(y, (shape.0 * shape.1,))
+        }
+    });
     tape.add_backward_op(move |grads| {
         let _span = tracing::trace_span!("rms_norm backward").entered();
-        let x = T::load(saved)?;
+        let x = saved.get()?;
         let grad_y = take_gradient(&device, grads.get_or_alloc_mut(&y_ghost)?)?;
         let mut grad_x = take_gradient(&device, grads.get_or_alloc_mut(&x_ghost)?)?;
         let grad_weight = grads.get_or_alloc_mut(&weight_ghost)?;

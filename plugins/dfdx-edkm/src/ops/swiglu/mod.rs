@@ -6,6 +6,7 @@ use dfdx::prelude::*;
 
 use super::Matrix;
 use crate::device::{contiguous, take_gradient, DeviceMemory};
+use crate::tape::Shared;
 use crate::{EdkmDevice, EdkmError, SaveAs, SaveForBackward};
 
 /// The device's part of SwiGLU.
@@ -28,7 +29,8 @@ pub trait SwigluKernel: DeviceMemory {
     ) -> Result<(), Self::Err>;
 }
 
-/// silu(gate) * up, element by element, for two matrices of one shape. Saves the two; the sigmoid is computed again.
+/// silu(gate) * up, element by element, for two matrices of one shape. Saves the two; the sigmoid is computed again,
+/// and so is the product if another op needs it.
 ///
 /// # Errors
 /// Shapes that differ; a store that fails.
@@ -55,11 +57,19 @@ pub fn swiglu<D: EdkmDevice, T: SaveForBackward<D>>(
         return Ok(y.put_tape(tape));
     }
     let (gate_ghost, up_ghost, y_ghost) = (gate.ghost(), up.ghost(), y.ghost());
-    let saved_gate = tape.save(gate, SaveAs::local("swiglu.gate"))?;
-    let saved_up = tape.save(up, SaveAs::local("swiglu.up"))?;
+    let saved_gate = Shared::<_, D, T>::new(tape.save(gate, SaveAs::local("swiglu.gate"))?);
+    let saved_up = Shared::<_, D, T>::new(tape.save(up, SaveAs::local("swiglu.up"))?);
+    tape.remade_by(&y, {
+        let (device, gate, up) = (device.clone(), saved_gate.clone(), saved_up.clone());
+        move || {
+            let (up, gate) = (up.get()?, gate.get()?);
+            let y = device.swiglu_forward(D::view(&gate), D::view(&up))?;
+            device.tensor_from_buffer(y, (shape.0 * shape.1,))
+        }
+    });
     tape.add_backward_op(move |grads| {
         let _span = tracing::trace_span!("swiglu backward").entered();
-        let (up, gate) = (T::load(saved_up)?, T::load(saved_gate)?);
+        let (up, gate) = (saved_up.get()?, saved_gate.get()?);
         let grad_y = take_gradient(&device, grads.get_or_alloc_mut(&y_ghost)?)?;
         let mut grad_gate = take_gradient(&device, grads.get_or_alloc_mut(&gate_ghost)?)?;
         let grad_up = grads.get_or_alloc_mut(&up_ghost)?;

@@ -1,0 +1,82 @@
+//! `edkm bench saved`
+
+use std::process::{Command, Stdio};
+
+use dfdx::prelude::*;
+use edkm_train::bench::layer::LayerBench;
+use edkm_train::bench::saved::SavedRow;
+use serde::Serialize;
+
+use super::layer::{settings, size_arguments, FREED_MEMORY_GOES_BACK};
+use crate::args::{BenchSavedArgs, ListBy};
+use crate::commands::Failure;
+use crate::console::{bytes, Output};
+
+#[derive(Serialize)]
+struct Figures {
+    rows: Vec<SavedRow>,
+}
+
+pub fn run(args: BenchSavedArgs) -> Result<(), Failure> {
+    if args.in_this_process {
+        let device = Cpu::default();
+        // freed memory goes back: what is measured is what is held
+        device.disable_cache();
+        let rows = LayerBench::new(settings(&args.sizes)?, &device)?.saved()?;
+        println!("{}", serde_json::to_string(&rows)?);
+        return Ok(());
+    }
+    let output = Command::new(std::env::current_exe()?)
+        .args(["bench", "saved", "--in-this-process"])
+        .args(size_arguments(&args.sizes))
+        .envs(FREED_MEMORY_GOES_BACK)
+        .stderr(Stdio::inherit())
+        .output()?;
+    if !output.status.success() {
+        return Err(format!("measuring what is kept failed: {}", output.status).into());
+    }
+    let figures = Figures {
+        rows: serde_json::from_slice(&output.stdout)?,
+    };
+    let output = Output::new(args.json);
+    show(output, &args, &figures.rows);
+    output.json(&figures)?;
+    Ok(())
+}
+
+fn show(output: Output, args: &BenchSavedArgs, rows: &[SavedRow]) {
+    let sizes = &args.sizes;
+    output.line(format!(
+        "decoder layer {} / {}, {} heads, {} x {} tokens, {} bits: kept from forward to backward",
+        sizes.hidden, sizes.intermediate, sizes.heads, sizes.batch, sizes.seq, sizes.bits
+    ));
+    output.line(format!(
+        "  {:12}{:18}{:12}{:>12}{:>12}{:>14}",
+        "", "store", "run again", "kept", "times less", "store counts"
+    ));
+    for row in rows {
+        let or_dash = |count: Option<u64>| count.map_or("-".to_owned(), bytes);
+        output.line(format!(
+            "  {:12}{:18}{:12}{:>12}{:>12}{:>14}",
+            row.ops,
+            row.store,
+            row.recompute,
+            row.kept_bytes.map_or("unknown".to_owned(), bytes),
+            row.times_less
+                .map_or("unknown".to_owned(), |times| format!("{times:.2}")),
+            or_dash(row.store_bytes),
+        ));
+        if args.by == Some(ListBy::Tensor) {
+            for tensor in &row.tensors {
+                output.line(format!(
+                    "      {:22}{:>3} saves{:>12}, kept{:>12}",
+                    tensor.label,
+                    tensor.saves,
+                    bytes(tensor.saved_bytes),
+                    bytes(tensor.kept_bytes)
+                ));
+            }
+        }
+    }
+    output.line("  (kept: growth of the process's memory with the layer's input; store counts: what the store keeps, and trajectories)");
+}

@@ -1,0 +1,141 @@
+//! What an op can make again is not kept, and the gradients are the same bits.
+
+use dfdx::prelude::*;
+use dfdx_edkm::ops::linear::linear;
+use dfdx_edkm::ops::rms_norm::rms_norm;
+use dfdx_edkm::ops::swiglu::swiglu;
+use dfdx_edkm::ops::Matrix;
+use dfdx_edkm::{backward, try_rematerialize, EdkmError, SaveAs, SaveForBackward, StoreTape};
+use edkm_store::{Backend, Store, StoreError};
+use edkm_testkit::assert_bitwise_equal;
+
+const TOKENS: usize = 6;
+const HIDDEN: usize = 8;
+const FEATURES: usize = 12;
+
+/// A norm, a gated feed-forward part, and its input beside it.
+#[derive(Clone)]
+struct FeedForward {
+    norm: Tensor<(usize,), f32, Cpu>,
+    gate: Matrix<Cpu>,
+    up: Matrix<Cpu>,
+    down: Matrix<Cpu>,
+}
+
+impl FeedForward {
+    fn new(dev: &Cpu) -> Self {
+        Self {
+            norm: dev.sample_normal_like(&(HIDDEN,)),
+            gate: dev.sample_normal_like(&(FEATURES, HIDDEN)),
+            up: dev.sample_normal_like(&(FEATURES, HIDDEN)),
+            down: dev.sample_normal_like(&(HIDDEN, FEATURES)),
+        }
+    }
+
+    /// Up to the input of the last projection.
+    fn gated<T: SaveForBackward<Cpu>>(&self, x: Matrix<Cpu, T>) -> Result<Matrix<Cpu, T>, CpuError> {
+        let (normed, tape) = rms_norm(x, &self.norm, 1e-5)?.split_tape();
+        let (gate, tape) = linear(normed.clone().put_tape(tape), &self.gate, None, None)?.split_tape();
+        let up = linear(normed.put_tape(tape), &self.up, None, None)?;
+        swiglu(gate.retaped(), up)
+    }
+
+    fn gradients(&self, grads: &Gradients<f32, Cpu>, x: &Matrix<Cpu>) -> Vec<f32> {
+        let mut all = grads.get(&self.norm).as_vec();
+        for matrix in [&self.gate, &self.up, &self.down, x] {
+            all.extend(grads.get(matrix).as_vec());
+        }
+        all
+    }
+}
+
+/// A segment that is run again.
+struct Gated(FeedForward);
+
+impl<T: SaveForBackward<Cpu>> Module<Matrix<Cpu, T>> for Gated {
+    type Output = Matrix<Cpu, T>;
+    type Error = CpuError;
+    fn try_forward(&self, x: Matrix<Cpu, T>) -> Result<Matrix<Cpu, T>, CpuError> {
+        self.0.gated(x)
+    }
+}
+
+fn loss<T: SaveForBackward<Cpu>>(part: &FeedForward, gated: Matrix<Cpu, T>) -> Tensor<Rank0, f32, Cpu, T> {
+    linear(gated, &part.down, None, None).unwrap().square().mean()
+}
+
+#[test]
+fn outputs_of_norms_and_gates_are_not_kept_and_gradients_are_the_same_bits() {
+    let dev = Cpu::default();
+    let part = FeedForward::new(&dev);
+    let x: Matrix<Cpu> = dev.sample_normal_like(&(TOKENS, HIDDEN));
+    let plain = loss(&part, part.gated(x.clone().put_tape(OwnedTape::default())).unwrap()).backward();
+    let want = part.gradients(&plain, &x);
+    assert!(want.iter().all(|gradient| *gradient != 0.0));
+    let token = (TOKENS * size_of::<f32>()) as u64;
+
+    let store = Store::memory();
+    let tape = StoreTape::new(store.clone(), Gradients::leaky());
+    let kept = loss(&part, part.gated(x.clone().put_tape(tape)).unwrap());
+    // x, gate and up: neither what the two projections read nor what the last one does, and no store is needed to see it
+    assert_eq!(store.report().held_bytes, token * (HIDDEN + 2 * FEATURES) as u64);
+    assert_eq!(store.report().held_count, 3);
+    let grads = backward(kept).unwrap();
+    assert_bitwise_equal("saved", &part.gradients(&grads, &x), &want);
+    assert_eq!(store.report().held_count, 0);
+
+    for store in [Store::memory(), Store::marshaling()] {
+        let tape = StoreTape::new(store.clone(), Gradients::leaky());
+        let gated = try_rematerialize(x.clone().put_tape(tape), |x| part.gated(x), || Gated(part.clone()));
+        let kept = loss(&part, gated.unwrap());
+        assert_eq!(
+            store.report().held_bytes,
+            token * HIDDEN as u64,
+            "the input alone is saved"
+        );
+        let grads = backward(kept).unwrap();
+        assert_bitwise_equal("run again", &part.gradients(&grads, &x), &want);
+        assert_eq!(store.report().held_count, 0);
+    }
+}
+
+#[test]
+fn a_dropped_tape_frees_what_was_to_be_made_again() {
+    let dev = Cpu::default();
+    let part = FeedForward::new(&dev);
+    let x: Matrix<Cpu> = dev.sample_normal_like(&(TOKENS, HIDDEN));
+    let store = Store::marshaling();
+    let tape = StoreTape::new(store.clone(), Gradients::leaky());
+    let kept = loss(&part, part.gated(x.put_tape(tape)).unwrap());
+    assert!(store.report().held_bytes > 0);
+    drop(kept);
+    assert_eq!((store.report().held_bytes, store.report().held_count), (0, 0));
+}
+
+#[test]
+fn what_is_made_again_otherwise_is_an_error_and_no_gradient() {
+    let dev = Cpu::default();
+    let weight: Matrix<Cpu> = dev.sample_normal_like(&(HIDDEN, HIDDEN));
+    let x: Matrix<Cpu> = dev.sample_normal_like(&(TOKENS, HIDDEN));
+    let mut tape = StoreTape::new(Store::memory(), Gradients::leaky());
+    let wrong = (x.clone() + 1e-3).reshape_like(&(TOKENS * HIDDEN,));
+    tape.remade_by(&x, move || Ok(wrong.clone()));
+    let y = linear(x.put_tape(tape), &weight, None, None).unwrap();
+    match backward(y.square().mean()) {
+        Err(EdkmError::Store(StoreError::Corrupt { label, layer, .. })) => {
+            assert_eq!((label, layer), ("linear.x", "rematerialized"));
+        }
+        other => panic!("{:?}", other.map(|_| "gradients")),
+    }
+}
+
+#[test]
+fn a_tape_that_keeps_tensors_does_not_ask_for_them_again() {
+    let dev = Cpu::default();
+    let x: Matrix<Cpu> = dev.sample_normal_like(&(TOKENS, HIDDEN));
+    let mut tape = OwnedTape::<f32, Cpu>::default();
+    SaveForBackward::<Cpu>::remade_by(&mut tape, &x, || panic!("nobody asks"));
+    let saved = tape.save(x.clone(), SaveAs::local("x")).unwrap();
+    let loaded = <OwnedTape<f32, Cpu> as SaveForBackward<Cpu>>::load(saved).unwrap();
+    assert_eq!(loaded.as_vec(), x.as_vec());
+}
