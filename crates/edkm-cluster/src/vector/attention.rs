@@ -2,6 +2,10 @@
 //!
 //! Axes: K clusters, D coordinates; vectors in lanes. The N x K attention map is never stored: each pass over the vectors makes
 //! its rows again.
+//!
+//! With r a centroid near the vectors (the reference), all in units of sqrt(tau / log2(e)), the exponent of cluster k relative to that of r is
+//! |w - r|^2 - |w - c_k|^2 = 2 (w - r) . (c_k - r) - |c_k - r|^2: D products and sums for a cluster, of numbers that are as small as
+//! the clusters are near, so nothing is lost by it. The two factors are kept for each reference ([`Relative`]).
 
 use pulp::Simd;
 
@@ -15,10 +19,18 @@ pub(crate) struct Attention<'c, const D: usize> {
     cells: &'c Cells<D>,
     /// Centroids times `scale`.
     scaled_kd: Vec<[f64; D]>,
+    /// For each centroid that is a reference the clusters relative to it, in the order of [`Cells::clusters`]; empty for the others.
+    relative_kk: Vec<Vec<Relative<D>>>,
     /// sqrt(log2(e) / tau): the square of a scaled distance is a binary exponent.
     scale: f64,
     /// Distance at which a term relative to an exact match is at the cutoff.
     reach: f64,
+}
+
+/// A cluster as its exponent depends on a vector: `slope` . (w - r) + `offset`, relative to the exponent of the reference r.
+struct Relative<const D: usize> {
+    slope: [f64; D],
+    offset: f64,
 }
 
 /// Rows of the attention map for eight vectors.
@@ -39,10 +51,20 @@ impl<'c, const D: usize> Attention<'c, D> {
     /// At most [`MOST_CLUSTERS`] centroids, and the cells made for them.
     pub(crate) fn new(cells: &'c Cells<D>, centroids_kd: &[[f64; D]], tau: f64) -> Self {
         let scale = (std::f64::consts::LOG2_E / tau).sqrt();
-        let scaled_kd = centroids_kd.iter().map(|c| c.map(|x| x * scale)).collect();
+        let scaled_kd: Vec<[f64; D]> = centroids_kd.iter().map(|c| c.map(|x| x * scale)).collect();
+        let mut relative_kk: Vec<Vec<Relative<D>>> = (0..centroids_kd.len()).map(|_| Vec::new()).collect();
+        for &reference in cells.references() {
+            let relative_k = &mut relative_kk[reference as usize];
+            if relative_k.is_empty() {
+                let from = &scaled_kd[reference as usize];
+                let relative = |&k: &u8| relative_to(from, &scaled_kd[k as usize]);
+                relative_k.extend(cells.clusters(reference).iter().map(relative));
+            }
+        }
         Attention {
             cells,
             scaled_kd,
+            relative_kk,
             scale,
             reach: CUTOFF_BITS.sqrt() / scale,
         }
@@ -65,37 +87,58 @@ impl<'c, const D: usize> Attention<'c, D> {
 
     #[inline(always)]
     fn weigh<'s, S: Simd>(&self, simd: S, group: &Group<'_, D>, scratch: &'s mut Scratch) -> Rows<'s, S> {
+        let reference = &self.scaled_kd[group.reference as usize];
         let scaled = self.scaled(simd, &group.w);
-        let to_reference = squared_distance(simd, &scaled, &self.scaled_kd[group.reference as usize]);
+        let from_reference: [Wide<S>; D] = std::array::from_fn(
+            #[inline(always)]
+            |j| scaled[j] - Wide::splat(simd, reference[j]),
+        );
+        let mut to_reference = from_reference[0] * from_reference[0];
+        for x in &from_reference[1..] {
+            to_reference = x.mul_add(*x, to_reference);
+        }
         let radius = to_reference.lanes().largest().sqrt() / self.scale;
         let candidates = self.cells.candidates(group.reference, radius, self.reach);
+        let relative_k = &self.relative_kk[group.reference as usize];
 
-        let mut nearest = Wide::splat(simd, f64::INFINITY);
-        for (weight, &k) in scratch.weights.iter_mut().zip(candidates) {
-            let distance = squared_distance(simd, &scaled, &self.scaled_kd[k as usize]);
-            nearest = nearest.min(distance);
-            *weight = distance.lanes();
-        }
-        let cutoff = nearest + Wide::splat(simd, CUTOFF_BITS);
-        let mut sum = Wide::zero(simd);
+        // Those that matter are kept without a branch, which could not be predicted: each is written behind the last one kept. The largest
+        // exponent so far stands for the largest of all; candidates are in the order of their distance, so few are kept in vain.
+        let bits = Wide::splat(simd, CUTOFF_BITS);
+        let mut largest = Wide::splat(simd, f64::NEG_INFINITY);
         let mut number = 0;
-        for (i, &k) in candidates.iter().enumerate() {
-            let distance = scratch.weights[i].wide(simd);
-            if distance.any_below(cutoff) {
-                let weight = (nearest - distance).exp2();
-                sum += weight;
-                scratch.weights[number] = weight.lanes();
-                scratch.clusters[number] = k;
-                number += 1;
+        for (&k, relative) in candidates.iter().zip(relative_k) {
+            let mut exponent = Wide::splat(simd, relative.offset);
+            for (x, &slope) in from_reference.iter().zip(&relative.slope) {
+                exponent = x.mul_add(Wide::splat(simd, slope), exponent);
             }
+            largest = largest.max(exponent);
+            // At most 255 are kept before the last one.
+            scratch.weights[number % MOST_CLUSTERS] = exponent.lanes();
+            scratch.clusters[number % MOST_CLUSTERS] = k;
+            number += usize::from((largest - bits).any_below(exponent));
+        }
+        let number = number.min(MOST_CLUSTERS);
+        let mut sum = Wide::zero(simd);
+        for weight in &mut scratch.weights[..number] {
+            let w = (weight.wide(simd) - largest).exp2();
+            sum += w;
+            *weight = w.lanes();
         }
         Rows {
             clusters: &scratch.clusters[..number],
             weights: &mut scratch.weights[..number],
             spare: &mut scratch.spare[..number],
             sum,
-            nearest,
+            nearest: to_reference - largest,
         }
+    }
+}
+
+fn relative_to<const D: usize>(reference: &[f64; D], c: &[f64; D]) -> Relative<D> {
+    let difference: [f64; D] = std::array::from_fn(|j| c[j] - reference[j]);
+    Relative {
+        slope: difference.map(|x| 2.0 * x),
+        offset: -difference.iter().map(|x| x * x).sum::<f64>(),
     }
 }
 

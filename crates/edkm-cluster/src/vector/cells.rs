@@ -34,7 +34,7 @@ impl<const D: usize> Cells<D> {
     /// For so many vectors near the given centroids.
     pub(crate) fn new(centroids_kd: &[[f64; D]], vectors: usize) -> Self {
         const VECTORS_PER_CELL: usize = 32;
-        const MOST_BITS: usize = 14;
+        const MOST_BITS: usize = 15;
         const WORTH_LISTS: usize = 64;
         let bits = (vectors / VECTORS_PER_CELL).max(1).ilog2() as usize;
         let bits = bits.min(MOST_BITS);
@@ -98,6 +98,19 @@ impl<const D: usize> Cells<D> {
     #[inline(always)]
     pub(crate) fn reference(&self, place: u16) -> u8 {
         self.references[place as usize]
+    }
+
+    /// The references of all places, repeated as they come.
+    pub(crate) fn references(&self) -> &[u8] {
+        &self.references
+    }
+
+    /// All clusters, in the order of which [`candidates`](Cells::candidates) are the first.
+    pub(crate) fn clusters(&self, reference: u8) -> &[u8] {
+        match &self.neighbours {
+            Neighbours::All(clusters) => clusters,
+            Neighbours::Sorted { clusters, .. } => &clusters[reference as usize],
+        }
     }
 
     /// The clusters that can matter to vectors at most `radius` from a reference, where terms reach `reach` beyond an exact match.

@@ -4,7 +4,8 @@
 //! of the attention map eight at a time, uses them at once and forgets them; clusters whose terms cannot matter need no exponential.
 //! Forward takes T + 1 such passes for T repetitions, backward as many.
 //!
-//! Memory: for each thread a tile of 16,384 vectors, and for each tile of the palette (1 + d) K sums.
+//! Memory: for each thread a tile of 32,768 vectors, twice; for each tile of the palette (1 + d) K sums; for a pass K^2 (1 + d) factors of the
+//! exponents. Nothing of the size of the matrix.
 
 mod attention;
 pub(crate) mod cells;

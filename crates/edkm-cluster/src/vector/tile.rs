@@ -13,15 +13,23 @@ use crate::{HalfKind, KeepZero};
 
 /// Vectors of a tile. Fixed, so that sums over tiles do not depend on the number of threads; 16-bit positions; small enough
 /// for the second-level cache.
-pub(crate) const TILE: usize = 1 << 14;
+pub(crate) const TILE: usize = 1 << 15;
 
 /// Up to [`TILE`] consecutive vectors, rounded, and their order.
 pub(crate) struct Tile<const D: usize> {
     values: Vec<f32>,
     order: Vec<u16>,
+    /// The vectors once more, as groups take them: brought together at once, many loads are on their way at a time.
+    sorted: Vec<Eight<D>>,
     /// A cluster near each group.
     references: Vec<u8>,
     keep_zero: KeepZero,
+}
+
+/// Eight rounded vectors, one to a lane, the last one again in lanes without a member; and which of them are clustered.
+struct Eight<const D: usize> {
+    w: [[f32; LANES]; D],
+    counts: [f32; LANES],
 }
 
 /// Eight vectors, one to a lane.
@@ -51,12 +59,33 @@ impl<const D: usize> Tile<D> {
             .chunks(LANES)
             .map(|members| cells.reference(places[members[0] as usize]))
             .collect();
-        Tile {
+        let mut tile = Tile {
             values,
             order,
+            sorted: Vec::new(),
             references,
             keep_zero,
+        };
+        tile.sorted = tile.order.chunks(LANES).map(|members| tile.eight(members)).collect();
+        tile
+    }
+
+    fn eight(&self, members: &[u16]) -> Eight<D> {
+        let mut eight = Eight {
+            w: [[0.0; LANES]; D],
+            counts: [0.0; LANES],
+        };
+        for lane in 0..LANES {
+            let member = members[lane.min(members.len() - 1)] as usize;
+            let vector = &self.values[member * D..(member + 1) * D];
+            for (w, &value) in eight.w.iter_mut().zip(vector) {
+                w[lane] = value;
+            }
+            if lane < members.len() && self.takes_part(vector) {
+                eight.counts[lane] = 1.0;
+            }
         }
+        eight
     }
 
     /// Number of vectors.
@@ -83,24 +112,14 @@ impl<const D: usize> Tile<D> {
     #[inline(always)]
     pub(crate) fn group(&self, group: usize) -> Group<'_, D> {
         let members = &self.order[group * LANES..self.order.len().min((group + 1) * LANES)];
-        let mut w = [Lanes::ZERO; D];
-        let mut counts = Lanes::ZERO;
-        for lane in 0..LANES {
-            let member = members[lane.min(members.len() - 1)] as usize;
-            let vector = &self.values[member * D..(member + 1) * D];
-            for (w, &value) in w.iter_mut().zip(vector) {
-                w.0[lane] = value.into();
-            }
-            counts.0[lane] = if lane < members.len() && self.takes_part(vector) {
-                1.0
-            } else {
-                0.0
-            };
-        }
+        let Eight { w, counts } = &self.sorted[group];
         Group {
             members,
-            w,
-            counts,
+            w: w.map(
+                #[inline(always)]
+                |w| Lanes(w.map(f64::from)),
+            ),
+            counts: Lanes(counts.map(f64::from)),
             reference: self.references[group],
         }
     }
@@ -151,7 +170,7 @@ impl<const D: usize> Group<'_, D> {
 
 /// Positions in order of their places, within a place in order.
 fn counting_sort(places: &[u16], number: usize) -> Vec<u16> {
-    let mut starts = vec![0u16; number + 1];
+    let mut starts = vec![0u32; number + 1];
     for &place in places {
         starts[place as usize + 1] += 1;
     }
