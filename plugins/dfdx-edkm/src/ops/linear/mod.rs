@@ -96,7 +96,20 @@ pub(super) fn cluster<D: EdkmDevice, T: SaveForBackward<D>>(
 /// itself without a `clustering`.
 ///
 /// Saves x. W~ is made for the product, dropped, and made again in backward (one gather); the clustering keeps the trajectory of its
-/// centroids alone. One buffer of the weight's size is alive inside the op at a time.
+/// centroids alone.
+///
+/// # Buffers of the weight's size
+///
+/// Written three times in a step, and one alive at a time, in the same memory for every layer (a scratch buffer kept by the thread):
+///
+/// 1. forward, W~: the product reads each weight `tokens / block` times and in the order of its own packing, so a lookup in its place would be made as
+///    often; written once, it costs one pass of the memory;
+/// 2. backward, W~ again for dx: keeping it from forward would keep every layer's W~ at once, the memory that clustering is to save;
+/// 3. backward, dL/dW~: the histogram over it must be complete before the first weight's gradient can be told, so it cannot be
+///    added to dW as it is computed. It is turned into dL/dW in place and added to dW in the same pass.
+///
+/// Keys, indices and the attention map are never written out: a weight is rounded again in each pass, which is cheaper than reading a key.
+/// `per_channel_scale` divides the weight's rows in one more buffer beside each of the three.
 ///
 /// # Errors
 /// Shapes that do not fit, a weight that is not finite, a store that fails: a device error, with the reason in the tape's
