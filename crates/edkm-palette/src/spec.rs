@@ -6,6 +6,7 @@ use std::num::NonZeroUsize;
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 
+use crate::layout::Layout;
 use crate::PaletteError;
 
 /// Type of the numbers of a palette, in memory of the file. Kernels always compute with their f32 values.
@@ -95,6 +96,19 @@ impl PaletteSpec {
     /// Groups, that is palettes, of a matrix of `rows` rows.
     pub fn groups(&self, rows: usize) -> usize {
         self.group_rows.map_or(1, |group_rows| rows.div_ceil(group_rows.get()))
+    }
+
+    /// Bytes of a matrix of `rows` and `cols` in a file: packed words with their padding, palettes and palette scales; row scales are not in it.
+    ///
+    /// # Errors
+    /// A spec out of range, an empty or oversized shape, columns that do not divide.
+    pub fn size_bytes(&self, rows: usize, cols: usize) -> Result<usize, PaletteError> {
+        let layout = Layout::new(rows, cols, *self)?;
+        let scales = match self.palette_dtype {
+            PaletteDType::I8 => layout.groups * 4,
+            _ => 0,
+        };
+        Ok(layout.words() * 4 + layout.palette_len() * self.palette_dtype.size() + scales)
     }
 
     /// Checks the ranges of the fields.

@@ -55,6 +55,30 @@ pub enum TrainError {
         /// The method.
         method: &'static str,
     },
+    /// A file of layer rules that is not one.
+    #[error("{}: {reason}", path.display())]
+    Layers {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with the line and the key.
+        reason: String,
+    },
+    /// A layer rule that applies to nothing.
+    #[error("the pattern `{pattern}` matches no weight matrix of the model; names are such as {example}")]
+    Pattern {
+        /// The pattern.
+        pattern: String,
+        /// A name that there is.
+        example: String,
+    },
+    /// A budget of bits that the smallest widths exceed.
+    #[error("a budget of {budget} bits a weight is below {least:.3}, the least that the layers take; give more, or larger groups")]
+    Budget {
+        /// What was asked for.
+        budget: f64,
+        /// Bits a weight of the smallest widths.
+        least: f64,
+    },
     /// A layer could not be rounded by GPTQ.
     #[error("{name}: {source}")]
     Gptq {

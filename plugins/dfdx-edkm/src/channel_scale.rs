@@ -16,6 +16,14 @@ pub enum ChannelScale {
 }
 
 impl ChannelScale {
+    /// Bytes that the factors of so many rows take in a compressed model.
+    pub fn bytes(self, rows: usize) -> usize {
+        match self {
+            Self::None => 0,
+            Self::RootMeanSquare => 4 * rows,
+        }
+    }
+
     /// The factor of each row of `weight`, if there is one: finite and above 0.
     pub fn of(self, weight: &[f32], shape: MatrixShape) -> Option<Vec<f32>> {
         match self {

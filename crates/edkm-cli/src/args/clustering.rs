@@ -1,13 +1,14 @@
 //! How a run clusters: the part of `edkm finetune`'s arguments that becomes [`ClusterSettings`].
 
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{builder::PossibleValuesParser, value_parser, Args as ClapArgs, ValueEnum};
 use dfdx_edkm::ChannelScale;
 use edkm_cluster::{Bits, GradientMode, KeepZero, VectorLen};
 use edkm_palette::PaletteDType;
-use edkm_train::run::ClusterSettings;
+use edkm_train::run::{ClusterSettings, LayerRules};
 use edkm_train::schedule::{Annealing, TemperatureSchedule, TemperatureUnit};
 
 use crate::commands::Failure;
@@ -34,6 +35,15 @@ pub struct ClusterArgs {
     /// Cluster the embedding and the output projection too, to so many bits
     #[arg(long, value_name = "BITS", value_parser = value_parser!(u8).range(1..=8))]
     pub embedding_bits: Option<u8>,
+    /// Settings of single layers by name pattern, in a TOML file (docs/layers.toml is one)
+    #[arg(long, value_name = "FILE")]
+    pub layers: Option<PathBuf>,
+    /// Choose the bits of each layer so that they are so many a weight, palettes counted, where the loss feels them most; in place of --bits
+    #[arg(long, value_name = "BITS", conflicts_with = "bits")]
+    pub bits_budget: Option<f64>,
+    /// Show what each weight matrix would get, and end
+    #[arg(long)]
+    pub plan: bool,
     /// Softness of the assignment: at the first step and at the last, falling exponentially, or one number for all
     #[arg(long, value_name = "FROM:TO")]
     pub temperature: Option<Range>,
@@ -177,6 +187,13 @@ impl ClusterArgs {
                 ChannelScale::None
             },
             palette_dtype: self.palette_dtype.into(),
+            bits_budget: self.bits_budget,
+            rules: self
+                .layers
+                .as_deref()
+                .map(LayerRules::read)
+                .transpose()?
+                .unwrap_or_default(),
             ..defaults
         })
     }

@@ -45,8 +45,17 @@ pub struct CompressArgs {
     #[arg(long, value_enum)]
     pub method: CompressMethod,
     /// Bits of an index: each weight matrix takes 2^BITS values
-    #[arg(long, value_parser = value_parser!(u8).range(1..=8))]
-    pub bits: u8,
+    #[arg(long, required_unless_present = "bits_budget", value_parser = value_parser!(u8).range(1..=8))]
+    pub bits: Option<u8>,
+    /// Choose the bits of each layer so that they are so many a weight, palettes counted, where the loss feels them most; looks at the text
+    #[arg(long, value_name = "BITS", conflicts_with = "bits")]
+    pub bits_budget: Option<f64>,
+    /// Settings of single layers by name pattern, in a TOML file (docs/layers.toml is one)
+    #[arg(long, value_name = "FILE")]
+    pub layers: Option<PathBuf>,
+    /// Show what each weight matrix would get, and end
+    #[arg(long)]
+    pub plan: bool,
     /// One palette for so many output channels, in place of one for each matrix
     #[arg(long, value_name = "CHANNELS")]
     pub group: Option<NonZeroUsize>,
@@ -65,7 +74,7 @@ pub struct CompressArgs {
     /// Keep weights that are exactly zero (pruned) exactly zero
     #[arg(long)]
     pub keep_zero: bool,
-    /// Text to look at: .txt, .json or .jsonl; may be repeated. Needed by weighted-kmeans and gptq
+    /// Text to look at: .txt, .json or .jsonl; may be repeated. Needed by weighted-kmeans, gptq and --bits-budget
     #[arg(long, value_name = "FILE", action = ArgAction::Append)]
     pub data: Vec<PathBuf>,
     /// Windows of the text that are used

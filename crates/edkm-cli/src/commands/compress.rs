@@ -2,11 +2,13 @@
 
 use dfdx::prelude::*;
 use dfdx_edkm::ChannelScale;
-use edkm_cluster::{Bits, KeepZero, VectorLen};
+use edkm_cluster::{Bits, KeepZero, Spec, VectorLen};
 use edkm_llama::checkpoint::Overwrite;
-use edkm_train::run::{compress_folder, CalibrationSettings, ClusterSettings, CompressSettings, DataSource};
+use edkm_train::run::{
+    compress_folder, plan_compress, CalibrationSettings, ClusterSettings, CompressSettings, DataSource, LayerRules,
+};
 
-use super::Failure;
+use super::{plan, Failure};
 use crate::args::CompressArgs;
 use crate::console::{bytes, Output};
 use crate::progress::Progress;
@@ -31,7 +33,14 @@ pub fn run(args: CompressArgs) -> Result<(), Failure> {
             } else {
                 KeepZero::Free
             },
-            ..ClusterSettings::new(Bits::new(args.bits)?, 0)
+            bits_budget: args.bits_budget,
+            rules: args
+                .layers
+                .as_deref()
+                .map(LayerRules::read)
+                .transpose()?
+                .unwrap_or_default(),
+            ..ClusterSettings::new(args.bits.map_or(Ok(Spec::default().bits), Bits::new)?, 0)
         },
         calibration: (!args.data.is_empty()).then_some(CalibrationSettings {
             data: DataSource::Files(args.data),
@@ -46,6 +55,10 @@ pub fn run(args: CompressArgs) -> Result<(), Failure> {
             Overwrite::Refuse
         },
     };
+    if args.plan {
+        let layers = plan_compress(&settings, &Cpu::default(), &mut Progress::new(output))?;
+        return plan::show(output, layers);
+    }
     let outcome = compress_folder(&settings, &Cpu::default(), &mut Progress::new(output))?;
     output.line(format!(
         "{} -> {}, {:.3} bits a compressed weight, palettes counted; {:.1} s",

@@ -7,10 +7,11 @@ use edkm_llama::checkpoint::Overwrite;
 use edkm_store::StoreSpec;
 use edkm_train::run::checkpoint::{CheckpointSettings, Start};
 use edkm_train::run::{
-    finetune, free_folder, ClusterSettings, DataSource, FinetuneOutcome, FinetuneSettings, Measure, Objective,
+    finetune, free_folder, plan_finetune, ClusterSettings, DataSource, FinetuneOutcome, FinetuneSettings, Measure,
+    Objective,
 };
 
-use super::{recompute, Failure};
+use super::{plan, recompute, Failure};
 use crate::args::FinetuneArgs;
 use crate::console::{bytes, Output};
 use crate::embedded;
@@ -24,7 +25,9 @@ pub fn run(args: FinetuneArgs) -> Result<(), Failure> {
     let (args, start, started) = match &args.resume {
         None => (args, Start::Fresh, Started::now()?),
         Some(out) => {
-            let (args, started) = Started::read(out)?;
+            let (mut args, started) = Started::read(out)?;
+            // the checkpoint holds the rules; their file may be another by now
+            args.clustering.layers = None;
             (args, Start::Resume, started)
         }
     };
@@ -38,6 +41,10 @@ pub fn run(args: FinetuneArgs) -> Result<(), Failure> {
         }
     };
     let mut settings = settings(&args, embedded_folder.as_ref().map(|folder| folder.path()))?;
+    if args.clustering.plan {
+        let layers = plan_finetune(&settings, &Cpu::default(), &mut Progress::new(output))?;
+        return plan::show(output, layers);
+    }
     settings.out = started.out.clone().unwrap_or(std::path::absolute(&settings.out)?);
     settings.checkpoints = CheckpointSettings {
         every: args.checkpoint_every,
@@ -145,16 +152,24 @@ fn show(output: Output, settings: &FinetuneSettings, outcome: &FinetuneOutcome) 
         "  original                  {:>10.4}",
         outcome.perplexity_before
     ));
-    let bits = settings.clustering.as_ref().map(|c| c.bits.get());
+    let bits = settings
+        .clustering
+        .as_ref()
+        .map(|clustering| match outcome.bits_per_weight {
+            Some(chosen) if clustering.bits_budget.is_some() => format!("{chosen:.2}"),
+            _ => clustering.bits.to_string(),
+        });
     for baseline in &outcome.baselines {
         let name = match baseline.method {
             "rtn" => "rounding",
             _ => "k-means",
         };
-        let name = format!("{}-bit {name}, no training", bits.unwrap_or_default());
+        let name = format!("{}-bit {name}, no training", bits.as_deref().unwrap_or_default());
         output.line(format!("  {name:26}{:>10.4}", baseline.perplexity));
     }
-    let result = bits.map_or("fine-tuned".to_owned(), |bits| format!("{bits}-bit fine-tuned"));
+    let result = bits
+        .as_ref()
+        .map_or("fine-tuned".to_owned(), |bits| format!("{bits}-bit fine-tuned"));
     output.line(format!("  {result:26}{:>10.4}", outcome.perplexity_after));
     output.line("size of the model file");
     output.line(format!(

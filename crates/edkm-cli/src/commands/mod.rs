@@ -7,6 +7,7 @@ pub mod finetune;
 pub mod generate;
 pub mod inspect;
 pub mod make_default;
+pub mod plan;
 
 use edkm_llama::model::Recompute;
 

@@ -182,3 +182,61 @@ fn a_compression_that_cannot_be() {
         assert_refused(&output, &[method, "--data"], &shop.out());
     }
 }
+
+#[test]
+fn layer_rules_that_cannot_be() {
+    let shop = Workshop::new();
+    let rules = shop.path("layers.toml");
+    let path = rules.to_str().unwrap();
+    for (text, parts) in [
+        (
+            "[[layer]]\npattern = \"*\"\nbit = 4\n",
+            &["layers.toml", "`bit`", "line 3"][..],
+        ),
+        (
+            "[[layer]]\npattern = \"*\"\nbits = 9\n",
+            &["layers.toml", "9", "line 3"],
+        ),
+        ("[[layer]\n", &["layers.toml", "line 1"]),
+        (
+            "[[layer]]\npattern = \"*.dwon_proj.*\"\nbits = 4\n",
+            &["*.dwon_proj.*", "down_proj"],
+        ),
+        (
+            "[[layer]]\npattern = \"*norm*\"\nskip = true\n",
+            &["*norm*", "matches no weight matrix"],
+        ),
+    ] {
+        std::fs::write(&rules, text).unwrap();
+        assert_refused(&shop.finetune(&["--layers", path]), parts, &shop.out());
+        let mut command = shop.compress("kmeans", &["--bits", "3", "--layers", path]);
+        assert_refused(
+            &command.arg("--out").arg(shop.out()).output().unwrap(),
+            parts,
+            &shop.out(),
+        );
+    }
+    std::fs::remove_file(&rules).unwrap();
+    assert_refused(&shop.finetune(&["--layers", path]), &["layers.toml"], &shop.out());
+}
+
+#[test]
+fn a_budget_that_cannot_be() {
+    let shop = Workshop::new();
+    for budget in ["0.5", "-1", "NaN"] {
+        let budget = format!("--bits-budget={budget}");
+        assert_refused(&shop.finetune(&[&budget]), &["budget", "the least"], &shop.out());
+    }
+    let output = edkm()
+        .args(["compress", "--method", "kmeans", "--bits-budget", "3"])
+        .arg(shop.model())
+        .arg("--out")
+        .arg(shop.out())
+        .output()
+        .unwrap();
+    assert_refused(&output, &["budget", "--data"], &shop.out());
+    assert_eq!(
+        shop.finetune(&["--bits-budget", "3", "--bits", "3"]).status.code(),
+        Some(2)
+    );
+}

@@ -4,5 +4,6 @@ mod bad_input;
 mod bench;
 mod clustering;
 mod common;
+mod layers;
 mod resume;
 mod whole_path;

@@ -218,3 +218,33 @@ fn a_run_is_not_resumed_with_another_model_or_text() {
     shop.edit_weights(|_, data| data[0] ^= 1);
     refused("the model is not the one");
 }
+
+#[test]
+fn what_was_chosen_for_layers_is_kept_with_the_run() {
+    let shops = [Workshop::new(), Workshop::new()];
+    let start = |shop: &Workshop| {
+        let rules = shop.path("layers.toml");
+        let text = "[[layer]]\npattern = \"*.up_proj.*\"\nbits = 5\n[[layer]]\npattern = \"*.0.*\"\nper_channel_scale = true\n";
+        std::fs::write(&rules, text).unwrap();
+        let mut command = run(shop);
+        command.arg("--layers").arg(rules).args(["--bits-budget", "4"]);
+        command
+    };
+    let [undisturbed, killed] = &shops;
+    let figures = json(&start(undisturbed).output().unwrap());
+    let mut child = quiet(&mut start(killed));
+    wait_for_step(killed, &mut child, 7);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    std::fs::remove_file(killed.path("layers.toml")).unwrap();
+    let resumed = json(&resume(killed).output().unwrap());
+    assert!(model(killed) == model(undisturbed));
+    for key in ["bits_chosen", "bits_per_weight", "perplexity_after"] {
+        assert_eq!(resumed[key], figures[key]);
+    }
+    let rules = |shop: &Workshop| std::fs::read_to_string(shop.out().join("layers.toml")).unwrap();
+    assert_eq!(rules(killed), rules(undisturbed));
+    // a rule of the file, and one for the budget
+    assert!(rules(killed).contains("up_proj.*") && rules(killed).contains("0.self_attn.q_proj.weight"));
+    assert!(figures["bits_per_weight"].as_f64().unwrap() <= 4.0);
+}

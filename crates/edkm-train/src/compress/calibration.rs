@@ -30,6 +30,15 @@ impl Calibration<'_> {
         self.batches_of((TOKENS_TOGETHER / self.sequence.max(1)).max(1))
     }
 
+    /// The windows, in so many batches or more, as far as there are windows.
+    ///
+    /// # Errors
+    /// As [`Self::batches`].
+    pub fn at_least(&self, batches: usize) -> Result<Vec<Batch>, TrainError> {
+        let full = (TOKENS_TOGETHER / self.sequence.max(1)).max(1);
+        self.batches_of(full.min(self.windows / batches.max(1)).max(1))
+    }
+
     /// The windows, one by one.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ use std::num::NonZeroUsize;
 
 use dfdx::prelude::*;
 use dfdx_edkm::channel_scale::divided;
-use dfdx_edkm::{Clustering, EdkmDevice, ParameterKind, ParameterVisitor, Parameters};
+use dfdx_edkm::{ChannelScale, Clustering, EdkmDevice, ParameterKind, ParameterVisitor, Parameters};
 use edkm_cluster::{Grouping, MatrixShape, Prepared, Spec};
 use edkm_llama::model::{palette_spec, DynamicLlama, PalettizedParameter};
 use edkm_llama::LlamaError;
@@ -53,7 +53,8 @@ impl Method {
     }
 }
 
-/// Palettizes every clustered parameter of `model` by `method`, with the bits and groups of its clustering. The weights stay as they are.
+/// Palettizes every clustered parameter of `model` by `method`, with the bits and groups of its clustering; `dtype` gives the
+/// palette type by name. The weights stay as they are.
 /// `progress` is told the share that is done.
 ///
 /// # Errors
@@ -63,7 +64,7 @@ pub fn compress<D: EdkmDevice>(
     model: &mut DynamicLlama<D>,
     method: Method,
     calibration: Option<&Calibration<'_>>,
-    dtype: PaletteDType,
+    dtype: &dyn Fn(&str) -> PaletteDType,
     progress: &mut dyn FnMut(f64),
 ) -> Result<Vec<PalettizedParameter>, TrainError> {
     let text = || calibration.ok_or(TrainError::NoCalibration { method: method.name() });
@@ -104,14 +105,14 @@ enum Which {
     Embeddings,
 }
 
-struct Compress {
+struct Compress<'a> {
     palette: Palette,
     which: Which,
-    dtype: PaletteDType,
+    dtype: &'a dyn Fn(&str) -> PaletteDType,
     found: Vec<PalettizedParameter>,
 }
 
-impl<D: EdkmDevice> ParameterVisitor<D> for Compress {
+impl<D: EdkmDevice> ParameterVisitor<D> for Compress<'_> {
     type Error = LlamaError;
 
     fn visit<S: Shape>(
@@ -136,7 +137,7 @@ impl<D: EdkmDevice> ParameterVisitor<D> for Compress {
     }
 }
 
-impl Compress {
+impl Compress<'_> {
     fn matrix(
         &self,
         name: &str,
@@ -144,49 +145,71 @@ impl Compress {
         shape: MatrixShape,
         clustering: &Clustering,
     ) -> Result<PalettizedMatrix, LlamaError> {
-        let spec = &clustering.spec();
-        let row_scales = clustering.channel_scale().of(weight, shape);
-        let row_scales = row_scales.as_deref();
-        let weight = &divided(weight, row_scales)[..];
-        let cluster_error = |source| LlamaError::Cluster {
-            name: name.to_owned(),
-            source,
+        let dtype = (self.dtype)(name);
+        let (spec, scale) = (clustering.spec(), clustering.channel_scale());
+        let importance = match &self.palette {
+            Palette::KMeans => None,
+            Palette::Weighted(importances) => importances.get(name).map(Vec::as_slice),
+            Palette::Nearest => return nearest(name, weight, shape, &spec, scale, dtype),
         };
-        let prepared = Prepared::new(weight, shape, spec).map_err(cluster_error)?;
-        let centroids = match &self.palette {
-            Palette::KMeans => prepared.initial(),
-            Palette::Weighted(importances) => match importances.get(name) {
-                Some(importance) => prepared.initial_weighted(&of_divided(importance, shape, row_scales)),
-                None => prepared.initial(),
-            },
-            Palette::Nearest if spec.dim() > 1 => Err(edkm_cluster::ClusterError::Setting {
-                setting: "the vector length of evenly spaced levels",
-                value: spec.dim() as f64,
-                needed: "1",
-            }),
-            Palette::Nearest => {
-                let (palettes, indices) = round_to_nearest(weight, shape, spec);
-                return pack(
-                    name,
-                    shape,
-                    palette_spec(spec, self.dtype),
-                    &palettes,
-                    &indices,
-                    row_scales,
-                );
-            }
-        }
-        .map_err(cluster_error)?;
-        let indices = prepared.assign(&centroids).map_err(cluster_error)?;
-        pack(
-            name,
-            shape,
-            palette_spec(spec, self.dtype),
-            centroids.as_slice(),
-            &indices,
-            row_scales,
-        )
+        k_means(name, weight, importance, shape, &spec, scale, dtype)
     }
+}
+
+fn cluster_error(name: &str) -> impl Fn(edkm_cluster::ClusterError) -> LlamaError + '_ {
+    move |source| LlamaError::Cluster {
+        name: name.to_owned(),
+        source,
+    }
+}
+
+/// Evenly spaced palettes.
+fn nearest(
+    name: &str,
+    weight: &[f32],
+    shape: MatrixShape,
+    spec: &Spec,
+    channel_scale: ChannelScale,
+    dtype: PaletteDType,
+) -> Result<PalettizedMatrix, LlamaError> {
+    if spec.dim() > 1 {
+        return Err(cluster_error(name)(edkm_cluster::ClusterError::Setting {
+            setting: "the vector length of evenly spaced levels",
+            value: spec.dim() as f64,
+            needed: "1",
+        }));
+    }
+    let row_scales = channel_scale.of(weight, shape);
+    let row_scales = row_scales.as_deref();
+    let weight = &divided(weight, row_scales)[..];
+    // refuses weights that are not finite
+    Prepared::new(weight, shape, spec).map_err(cluster_error(name))?;
+    let (palettes, indices) = round_to_nearest(weight, shape, spec);
+    pack(name, shape, palette_spec(spec, dtype), &palettes, &indices, row_scales)
+}
+
+/// K-means palettes, each weight counted by its importance.
+pub(crate) fn k_means(
+    name: &str,
+    weight: &[f32],
+    importance: Option<&[f32]>,
+    shape: MatrixShape,
+    spec: &Spec,
+    channel_scale: ChannelScale,
+    dtype: PaletteDType,
+) -> Result<PalettizedMatrix, LlamaError> {
+    let row_scales = channel_scale.of(weight, shape);
+    let row_scales = row_scales.as_deref();
+    let weight = &divided(weight, row_scales)[..];
+    let prepared = Prepared::new(weight, shape, spec).map_err(cluster_error(name))?;
+    let centroids = match importance {
+        Some(importance) => prepared.initial_weighted(&of_divided(importance, shape, row_scales)),
+        None => prepared.initial(),
+    };
+    let centroids = centroids.map_err(cluster_error(name))?;
+    let indices = prepared.assign(&centroids).map_err(cluster_error(name))?;
+    let spec = palette_spec(spec, dtype);
+    pack(name, shape, spec, centroids.as_slice(), &indices, row_scales)
 }
 
 /// The importances of weights whose rows were divided: an error in a divided row counts by the square of what multiplies it again.

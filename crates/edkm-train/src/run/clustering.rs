@@ -8,6 +8,7 @@ use edkm_llama::model::ClusterPlan;
 use edkm_llama::names::{Parameter, Role};
 use edkm_palette::PaletteDType;
 
+use super::{LayerRule, LayerRules};
 use crate::schedule::{TemperatureSchedule, TemperatureUnit};
 
 /// The clustering of a run: every linear layer inside the decoder, and the embeddings if they are given bits.
@@ -37,6 +38,11 @@ pub struct ClusterSettings {
     pub channel_scale: ChannelScale,
     /// How palettes are stored.
     pub palette_dtype: PaletteDType,
+    /// Bits a weight over all that is clustered, palettes counted: the bits of each layer are then chosen (see [`super::choose_bits`]), and `bits` is not
+    /// used. `None`: `bits` it is.
+    pub bits_budget: Option<f64>,
+    /// What single layers have in place of the settings above.
+    pub rules: LayerRules,
 }
 
 impl ClusterSettings {
@@ -55,12 +61,15 @@ impl ClusterSettings {
             from_step: 0,
             channel_scale: ChannelScale::None,
             palette_dtype: PaletteDType::F32,
+            bits_budget: None,
+            rules: LayerRules::default(),
         }
     }
 
     /// The peak learning rate that is right for most runs: the fewer bits, the larger the step that takes a weight to another cluster.
     pub fn learning_rate(&self) -> f64 {
-        match f64::from(self.bits.get()) / self.vector.get() as f64 {
+        let by_bits = f64::from(self.bits.get()) / self.vector.get() as f64;
+        match self.bits_budget.unwrap_or(by_bits) {
             ..=2.0 => 3e-3,
             ..=3.0 => 2e-3,
             _ => 1e-3,
@@ -89,17 +98,42 @@ impl ClusterSettings {
     }
 }
 
+impl ClusterSettings {
+    /// How the palettes of a parameter are stored.
+    pub fn palette_dtype_of(&self, name: &str) -> PaletteDType {
+        let last = self.rules.of(name).filter_map(|rule| rule.palette_dtype).last();
+        last.unwrap_or(self.palette_dtype)
+    }
+}
+
 impl ClusterPlan for ClusterSettings {
     fn spec(&self, parameter: &Parameter) -> Option<Spec> {
-        let bits = match parameter.role {
-            Role::Linear => self.bits,
-            Role::Embedding | Role::Head => self.embedding_bits?,
+        let mut bits = match parameter.role {
+            Role::Linear => Some(self.bits),
+            Role::Embedding | Role::Head => self.embedding_bits,
             Role::Bias | Role::Norm => return None,
         };
-        Some(self.spec_of(bits))
+        let mut spec = self.spec_of(self.bits);
+        let (mut skip, mut min_size) = (false, 0);
+        for rule in self.rules.of(&parameter.name) {
+            bits = rule.bits.or(bits);
+            skip = rule.skip.unwrap_or(skip);
+            min_size = rule.min_size.unwrap_or(min_size);
+            spec.grouping = rule.group.unwrap_or(spec.grouping);
+            spec.vector = rule.vector.unwrap_or(spec.vector);
+            spec.keep_zero = rule.zeros().unwrap_or(spec.keep_zero);
+        }
+        let size: usize = parameter.shape.iter().product();
+        let bits = bits.filter(|_| !skip && size >= min_size)?;
+        Some(Spec { bits, ..spec })
     }
 
-    fn channel_scale(&self, _: &Parameter) -> ChannelScale {
-        self.channel_scale
+    fn channel_scale(&self, parameter: &Parameter) -> ChannelScale {
+        let last = self
+            .rules
+            .of(&parameter.name)
+            .filter_map(LayerRule::channel_scale)
+            .last();
+        last.unwrap_or(self.channel_scale)
     }
 }

@@ -9,8 +9,10 @@ use edkm_llama::config::LlamaConfig;
 use edkm_llama::model::DynamicLlama;
 use serde::Serialize;
 
+use super::bits_budget::{settle, write_rules};
 use super::finetune::{check_sequence, float_dtype, sizes};
-use super::{ClusterSettings, DataSource, Observer, Stage};
+use super::plan::{plan_folder, PlanText};
+use super::{BitsChoice, ClusterSettings, DataSource, Observer, PlannedLayer, Stage};
 use crate::compress::{compress, Calibration, Method};
 use crate::data::TokenStream;
 use crate::{Tokenizer, TrainError};
@@ -54,6 +56,8 @@ pub struct CompressOutcome {
     pub size_bytes: u64,
     /// Bytes of the model's files as they came.
     pub size_before_bytes: u64,
+    /// The bits of each layer, if they were chosen for a budget.
+    pub bits_chosen: Vec<BitsChoice>,
     /// Wall time.
     pub seconds: f64,
     /// The folder.
@@ -68,6 +72,24 @@ fn stream(source: &DataSource, tokenizer: &Tokenizer) -> Result<TokenStream, Tra
     }
 }
 
+/// What each parameter would get by these settings; nothing is written. Model and text are read only if bits are to be chosen.
+///
+/// # Errors
+/// A model or text that cannot be read, rules that do not fit.
+pub fn plan_compress<D: EdkmDevice>(
+    settings: &CompressSettings,
+    device: &D,
+    observer: &mut impl Observer,
+) -> Result<Vec<PlannedLayer>, TrainError> {
+    let text = settings.calibration.as_ref().map(|calibration| PlanText {
+        load: |tokenizer: &Tokenizer| stream(&calibration.data, tokenizer),
+        sequence: calibration.sequence,
+        windows: calibration.windows,
+        seed: calibration.seed,
+    });
+    plan_folder(&settings.model_dir, &settings.clustering, text, device, observer)
+}
+
 /// Compresses a folder. `out` appears whole or not at all.
 ///
 /// # Errors
@@ -79,6 +101,7 @@ pub fn compress_folder<D: EdkmDevice>(
 ) -> Result<CompressOutcome, TrainError> {
     let start = Instant::now();
     let calibration = settings.calibration.as_ref();
+    let needs_text = settings.method.needs_calibration() || settings.clustering.bits_budget.is_some();
     if settings.method.needs_calibration() && calibration.is_none() {
         return Err(TrainError::NoCalibration {
             method: settings.method.name(),
@@ -89,9 +112,8 @@ pub fn compress_folder<D: EdkmDevice>(
     let config = LlamaConfig::read(&settings.model_dir)?;
     let checkpoint = Checkpoint::open(&settings.model_dir)?;
     let mut model: DynamicLlama<D> = DynamicLlama::from_checkpoint(&checkpoint, &config, device)?;
-    model.set_clustering(&settings.clustering);
     let text = match calibration {
-        Some(calibration) if settings.method.needs_calibration() => {
+        Some(calibration) if needs_text => {
             observer.stage(Stage::LoadData);
             let sequence = calibration.sequence;
             check_sequence(sequence, &config)?;
@@ -107,20 +129,24 @@ pub fn compress_folder<D: EdkmDevice>(
         windows: calibration.windows,
         seed: calibration.seed,
     });
+    let (clustering, bits_chosen) = settle(&model, &settings.clustering, text.as_ref(), observer)?;
+    model.set_clustering(&clustering);
     observer.stage(Stage::Compress);
-    let dtype = settings.clustering.palette_dtype;
-    let palettes = compress(&mut model, settings.method, text.as_ref(), dtype, &mut |share| {
+    let dtype = |name: &str| clustering.palette_dtype_of(name);
+    let palettes = compress(&mut model, settings.method, text.as_ref(), &dtype, &mut |share| {
         observer.progress(share);
     })?;
     observer.stage(Stage::Save);
     let written = model.write_weights(out.path(), &palettes, float_dtype(&checkpoint), Sharding::Single)?;
     config.write(out.path())?;
+    write_rules(&clustering.rules, out.path())?;
     copy_companions(&settings.model_dir, out.path())?;
     out.commit()?;
     Ok(CompressOutcome {
         bits_per_weight: sizes(&palettes).bits_per_weight(),
         size_bytes: written.bytes,
         size_before_bytes: checkpoint.file_bytes(),
+        bits_chosen,
         seconds: start.elapsed().as_secs_f64(),
         out: settings.out.clone(),
     })

@@ -12,9 +12,13 @@ use edkm_llama::model::{DynamicLlama, PalettizedParameter, Recompute};
 use edkm_llama::names::Parameter;
 use edkm_store::{Backend, Store};
 
+use super::bits_budget::{settle, write_rules};
 use super::checkpoint::{model_fingerprint, run_folder, CheckpointSettings, RunFolder, RunState, Start};
-use super::{report, Baseline, ClusterSettings, FinetuneOutcome, Observer, Sizes, Stage, StepReport};
-use crate::compress::{compress, with_palettes, Method};
+use super::plan::{plan, plan_folder, PlanText};
+use super::{
+    report, Baseline, ClusterSettings, FinetuneOutcome, LayerRules, Observer, PlannedLayer, Sizes, Stage, StepReport,
+};
+use crate::compress::{compress, with_palettes, Calibration, Method};
 use crate::data::sampler::{Position, WindowSampler};
 use crate::data::windows::check_length;
 use crate::data::TokenStream;
@@ -108,6 +112,9 @@ const PROMPT_TOKENS: usize = 12;
 /// The share of the text that is held out if there is no other to measure on.
 const HELD_OUT: f64 = 0.1;
 
+/// Windows of the training text on which the bits of layers are chosen.
+const CALIBRATION_WINDOWS: usize = 128;
+
 /// Runs it. `out` appears when everything is done, whole, or not at all.
 ///
 /// # Errors
@@ -144,6 +151,32 @@ pub fn finetune<D: EdkmDevice>(
     let (training, validation) = texts(settings, &tokenizer)?;
     let mut sampler = WindowSampler::new(&training, settings.sequence, settings.seed)?;
 
+    let mut settings = settings.clone();
+    let mut bits_chosen = Vec::new();
+    if let Some(clustering) = &mut settings.clustering {
+        let calibration = Calibration {
+            stream: &training,
+            sequence: settings.sequence,
+            windows: CALIBRATION_WINDOWS,
+            seed: settings.seed,
+        };
+        match &resumed {
+            None => (*clustering, bits_chosen) = settle(&model, clustering, Some(&calibration), observer)?,
+            Some((path, state)) => {
+                clustering.rules =
+                    LayerRules::from_toml(&state.layer_rules).map_err(|reason| TrainError::RunCheckpoint {
+                        path: path.clone(),
+                        reason,
+                    })?;
+                bits_chosen = state.bits_chosen.clone();
+            }
+        }
+    }
+    let settings = &settings;
+    let no_rules = LayerRules::default();
+    let rules = settings.clustering.as_ref().map_or(&no_rules, |c| &c.rules);
+    let layer_rules = rules.to_toml();
+
     observer.stage(Stage::EvaluateBefore);
     let evaluate = |model: &DynamicLlama<D>, observer: &mut dyn FnMut(f64)| {
         perplexity(model, &validation, settings.sequence, observer)
@@ -176,15 +209,18 @@ pub fn finetune<D: EdkmDevice>(
     let mut baselines = Vec::new();
     if let (Measure::Yes, Some(clustering)) = (settings.baselines, &settings.clustering) {
         observer.stage(Stage::EvaluateBaselines);
+        let is_vector = |layer: &PlannedLayer| layer.palette.as_ref().is_some_and(|palette| palette.vector > 1);
         // rounding has numbers for levels, not vectors
-        let rounding = (clustering.vector.get() == 1).then_some((Method::RoundToNearest, "rounding to nearest"));
+        let scalars = !plan(&config, clustering)?.iter().any(is_vector);
+        let rounding = scalars.then_some((Method::RoundToNearest, "rounding to nearest"));
         let methods = rounding.into_iter().chain([(Method::KMeans, "k-means")]);
         for (index, (method, name)) in methods.enumerate() {
             if let Some(&known) = resumed.as_ref().and_then(|(_, state)| state.baselines.get(index)) {
                 baselines.push(Baseline::new(method, known));
                 continue;
             }
-            let palettes = compress(&mut model, method, None, clustering.palette_dtype, &mut |_| {})?;
+            let dtype = |name: &str| clustering.palette_dtype_of(name);
+            let palettes = compress(&mut model, method, None, &dtype, &mut |_| {})?;
             let measured = evaluate(&with_palettes(&model, &palettes)?, &mut |share| {
                 observer.progress(share)
             })?;
@@ -249,6 +285,8 @@ pub fn finetune<D: EdkmDevice>(
             step: trainer.step_count(),
             optimizer,
             clusterings: Default::default(),
+            layer_rules: layer_rules.clone(),
+            bits_chosen: bits_chosen.clone(),
             position,
             model: model_before,
             validation: validation_print,
@@ -269,7 +307,7 @@ pub fn finetune<D: EdkmDevice>(
     let metrics = folder.metrics();
     std::fs::copy(&metrics, out.path().join("metrics.jsonl")).map_err(TrainError::io("copy", &metrics))?;
     let palettes = match &settings.clustering {
-        Some(clustering) => model.palettize(clustering.palette_dtype)?,
+        Some(clustering) => model.palettize_by_name(&|name| clustering.palette_dtype_of(name))?,
         None => Vec::new(),
     };
     let size_bytes = model
@@ -277,6 +315,7 @@ pub fn finetune<D: EdkmDevice>(
         .bytes;
     drop(model);
     config.write(out.path())?;
+    write_rules(rules, out.path())?;
     copy_companions(&settings.model_dir, out.path())?;
 
     observer.stage(Stage::EvaluateAfter);
@@ -307,6 +346,7 @@ pub fn finetune<D: EdkmDevice>(
         store_layers: StoreLayerFigures::of(&store),
         saved_bytes_clustering: clustering_bytes.here,
         saved_bytes_plain_dkm: clustering_bytes.plain_dkm,
+        bits_chosen,
         baselines,
         sample: sample.clone(),
         out: settings.out.clone(),
@@ -343,6 +383,31 @@ fn check_objective(objective: Objective) -> Result<(), TrainError> {
         }),
         _ => Ok(()),
     }
+}
+
+/// What each parameter would get in this run; nothing is written.
+///
+/// # Errors
+/// Input that cannot be used, as for [`finetune`]; a run that does not cluster.
+pub fn plan_finetune<D: EdkmDevice>(
+    settings: &FinetuneSettings,
+    device: &D,
+    observer: &mut impl Observer,
+) -> Result<Vec<PlannedLayer>, TrainError> {
+    let Some(clustering) = &settings.clustering else {
+        return Err(TrainError::Setting {
+            setting: "clustering",
+            value: "off".into(),
+            expected: "on, if there is to be a plan",
+        });
+    };
+    let text = PlanText {
+        load: |tokenizer: &Tokenizer| Ok(texts(settings, tokenizer)?.0),
+        sequence: settings.sequence,
+        windows: CALIBRATION_WINDOWS,
+        seed: settings.seed,
+    };
+    plan_folder(&settings.model_dir, clustering, Some(text), device, observer)
 }
 
 /// A sequence must fit the model's positions.

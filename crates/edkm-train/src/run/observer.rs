@@ -17,6 +17,8 @@ pub enum Stage {
     EvaluateBaselines,
     /// Training.
     Train,
+    /// Choosing the bits of each layer.
+    ChooseBits,
     /// Compression without training.
     Compress,
     /// Writing the model.
@@ -34,6 +36,7 @@ impl Stage {
             Self::EvaluateBefore => "perplexity of the original",
             Self::EvaluateBaselines => "perplexity without training",
             Self::Train => "training",
+            Self::ChooseBits => "choosing bits by layer",
             Self::Compress => "finding palettes",
             Self::Save => "writing the model",
             Self::EvaluateAfter => "perplexity of the result",

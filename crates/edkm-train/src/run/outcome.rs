@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::BitsChoice;
 use crate::compress::Method;
 use crate::report::{Sample, StoreLayerFigures};
 
@@ -44,6 +45,8 @@ pub struct FinetuneOutcome {
     pub saved_bytes_clustering: u64,
     /// What plain DKM would keep for backward for the clusterings alone: one attention map a repetition, 4 bytes an entry.
     pub saved_bytes_plain_dkm: u64,
+    /// The bits of each layer, if they were chosen for a budget.
+    pub bits_chosen: Vec<BitsChoice>,
     /// Compression without training, if it was measured.
     pub baselines: Vec<Baseline>,
     /// What both models write after the beginning of the validation text.

@@ -192,7 +192,7 @@ fn check(target: &Path, overwrite: Overwrite) -> Result<(), LlamaError> {
 
 /// Whether something of this name may be in a model folder: weights, their description, reports and logs of a run.
 fn belongs(name: &OsStr, is_folder: bool) -> bool {
-    const SUFFIXES: [&str; 9] = [
+    const SUFFIXES: [&str; 10] = [
         "safetensors",
         "json",
         "jsonl",
@@ -202,6 +202,7 @@ fn belongs(name: &OsStr, is_folder: bool) -> bool {
         "model",
         "jinja",
         "md",
+        "toml",
     ];
     if is_folder {
         return name == "checkpoints";

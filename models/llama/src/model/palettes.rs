@@ -69,6 +69,17 @@ impl<V: Dim, H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> Llama<V, H, Q, K, F,
     /// # Errors
     /// A weight that is not finite; a centroid that `dtype` cannot hold.
     pub fn palettize(&mut self, dtype: PaletteDType) -> Result<Vec<PalettizedParameter>, LlamaError> {
+        self.palettize_by_name(&|_| dtype)
+    }
+
+    /// The same with a palette type for each parameter by name.
+    ///
+    /// # Errors
+    /// As [`Self::palettize`].
+    pub fn palettize_by_name(
+        &mut self,
+        dtype: &dyn Fn(&str) -> PaletteDType,
+    ) -> Result<Vec<PalettizedParameter>, LlamaError> {
         let mut visitor = Palettize {
             dtype,
             found: Vec::new(),
@@ -78,12 +89,12 @@ impl<V: Dim, H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> Llama<V, H, Q, K, F,
     }
 }
 
-struct Palettize {
-    dtype: PaletteDType,
+struct Palettize<'a> {
+    dtype: &'a dyn Fn(&str) -> PaletteDType,
     found: Vec<PalettizedParameter>,
 }
 
-impl<D: EdkmDevice> ParameterVisitor<D> for Palettize {
+impl<D: EdkmDevice> ParameterVisitor<D> for Palettize<'_> {
     type Error = LlamaError;
 
     fn visit<S: Shape>(
@@ -101,7 +112,7 @@ impl<D: EdkmDevice> ParameterVisitor<D> for Palettize {
             &parameter.as_vec(),
             MatrixShape { rows, cols },
             clustering,
-            self.dtype,
+            (self.dtype)(name),
         )?;
         self.found.push(PalettizedParameter {
             name: name.to_owned(),

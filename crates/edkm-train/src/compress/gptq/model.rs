@@ -27,7 +27,7 @@ pub(crate) fn gptq<D: EdkmDevice>(
     done: Vec<PalettizedParameter>,
     calibration: &Calibration<'_>,
     levels: Levels,
-    dtype: PaletteDType,
+    dtype: &dyn Fn(&str) -> PaletteDType,
     progress: &mut dyn FnMut(f64),
 ) -> Result<Vec<PalettizedParameter>, TrainError> {
     // palettes are needed of the clone, whose weights are those of the compressed model as far as it is done
@@ -107,7 +107,7 @@ fn hessian_of<D: EdkmDevice>(inputs: &[Matrix<D>]) -> Hessian {
 struct Round<'a, D> {
     device: &'a D,
     levels: Levels,
-    dtype: PaletteDType,
+    dtype: &'a dyn Fn(&str) -> PaletteDType,
     layer: usize,
     found: &'a mut Vec<PalettizedParameter>,
 }
@@ -127,6 +127,7 @@ impl<D: EdkmDevice> Round<'_, D> {
         let shape = *projection.weight.shape();
         let matrix_shape = MatrixShape::new(shape.0, shape.1);
         let weight = projection.weight.as_vec();
+        let dtype = (self.dtype)(&name);
         let rounded = quantize_scaled(
             &weight,
             matrix_shape,
@@ -134,7 +135,7 @@ impl<D: EdkmDevice> Round<'_, D> {
             &clustering.spec(),
             clustering.channel_scale(),
             self.levels,
-            self.dtype,
+            dtype,
         )
         .map_err(|source| TrainError::Gptq {
             name: name.clone(),

@@ -22,7 +22,7 @@ const CHECKSUM: &str = "xxh3";
 const ARGUMENTS: &str = "arguments.json";
 const PARTIAL: &str = ".partial-";
 /// The beginning of `state.bin`: what it is, and the version of what follows (bincode 2, fixed-size little-endian integers).
-const MAGIC: [u8; 12] = *b"edkm run\x01\0\0\0";
+const MAGIC: [u8; 12] = *b"edkm run\x02\0\0\0";
 /// The largest `arguments.json` that is read.
 const ARGUMENTS_LIMIT: u64 = 1 << 20;
 

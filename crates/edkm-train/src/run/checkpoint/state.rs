@@ -11,6 +11,7 @@ use edkm_llama::model::DynamicLlama;
 use serde::{Deserialize, Serialize};
 
 use crate::data::sampler::Position;
+use crate::run::BitsChoice;
 use crate::TrainError;
 
 /// Everything but the parameters. Learning rate and temperature follow from the step; the data's order from its position, which is
@@ -25,6 +26,10 @@ pub struct RunState {
     pub optimizer: AdamWState,
     /// The palettes reached, by parameter.
     pub clusterings: BTreeMap<String, SavedClustering>,
+    /// The rules for single layers, those of a bits budget among them, as TOML.
+    pub layer_rules: String,
+    /// What a bits budget chose.
+    pub bits_chosen: Vec<BitsChoice>,
     /// Where the run is in its data.
     pub position: Position,
     /// Fingerprint of the model as it came.

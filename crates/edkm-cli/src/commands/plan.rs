@@ -1,0 +1,48 @@
+//! `--plan`: what each weight matrix would get.
+
+use edkm_train::run::{planned_sizes, PlannedLayer};
+use serde::Serialize;
+
+use super::Failure;
+use crate::console::Output;
+
+#[derive(Serialize)]
+struct Plan {
+    bits_per_weight: Option<f64>,
+    layers: Vec<PlannedLayer>,
+}
+
+/// Shows a plan.
+pub fn show(output: Output, layers: Vec<PlannedLayer>) -> Result<(), Failure> {
+    let width = layers.iter().map(|layer| layer.name.len()).max().unwrap_or(0);
+    for PlannedLayer { name, shape, palette } in &layers {
+        let shape = format!("{shape:?}");
+        let what = match palette {
+            None => "as it is".to_owned(),
+            Some(palette) => {
+                let group = palette.group.map_or("one palette".to_owned(), |rows| {
+                    format!("a palette for {rows} channels")
+                });
+                let vector = match palette.vector {
+                    1 => String::new(),
+                    len => format!(", vectors of {len}"),
+                };
+                let rows = if palette.row_scales { ", a factor a row" } else { "" };
+                format!(
+                    "{} bits, {group}{vector}, {}{rows}: {:.3} bits a weight",
+                    palette.bits, palette.dtype, palette.bits_per_weight
+                )
+            }
+        };
+        output.line(format!("{name:width$}  {shape:14}  {what}"));
+    }
+    let bits_per_weight = planned_sizes(&layers).bits_per_weight();
+    if let Some(bits) = bits_per_weight {
+        output.line(format!("{bits:.3} bits a clustered weight, palettes counted"));
+    }
+    output.json(&Plan {
+        bits_per_weight,
+        layers,
+    })?;
+    Ok(())
+}

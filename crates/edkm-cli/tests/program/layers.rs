@@ -1,0 +1,164 @@
+//! Settings of single layers, and bits that are chosen.
+
+use std::path::Path;
+
+use crate::common::{edkm, json, Workshop};
+
+/// The tensors of a written model by name: bits, palettes, dtype of the palette and vector length, or `null`.
+fn palettes(dir: &Path) -> serde_json::Map<String, serde_json::Value> {
+    let inspected = json(&edkm().arg("inspect").arg(dir).arg("--json").output().unwrap());
+    let tensors = inspected["tensors"].as_array().unwrap().iter();
+    tensors
+        .map(|t| (t["name"].as_str().unwrap().to_owned(), t["palette"].clone()))
+        .collect()
+}
+
+const RULES: &str = r#"
+[[layer]]
+pattern = "*"
+min_size = 3000
+[[layer]]
+pattern = "*.down_proj.weight"
+bits = 5
+group = 16
+[[layer]]
+pattern = "model.layers.1.*"
+bits = 2
+vector = 2
+[[layer]]
+pattern = "model.layers.0.self_attn.q_proj.weight"
+skip = true
+[[layer]]
+pattern = "model.embed_tokens.weight"
+bits = 8
+palette_dtype = "f16"
+"#;
+
+#[test]
+fn rules_give_layers_their_own_settings_and_a_plan_says_so_before() {
+    let shop = Workshop::new();
+    let rules = shop.path("layers.toml");
+    std::fs::write(&rules, RULES).unwrap();
+    let rules = ["--layers", rules.to_str().unwrap()];
+    let plan = json(&shop.finetune(&[&rules[..], &["--plan", "--json"]].concat()));
+    assert!(!shop.out().exists());
+
+    let figures = json(&shop.finetune(&[&rules[..], &["--json"]].concat()));
+    assert!(figures["perplexity_after"].as_f64().unwrap().is_finite());
+    let tuned = palettes(&shop.out());
+    let compressed = shop.path("compressed");
+    let mut command = shop.compress("kmeans", &[&rules[..], &["--bits", "3", "--json"]].concat());
+    let compress = json(&command.arg("--out").arg(&compressed).output().unwrap());
+    for written in [&tuned, &palettes(&compressed)] {
+        let bits = |name: &str| written[name]["bits"].as_u64();
+        assert_eq!(bits("model.layers.0.mlp.down_proj.weight"), Some(5));
+        assert_eq!(written["model.layers.0.mlp.down_proj.weight"]["palettes"], 64 / 16);
+        assert_eq!(bits("model.layers.0.mlp.up_proj.weight"), Some(3));
+        assert_eq!(bits("model.layers.1.mlp.down_proj.weight"), Some(2));
+        assert_eq!(written["model.layers.1.mlp.down_proj.weight"]["vector"], 2);
+        assert_eq!(bits("model.layers.0.self_attn.q_proj.weight"), None);
+        // 32 x 64 weights: too small
+        assert_eq!(bits("model.layers.0.self_attn.k_proj.weight"), None);
+        assert_eq!(bits("model.embed_tokens.weight"), Some(8));
+        for layer in plan["layers"].as_array().unwrap() {
+            let of_file = &written[layer["name"].as_str().unwrap()];
+            assert_eq!(layer["palette"]["bits"], of_file["bits"], "{layer}");
+            assert_eq!(
+                layer["palette"]["bits_per_weight"], of_file["bits_per_weight"],
+                "{layer}"
+            );
+        }
+    }
+    for figures in [figures, compress] {
+        let (planned, got) = (&plan["bits_per_weight"], &figures["bits_per_weight"]);
+        assert!(
+            (planned.as_f64().unwrap() - got.as_f64().unwrap()).abs() < 1e-9,
+            "{planned} {got}"
+        );
+    }
+    // what was done is written down, and does the same again
+    assert!(std::fs::read_to_string(shop.out().join("layers.toml"))
+        .unwrap()
+        .contains("*.down_proj.weight"));
+}
+
+#[test]
+fn the_example_of_the_documentation_is_one() {
+    let shop = Workshop::new();
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/layers.toml");
+    let plan = json(&shop.finetune(&["--layers", example, "--plan", "--json"]));
+    let layers = plan["layers"].as_array().unwrap();
+    let of = |name: &str| &layers.iter().find(|l| l["name"] == name).unwrap()["palette"];
+    assert_eq!(of("model.layers.3.mlp.down_proj.weight")["bits"], 4);
+    assert_eq!(of("model.embed_tokens.weight")["dtype"], "f16");
+    assert!(of("model.layers.0.self_attn.k_proj.weight").is_null());
+}
+
+#[test]
+fn a_budget_is_met_with_everything_counted_and_better_than_the_same_bits_everywhere() {
+    let shop = Workshop::new();
+    // two layers whose feed-forward parts say nothing: bits are wasted on them
+    shop.edit_weights(|header, data| {
+        for layer in [1, 3] {
+            let tensor = &header[format!("model.layers.{layer}.mlp.down_proj.weight")]["data_offsets"];
+            let at = |index: usize| tensor[index].as_u64().unwrap() as usize;
+            data[at(0)..at(1)].fill(0);
+        }
+    });
+    // text of the kind that the model knows
+    let text = edkm_train::synthetic::generate(edkm_train::synthetic::Split::Train, 9, 60_000);
+    std::fs::write(shop.text(), text).unwrap();
+    let compress = |name: &str, more: &[&str]| {
+        let out = shop.path(name);
+        let mut command = shop.compress(
+            "weighted-kmeans",
+            &[&["--seq", "64", "--windows", "32", "--json"], more].concat(),
+        );
+        let figures = json(&command.arg("--out").arg(&out).output().unwrap());
+        let mut command = edkm();
+        command
+            .arg("eval")
+            .arg(&out)
+            .arg("--data")
+            .arg(shop.text())
+            .args(["--seq", "64", "--json"]);
+        let perplexity = json(&command.output().unwrap())["perplexity"].as_f64().unwrap();
+        (figures["bits_per_weight"].as_f64().unwrap(), perplexity, figures)
+    };
+    let (uniform_bits, uniform, _) = compress("uniform", &["--bits", "3", "--embedding-bits", "8"]);
+    let budget = format!("{uniform_bits}");
+    let (bits, chosen, figures) = compress("budget", &["--bits-budget", &budget, "--embedding-bits", "8"]);
+    assert!(
+        bits <= uniform_bits && bits > uniform_bits - 0.1,
+        "{bits} {uniform_bits}"
+    );
+    assert!(chosen < uniform, "{chosen} {uniform} {}", figures["bits_chosen"]);
+    let choices = figures["bits_chosen"].as_array().unwrap();
+    let bits_of = |name: &str| choices.iter().find(|c| c["name"] == name).unwrap()["bits"].as_u64();
+    assert_eq!(bits_of("model.embed_tokens.weight"), Some(8));
+    for wasted in ["1.mlp.up_proj", "1.mlp.gate_proj", "3.mlp.up_proj", "3.mlp.gate_proj"] {
+        assert_eq!(
+            bits_of(&format!("model.layers.{wasted}.weight")),
+            Some(2),
+            "{choices:?}"
+        );
+    }
+    // the file that it leaves does the same again
+    let rules = shop.path("budget").join("layers.toml");
+    let (again, same, _) = compress(
+        "again",
+        &[
+            "--bits",
+            "3",
+            "--embedding-bits",
+            "8",
+            "--layers",
+            rules.to_str().unwrap(),
+        ],
+    );
+    assert_eq!((again, same), (bits, chosen));
+
+    let tuned = json(&shop.finetune(&["--bits-budget", "2.7", "--json"]));
+    let bits = tuned["bits_per_weight"].as_f64().unwrap();
+    assert!(bits <= 2.7 && bits > 2.6, "{bits}");
+}
