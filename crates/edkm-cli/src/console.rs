@@ -1,6 +1,10 @@
 //! Where text for people goes: standard output, or standard error when standard output is for a JSON object.
 
+use std::io::Write;
+
 use serde::Serialize;
+
+use crate::commands::Failure;
 
 /// What standard output is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,17 +25,16 @@ impl Output {
         }
     }
 
-    /// A line for people.
+    /// A line for people. Where nobody can read it (a pipe that was closed, a full disk) the work goes on without.
     pub fn line(self, text: impl std::fmt::Display) {
-        match self {
-            Self::Human => println!("{text}"),
-            Self::Json => eprintln!("{text}"),
-        }
+        let _ = match self {
+            Self::Human => writeln!(std::io::stdout(), "{text}"),
+            Self::Json => writeln!(std::io::stderr(), "{text}"),
+        };
     }
 
     /// A piece of a line for people, shown at once. Nothing is lost with a pipe that was closed at the other end but text for nobody.
     pub fn piece(self, text: &str) {
-        use std::io::Write;
         let _ = match self {
             Self::Human => write!(std::io::stdout(), "{text}").and_then(|()| std::io::stdout().flush()),
             Self::Json => write!(std::io::stderr(), "{text}"),
@@ -39,9 +42,13 @@ impl Output {
     }
 
     /// The JSON object, if it was asked for.
-    pub fn json(self, value: &impl Serialize) -> Result<(), serde_json::Error> {
+    ///
+    /// # Errors
+    /// Standard output that cannot be written.
+    pub fn json(self, value: &impl Serialize) -> Result<(), Failure> {
         if self == Self::Json {
-            println!("{}", serde_json::to_string(value)?);
+            let line = serde_json::to_string(value)?;
+            writeln!(std::io::stdout(), "{line}").map_err(|why| format!("cannot write to standard output: {why}"))?;
         }
         Ok(())
     }

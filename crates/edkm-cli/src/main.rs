@@ -7,9 +7,11 @@ mod commands;
 mod console;
 mod embedded;
 mod progress;
+mod run_log;
 mod started;
 mod subscriber;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -21,27 +23,30 @@ use edkm_train::TrainError;
 fn main() -> ExitCode {
     let args = Args::parse();
     let phases = PhaseTimes::default();
-    let outcome = subscriber::init(args.command.trace(), args.command.phases(&phases)).and_then(|trace| {
+    let log = run_log::RunLog::default();
+    let outcome = subscriber::init(args.command.trace(), args.command.phases(&phases), &log).and_then(|trace| {
         // Kernels run in the pool that they are called from; inside it a call costs no hand-over.
-        rayon::scope(|_| run(args, &phases))?;
+        rayon::scope(|_| run(args, &phases, log))?;
         trace.map_or(Ok(()), subscriber::Trace::finish)
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             if let Some(stopped @ TrainError::Interrupted { .. }) = error.downcast_ref() {
-                eprintln!("{stopped}");
+                tracing::info!(target: run_log::PROGRESS, "{stopped}");
+                let _ = writeln!(std::io::stderr(), "{stopped}");
                 return ExitCode::from(progress::INTERRUPTED);
             }
-            eprintln!("error: {}", commands::Chain(error.as_ref()));
+            tracing::error!(target: run_log::PROGRESS, "{}", commands::Chain(error.as_ref()));
+            let _ = writeln!(std::io::stderr(), "error: {}", commands::Chain(error.as_ref()));
             ExitCode::FAILURE
         }
     }
 }
 
-fn run(args: Args, phases: &PhaseTimes) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+fn run(args: Args, phases: &PhaseTimes, log: run_log::RunLog) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     match args.command {
-        Command::Finetune(args) => commands::finetune::run(*args),
+        Command::Finetune(args) => commands::finetune::run(*args, log),
         Command::Compress(args) => commands::compress::run(args),
         Command::Eval(args) => commands::eval::run(args),
         Command::Generate(args) => commands::generate::run(args),

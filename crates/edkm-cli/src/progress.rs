@@ -1,6 +1,7 @@
 //! How a run is shown: a bar on a terminal, plain lines elsewhere.
 
 use std::io::IsTerminal;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,6 +12,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag::{register, register_conditional_shutdown};
 
 use crate::console::Output;
+use crate::run_log::{RunLog, PROGRESS};
 
 /// The exit code of a run that was interrupted.
 pub const INTERRUPTED: u8 = 130;
@@ -24,7 +26,9 @@ pub struct Progress {
     bar: Option<ProgressBar>,
     terminal: bool,
     last_line: Instant,
+    last_logged: Option<Instant>,
     interrupted: Arc<AtomicBool>,
+    log: Option<RunLog>,
 }
 
 impl Progress {
@@ -35,8 +39,16 @@ impl Progress {
             bar: None,
             terminal: std::io::stderr().is_terminal(),
             last_line: Instant::now(),
+            last_logged: None,
             interrupted: Arc::default(),
+            log: None,
         }
+    }
+
+    /// Keeps a log in the run's folder.
+    pub fn with_log(mut self, log: RunLog) -> Self {
+        self.log = Some(log);
+        self
     }
 
     /// The first interrupt or terminate signal ends the run after its step; the second ends the process at once.
@@ -67,8 +79,15 @@ impl Observer for Progress {
         self.interrupted.load(Ordering::Relaxed)
     }
 
+    fn folder(&mut self, path: &Path) {
+        if let Some(Err(why)) = self.log.as_ref().map(|log| log.open_in(path)) {
+            tracing::warn!("no log in {}: {why}", path.display());
+        }
+    }
+
     fn stage(&mut self, stage: Stage) {
         self.clear();
+        tracing::info!(target: PROGRESS, "{}", stage.title());
         if self.terminal {
             let bar = ProgressBar::new(1000);
             let style = ProgressStyle::with_template("{prefix:32} [{bar:30}] {msg}");
@@ -100,6 +119,10 @@ impl Observer for Progress {
             "step {done}/{}  loss {:.4}  {:.0} tokens/s  {remaining} left",
             report.steps, report.outcome.loss, report.tokens_per_second
         );
+        if self.last_logged.is_none_or(|last| last.elapsed() >= LINE_EVERY) || done == report.steps {
+            tracing::info!(target: PROGRESS, "{text}");
+            self.last_logged = Some(Instant::now());
+        }
         match &self.bar {
             Some(bar) => {
                 bar.set_position(1000 * done / report.steps.max(1));
@@ -114,6 +137,7 @@ impl Observer for Progress {
     }
 
     fn result(&mut self, line: &str) {
+        tracing::info!(target: PROGRESS, "{line}");
         let title = self.bar.as_ref().map(ProgressBar::prefix);
         self.clear();
         match title {

@@ -1,5 +1,6 @@
-//! Who listens to the program's spans and events: standard error, a trace file, the account of a step's phases.
+//! Who listens to the program's spans and events: standard error, the log of a run, a trace file, the account of a step's phases.
 
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use edkm_train::bench::phases::{Phase, PhaseTimes};
@@ -10,6 +11,8 @@ use tracing_subscriber::filter::{filter_fn, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
+
+use crate::run_log::{RunLog, PROGRESS};
 
 /// A trace that is being written, beside the file that it will be.
 pub struct Trace {
@@ -37,7 +40,11 @@ impl Trace {
 ///
 /// # Errors
 /// A trace file that cannot be made.
-pub fn init(trace: Option<&Path>, phases: Option<PhaseTimes>) -> Result<Option<Trace>, super::commands::Failure> {
+pub fn init(
+    trace: Option<&Path>,
+    phases: Option<PhaseTimes>,
+    log: &RunLog,
+) -> Result<Option<Trace>, super::commands::Failure> {
     let (layer, trace) = match trace {
         None => (None, None),
         Some(path) => {
@@ -67,12 +74,19 @@ pub fn init(trace: Option<&Path>, phases: Option<PhaseTimes>) -> Result<Option<T
         }))
     });
     let messages = tracing_subscriber::fmt::layer()
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
-        .with_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into()));
+        .with_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into()))
+        .with_filter(filter_fn(|metadata| metadata.target() != PROGRESS));
+    let log = tracing_subscriber::fmt::layer()
+        .with_ansi(false)
+        .with_writer(log.clone())
+        .with_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()));
     tracing_subscriber::registry()
         .with(layer)
         .with(phases)
         .with(messages)
+        .with(log)
         .init();
     Ok(trace)
 }

@@ -10,12 +10,22 @@ pub enum TrainError {
     #[error(transparent)]
     Llama(#[from] edkm_llama::LlamaError),
     /// A loss that is NaN or infinite.
-    #[error("step {step}: the loss is {loss}; lower the learning rate, or look at the data of this step")]
+    #[error("step {step}: the loss is {loss}; {}; lower the learning rate, or look at the data of this step", first(tensor.as_deref()))]
     LossNotFinite {
         /// The step, from 0.
         step: u64,
         /// The loss.
         loss: f64,
+        /// The first tensor that is not finite, if it was found.
+        tensor: Option<String>,
+    },
+    /// A loss or gradient that was not finite, and the run ends with it.
+    #[error("{source}; {what}")]
+    NonFinite {
+        /// What was done about it before, or could be done.
+        what: String,
+        /// The last one.
+        source: Box<TrainError>,
     },
     /// An op or the store failed.
     #[error("step {step}: {source}")]
@@ -216,6 +226,12 @@ pub enum TrainError {
         /// The folder that the run will write.
         out: PathBuf,
     },
+    /// Another process works on the same run.
+    #[error("another process is working on {}; wait for it, or stop it first", folder.display())]
+    Running {
+        /// The folder of the run.
+        folder: PathBuf,
+    },
     /// There is nothing to resume.
     #[error("{}: no checkpoint that can be used{}", folder.display(), reasons(damaged))]
     NoCheckpoint {
@@ -251,9 +267,25 @@ pub enum TrainError {
 }
 
 impl TrainError {
+    /// Whether it is a loss or a gradient that is not finite.
+    pub fn is_non_finite(&self) -> bool {
+        match self {
+            Self::LossNotFinite { .. } => true,
+            Self::Update { source, .. } => matches!(source, dfdx_edkm::optim::StepError::NotFinite { .. }),
+            _ => false,
+        }
+    }
+
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_path_buf();
         move |source| Self::Io { action, path, source }
+    }
+}
+
+fn first(tensor: Option<&str>) -> String {
+    match tensor {
+        Some(tensor) => format!("the first tensor that is not finite is {tensor}"),
+        None => "every tensor up to the output projection is finite, so it is the logits or the loss".to_owned(),
     }
 }
 

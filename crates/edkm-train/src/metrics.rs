@@ -10,11 +10,11 @@ use serde::{Deserialize, Serialize};
 use crate::{files, TrainError};
 
 /// One line of `metrics.jsonl`. Numbers that are not finite are written as `null`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct StepMetrics {
     /// The step, from 0.
     pub step: u64,
-    /// Mean negative log likelihood over the tokens of the step that count, in nats.
+    /// Mean negative log likelihood over the tokens of the step that count, in nats; `null` for a step that was left out.
     pub loss: Option<f64>,
     /// The learning rate that the step used.
     pub learning_rate: f64,
@@ -29,6 +29,9 @@ pub struct StepMetrics {
     pub tokens_per_second: f64,
     /// Largest number of bytes that the store held for the backward pass of this step.
     pub saved_bytes: u64,
+    /// Resident memory of the process after the step, in bytes; `null` where the system does not tell.
+    #[serde(default)]
+    pub rss_bytes: Option<u64>,
     /// Most resident memory the process has had, in bytes; `null` where the system does not tell.
     pub peak_rss_bytes: Option<u64>,
     /// Perplexity on the validation text, at the steps after which it was measured.
@@ -195,6 +198,7 @@ mod tests {
             tokens: 2048,
             tokens_per_second: 1e4,
             saved_bytes: 100,
+            rss_bytes: None,
             peak_rss_bytes: None,
             validation_perplexity: None,
         }

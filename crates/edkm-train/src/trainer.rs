@@ -12,6 +12,7 @@ use edkm_store::{Backend, Store};
 
 use crate::data::sampler::WindowSampler;
 use crate::data::windows::Batch;
+use crate::run::first_not_finite;
 use crate::schedule::{LearningRate, TemperatureSchedule, TemperatureUnit};
 use crate::TrainError;
 
@@ -105,6 +106,17 @@ impl<D: EdkmDevice> Trainer<D> {
         self.step
     }
 
+    /// Leaves a step out: learning rate and temperature go on as if it had been made.
+    pub fn skip(&mut self) {
+        self.step += 1;
+    }
+
+    /// Goes back to `step`, with the optimizer of that moment; the model is the caller's to restore.
+    pub fn go_back(&mut self, optimizer: AdamW<D>, step: u64) {
+        self.optimizer = optimizer;
+        self.step = step;
+    }
+
     /// The optimizer, for a checkpoint.
     pub fn optimizer(&self) -> &AdamW<D> {
         &self.optimizer
@@ -180,9 +192,12 @@ impl<D: EdkmDevice> Trainer<D> {
         drop(forward);
         let value = f64::from(loss.as_vec()[0]);
         if !value.is_finite() {
+            drop(loss);
+            let tensor = first_not_finite(&mut self.model, &tokens);
             return Err(TrainError::LossNotFinite {
                 step: self.step,
                 loss: value,
+                tensor,
             });
         }
         let loss = if share == 1.0 {

@@ -4,6 +4,7 @@ use std::num::NonZeroU64;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args as ClapArgs};
+use edkm_train::run::OnNonFinite;
 
 use super::ClusterArgs;
 
@@ -93,6 +94,10 @@ pub struct FinetuneArgs {
     /// Checkpoints that stay, the newest
     #[arg(long, value_name = "K", default_value_t = 2)]
     pub keep: usize,
+    /// What to do when a loss or a gradient is not finite: end the run, leave the step out (at most 16 in a row), or go back to the newest
+    /// checkpoint and on behind the data of the step (at most 3 times; needs --checkpoint-every)
+    #[arg(long, value_enum, default_value_t = NonFinitePolicy::Stop)]
+    pub on_non_finite: NonFinitePolicy,
     /// Go on with the run that was to write OUT, from its newest whole checkpoint; all else is as it was started
     #[arg(long, value_name = "OUT", exclusive = true)]
     pub resume: Option<PathBuf>,
@@ -105,4 +110,22 @@ pub struct FinetuneArgs {
     /// Print one JSON object as the last line of standard output
     #[arg(long)]
     pub json: bool,
+}
+
+/// `--on-non-finite`
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub enum NonFinitePolicy {
+    Stop,
+    Skip,
+    Rollback,
+}
+
+impl From<NonFinitePolicy> for OnNonFinite {
+    fn from(policy: NonFinitePolicy) -> Self {
+        match policy {
+            NonFinitePolicy::Stop => Self::Stop,
+            NonFinitePolicy::Skip => Self::Skip,
+            NonFinitePolicy::Rollback => Self::Rollback,
+        }
+    }
 }

@@ -16,12 +16,13 @@ use crate::args::FinetuneArgs;
 use crate::console::{bytes, Output};
 use crate::embedded;
 use crate::progress::Progress;
+use crate::run_log::{RunLog, PROGRESS};
 use crate::started::Started;
 
 /// The folder that is written if none is named.
 const DEFAULT_OUT: &str = "edkm-out";
 
-pub fn run(args: FinetuneArgs) -> Result<(), Failure> {
+pub fn run(args: FinetuneArgs, log: RunLog) -> Result<(), Failure> {
     let (args, start, started) = match &args.resume {
         None => (args, Start::Fresh, Started::now()?),
         Some(out) => {
@@ -55,7 +56,12 @@ pub fn run(args: FinetuneArgs) -> Result<(), Failure> {
     let device = Cpu::default();
     // freed memory goes back: what is measured is what is held
     device.disable_cache();
-    let outcome = finetune(&settings, &device, &mut Progress::new(output).with_signals()?)?;
+    tracing::info!(target: PROGRESS, "edkm {}: {}", env!("CARGO_PKG_VERSION"), settings.checkpoints.arguments);
+    let outcome = finetune(
+        &settings,
+        &device,
+        &mut Progress::new(output).with_log(log).with_signals()?,
+    )?;
     show(output, &settings, &outcome);
     output.json(&outcome)?;
     Ok(())
@@ -118,6 +124,7 @@ fn settings(args: &FinetuneArgs, embedded_folder: Option<&Path>) -> Result<Finet
         } else {
             Overwrite::Refuse
         },
+        on_non_finite: args.on_non_finite.into(),
         checkpoints: CheckpointSettings::default(),
     })
 }
@@ -201,6 +208,9 @@ fn show(output: Output, settings: &FinetuneSettings, outcome: &FinetuneOutcome) 
             outcome.sample.prompt,
             text.trim().replace('\n', "\n  ")
         ));
+    }
+    if let Some(note) = outcome.non_finite.note() {
+        output.line(note);
     }
     output.line(format!(
         "{} steps, {} tokens, {:.1} s of {:.1} s in all",

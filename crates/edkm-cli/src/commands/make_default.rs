@@ -9,7 +9,7 @@ use edkm_llama::model::{DynamicLlama, Recompute};
 use edkm_store::Store;
 use edkm_train::init::random_weights;
 use edkm_train::run::checkpoint::CheckpointSettings;
-use edkm_train::run::{finetune, DataSource, FinetuneSettings, Measure, Objective};
+use edkm_train::run::{finetune, DataSource, FinetuneSettings, Measure, Objective, OnNonFinite};
 use edkm_train::synthetic::{self, Split};
 
 use super::Failure;
@@ -69,14 +69,15 @@ pub fn run(args: MakeDefaultArgs) -> Result<(), Failure> {
         } else {
             Overwrite::Refuse
         },
+        on_non_finite: OnNonFinite::Stop,
         checkpoints: CheckpointSettings::default(),
     };
     let outcome = finetune(&settings, &device, &mut Progress::new(Output::Human))?;
-    println!(
+    Output::Human.line(format!(
         "perplexity {:.4} -> {:.4}",
         outcome.perplexity_before, outcome.perplexity_after
-    );
-    println!("wrote {}", outcome.out.display());
+    ));
+    Output::Human.line(format!("wrote {}", outcome.out.display()));
     Ok(())
 }
 

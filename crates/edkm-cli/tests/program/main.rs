@@ -5,5 +5,6 @@ mod bench;
 mod clustering;
 mod common;
 mod layers;
+mod mishaps;
 mod resume;
 mod whole_path;

@@ -54,7 +54,7 @@ fn steps(shop: &Workshop) -> Vec<serde_json::Value> {
     let text = std::fs::read_to_string(shop.out().join("metrics.jsonl")).unwrap();
     let line = |line| {
         let mut value: serde_json::Value = serde_json::from_str(line).unwrap();
-        for key in ["tokens_per_second", "peak_rss_bytes"] {
+        for key in ["tokens_per_second", "rss_bytes", "peak_rss_bytes"] {
             value.as_object_mut().unwrap().remove(key);
         }
         value

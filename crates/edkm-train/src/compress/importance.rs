@@ -9,6 +9,7 @@ use edkm_llama::model::DynamicLlama;
 use edkm_store::{Backend, Store};
 
 use super::Calibration;
+use crate::run::first_not_finite;
 use crate::trainer::model_input;
 use crate::TrainError;
 
@@ -51,7 +52,13 @@ pub fn importance<D: EdkmDevice>(
             })?;
         let value = f64::from(loss.as_vec()[0]);
         if !value.is_finite() {
-            return Err(TrainError::LossNotFinite { step, loss: value });
+            drop(loss);
+            let tensor = first_not_finite(&mut model, &tokens);
+            return Err(TrainError::LossNotFinite {
+                step,
+                loss: value,
+                tensor,
+            });
         }
         let gradients = backward(loss).map_err(|source| TrainError::Step { step, source })?;
         let mut add = AddSquares {

@@ -15,6 +15,7 @@ fn step(step: u64) -> StepMetrics {
         tokens: 2048,
         tokens_per_second: 1e4,
         saved_bytes: 1 << 20,
+        rss_bytes: None,
         peak_rss_bytes: None,
         validation_perplexity: step
             .is_multiple_of(50)

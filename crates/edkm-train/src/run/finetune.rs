@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use dfdx::prelude::*;
-use dfdx_edkm::optim::{AdamW, AdamWConfig};
+use dfdx_edkm::optim::AdamWConfig;
 use dfdx_edkm::{EdkmDevice, ParameterKind, ParameterVisitor, Parameters};
 use edkm_llama::checkpoint::{copy_companions, Checkpoint, Dtype, FloatDtype, OutputDir, Overwrite, Sharding};
 use edkm_llama::config::LlamaConfig;
@@ -15,16 +15,16 @@ use edkm_store::{Backend, Store};
 use super::bits_budget::{settle, write_rules};
 use super::checkpoint::{model_fingerprint, run_folder, CheckpointSettings, RunFolder, RunState, Start};
 use super::plan::{plan, plan_folder, PlanText};
+use super::steps::{self, Run};
 use super::{
-    report, Baseline, ClusterSettings, FinetuneOutcome, LayerRules, Observer, PlannedLayer, Sizes, Stage, StepReport,
+    report, Baseline, ClusterSettings, FinetuneOutcome, LayerRules, Observer, OnNonFinite, PlannedLayer, Sizes, Stage,
 };
 use crate::compress::{compress, with_palettes, Calibration, Method};
-use crate::data::sampler::{Position, WindowSampler};
+use crate::data::sampler::WindowSampler;
 use crate::data::windows::check_length;
 use crate::data::TokenStream;
 use crate::evaluate::perplexity;
 use crate::memory::peak_resident_bytes;
-use crate::metrics::{self, MetricsWriter, StepMetrics, Throughput};
 use crate::report::StoreLayerFigures;
 use crate::schedule::LearningRate;
 use crate::trainer::{set_temperature, Trainer, TrainerSettings};
@@ -102,6 +102,8 @@ pub struct FinetuneSettings {
     pub out: PathBuf,
     /// What happens to one that is there.
     pub overwrite: Overwrite,
+    /// What happens when a loss or a gradient is not finite.
+    pub on_non_finite: OnNonFinite,
     /// When the run writes checkpoints, and whether it goes on from one.
     pub checkpoints: CheckpointSettings,
 }
@@ -132,13 +134,18 @@ pub fn finetune<D: EdkmDevice>(
             RunFolder::check(&settings.out, settings.overwrite)?;
             None
         }
-        Start::Resume => Some(newest(&settings.out)?),
+        Start::Resume => {
+            let folder = RunFolder::open_locked(&settings.out)?;
+            let newest = newest(&folder)?;
+            Some((folder, newest))
+        }
     };
+    check_policy(settings)?;
     let learning_rate = LearningRate::cosine(settings.learning_rate, settings.steps)?;
     check_objective(settings.objective)?;
-    observer.stage(Stage::LoadModel);
     let config = LlamaConfig::read(&settings.model_dir)?;
     let checkpoint = Checkpoint::open(&settings.model_dir)?;
+    observer.stage(Stage::LoadModel);
     let mut model: DynamicLlama<D> = DynamicLlama::from_checkpoint(&checkpoint, &config, device)?;
     model.recompute = settings.recompute;
     let (size_before_bytes, dtype) = (checkpoint.file_bytes(), float_dtype(&checkpoint));
@@ -162,7 +169,7 @@ pub fn finetune<D: EdkmDevice>(
         };
         match &resumed {
             None => (*clustering, bits_chosen) = settle(&model, clustering, Some(&calibration), observer)?,
-            Some((path, state)) => {
+            Some((_, (path, state))) => {
                 clustering.rules =
                     LayerRules::from_toml(&state.layer_rules).map_err(|reason| TrainError::RunCheckpoint {
                         path: path.clone(),
@@ -176,6 +183,16 @@ pub fn finetune<D: EdkmDevice>(
     let no_rules = LayerRules::default();
     let rules = settings.clustering.as_ref().map_or(&no_rules, |c| &c.rules);
     let layer_rules = rules.to_toml();
+
+    // no input is refused any more
+    let (folder, resumed) = match resumed {
+        None => {
+            let arguments = &settings.checkpoints.arguments;
+            (RunFolder::begin(&settings.out, settings.overwrite, arguments)?, None)
+        }
+        Some((folder, newest)) => (folder, Some(newest)),
+    };
+    observer.folder(folder.path());
 
     observer.stage(Stage::EvaluateBefore);
     let evaluate = |model: &DynamicLlama<D>, observer: &mut dyn FnMut(f64)| {
@@ -245,10 +262,7 @@ pub fn finetune<D: EdkmDevice>(
         None => Trainer::new(model, device.clone(), trainer_settings, settings.store.clone()),
         Some((path, state)) => {
             RunFolder::restore(path, state, &mut model)?;
-            let optimizer =
-                AdamW::from_state(device.clone(), state.optimizer.clone()).map_err(|error| TrainError::Device {
-                    reason: error.to_string(),
-                })?;
+            let optimizer = steps::optimizer(device, state)?;
             sampler = WindowSampler::resume(&training, settings.sequence, state.position)?;
             // what the step before left in the clusterings, should there be no step to come
             if let (Some(schedule), Some(last)) = (trainer_settings.temperature, first.checked_sub(1)) {
@@ -267,16 +281,15 @@ pub fn finetune<D: EdkmDevice>(
     {
         trainer.model.set_clustering(&|_: &Parameter| None);
     }
-    let folder = match settings.checkpoints.start {
-        Start::Fresh => RunFolder::begin(&settings.out, settings.overwrite, &settings.checkpoints.arguments)?,
-        Start::Resume => RunFolder::open(&settings.out),
-    };
     let earlier = resumed
         .as_ref()
         .map_or((0.0, 0.0), |(_, state)| (state.seconds, state.training_seconds));
+    let non_finite = resumed
+        .as_ref()
+        .map_or_else(Default::default, |(_, state)| state.non_finite);
     drop(resumed);
     let training_start = Instant::now();
-    let state = |trainer: &Trainer<D>, position| {
+    let state = |trainer: &Trainer<D>, position, non_finite| {
         let optimizer = trainer.optimizer().state().map_err(|error| TrainError::Device {
             reason: error.to_string(),
         })?;
@@ -292,11 +305,18 @@ pub fn finetune<D: EdkmDevice>(
             validation: validation_print,
             perplexity_before,
             baselines: baselines.iter().map(|baseline| baseline.perplexity).collect(),
+            non_finite,
             training_seconds: earlier.1 + training_start.elapsed().as_secs_f64(),
             seconds: earlier.0 + start.elapsed().as_secs_f64(),
         })
     };
-    let steps = train(&mut trainer, &mut sampler, settings, &folder, &state, observer)?;
+    let run = Run {
+        settings,
+        device,
+        folder: &folder,
+        state: &state,
+    };
+    let (steps, non_finite) = run.train(&mut trainer, &mut sampler, non_finite, observer)?;
     let training_seconds = earlier.1 + training_start.elapsed().as_secs_f64();
     let store = trainer.store().report();
     let mut model = trainer.model;
@@ -336,6 +356,7 @@ pub fn finetune<D: EdkmDevice>(
         size_bytes,
         size_before_bytes,
         steps: settings.steps,
+        non_finite,
         tokens: steps.iter().map(|step| step.tokens).sum(),
         seconds: earlier.0 + start.elapsed().as_secs_f64(),
         training_seconds,
@@ -353,14 +374,17 @@ pub fn finetune<D: EdkmDevice>(
     };
     let page = report::data(settings, &outcome, steps, &store, sample, out.path())?;
     report::write(&page, out.path())?;
+    if folder.log().exists() {
+        std::fs::copy(folder.log(), out.path().join("log.txt")).map_err(TrainError::io("copy", &folder.log()))?;
+    }
     out.commit()?;
     folder.remove()?;
     Ok(outcome)
 }
 
 /// The newest checkpoint of the run that writes `out`. A warning names those that cannot be used, and the one that is.
-fn newest(out: &Path) -> Result<(PathBuf, RunState), TrainError> {
-    let (path, state, damaged) = RunFolder::open(out).newest()?;
+fn newest(folder: &RunFolder) -> Result<(PathBuf, RunState), TrainError> {
+    let (path, state, damaged) = folder.newest()?;
     for reason in damaged {
         tracing::warn!("{reason}; going on from {}", path.display());
     }
@@ -371,6 +395,18 @@ fn same(what: &'static str, saved: u64, current: u64) -> Result<(), TrainError> 
     match saved == current {
         true => Ok(()),
         false => Err(TrainError::Changed { what }),
+    }
+}
+
+/// Going back needs something to go back to.
+fn check_policy(settings: &FinetuneSettings) -> Result<(), TrainError> {
+    match (settings.on_non_finite, settings.checkpoints.every) {
+        (OnNonFinite::Rollback, None) => Err(TrainError::Setting {
+            setting: "on-non-finite",
+            value: "rollback, without checkpoints to go back to".to_owned(),
+            expected: "--checkpoint-every N with it, or stop, or skip",
+        }),
+        _ => Ok(()),
     }
 }
 
@@ -451,76 +487,6 @@ fn document_beginning<'a>(stream: &'a TokenStream, tokenizer: &Tokenizer) -> &'a
         .position(|&token| Some(token) == tokenizer.begin_token())
         .unwrap_or(0);
     &tokens[begins..tokens.len().min(begins + PROMPT_TOKENS)]
-}
-
-/// The state of a run, from its trainer and its place in the data.
-type StateOf<'a, D> = dyn Fn(&Trainer<D>, Position) -> Result<RunState, TrainError> + 'a;
-
-/// All steps; their figures go to `metrics.jsonl` as they come.
-fn train<D: EdkmDevice>(
-    trainer: &mut Trainer<D>,
-    sampler: &mut WindowSampler<'_>,
-    settings: &FinetuneSettings,
-    folder: &RunFolder,
-    state: &StateOf<'_, D>,
-    observer: &mut impl Observer,
-) -> Result<Vec<StepMetrics>, TrainError> {
-    let mut writer = MetricsWriter::resume(&folder.metrics(), trainer.step_count())?;
-    let mut throughput = Throughput::default();
-    let mut steps = metrics::read(&folder.metrics())?;
-    let mut saved = trainer.step_count();
-    loop {
-        let (done, interrupted) = (trainer.step_count(), observer.interrupted());
-        let due = settings
-            .checkpoints
-            .every
-            .is_some_and(|every| done % every == 0 || done == settings.steps);
-        if interrupted || (due && done != saved) {
-            writer.sync()?;
-            let state = state(trainer, sampler.position())?;
-            folder.save(state, &mut trainer.model, settings.checkpoints.keep)?;
-            saved = done;
-        }
-        if interrupted {
-            return Err(TrainError::Interrupted {
-                step: done,
-                steps: settings.steps,
-                out: settings.out.clone(),
-            });
-        }
-        if done >= settings.steps {
-            return Ok(steps);
-        }
-        let start = Instant::now();
-        if let Some(clustering) = &settings.clustering {
-            if clustering.from_step > 0 && clustering.from_step == trainer.step_count() {
-                trainer.model.set_clustering(clustering);
-            }
-        }
-        let outcome = trainer.step(sampler)?;
-        throughput.add(outcome.tokens, start.elapsed());
-        let metrics = StepMetrics {
-            step: outcome.step,
-            loss: Some(outcome.loss),
-            learning_rate: outcome.learning_rate,
-            temperature: outcome.temperature,
-            gradient_norm: Some(outcome.gradient_norm),
-            tokens: outcome.tokens,
-            tokens_per_second: throughput.tokens_per_second(),
-            saved_bytes: trainer.store().report().peak_bytes,
-            peak_rss_bytes: peak_resident_bytes(),
-            validation_perplexity: None,
-        };
-        writer.write(&metrics)?;
-        let rest = (settings.steps - trainer.step_count()) * outcome.tokens;
-        observer.step(&StepReport {
-            outcome,
-            steps: settings.steps,
-            tokens_per_second: metrics.tokens_per_second,
-            remaining: throughput.remaining(rest),
-        });
-        steps.push(metrics);
-    }
 }
 
 /// The type that weights which are not clustered are written in: the one they came in.

@@ -59,6 +59,8 @@ pub struct StepReport {
 
 /// Who is told.
 pub trait Observer {
+    /// The run's folder is there; a `log.txt` that is kept in it goes into the result.
+    fn folder(&mut self, _path: &std::path::Path) {}
     /// A part of the run begins.
     fn stage(&mut self, stage: Stage);
     /// A share of the current part is done, from 0 to 1.

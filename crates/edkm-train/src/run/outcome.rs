@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::BitsChoice;
+use super::{BitsChoice, NonFiniteCounts};
 use crate::compress::Method;
 use crate::report::{Sample, StoreLayerFigures};
 
@@ -25,6 +25,8 @@ pub struct FinetuneOutcome {
     pub size_before_bytes: u64,
     /// Steps of training.
     pub steps: u64,
+    /// Losses and gradients that were not finite.
+    pub non_finite: NonFiniteCounts,
     /// Tokens the model has read in training.
     pub tokens: u64,
     /// Wall time of the whole run.

@@ -85,7 +85,7 @@ pub(super) fn data(
     Ok(ReportData {
         title,
         settings: described(settings, outcome),
-        notes: Vec::new(),
+        notes: outcome.non_finite.note().into_iter().collect(),
         size: Some(BeforeAfter {
             before: outcome.size_before_bytes,
             after: outcome.size_bytes,

@@ -37,7 +37,7 @@ pub fn run(args: BenchLayerArgs) -> Result<(), Failure> {
     device.disable_cache();
     if let Some(variant) = args.memory_of {
         let memory = LayerBench::new(settings, &device)?.memory(variant.into(), resident_before)?;
-        println!("{}", serde_json::to_string(&memory)?);
+        Output::Json.json(&memory)?;
         return Ok(());
     }
     let memory = Variant::ALL

@@ -23,7 +23,7 @@ pub fn run(args: BenchSavedArgs) -> Result<(), Failure> {
         // freed memory goes back: what is measured is what is held
         device.disable_cache();
         let rows = LayerBench::new(settings(&args.sizes)?, &device)?.saved()?;
-        println!("{}", serde_json::to_string(&rows)?);
+        Output::Json.json(&rows)?;
         return Ok(());
     }
     let output = Command::new(std::env::current_exe()?)

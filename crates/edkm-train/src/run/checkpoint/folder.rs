@@ -20,6 +20,7 @@ const PARAMETERS: &str = "parameters.safetensors";
 const STATE: &str = "state.bin";
 const CHECKSUM: &str = "xxh3";
 const ARGUMENTS: &str = "arguments.json";
+const LOCK: &str = "lock";
 const PARTIAL: &str = ".partial-";
 /// The beginning of `state.bin`: what it is, and the version of what follows (bincode 2, fixed-size little-endian integers).
 const MAGIC: [u8; 12] = *b"edkm run\x02\0\0\0";
@@ -37,6 +38,8 @@ pub fn run_folder(out: &Path) -> PathBuf {
 #[derive(Debug)]
 pub struct RunFolder {
     path: PathBuf,
+    /// Held while a process works on the run.
+    lock: Option<File>,
 }
 
 impl RunFolder {
@@ -61,17 +64,63 @@ impl RunFolder {
     /// As [`Self::check`]; a system that does not write.
     pub fn begin(out: &Path, overwrite: Overwrite, arguments: &str) -> Result<Self, TrainError> {
         Self::check(out, overwrite)?;
-        let folder = Self::open(out);
-        folder.remove()?;
+        let mut folder = Self::open(out);
+        if folder.path.join(LOCK).exists() {
+            drop(folder.locked()?);
+        }
+        remove(&folder.path)?;
         let checkpoints = folder.checkpoints_path();
         fs::create_dir_all(&checkpoints).map_err(TrainError::io("make", &checkpoints))?;
+        folder.lock = Some(folder.locked()?);
         write(&folder.path.join(ARGUMENTS), arguments.as_bytes())?;
         Ok(folder)
     }
 
-    /// The folder of a run that may be there.
+    /// The folder of a run that may be there, to look at it.
     pub fn open(out: &Path) -> Self {
-        Self { path: run_folder(out) }
+        Self {
+            path: run_folder(out),
+            lock: None,
+        }
+    }
+
+    /// The folder of a run that goes on.
+    ///
+    /// # Errors
+    /// [`TrainError::NoCheckpoint`] if it is not there; [`TrainError::Running`] if another process works on it.
+    pub fn open_locked(out: &Path) -> Result<Self, TrainError> {
+        let mut folder = Self::open(out);
+        if !folder.path.exists() {
+            return Err(TrainError::NoCheckpoint {
+                folder: folder.path,
+                damaged: Vec::new(),
+            });
+        }
+        folder.lock = Some(folder.locked()?);
+        Ok(folder)
+    }
+
+    fn locked(&self) -> Result<File, TrainError> {
+        let path = self.path.join(LOCK);
+        let file = File::create(&path).map_err(TrainError::io("create", &path))?;
+        match file.try_lock() {
+            Ok(()) => Ok(file),
+            Err(fs::TryLockError::WouldBlock) => Err(TrainError::Running {
+                folder: self.path.clone(),
+            }),
+            Err(fs::TryLockError::Error(why)) if why.kind() == std::io::ErrorKind::Unsupported => Ok(file),
+            Err(fs::TryLockError::Error(why)) => Err(TrainError::io("lock", &path)(why)),
+        }
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where a log of the run may be kept.
+    pub fn log(&self) -> PathBuf {
+        self.path.join("log.txt")
     }
 
     /// What the run was started with.
@@ -102,11 +151,9 @@ impl RunFolder {
     ///
     /// # Errors
     /// A system that refuses.
-    pub fn remove(&self) -> Result<(), TrainError> {
-        match fs::remove_dir_all(&self.path) {
-            Err(why) if why.kind() != std::io::ErrorKind::NotFound => Err(TrainError::io("remove", &self.path)(why)),
-            _ => Ok(()),
-        }
+    pub fn remove(self) -> Result<(), TrainError> {
+        drop(self.lock);
+        remove(&self.path)
     }
 
     /// Writes a checkpoint of `state` and `model`, then removes all but the newest `keep`. The palettes of `state` are taken from the model.
@@ -212,7 +259,34 @@ fn format() -> impl bincode::config::Config {
     bincode::config::standard().with_fixed_int_encoding()
 }
 
+fn remove(folder: &Path) -> Result<(), TrainError> {
+    match fs::remove_dir_all(folder) {
+        Err(why) if why.kind() != std::io::ErrorKind::NotFound => Err(TrainError::io("remove", folder)(why)),
+        _ => Ok(()),
+    }
+}
+
+/// The state takes 8 bytes a parameter and the palettes; a file far beyond is not one, and would fill the memory.
+fn check_sizes(folder: &Path) -> Result<(), TrainError> {
+    const REST: u64 = 64 << 20;
+    let length = |name| {
+        let path = folder.join(name);
+        fs::metadata(&path)
+            .map(|data| data.len())
+            .map_err(TrainError::io("read", &path))
+    };
+    let (parameters, state) = (length(PARAMETERS)?, length(STATE)?);
+    if state > parameters.saturating_mul(4).saturating_add(REST) {
+        let reason = format!("{state} bytes, too many for a run of {parameters} bytes of parameters");
+        return Err(damaged(&folder.join(STATE), &reason));
+    }
+    // the header says how long the file has to be
+    Checkpoint::open_file(folder.join(PARAMETERS), Access::Read)?;
+    Ok(())
+}
+
 fn read_state(folder: &Path) -> Result<RunState, TrainError> {
+    check_sizes(folder)?;
     let expected = files::read_capped(&folder.join(CHECKSUM), 64)?;
     if expected != checksum(folder)?.as_bytes() {
         return Err(damaged(folder, "the checksum does not fit: it is torn or was altered"));

@@ -11,7 +11,7 @@ use edkm_llama::model::DynamicLlama;
 use serde::{Deserialize, Serialize};
 
 use crate::data::sampler::Position;
-use crate::run::BitsChoice;
+use crate::run::{BitsChoice, NonFiniteCounts};
 use crate::TrainError;
 
 /// Everything but the parameters. Learning rate and temperature follow from the step; the data's order from its position, which is
@@ -40,6 +40,8 @@ pub struct RunState {
     pub perplexity_before: f64,
     /// Perplexities without training, in the order in which they are measured.
     pub baselines: Vec<f64>,
+    /// Losses and gradients that were not finite so far.
+    pub non_finite: NonFiniteCounts,
     /// Wall time of training so far.
     pub training_seconds: f64,
     /// Wall time of the run so far.

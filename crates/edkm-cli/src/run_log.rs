@@ -1,0 +1,79 @@
+//! The log of a run: `OUT.run/log.txt`, which becomes `OUT/log.txt`.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tracing_subscriber::fmt::MakeWriter;
+
+/// The target of events that are for the log alone: what is on the screen already.
+pub const PROGRESS: &str = "edkm::progress";
+
+/// What is written before the run's folder is there, at most.
+const WAITING: usize = 64 << 10;
+
+/// A writer for the log layer, which writes to the run's folder once there is one.
+#[derive(Clone, Default)]
+pub struct RunLog(Arc<Mutex<State>>);
+
+enum State {
+    Waiting(Vec<u8>),
+    Open(File),
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self::Waiting(Vec::new())
+    }
+}
+
+impl RunLog {
+    /// Goes on in `log.txt` in this folder.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub fn open_in(&self, folder: &Path) -> std::io::Result<()> {
+        let mut file = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(folder.join("log.txt"))?;
+        let mut state = self.state();
+        if let State::Waiting(early) = &*state {
+            file.write_all(early)?;
+        }
+        *state = State::Open(file);
+        Ok(())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the layer is given.
+pub struct Handle(RunLog);
+
+impl Write for Handle {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        match &mut *self.0.state() {
+            State::Waiting(early) if early.len() + bytes.len() <= WAITING => early.extend_from_slice(bytes),
+            State::Waiting(_) => {}
+            // A log that cannot be written does not end the run: its figures and checkpoints say so if the disk is full.
+            State::Open(file) => drop(file.write_all(bytes)),
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl MakeWriter<'_> for RunLog {
+    type Writer = Handle;
+
+    fn make_writer(&self) -> Handle {
+        Handle(self.clone())
+    }
+}

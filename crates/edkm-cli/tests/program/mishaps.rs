@@ -1,0 +1,241 @@
+//! Numbers that are not finite, disks that are full, two processes at one run: each ends in a clear message or in a right result.
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use crate::common::{edkm, json, Workshop};
+
+fn message(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// At this rate the first step is the last whose gradients are finite.
+const FAR_TOO_HIGH: [&str; 5] = ["--no-cluster", "--lr", "1e30", "--eval-tokens", "100"];
+
+#[test]
+fn a_loss_that_is_not_finite_ends_the_run_and_names_step_and_tensor() {
+    let shop = Workshop::new();
+    let named = [
+        (
+            "1e30",
+            "step 1: the gradient of model.embed_tokens.weight is not finite",
+        ),
+        // the optimizer's f32 takes it for infinite
+        (
+            "1e39",
+            "step 1: the loss is NaN; the first tensor that is not finite is the parameter model.embed_tokens.weight",
+        ),
+    ];
+    for (rate, named) in named {
+        let output = shop.finetune(&["--no-cluster", "--eval-tokens", "100", "--overwrite", "--lr", rate]);
+        let said = message(&output);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        for part in [named, "--on-non-finite skip"] {
+            assert!(said.contains(part), "no `{part}` in: {said}");
+        }
+        assert!(!shop.out().exists());
+        let log = std::fs::read_to_string(shop.path("out.run").join("log.txt")).unwrap();
+        assert!(log.contains(named), "{log}");
+    }
+}
+
+#[test]
+fn a_step_can_be_left_out_and_is_counted() {
+    let shop = Workshop::new();
+    let mut arguments = FAR_TOO_HIGH.to_vec();
+    arguments.extend(["--on-non-finite", "skip", "--steps", "4", "--json"]);
+    let output = shop.finetune(&arguments);
+    let said = message(&output);
+    assert!(
+        said.contains("step 1: ") && said.contains("step 3: ") && said.contains("the step is left out"),
+        "{said}"
+    );
+    let outcome = json(&output);
+    assert_eq!(outcome["non_finite"]["skipped"], 3, "{said}");
+    let metrics = std::fs::read_to_string(shop.out().join("metrics.jsonl")).unwrap();
+    let losses: Vec<bool> = metrics
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["loss"].is_number())
+        .collect();
+    assert_eq!(losses, [true, false, false, false]);
+    let page = std::fs::read_to_string(shop.out().join("report.html")).unwrap();
+    assert!(page.contains("3 steps left out"));
+}
+
+#[test]
+fn a_run_goes_back_to_its_checkpoint_a_bounded_number_of_times() {
+    let shop = Workshop::new();
+    let mut arguments = FAR_TOO_HIGH.to_vec();
+    arguments.extend(["--on-non-finite", "rollback"]);
+    let said = message(&shop.finetune(&arguments));
+    assert!(said.contains("--checkpoint-every N"), "{said}");
+    arguments.extend(["--checkpoint-every", "1", "--steps", "4"]);
+    let output = shop.finetune(&arguments);
+    let said = message(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert_eq!(said.matches("going back to").count(), 3, "{said}");
+    assert!(said.contains("went back to") && said.contains("3 times"), "{said}");
+    assert!(!said.contains("panicked"), "{said}");
+}
+
+#[test]
+fn the_log_is_part_of_the_result() {
+    let shop = Workshop::new();
+    let output = shop.finetune(&["--eval-tokens", "100"]);
+    assert!(output.status.success(), "{}", message(&output));
+    let log = std::fs::read_to_string(shop.out().join("log.txt")).unwrap();
+    for part in ["finetune", "reading the model", "step 1/2", "step 2/2", "perplexity"] {
+        assert!(log.contains(part), "no `{part}` in: {log}");
+    }
+}
+
+#[test]
+fn two_processes_do_not_work_on_one_run() {
+    let shop = Workshop::new();
+    let start = |steps: &str| {
+        let mut command = edkm();
+        command.arg("finetune").arg(shop.model()).arg("--data").arg(shop.text());
+        command.arg("--out").arg(shop.out());
+        command.args(["--steps", steps, "--seq", "32", "--batch", "2", "--eval-tokens", "100"]);
+        command
+    };
+    let mut first = start("100000")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let metrics = shop.path("out.run").join("metrics.jsonl");
+    while !metrics.exists() {
+        assert!(first.try_wait().unwrap().is_none());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    for output in [
+        start("2").output().unwrap(),
+        edkm().arg("finetune").arg("--resume").arg(shop.out()).output().unwrap(),
+    ] {
+        let said = message(&output);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("another process is working on"), "{said}");
+    }
+    assert!(first.try_wait().unwrap().is_none(), "the first was disturbed");
+    first.kill().unwrap();
+    first.wait().unwrap();
+}
+
+/// A run with checkpoints that replaces a model.
+fn replacing_run(shop: &Workshop) -> String {
+    format!(
+        "exec '{}' finetune '{}' --data '{}' --out '{}' --overwrite --steps 3 --seq 32 --batch 2 --eval-tokens 100 --checkpoint-every 1 --seed 1",
+        env!("CARGO_BIN_EXE_edkm"),
+        shop.model().display(),
+        shop.text().display(),
+        shop.out().display(),
+    )
+}
+
+/// Every file of a folder, with its content.
+fn contents(folder: &Path) -> Vec<(std::ffi::OsString, Vec<u8>)> {
+    let mut all: Vec<_> = folder
+        .read_dir()
+        .unwrap()
+        .map(|entry| entry.unwrap())
+        .map(|entry| (entry.file_name(), std::fs::read(entry.path()).unwrap()))
+        .collect();
+    all.sort();
+    all
+}
+
+/// The run must have ended well, or with an error that names a file, and the model that was there is whole.
+fn assert_nothing_lost(output: &Output, shop: &Workshop, before: &[(std::ffi::OsString, Vec<u8>)], wanted: &[u8]) {
+    let said = message(output);
+    assert!(!said.contains("panicked"), "{said}");
+    if output.status.success() {
+        assert!(
+            std::fs::read(shop.out().join("model.safetensors")).unwrap() == wanted,
+            "another model"
+        );
+    } else {
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(
+            said.contains("error: ") && said.contains('/'),
+            "no file is named: {said}"
+        );
+        assert!(
+            contents(&shop.out()) == before,
+            "the model that was there is not as it was: {said}"
+        );
+    }
+}
+
+/// A process that may write no larger file than so many KiB meets the errors of a full disk, in every file that grows beyond.
+#[cfg(unix)]
+#[test]
+fn a_file_that_cannot_grow_is_a_clear_error_and_nothing_is_lost() {
+    let shop = Workshop::new();
+    assert!(shop.finetune(&["--eval-tokens", "100"]).status.success());
+    let before = contents(&shop.out());
+    let wanted = {
+        let shop = Workshop::new();
+        assert!(shop.finetune(&["--eval-tokens", "100"]).status.success());
+        let output = Command::new("sh").arg("-c").arg(replacing_run(&shop)).output().unwrap();
+        assert!(output.status.success(), "{}", message(&output));
+        std::fs::read(shop.out().join("model.safetensors")).unwrap()
+    };
+    let mut failed = 0;
+    // in blocks of 512 bytes: the log, the metrics, the result, the checkpoints, and enough for all
+    for blocks in [1, 4, 200, 700, 1500, 1 << 20] {
+        // the signal ignored, a write that is too long fails
+        let limited = format!("trap '' XFSZ; ulimit -f {blocks}; {}", replacing_run(&shop));
+        let output = Command::new("sh").arg("-c").arg(limited).output().unwrap();
+        assert_nothing_lost(&output, &shop, &before, &wanted);
+        failed += i32::from(!output.status.success());
+    }
+    assert!(failed >= 3, "the limits were not felt");
+}
+
+/// Every write to a file fails in turn, as far as strace can do that here. EDKM_WRITES=1 tries each, otherwise some.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_write_that_fails_is_a_clear_error_and_nothing_is_lost() {
+    let traced = |shop: &Workshop, expression: &str| {
+        let command = replacing_run(shop).replace("exec ", "exec strace -f -qq -o /dev/null EXPRESSION ");
+        let command = command.replace("EXPRESSION", expression);
+        Command::new("sh").arg("-c").arg(command).output().unwrap()
+    };
+    let shop = Workshop::new();
+    assert!(shop.finetune(&["--eval-tokens", "100"]).status.success());
+    let before = contents(&shop.out());
+    let trial = Workshop::new();
+    assert!(trial.finetune(&["--eval-tokens", "100"]).status.success());
+    if !traced(&trial, "-e trace=none").status.success() {
+        println!("skipped: no strace that may trace");
+        return;
+    }
+    let wanted = std::fs::read(trial.out().join("model.safetensors")).unwrap();
+    let every = std::env::var_os("EDKM_WRITES").is_some();
+    for call in ["write", "fsync", "rename", "openat"] {
+        let (mut number, mut stride) = (1, 1);
+        // until a run no longer comes to that call: then it ends well
+        loop {
+            let errno = if call == "fsync" { "EIO" } else { "ENOSPC" };
+            let only = match call {
+                // reading is not what is tried here
+                "openat" => format!("-P '{}'", shop.path("out.run").join("checkpoints").display()),
+                _ => String::new(),
+            };
+            let expression = format!("{only} -e inject={call}:error={errno}:when={number}");
+            let output = traced(&shop, &expression);
+            assert_nothing_lost(&output, &shop, &before, &wanted);
+            if output.status.success() || number > 200 {
+                break;
+            }
+            stride = if every { 1 } else { stride * 3 };
+            number += stride;
+        }
+        // what a success has replaced is put back
+        for (name, content) in &before {
+            std::fs::write(shop.out().join(name), content).unwrap();
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! All steps of a run: figures, checkpoints, and what is done about numbers that are not finite.
+
+use std::time::Instant;
+
+use dfdx_edkm::optim::AdamW;
+use dfdx_edkm::EdkmDevice;
+use edkm_llama::names::Parameter;
+
+use super::checkpoint::{RunFolder, RunState};
+use super::{FinetuneSettings, NonFiniteCounts, Observer, OnNonFinite, StepReport, MOST_IN_A_ROW, MOST_ROLLBACKS};
+use crate::data::sampler::{Position, WindowSampler};
+use crate::memory::{peak_resident_bytes, resident_bytes};
+use crate::metrics::{self, MetricsWriter, StepMetrics, Throughput};
+use crate::trainer::{StepOutcome, Trainer};
+use crate::TrainError;
+
+/// The state of a run, from its trainer, its place in the data, and what was not finite so far.
+type StateOf<'a, D> = dyn Fn(&Trainer<D>, Position, NonFiniteCounts) -> Result<RunState, TrainError> + 'a;
+
+/// What does not change from step to step.
+pub(super) struct Run<'a, D: EdkmDevice> {
+    pub(super) settings: &'a FinetuneSettings,
+    pub(super) device: &'a D,
+    pub(super) folder: &'a RunFolder,
+    pub(super) state: &'a StateOf<'a, D>,
+}
+
+/// What was not finite lately.
+#[derive(Default)]
+struct Mishaps {
+    counts: NonFiniteCounts,
+    in_a_row: u64,
+    /// The step of the checkpoint that the run went back to last, and how often.
+    back_to: (u64, u64),
+}
+
+impl<D: EdkmDevice> Run<'_, D> {
+    /// All steps that are left; their figures go to `metrics.jsonl` as they come.
+    pub(super) fn train(
+        &self,
+        trainer: &mut Trainer<D>,
+        sampler: &mut WindowSampler<'_>,
+        non_finite: NonFiniteCounts,
+        observer: &mut impl Observer,
+    ) -> Result<(Vec<StepMetrics>, NonFiniteCounts), TrainError> {
+        let settings = self.settings;
+        let mut writer = MetricsWriter::resume(&self.folder.metrics(), trainer.step_count())?;
+        let mut throughput = Throughput::default();
+        let mut steps = metrics::read(&self.folder.metrics())?;
+        let mut saved = trainer.step_count();
+        let mut mishaps = Mishaps {
+            counts: non_finite,
+            ..Mishaps::default()
+        };
+        loop {
+            let (done, interrupted) = (trainer.step_count(), observer.interrupted());
+            let due = settings
+                .checkpoints
+                .every
+                .is_some_and(|every| done % every == 0 || done == settings.steps);
+            if interrupted || (due && done != saved) {
+                writer.sync()?;
+                let state = (self.state)(trainer, sampler.position(), mishaps.counts)?;
+                self.folder.save(state, &mut trainer.model, settings.checkpoints.keep)?;
+                saved = done;
+            }
+            if interrupted {
+                return Err(TrainError::Interrupted {
+                    step: done,
+                    steps: settings.steps,
+                    out: settings.out.clone(),
+                });
+            }
+            if done >= settings.steps {
+                return Ok((steps, mishaps.counts));
+            }
+            if let Some(clustering) = &settings.clustering {
+                if clustering.from_step > 0 && clustering.from_step == done {
+                    trainer.model.set_clustering(clustering);
+                }
+            }
+            let start = Instant::now();
+            let metrics = match trainer.step(sampler) {
+                Ok(outcome) => {
+                    throughput.add(outcome.tokens, start.elapsed());
+                    mishaps.in_a_row = 0;
+                    let metrics = StepMetrics {
+                        tokens_per_second: throughput.tokens_per_second(),
+                        ..of_step(trainer, &outcome)
+                    };
+                    let rest = (settings.steps - trainer.step_count()) * outcome.tokens;
+                    observer.step(&StepReport {
+                        outcome,
+                        steps: settings.steps,
+                        tokens_per_second: metrics.tokens_per_second,
+                        remaining: throughput.remaining(rest),
+                    });
+                    metrics
+                }
+                Err(error) if error.is_non_finite() && settings.on_non_finite == OnNonFinite::Skip => {
+                    mishaps.leave_out(error)?;
+                    trainer.skip();
+                    StepMetrics {
+                        step: done,
+                        ..StepMetrics::default()
+                    }
+                }
+                Err(error) if error.is_non_finite() && settings.on_non_finite == OnNonFinite::Rollback => {
+                    let step = self.go_back(trainer, &mut mishaps, error)?;
+                    steps.truncate(step as usize);
+                    writer = MetricsWriter::resume(&self.folder.metrics(), step)?;
+                    saved = step;
+                    continue;
+                }
+                Err(error) if error.is_non_finite() => {
+                    return Err(TrainError::NonFinite {
+                        what: "or leave such steps out with --on-non-finite skip".to_owned(),
+                        source: Box::new(error),
+                    })
+                }
+                Err(error) => return Err(error),
+            };
+            writer.write(&metrics)?;
+            steps.push(metrics);
+        }
+    }
+
+    /// Model and optimizer as the newest checkpoint has them; the data goes on. Gives the checkpoint's step.
+    fn go_back(&self, trainer: &mut Trainer<D>, mishaps: &mut Mishaps, error: TrainError) -> Result<u64, TrainError> {
+        let (path, state, _) = match self.folder.newest() {
+            Ok(newest) => newest,
+            Err(_) => {
+                return Err(TrainError::NonFinite {
+                    what: "there is no checkpoint to go back to yet".to_owned(),
+                    source: Box::new(error),
+                })
+            }
+        };
+        mishaps.go_back(state.step, error, &path)?;
+        if let Some(clustering) = &self.settings.clustering {
+            trainer.model.set_clustering(clustering);
+        }
+        RunFolder::restore(&path, &state, &mut trainer.model)?;
+        if let Some(clustering) = &self.settings.clustering {
+            if clustering.from_step > 0 && state.step <= clustering.from_step {
+                trainer.model.set_clustering(&|_: &Parameter| None);
+            }
+        }
+        trainer.go_back(optimizer(self.device, &state)?, state.step);
+        Ok(state.step)
+    }
+}
+
+impl Mishaps {
+    fn leave_out(&mut self, error: TrainError) -> Result<(), TrainError> {
+        self.in_a_row += 1;
+        if self.in_a_row > MOST_IN_A_ROW {
+            return Err(TrainError::NonFinite {
+                what: format!("{MOST_IN_A_ROW} steps before it were left out for the same reason"),
+                source: Box::new(error),
+            });
+        }
+        self.counts.skipped += 1;
+        tracing::warn!("{error}; the step is left out");
+        Ok(())
+    }
+
+    fn go_back(&mut self, step: u64, error: TrainError, path: &std::path::Path) -> Result<(), TrainError> {
+        if self.back_to.0 != step {
+            self.back_to = (step, 0);
+        }
+        self.back_to.1 += 1;
+        if self.back_to.1 > MOST_ROLLBACKS {
+            return Err(TrainError::NonFinite {
+                what: format!("the run went back to {} {MOST_ROLLBACKS} times before", path.display()),
+                source: Box::new(error),
+            });
+        }
+        self.counts.rollbacks += 1;
+        tracing::warn!("{error}; going back to {}", path.display());
+        Ok(())
+    }
+}
+
+fn of_step<D: EdkmDevice>(trainer: &Trainer<D>, outcome: &StepOutcome) -> StepMetrics {
+    StepMetrics {
+        step: outcome.step,
+        loss: Some(outcome.loss),
+        learning_rate: outcome.learning_rate,
+        temperature: outcome.temperature,
+        gradient_norm: Some(outcome.gradient_norm),
+        tokens: outcome.tokens,
+        tokens_per_second: 0.0,
+        saved_bytes: edkm_store::Backend::report(trainer.store()).peak_bytes,
+        rss_bytes: resident_bytes(),
+        peak_rss_bytes: peak_resident_bytes(),
+        validation_perplexity: None,
+    }
+}
+
+/// The optimizer of a saved run.
+pub(super) fn optimizer<D: EdkmDevice>(device: &D, state: &RunState) -> Result<AdamW<D>, TrainError> {
+    AdamW::from_state(device.clone(), state.optimizer.clone()).map_err(|error| TrainError::Device {
+        reason: error.to_string(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error() -> TrainError {
+        TrainError::LossNotFinite {
+            step: 7,
+            loss: f64::NAN,
+            tensor: Some("the output of layer 3".to_owned()),
+        }
+    }
+
+    #[test]
+    fn steps_are_left_out_until_too_many_follow_each_other() {
+        let mut mishaps = Mishaps::default();
+        for _ in 0..MOST_IN_A_ROW {
+            mishaps.leave_out(error()).unwrap();
+        }
+        let refused = mishaps.leave_out(error()).unwrap_err().to_string();
+        for part in ["step 7", "NaN", "the output of layer 3", "16 steps"] {
+            assert!(refused.contains(part), "{refused}");
+        }
+        mishaps.in_a_row = 0;
+        mishaps.leave_out(error()).unwrap();
+        assert_eq!(mishaps.counts.skipped, MOST_IN_A_ROW + 1);
+    }
+
+    #[test]
+    fn a_newer_checkpoint_may_be_gone_back_to_again() {
+        let path = std::path::Path::new("out.run");
+        let mut mishaps = Mishaps::default();
+        for step in [4, 8] {
+            for _ in 0..MOST_ROLLBACKS {
+                mishaps.go_back(step, error(), path).unwrap();
+            }
+        }
+        assert!(mishaps.go_back(8, error(), path).is_err());
+        assert_eq!(mishaps.counts.rollbacks, 2 * MOST_ROLLBACKS);
+    }
+}
