@@ -28,6 +28,11 @@ fn main() -> io::Result<()> {
             write("expand_rows", name, &[&head, &table[..], &unique.index[..]].concat())?;
         }
     }
+    // saves of several lengths, loads and drops in between, over all layers, over the disk alone, and over none
+    let actions = [[0, 0, 1, 3], [1, 0, 9, 7], [0, 0, 1, 3], [2, 0, 0, 1], [0, 64, 2, 200], [3, 0, 0, 0], [2, 0, 0, 0], [1, 1, 1, 1]].concat();
+    for (name, layers, budget) in [("all", 15, 4), ("disk", 8, 0), ("memory", 0, 0)] {
+        write("whole_store", name, &[&[layers, budget], &actions[..]].concat())?;
+    }
     write("parse_spec", "all", b"marshal,uniquify,shard,compress=lz4,spill=/tmp:2GiB,overlap=1.5MB,bf16")?;
     write("parse_spec", "memory", b"memory, compress")
 }

@@ -1,6 +1,7 @@
 //! What an op can make again is not kept, and the gradients are the same bits.
 
 use dfdx::prelude::*;
+use dfdx_edkm::ops::attention::{attention, AttentionDims};
 use dfdx_edkm::ops::linear::linear;
 use dfdx_edkm::ops::rms_norm::rms_norm;
 use dfdx_edkm::ops::swiglu::swiglu;
@@ -138,4 +139,45 @@ fn a_tape_that_keeps_tensors_does_not_ask_for_them_again() {
     let saved = tape.save(x.clone(), SaveAs::local("x")).unwrap();
     let loaded = <OwnedTape<f32, Cpu> as SaveForBackward<Cpu>>::load(saved).unwrap();
     assert_eq!(loaded.as_vec(), x.as_vec());
+}
+
+#[test]
+fn attention_over_few_tokens_keeps_no_output_and_gives_the_same_gradients() {
+    let dev = Cpu::default();
+    let (heads, head_dim) = (4, 8);
+    let features = heads * head_dim;
+    let output: Matrix<Cpu> = dev.sample_normal_like(&(features, features));
+    for (seq, saved_outputs) in [(features / 4, 0), (features / 4 + 1, 1)] {
+        let dims = AttentionDims {
+            batch: 2,
+            seq,
+            heads,
+            kv_heads: heads,
+            head_dim,
+            scale: 1.0 / (head_dim as f32).sqrt(),
+        };
+        let [q, k, v]: [Matrix<Cpu>; 3] = std::array::from_fn(|_| dev.sample_normal_like(&(2 * seq, features)));
+        let gradients = |grads: &Gradients<f32, Cpu>| -> Vec<f32> {
+            [&q, &k, &v, &output]
+                .into_iter()
+                .flat_map(|matrix| grads.get(matrix).as_vec())
+                .collect()
+        };
+        let plain = attention(q.clone().put_tape(OwnedTape::default()), k.retaped(), v.retaped(), dims).unwrap();
+        let plain = linear(plain, &output, None, None).unwrap().square().mean().backward();
+
+        let store = Store::marshaling();
+        let tape = StoreTape::new(store.clone(), Gradients::leaky());
+        let attended = attention(q.clone().put_tape(tape), k.retaped(), v.retaped(), dims).unwrap();
+        let kept = linear(attended, &output, None, None).unwrap().square().mean();
+        let numbers = (3 + saved_outputs) * 2 * seq * features + 2 * seq * heads;
+        assert_eq!(
+            store.report().held_bytes,
+            (numbers * size_of::<f32>()) as u64,
+            "{seq} tokens"
+        );
+        let grads = backward(kept).unwrap();
+        assert_bitwise_equal(&format!("{seq} tokens"), &gradients(&grads), &gradients(&plain));
+        assert_eq!(store.report().held_count, 0);
+    }
 }

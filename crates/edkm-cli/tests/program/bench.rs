@@ -57,10 +57,10 @@ fn saved_counts_what_each_way_keeps_and_lists_the_tensors() {
     let rows = figures["rows"].as_array().unwrap();
     assert_eq!(rows.len(), 13);
     let counted = |i: usize| rows[i]["store_bytes"].as_u64().unwrap();
-    // x, q, k, v, attention's output, the sum, gate, up and the log-sum-exp; with attention run again x, the sum, gate and up; then x alone
+    // x, q, k, v, the sum, gate, up and the log-sum-exp; with attention run again x, the sum, gate and up; then x alone
     assert_eq!(
         [counted(1), counted(5), counted(9)],
-        [16 * 4 * (6 * 64 + 2 * 96 + 4), 16 * 4 * (2 * 64 + 2 * 96), 16 * 4 * 64]
+        [16 * 4 * (5 * 64 + 2 * 96 + 4), 16 * 4 * (2 * 64 + 2 * 96), 16 * 4 * 64]
     );
     let text = String::from_utf8(output.stderr).unwrap();
     assert!(text.contains("attention.q") && text.contains("swiglu.gate"), "{text}");

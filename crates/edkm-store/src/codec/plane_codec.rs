@@ -39,6 +39,9 @@ enum Form {
     Constant = 3,
 }
 
+/// Planes shorter than that are not worth a look before they are tried.
+const MIN_SAMPLED: usize = 2048;
+
 const LEN_BITS: u32 = 30;
 const LEN_MASK: u32 = (1 << LEN_BITS) - 1;
 
@@ -179,7 +182,11 @@ impl Packer {
         if is_constant(plane) {
             return self.push(Form::Constant, |encoded, _| encoded.push(plane[0]));
         }
-        if self.codec == PlaneCodec::Adaptive {
+        let noise = plane.len() >= MIN_SAMPLED && is_noise(&sample(plane));
+        if noise && !self.repeats(plane) {
+            return self.push(Form::Raw, |encoded, _| encoded.extend_from_slice(plane));
+        }
+        if self.codec == PlaneCodec::Adaptive && !noise {
             if let Some(counts) = self.skewed(plane) {
                 return self.push(Form::Huffman, |encoded, _| huffman::encode(plane, &counts, encoded));
             }
@@ -196,10 +203,16 @@ impl Packer {
         (len <= plane.len() / 16 * 15).then_some(len)
     }
 
+    /// Whether lz4 finds something in an eighth of a plane of noise: rows that repeat, up to 4096 elements long in a whole block of f32.
+    /// Without that it would only find out byte by byte that there is nothing.
+    fn repeats(&mut self, plane: &[u8]) -> bool {
+        let trial = &plane[plane.len() / 2..][..plane.len() / 8];
+        self.lz4(trial).is_some()
+    }
+
     /// The counts of a plane that a Huffman code serves better than lz4.
     fn skewed(&mut self, plane: &[u8]) -> Option<huffman::Counts> {
-        const MIN_LEN: usize = 2048;
-        if plane.len() < MIN_LEN || is_noise(&sample(plane)) {
+        if plane.len() < MIN_SAMPLED {
             return None;
         }
         let counts = huffman::count(plane);
@@ -207,7 +220,7 @@ impl Packer {
             return None;
         }
         // lz4 is tried on a piece from the middle. It must be clearly better there, for it is the slower one.
-        let trial = &plane[plane.len() / 2..][..(plane.len() / 16).max(MIN_LEN / 2)];
+        let trial = &plane[plane.len() / 2..][..(plane.len() / 16).max(MIN_SAMPLED / 2)];
         let by_lz4 = self.lz4(trial).unwrap_or(trial.len()) as f32 / trial.len() as f32;
         let by_huffman = huffman::entropy_bits(&counts).max(plane.len() as f32) / 8.0 / plane.len() as f32;
         (by_lz4 > 0.8 * by_huffman).then_some(counts)

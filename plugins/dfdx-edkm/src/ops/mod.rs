@@ -4,8 +4,9 @@
 //! `reshape_like`, which keeps storage and gradient. Every save goes through [`crate::SaveForBackward`], and each op frees the
 //! gradient of its output as soon as it has used it (dfdx keeps those of all temporaries to the end of backward).
 //!
-//! The outputs of RMSNorm and SwiGLU follow from what these ops save, by one pass over it: on a [`crate::StoreTape`] an op that reads
-//! them saves nothing. So of a decoder layer are kept: its input, q, k, v, attention's output, the sum behind it, gate and up.
+//! The outputs of RMSNorm, SwiGLU and (in sequences that are short beside the features) attention follow from what these ops save, at little
+//! cost: on a [`crate::StoreTape`] an op that reads them saves nothing. So of a decoder layer are kept: its input, q, k, v, the sum behind
+//! attention, gate and up.
 //!
 //! | op | saves | beyond |
 //! |---|---|---|

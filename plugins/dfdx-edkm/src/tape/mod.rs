@@ -27,7 +27,7 @@ static CLOCK: AtomicU64 = AtomicU64::new(0);
 /// Put it on the input in place of dfdx's `traced`: `x.put_tape(StoreTape::new(store, model.alloc_grads()))`. What dfdx's own ops capture
 /// in their closures stays there, as on dfdx's `OwnedTape`; wrap such a sub-model in [`crate::checkpoint`] to save its input alone.
 ///
-/// What an op can make again from what is saved anyway (outputs of RMSNorm and SwiGLU) is not saved by the ops that read it.
+/// What an op can make again from what is saved anyway (outputs of RMSNorm, SwiGLU and short attention) is not saved by the ops that read it.
 ///
 /// With a lossless store the gradients are bitwise those of `OwnedTape`. Dropping the tape frees what the store keeps for it.
 pub struct StoreTape<E, D: Storage<E>> {

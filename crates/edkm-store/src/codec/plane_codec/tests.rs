@@ -108,3 +108,19 @@ fn what_is_cut_short_or_continued_is_refused() {
         }
     }
 }
+
+#[test]
+fn rows_of_noise_that_repeat_are_found_in_every_plane() {
+    for row in [64, 1024, 4096] {
+        let bytes = noise(row * 4).repeat(BLOCK / 4 / row * 2);
+        for codec in CODECS {
+            let kept = assert_comes_back(codec, &bytes, 4).expect("rows repeat");
+            // one row a block and plane stands as it is, and the copies of it cost little
+            assert!(
+                kept < bytes.len() / 10,
+                "{codec:?} kept {kept} of {} with rows of {row}",
+                bytes.len()
+            );
+        }
+    }
+}

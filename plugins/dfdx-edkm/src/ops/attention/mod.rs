@@ -7,6 +7,7 @@ pub use edkm_kernels::attention::Dims as AttentionDims;
 
 use super::Matrix;
 use crate::device::{contiguous, take_gradient, DeviceMemory};
+use crate::tape::Shared;
 use crate::{EdkmDevice, EdkmError, SaveAs, SaveForBackward};
 
 /// The device's part of attention.
@@ -46,10 +47,17 @@ pub struct AttentionSaved<V> {
     pub lse: V,
 }
 
+/// Whether the forward pass, 2 * seq * features operations a token with the causal half left out, costs at most a quarter of the projection that
+/// reads its output, which takes 2 * features^2 if it is square.
+fn output_is_cheap(dims: &AttentionDims) -> bool {
+    dims.seq <= dims.heads * dims.head_dim / 4
+}
+
 /// softmax(q k^T * scale, causal) v for q `[batch * seq, heads * head_dim]` and k, v `[batch * seq, kv_heads * head_dim]`.
 ///
-/// Saves q, k, v, the output (which the projection behind it saves too: one copy under a marshaling store) and one number a query
-/// and head.
+/// Saves q, k, v, one number a query and head, and, in long sequences, the output (which the projection behind it saves too: one copy under a
+/// marshaling store). Up to a quarter as many tokens as features the output is made again: attention's forward pass is then at most a quarter
+/// of that of the projection.
 ///
 /// # Errors
 /// Shapes that do not fit; a store that fails.
@@ -85,15 +93,23 @@ pub fn attention<D: EdkmDevice, T: SaveForBackward<D>>(
     }
     let lse = device.tensor_from_buffer(lse, (dims.batch * dims.heads * dims.seq,))?;
     let (q_ghost, k_ghost, v_ghost, out_ghost) = (q.ghost(), k.ghost(), v.ghost(), out.ghost());
-    let saved_q = tape.save(q, SaveAs::local("attention.q"))?;
-    let saved_k = tape.save(k, SaveAs::local("attention.k"))?;
-    let saved_v = tape.save(v, SaveAs::local("attention.v"))?;
+    let saved_q = Shared::<_, D, T>::new(tape.save(q, SaveAs::local("attention.q"))?);
+    let saved_k = Shared::<_, D, T>::new(tape.save(k, SaveAs::local("attention.k"))?);
+    let saved_v = Shared::<_, D, T>::new(tape.save(v, SaveAs::local("attention.v"))?);
+    if output_is_cheap(&dims) {
+        let (device, q, k, v) = (device.clone(), saved_q.clone(), saved_k.clone(), saved_v.clone());
+        tape.remade_by(&out, move || {
+            let (v, k, q) = (v.get()?, k.get()?, q.get()?);
+            let (out, _) = device.attention_forward(&dims, D::view(&q), D::view(&k), D::view(&v))?;
+            device.tensor_from_buffer(out, (q_shape.0 * q_shape.1,))
+        });
+    }
     let saved_lse = tape.save(lse, SaveAs::local("attention.lse"))?;
     let saved_out = tape.save(out.clone(), SaveAs::local("attention.out"))?;
     tape.add_backward_op(move |grads| {
         let _span = tracing::trace_span!("attention backward").entered();
         let (out, lse) = (T::load(saved_out)?, T::load(saved_lse)?);
-        let (v, k, q) = (T::load(saved_v)?, T::load(saved_k)?, T::load(saved_q)?);
+        let (v, k, q) = (saved_v.get()?, saved_k.get()?, saved_q.get()?);
         let grad_out = take_gradient(&device, grads.get_or_alloc_mut(&out_ghost)?)?;
         let mut grad_q = take_gradient(&device, grads.get_or_alloc_mut(&q_ghost)?)?;
         let mut grad_k = take_gradient(&device, grads.get_or_alloc_mut(&k_ghost)?)?;
