@@ -10,6 +10,7 @@ mod progress;
 mod run_log;
 mod started;
 mod subscriber;
+mod table;
 
 use std::io::Write;
 use std::process::ExitCode;

@@ -146,3 +146,39 @@ impl Observer for Progress {
         }
     }
 }
+
+/// A bar over a known number of things, on a terminal only; it goes when it is dropped.
+pub struct Counter(Option<ProgressBar>);
+
+impl Counter {
+    /// Shows `name` and how many of `total` are done.
+    pub fn new(name: &str, total: usize) -> Self {
+        if !std::io::stderr().is_terminal() {
+            return Self(None);
+        }
+        let bar = ProgressBar::new(total as u64);
+        let style = ProgressStyle::with_template("{prefix} [{bar:30}] {pos}/{len}  {eta} left");
+        bar.set_style(
+            style
+                .unwrap_or_else(|_| ProgressStyle::default_bar())
+                .progress_chars("=> "),
+        );
+        bar.set_prefix(name.to_owned());
+        Self(Some(bar))
+    }
+
+    /// So many are done.
+    pub fn set(&self, done: usize) {
+        if let Some(bar) = &self.0 {
+            bar.set_position(done as u64);
+        }
+    }
+}
+
+impl Drop for Counter {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.0 {
+            bar.finish_and_clear();
+        }
+    }
+}

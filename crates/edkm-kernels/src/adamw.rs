@@ -103,7 +103,7 @@ fn update_piece(param: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32], f
     dispatch(
         #[inline(always)]
         || {
-            for ((param, &grad), (m, v)) in param.iter_mut().zip(grad).zip(m.iter_mut().zip(v)) {
+            for ((param, &grad), (m, v)) in param.iter_mut().zip(grad).zip(m.iter_mut().zip(v.iter_mut())) {
                 let grad = grad * f.grad_scale;
                 *m = f.beta1.mul_add(*m, f.one_minus_beta1 * grad);
                 *v = f.beta2.mul_add(*v, f.one_minus_beta2 * grad * grad);

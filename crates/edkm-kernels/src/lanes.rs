@@ -2,15 +2,26 @@
 //!
 //! Everything here is `inline(always)`, so that it is compiled for the vector width of the [`dispatch`] it is called in.
 
-use pulp::Arch;
+use pulp::{Arch, NullaryFnOnce};
 
 /// Numbers summed side by side: four vectors of AVX-512, which hides the latency of an addition.
 pub(crate) const LANES: usize = 64;
 
-/// Runs `work` compiled for the widest vectors of this machine. `work` should be an `#[inline(always)]` closure.
+/// Runs `work`, once, compiled for the widest vectors of this machine. `work` should be an `#[inline(always)]` closure.
+///
+/// It is called as `FnMut`: as `FnOnce` a closure that only borrows is called through a function made by the compiler, which need not be
+/// inlined, and then the whole loop is compiled without wide vectors, each `mul_add` a call into the library of C.
 #[inline(always)]
-pub(crate) fn dispatch<R>(work: impl FnOnce() -> R) -> R {
-    Arch::new().dispatch(work)
+pub fn dispatch<R>(work: impl FnMut() -> R) -> R {
+    struct Call<F>(F);
+    impl<R, F: FnMut() -> R> NullaryFnOnce for Call<F> {
+        type Output = R;
+        #[inline(always)]
+        fn call(mut self) -> R {
+            (self.0)()
+        }
+    }
+    Arch::new().dispatch(Call(work))
 }
 
 /// The sum of the lanes in a fixed order: a tree over halves.

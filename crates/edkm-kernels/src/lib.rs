@@ -48,7 +48,7 @@ pub mod swiglu;
 mod check;
 mod disjoint;
 mod exp;
-mod lanes;
+pub mod lanes;
 mod logits;
 mod parallel;
 mod product;

@@ -45,7 +45,9 @@ pub fn backward(gate: &[f32], up: &[f32], grad_out: &[f32], grad_gate: &mut [f32
             #[inline(always)]
             || {
                 let inputs = gate.iter().zip(up).zip(grad_out);
-                for (((&gate, &up), &grad), (to_gate, to_up)) in inputs.zip(grad_gate.iter_mut().zip(grad_up)) {
+                for (((&gate, &up), &grad), (to_gate, to_up)) in
+                    inputs.zip(grad_gate.iter_mut().zip(grad_up.iter_mut()))
+                {
                     let sigmoid = sigmoid(gate);
                     let silu = gate * sigmoid;
                     // silu' = sigmoid + silu (1 - sigmoid)

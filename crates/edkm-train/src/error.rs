@@ -176,6 +176,36 @@ pub enum TrainError {
         /// What is wrong, with the key it concerns.
         reason: String,
     },
+    /// A file of a task is not what it should be.
+    #[error("{}: {reason}", path.display())]
+    TaskFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A line of a task's file cannot be read.
+    #[error("{}: line {line}: {reason}", path.display())]
+    TaskLine {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: u64,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A field of a task's record is missing or not what it should be.
+    #[error("{}: line {line}: \"{field}\" {reason}", path.display())]
+    TaskField {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: u64,
+        /// The field.
+        field: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The data files hold no document and no record.
     #[error("no text in {}", list(paths))]
     EmptyData {

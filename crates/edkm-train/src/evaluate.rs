@@ -2,6 +2,7 @@
 
 use dfdx::prelude::*;
 use dfdx_edkm::EdkmDevice;
+use edkm_llama::inference::{Continuation, InferenceModel};
 use edkm_llama::model::DynamicLlama;
 
 use crate::data::windows::evaluation_batches;
@@ -46,6 +47,51 @@ pub fn perplexity<D: EdkmDevice>(
         total += f64::from(loss.as_vec()[0]) * weight;
         counted += weight;
         progress(read as f64 / stream.len() as f64);
+    }
+    if counted == 0.0 {
+        return Err(TrainError::NothingToLearn { tokens: stream.len() });
+    }
+    Ok(Perplexity {
+        perplexity: (total / counted).exp(),
+        tokens: counted as u64,
+    })
+}
+
+/// [`perplexity`] of a model as it is used: palettized weights stay packed, and nothing is kept for a backward pass.
+/// `progress` is told how many tokens of the stream are done.
+///
+/// # Errors
+/// Fewer tokens than one window, windows longer than the model's context, logits that are not finite.
+pub fn packed_perplexity(
+    model: &InferenceModel,
+    stream: &TokenStream,
+    sequence: usize,
+    mut progress: impl FnMut(usize),
+) -> Result<Perplexity, TrainError> {
+    let windows = (TOKENS_TOGETHER / sequence.max(1)).max(1);
+    let (mut total, mut counted, mut read) = (0.0, 0.0, 0);
+    for batch in evaluation_batches(stream, sequence, windows)? {
+        // each window with the token that follows it
+        let whole: Vec<Vec<u32>> = batch
+            .inputs
+            .chunks_exact(batch.sequence)
+            .zip(batch.targets.chunks_exact(batch.sequence))
+            .map(|(inputs, targets)| [&inputs[..1], targets].concat())
+            .collect();
+        let asked: Vec<_> = whole
+            .iter()
+            .map(|window| Continuation {
+                context: &window[..1],
+                tokens: &window[1..],
+            })
+            .collect();
+        let log_likelihoods = model.continuation_log_likelihoods(&asked)?;
+        for (log_likelihood, &weight) in log_likelihoods.iter().flatten().zip(&batch.weights) {
+            total -= f64::from(*log_likelihood) * f64::from(weight);
+        }
+        counted += batch.counted();
+        read += batch.inputs.len();
+        progress(read);
     }
     if counted == 0.0 {
         return Err(TrainError::NothingToLearn { tokens: stream.len() });

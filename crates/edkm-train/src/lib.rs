@@ -9,6 +9,7 @@
 //! | [`memory`] | what the operating system says about this process |
 //! | [`report`] | `report.html`, a run on one page |
 //! | [`mod@bench`] | what `edkm bench` measures of whole layers |
+//! | [`tasks`] | PIQA, HellaSwag, Winogrande, ARC and MMLU, by the rules of the lm-evaluation-harness |
 //! | [`synthetic`] | the generated text of the embedded default model |
 
 pub mod bench;
@@ -25,6 +26,7 @@ pub mod report;
 pub mod run;
 pub mod schedule;
 pub mod synthetic;
+pub mod tasks;
 pub mod text_generation;
 pub mod tokenizer;
 pub mod trainer;

@@ -2,22 +2,36 @@
 
 use std::path::PathBuf;
 
-use clap::Args as ClapArgs;
+use clap::{ArgAction, Args as ClapArgs};
+
+use super::task_requests::TaskRequests;
 
 /// `edkm eval`
 #[derive(Debug, ClapArgs)]
 pub struct EvalArgs {
     /// A model folder
     pub model_dir: PathBuf,
-    /// The text: .txt, .json or .jsonl
-    #[arg(long, value_name = "FILE")]
-    pub data: PathBuf,
-    /// Tokens of a window
+    /// What to measure, on which files
+    #[command(flatten)]
+    pub tasks: TaskRequests,
+    /// Perplexity: tokens of a window
     #[arg(long, default_value_t = 256)]
     pub seq: usize,
-    /// Use the first N tokens of the text
+    /// Perplexity: use the first N tokens of the text
     #[arg(long, value_name = "N")]
     pub max_tokens: Option<usize>,
+    /// Solved examples in front of each question
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub few_shot: usize,
+    /// Use the first N questions of each file
+    #[arg(long, value_name = "N")]
+    pub limit: Option<usize>,
+    /// Measure this model too, for a table; may be repeated
+    #[arg(long, value_name = "DIR", action = ArgAction::Append)]
+    pub compare: Vec<PathBuf>,
+    /// Write the log likelihoods of all answers to this file, one JSON object a line
+    #[arg(long, value_name = "FILE")]
+    pub log_samples: Option<PathBuf>,
     /// Print one JSON object as the last line of standard output
     #[arg(long)]
     pub json: bool,

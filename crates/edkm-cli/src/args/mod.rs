@@ -8,6 +8,7 @@ mod finetune;
 mod generate;
 mod inspect;
 mod make_default;
+mod task_requests;
 
 use std::path::Path;
 
@@ -25,6 +26,7 @@ pub use finetune::FinetuneArgs;
 pub use generate::GenerateArgs;
 pub use inspect::InspectArgs;
 pub use make_default::MakeDefaultArgs;
+pub use task_requests::TaskRequest;
 
 /// Train-time weight clustering (eDKM) for LLaMA models: weight matrices that take only 2^bits values.
 #[derive(Debug, Parser)]
@@ -49,7 +51,7 @@ pub enum Command {
     Finetune(Box<FinetuneArgs>),
     /// Compress a LLaMA without training
     Compress(CompressArgs),
-    /// Measure the perplexity of a model on a text
+    /// Measure models: perplexity on a text, accuracy on PIQA, HellaSwag, Winogrande, ARC and MMLU
     Eval(EvalArgs),
     /// Let a model go on with a text
     Generate(GenerateArgs),

@@ -1,48 +1,310 @@
 //! `edkm eval`
 
-use dfdx::prelude::*;
-use edkm_llama::model::DynamicLlama;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use edkm_llama::inference::InferenceModel;
 use edkm_train::data::TokenStream;
-use edkm_train::evaluate::perplexity;
+use edkm_train::evaluate::packed_perplexity;
+use edkm_train::tasks::{self, Answered, Question, Scores, Task, TaskSet};
 use edkm_train::Tokenizer;
 use serde::Serialize;
 
 use super::Failure;
-use crate::args::EvalArgs;
-use crate::console::Output;
+use crate::args::{EvalArgs, TaskRequest};
+use crate::console::{bytes, Output};
+use crate::progress::Counter;
+use crate::table::Table;
+
+/// All that was measured.
+#[derive(Serialize)]
+struct Figures<'f> {
+    /// The only result's figures, if there is one result.
+    #[serde(flatten)]
+    only: Option<&'f Measures>,
+    results: &'f [Measured],
+}
+
+/// One model on one task.
+#[derive(Serialize)]
+struct Measured {
+    model: String,
+    weight_bytes: usize,
+    task: &'static str,
+    data: PathBuf,
+    #[serde(flatten)]
+    measures: Measures,
+}
 
 #[derive(Serialize)]
-struct Figures {
-    perplexity: f64,
-    tokens: u64,
+#[serde(untagged)]
+enum Measures {
+    Text {
+        perplexity: f64,
+        tokens: u64,
+    },
+    Choice {
+        items: usize,
+        few_shot: usize,
+        acc: f64,
+        acc_stderr: Option<f64>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        acc_norm: Option<f64>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        acc_norm_stderr: Option<f64>,
+    },
+}
+
+/// A model that is measured.
+struct Candidate {
+    name: String,
+    model: InferenceModel,
+    tokenizer: Tokenizer,
+}
+
+/// What is read once, for all models.
+enum Prepared {
+    Text,
+    Choice(Task, TaskSet),
 }
 
 pub fn run(args: EvalArgs) -> Result<(), Failure> {
     let output = Output::new(args.json);
-    let device = Cpu::default();
-    let model = DynamicLlama::<Cpu>::open(&args.model_dir, &device)?;
-    let tokenizer = Tokenizer::from_dir(&args.model_dir)?;
-    tokenizer.check_vocabulary(model.config.vocab_size)?;
-    let mut stream = TokenStream::from_files(std::slice::from_ref(&args.data), &tokenizer)?;
-    if let Some(tokens) = args.max_tokens {
-        stream.truncate(tokens);
+    // all files before the first model: what is wrong with one shows at once
+    let prepared = args
+        .tasks
+        .0
+        .iter()
+        .map(|request| prepare(request, &args))
+        .collect::<Result<Vec<_>, Failure>>()?;
+    let mut samples = match &args.log_samples {
+        Some(path) => Some(Samples::create(path)?),
+        None => None,
+    };
+    let mut results = Vec::new();
+    for dir in std::iter::once(&args.model_dir).chain(&args.compare) {
+        let candidate = Candidate::open(dir)?;
+        for (request, prepared) in args.tasks.0.iter().zip(&prepared) {
+            let measures = match prepared {
+                Prepared::Text => candidate.perplexity(request, &args)?,
+                Prepared::Choice(task, set) => {
+                    let counter = Counter::new(&format!("{} {}", candidate.name, task.name()), set.questions().len());
+                    let answered =
+                        tasks::evaluate(&candidate.model, &candidate.tokenizer, set, |done| counter.set(done))?;
+                    drop(counter);
+                    if let Some(samples) = &mut samples {
+                        samples.write(&candidate.name, *task, set, &answered)?;
+                    }
+                    choice(*task, args.few_shot, &Scores::new(set, &answered))
+                }
+            };
+            results.push(Measured {
+                model: candidate.name.clone(),
+                weight_bytes: candidate.model.weight_bytes().total(),
+                task: prepared.name(),
+                data: request.data.clone(),
+                measures,
+            });
+        }
     }
-    if args.seq > model.config.max_position_embeddings {
-        let positions = model.config.max_position_embeddings;
-        return Err(format!(
-            "--seq {} is beyond the model's {positions} positions; give at most that",
-            args.seq
-        )
-        .into());
+    if let Some(samples) = samples {
+        samples.finish()?;
     }
-    let measured = perplexity(&model, &stream, args.seq, |_| {})?;
-    output.line(format!(
-        "perplexity {:.5} over {} predicted tokens",
-        measured.perplexity, measured.tokens
-    ));
+    show(output, &results);
     output.json(&Figures {
-        perplexity: measured.perplexity,
-        tokens: measured.tokens,
+        only: match &results[..] {
+            [only] => Some(&only.measures),
+            _ => None,
+        },
+        results: &results,
     })?;
     Ok(())
+}
+
+fn prepare(request: &TaskRequest, args: &EvalArgs) -> Result<Prepared, Failure> {
+    let Some(task) = request.task.task() else {
+        // the tokens are the model's own
+        return Ok(Prepared::Text);
+    };
+    let questions = task.read(&request.data, request.labels.as_deref())?;
+    let examples = match &request.few_shot_data {
+        Some(data) => Some(task.read(data, request.few_shot_labels.as_deref())?),
+        None => None,
+    };
+    if let Some(examples) = &examples {
+        let without = |q: &&Question| !examples.iter().any(|example| example.description == q.description);
+        if let Some(question) = questions.iter().find(without) {
+            return Err(format!(
+                "{} has no example for questions that begin {:?}",
+                request.few_shot_data.as_deref().unwrap_or(Path::new("")).display(),
+                question.description.trim_end()
+            )
+            .into());
+        }
+    }
+    let set = TaskSet::new(questions, args.limit, args.few_shot, examples.as_deref());
+    if set.questions().is_empty() {
+        return Err("--limit 0 leaves no question; give at least 1".into());
+    }
+    Ok(Prepared::Choice(task, set))
+}
+
+impl Prepared {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Text => "perplexity",
+            Self::Choice(task, _) => task.name(),
+        }
+    }
+}
+
+impl Candidate {
+    fn open(dir: &Path) -> Result<Self, Failure> {
+        let model = InferenceModel::open(dir)?;
+        let tokenizer = Tokenizer::from_dir(dir)?;
+        tokenizer.check_vocabulary(model.config().vocab_size)?;
+        Ok(Self {
+            name: dir.display().to_string(),
+            model,
+            tokenizer,
+        })
+    }
+
+    fn perplexity(&self, request: &TaskRequest, args: &EvalArgs) -> Result<Measures, Failure> {
+        let positions = self.model.context_limit();
+        if args.seq > positions {
+            return Err(format!(
+                "--seq {} is beyond the model's {positions} positions; give at most that",
+                args.seq
+            )
+            .into());
+        }
+        let mut stream = TokenStream::from_files(std::slice::from_ref(&request.data), &self.tokenizer)?;
+        if let Some(tokens) = args.max_tokens {
+            stream.truncate(tokens);
+        }
+        let counter = Counter::new(&format!("{} perplexity", self.name), stream.len());
+        let measured = packed_perplexity(&self.model, &stream, args.seq, |done| counter.set(done))?;
+        Ok(Measures::Text {
+            perplexity: measured.perplexity,
+            tokens: measured.tokens,
+        })
+    }
+}
+
+fn choice(task: Task, few_shot: usize, scores: &Scores) -> Measures {
+    let normalized = task.has_normalized_accuracy().then_some(scores.normalized_accuracy);
+    Measures::Choice {
+        items: scores.items,
+        few_shot,
+        acc: scores.accuracy.value,
+        acc_stderr: scores.accuracy.standard_error,
+        acc_norm: normalized.map(|estimate| estimate.value),
+        acc_norm_stderr: normalized.and_then(|estimate| estimate.standard_error),
+    }
+}
+
+/// One line a model and task; models of the same task stand together.
+fn show(output: Output, results: &[Measured]) {
+    let mut table = Table::new(["task", "model", "weights", "n", "measure", "value"]);
+    let mut tasks: Vec<(&str, &Path)> = Vec::new();
+    for result in results {
+        let key = (result.task, result.data.as_path());
+        if !tasks.contains(&key) {
+            tasks.push(key);
+        }
+    }
+    for key in tasks {
+        for result in results.iter().filter(|r| (r.task, r.data.as_path()) == key) {
+            let mut row = |count: String, measure: &str, value: String| {
+                table.row([
+                    result.task.to_owned(),
+                    result.model.clone(),
+                    bytes(result.weight_bytes as u64),
+                    count,
+                    measure.to_owned(),
+                    value,
+                ]);
+            };
+            match &result.measures {
+                Measures::Text { perplexity, tokens } => {
+                    row(tokens.to_string(), "perplexity", format!("{perplexity:.5}"));
+                }
+                Measures::Choice {
+                    items,
+                    acc,
+                    acc_stderr,
+                    acc_norm,
+                    acc_norm_stderr,
+                    ..
+                } => {
+                    row(items.to_string(), "acc", with_error(*acc, *acc_stderr));
+                    if let Some(acc_norm) = acc_norm {
+                        row(items.to_string(), "acc_norm", with_error(*acc_norm, *acc_norm_stderr));
+                    }
+                }
+            }
+        }
+    }
+    table.lines().for_each(|line| output.line(line));
+}
+
+fn with_error(value: f64, standard_error: Option<f64>) -> String {
+    match standard_error {
+        Some(error) => format!("{value:.4} ± {error:.4}"),
+        None => format!("{value:.4}"),
+    }
+}
+
+/// The file of log likelihoods.
+struct Samples {
+    path: PathBuf,
+    file: BufWriter<File>,
+}
+
+#[derive(Serialize)]
+struct Sample<'s> {
+    model: &'s str,
+    task: &'static str,
+    item: usize,
+    gold: usize,
+    log_likelihoods: &'s [f64],
+    acc: bool,
+    acc_norm: bool,
+}
+
+impl Samples {
+    fn create(path: &Path) -> Result<Self, Failure> {
+        let file = File::create(path).map_err(|why| Self::failed(path, &why))?;
+        Ok(Self {
+            path: path.to_path_buf(),
+            file: BufWriter::new(file),
+        })
+    }
+
+    fn write(&mut self, model: &str, task: Task, set: &TaskSet, answered: &[Answered]) -> Result<(), Failure> {
+        for (item, (question, answered)) in set.questions().iter().zip(answered).enumerate() {
+            let sample = Sample {
+                model,
+                task: task.name(),
+                item,
+                gold: question.gold,
+                log_likelihoods: &answered.log_likelihoods,
+                acc: answered.likeliest() == question.gold,
+                acc_norm: question.likeliest_by_length(answered) == question.gold,
+            };
+            let line = serde_json::to_string(&sample)?;
+            writeln!(self.file, "{line}").map_err(|why| Self::failed(&self.path, &why))?;
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<(), Failure> {
+        self.file.flush().map_err(|why| Self::failed(&self.path, &why))
+    }
+
+    fn failed(path: &Path, why: &std::io::Error) -> Failure {
+        format!("cannot write {}: {why}", path.display()).into()
+    }
 }

@@ -6,5 +6,6 @@ mod clustering;
 mod common;
 mod layers;
 mod mishaps;
+mod eval;
 mod resume;
 mod whole_path;

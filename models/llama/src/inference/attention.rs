@@ -8,8 +8,7 @@
 
 use std::cell::Cell;
 
-use edkm_kernels::elementwise::exp;
-use pulp::Arch;
+use edkm_kernels::{elementwise::exp, lanes::dispatch};
 use rayon::prelude::*;
 
 use super::cache::{CacheNumber, Lanes, LayerCache, Planes, Span, LANES};
@@ -176,7 +175,7 @@ impl<T: CacheNumber> Piece<'_, T> {
 
     /// Attention of `R` queries that read key head `key`. Returns `R`.
     fn rows<const R: usize>(&self, key: usize, rows: [Row; R], scratch: &mut Scratch, out: &mut [f32]) -> usize {
-        Arch::new().dispatch(
+        dispatch(
             #[inline(always)]
             || self.rows_in_registers(key, rows, scratch, out),
         );
@@ -212,7 +211,11 @@ impl<T: CacheNumber> Piece<'_, T> {
             }
         }
 
-        let inverse: [f32; R] = std::array::from_fn(|r| softmax_numerators::<R>(scores, r));
+        // A loop, not `from_fn`: what a closure calls may be compiled apart, without the wide registers.
+        let mut inverse = [0.0f32; R];
+        for (r, inverse) in inverse.iter_mut().enumerate() {
+            *inverse = softmax_numerators::<R>(scores, r);
+        }
 
         let width = self.planes.value_width();
         sums.clear();

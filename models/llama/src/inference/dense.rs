@@ -5,9 +5,11 @@
 
 use std::{cell::Cell, sync::Arc};
 
-use edkm_kernels::matmul::{self, Accumulate};
+use edkm_kernels::{
+    lanes::dispatch,
+    matmul::{self, Accumulate},
+};
 use half::{bf16, f16, slice::HalfFloatSliceExt};
-use pulp::Arch;
 use rayon::prelude::*;
 
 use crate::checkpoint::{FloatDtype, SharedBytes};
@@ -189,7 +191,7 @@ impl Half for f16 {
 impl Half for bf16 {
     fn widen(from: &[Self], to: &mut [f32]) {
         // The upper half of an f32. (The conversion of the crate `half` treats NaN apart, which costs it the vectors.)
-        Arch::new().dispatch(
+        dispatch(
             #[inline(always)]
             || {
                 to.iter_mut()

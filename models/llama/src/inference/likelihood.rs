@@ -5,8 +5,7 @@
 //! whole batch are never held.
 #![allow(non_snake_case)]
 
-use edkm_kernels::elementwise::exp;
-use pulp::Arch;
+use edkm_kernels::{elementwise::exp, lanes::dispatch};
 use rayon::prelude::*;
 
 use super::{
@@ -344,7 +343,7 @@ impl<'m> Scorer<'m> {
 
 /// ln(sum of e^l); NaN if one is NaN or infinite.
 fn log_sum_exp(logits: &[f32]) -> f32 {
-    Arch::new().dispatch(
+    dispatch(
         #[inline(always)]
         || {
             let mut largest = [f32::NEG_INFINITY; LANES];

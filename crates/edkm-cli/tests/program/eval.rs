@@ -1,0 +1,122 @@
+//! `edkm eval` on tasks.
+
+use crate::common::{assert_refused, edkm, json, Workshop};
+
+const PIQA: &str = r#"{"goal": "Lily wants to play.", "sol1": "She had a red ball.", "sol2": "x q z"}
+{"goal": "Tom is sad.", "sol1": "zz zz", "sol2": "He ran to the park."}
+{"goal": "The dog", "sol1": "was happy.", "sol2": "k"}
+"#;
+
+const ARC: &str = r#"{"question": {"stem": "Who is happy?", "choices": [{"text": "the dog", "label": "A"}, {"text": "qqq", "label": "B"}]}, "answerKey": "A"}
+"#;
+
+#[test]
+fn several_tasks_and_models_in_one_run() {
+    let shop = Workshop::new();
+    std::fs::write(shop.path("valid.jsonl"), PIQA).unwrap();
+    std::fs::write(shop.path("labels.lst"), "0\n1\n0\n").unwrap();
+    std::fs::write(shop.path("arc.jsonl"), ARC).unwrap();
+    let mut compress = edkm();
+    compress
+        .arg("compress")
+        .arg(shop.model())
+        .args(["--method", "kmeans", "--bits", "4", "--json"]);
+    json(&compress.arg("--out").arg(shop.out()).output().unwrap());
+
+    let mut command = edkm();
+    command.arg("eval").arg(shop.model()).args(["--task", "piqa", "--data"]);
+    command
+        .arg(shop.path("valid.jsonl"))
+        .arg("--labels")
+        .arg(shop.path("labels.lst"));
+    command
+        .args(["--task", "arc-easy", "--data"])
+        .arg(shop.path("arc.jsonl"));
+    command
+        .args(["--task", "perplexity", "--seq", "32", "--data"])
+        .arg(shop.text());
+    command.arg("--compare").arg(shop.out());
+    command
+        .args(["--json", "--log-samples"])
+        .arg(shop.path("samples.jsonl"));
+    let figures = json(&command.output().unwrap());
+    let results = figures["results"].as_array().unwrap();
+    let tasks: Vec<_> = results.iter().map(|r| r["task"].as_str().unwrap()).collect();
+    assert_eq!(
+        tasks,
+        ["piqa", "arc_easy", "perplexity", "piqa", "arc_easy", "perplexity"]
+    );
+    assert_eq!(results[0]["items"], 3);
+    assert!(results[0]["acc_norm"].is_number() && results[0]["acc_stderr"].is_number());
+    assert!(results[2]["perplexity"].as_f64().unwrap() > 1.0);
+    // the compressed model is another one, and smaller
+    assert!(results[3]["weight_bytes"].as_u64().unwrap() < results[0]["weight_bytes"].as_u64().unwrap());
+    assert_ne!(results[2]["perplexity"], results[5]["perplexity"]);
+
+    // the accuracies follow from the log likelihoods in the other file
+    let samples = std::fs::read_to_string(shop.path("samples.jsonl")).unwrap();
+    let samples: Vec<serde_json::Value> = samples
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(samples.len(), 2 * (3 + 1));
+    let right = samples[..3].iter().filter(|sample| {
+        let [a, b] = [0, 1].map(|i| sample["log_likelihoods"][i].as_f64().unwrap());
+        assert!(a < 0.0 && b < 0.0);
+        u64::from(b > a) == sample["gold"].as_u64().unwrap()
+    });
+    assert_eq!(right.count() as f64 / 3.0, results[0]["acc"].as_f64().unwrap());
+}
+
+#[test]
+fn examples_in_front_change_the_likelihoods_and_limits_hold() {
+    let shop = Workshop::new();
+    std::fs::write(shop.path("valid.jsonl"), PIQA).unwrap();
+    std::fs::write(shop.path("labels.lst"), "0\n1\n0\n").unwrap();
+    let first = |more: &[&str]| {
+        let mut command = edkm();
+        command.arg("eval").arg(shop.model()).args(["--task", "piqa", "--data"]);
+        command
+            .arg(shop.path("valid.jsonl"))
+            .arg("--labels")
+            .arg(shop.path("labels.lst"));
+        command
+            .args(more)
+            .arg("--log-samples")
+            .arg(shop.path("samples.jsonl"))
+            .arg("--json");
+        let figures = json(&command.output().unwrap());
+        let samples = std::fs::read_to_string(shop.path("samples.jsonl")).unwrap();
+        assert_eq!(samples.lines().count() as u64, figures["items"].as_u64().unwrap());
+        samples.lines().next().unwrap().to_owned()
+    };
+    let plain = first(&[]);
+    assert_eq!(first(&["--limit", "1"]), plain);
+    assert_ne!(first(&["--few-shot", "1", "--limit", "2"]), plain);
+}
+
+#[test]
+fn what_is_wrong_with_a_tasks_files_is_said() {
+    let shop = Workshop::new();
+    std::fs::write(shop.path("valid.jsonl"), PIQA).unwrap();
+    std::fs::write(shop.path("labels.lst"), "0\n1\n").unwrap();
+    let eval = |labels: bool| {
+        let mut command = edkm();
+        command.arg("eval").arg(shop.model()).args(["--task", "piqa", "--data"]);
+        command.arg(shop.path("valid.jsonl"));
+        if labels {
+            command.arg("--labels").arg(shop.path("labels.lst"));
+        }
+        command.output().unwrap()
+    };
+    assert_refused(
+        &eval(true),
+        &["labels.lst: 2 labels", "do not belong together"],
+        &shop.out(),
+    );
+    assert_refused(
+        &eval(false),
+        &["valid.jsonl: line 1", "\"label\" is missing"],
+        &shop.out(),
+    );
+}

@@ -1,0 +1,54 @@
+//! MMLU: `SUBJECT_test.csv` (or `_dev`, `_val`), six columns without a header: the question, four answers, and the letter of the
+//! right one. A folder stands for all its files.
+
+use std::path::Path;
+
+use super::{records, Question};
+use crate::TrainError;
+
+const LETTERS: [&str; 4] = ["A", "B", "C", "D"];
+
+/// The columns, for messages.
+const COLUMNS: [&str; 6] = ["question", "A", "B", "C", "D", "answer"];
+
+pub(super) fn read(data: &Path) -> Result<Vec<Question>, TrainError> {
+    let mut questions = Vec::new();
+    for file in records::csv_files(data)? {
+        let description = format!(
+            "The following are multiple choice questions (with answers) about {}.\n\n",
+            subject(&file)
+        );
+        questions.extend(records::read_csv(&file, |place, row| {
+            if row.len() > COLUMNS.len() {
+                return Err(place.error("answer", format!("is followed by more: {} columns, not 6", row.len())));
+            }
+            let mut columns = [""; COLUMNS.len()];
+            for ((column, name), value) in columns.iter_mut().zip(COLUMNS).zip(0..) {
+                *column = row.get(value).ok_or_else(|| place.error(name, "is missing"))?;
+            }
+            let [question, answers @ .., key] = columns;
+            let gold = LETTERS.iter().position(|&letter| letter == key.trim());
+            let gold = gold.ok_or_else(|| place.error("answer", format!("is {key:?}; expected A, B, C or D")))?;
+            let lines: String = LETTERS
+                .iter()
+                .zip(answers)
+                .map(|(letter, answer)| format!("{letter}. {answer}\n"))
+                .collect();
+            Ok(Question {
+                description: description.clone(),
+                ..Question::new(&format!("{}\n{lines}Answer:", question.trim()), &LETTERS, gold)
+            })
+        })?);
+    }
+    Ok(questions)
+}
+
+/// "abstract algebra" of `abstract_algebra_test.csv`.
+fn subject(file: &Path) -> String {
+    let stem = file.file_stem().unwrap_or_default().to_string_lossy();
+    let subject = ["_test", "_dev", "_val"]
+        .iter()
+        .find_map(|part| stem.strip_suffix(part))
+        .unwrap_or(&stem);
+    subject.replace('_', " ")
+}
