@@ -6,6 +6,7 @@ mod args;
 mod commands;
 mod console;
 mod embedded;
+mod hub;
 mod progress;
 mod run_log;
 mod started;
@@ -51,6 +52,8 @@ fn run(args: Args, phases: &PhaseTimes, log: run_log::RunLog) -> Result<(), Box<
         Command::Compress(args) => commands::compress::run(args),
         Command::Eval(args) => commands::eval::run(args),
         Command::Generate(args) => commands::generate::run(args),
+        Command::Chat(args) => commands::chat::run(args),
+        Command::Export(args) => commands::export::run(args),
         Command::Inspect(args) => commands::inspect::run(args),
         Command::Bench { bench } => commands::bench::run(bench, phases),
         Command::MakeDefault(args) => commands::make_default::run(args),

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`tokenizer`] | text to tokens and back |
 //! | [`data`] | text and Alpaca files as windows of tokens, in an order that can be resumed |
+//! | [`chat`] | a conversation in the Alpaca template |
 //! | [`schedule`] | learning rate and temperature by step |
 //! | [`metrics`] | `metrics.jsonl`, one object a step |
 //! | [`memory`] | what the operating system says about this process |
@@ -13,6 +14,7 @@
 //! | [`synthetic`] | the generated text of the embedded default model |
 
 pub mod bench;
+pub mod chat;
 pub mod compress;
 pub mod data;
 mod error;

@@ -10,6 +10,7 @@
 mod convert;
 mod entry;
 mod export;
+mod export_coreml;
 mod file;
 mod float;
 mod header;
@@ -29,6 +30,7 @@ use std::{
 pub use self::{
     entry::TensorEntry,
     export::{export_hugging_face, ExportSettings},
+    export_coreml::export_coreml_torch,
     float::{FloatDtype, UnknownFloatDtype},
     header::{HeaderProblem, TensorInfo},
     index::IndexProblem,

@@ -13,6 +13,8 @@ pub enum BenchCommand {
     Ablation(BenchAblationArgs),
     /// Clustering one weight matrix, forward and backward
     Cluster(BenchClusterArgs),
+    /// Generation with a packed model of random weights: loading, memory, speed beside dfdx's f32 products
+    Generate(BenchGenerateArgs),
     /// A decoder layer, forward and backward: of dfdx's own ops, of ours, clustered, and clustered with checkpointing
     Layer(BenchLayerArgs),
     /// Bytes that a decoder layer keeps for backward, by store and recomputation, beside dfdx's own tape and ops
@@ -71,6 +73,32 @@ pub struct BenchClusterArgs {
     /// Measurements, of which the median is shown
     #[arg(long, default_value_t = 7)]
     pub repeats: usize,
+    /// Write a trace of every layer and op, to be opened in Perfetto (ui.perfetto.dev)
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
+    /// Print one JSON object as the last line of standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `edkm bench generate`
+#[derive(Debug, ClapArgs)]
+pub struct BenchGenerateArgs {
+    /// tinyllama-1.1b, smollm-135m, or a config.json
+    #[arg(long, default_value = "tinyllama-1.1b")]
+    pub config: String,
+    /// Bits of an index in the decoder's layers
+    #[arg(long, default_value_t = 3, value_parser = value_parser!(u8).range(1..=8))]
+    pub bits: u8,
+    /// Bits of an index in the embedding and the output projection
+    #[arg(long, default_value_t = 8, value_parser = value_parser!(u8).range(1..=8))]
+    pub embedding_bits: u8,
+    /// Tokens of the prompt
+    #[arg(long, default_value_t = 64, value_parser = value_parser!(u32).range(1..))]
+    pub prompt: u32,
+    /// Tokens to generate
+    #[arg(long, default_value_t = 64, value_parser = value_parser!(u32).range(2..))]
+    pub tokens: u32,
     /// Write a trace of every layer and op, to be opened in Perfetto (ui.perfetto.dev)
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,

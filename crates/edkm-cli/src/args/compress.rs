@@ -39,7 +39,7 @@ impl From<CompressMethod> for Method {
 /// `edkm compress`
 #[derive(Debug, ClapArgs)]
 pub struct CompressArgs {
-    /// A model folder
+    /// A model folder, or hf:OWNER/NAME
     pub model_dir: PathBuf,
     /// How palettes are found
     #[arg(long, value_enum)]

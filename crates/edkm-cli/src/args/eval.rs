@@ -9,7 +9,7 @@ use super::task_requests::TaskRequests;
 /// `edkm eval`
 #[derive(Debug, ClapArgs)]
 pub struct EvalArgs {
-    /// A model folder
+    /// A model folder, or hf:OWNER/NAME
     pub model_dir: PathBuf,
     /// What to measure, on which files
     #[command(flatten)]

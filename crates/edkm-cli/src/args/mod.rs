@@ -1,13 +1,16 @@
 //! The arguments, as typed: one file a command.
 
 mod bench;
+mod chat;
 mod clustering;
 mod compress;
 mod eval;
+mod export;
 mod finetune;
 mod generate;
 mod inspect;
 mod make_default;
+mod sampling;
 mod task_requests;
 
 use std::path::Path;
@@ -16,12 +19,14 @@ use clap::{Parser, Subcommand};
 use edkm_train::bench::phases::PhaseTimes;
 
 pub use bench::{
-    BenchAblationArgs, BenchClusterArgs, BenchCommand, BenchLayerArgs, BenchSavedArgs, BenchStepArgs, LayerSizeArgs,
-    ListBy,
+    BenchAblationArgs, BenchClusterArgs, BenchCommand, BenchGenerateArgs, BenchLayerArgs, BenchSavedArgs,
+    BenchStepArgs, LayerSizeArgs, ListBy,
 };
+pub use chat::ChatArgs;
 pub use clustering::ClusterArgs;
 pub use compress::CompressArgs;
 pub use eval::EvalArgs;
+pub use export::{ExportArgs, ExportFormat};
 pub use finetune::FinetuneArgs;
 pub use generate::GenerateArgs;
 pub use inspect::InspectArgs;
@@ -55,6 +60,10 @@ pub enum Command {
     Eval(EvalArgs),
     /// Let a model go on with a text
     Generate(GenerateArgs),
+    /// Give a model instructions and read its responses (Alpaca template)
+    Chat(ChatArgs),
+    /// Write a model for other programs: plain weights, or palettes for Core ML
+    Export(ExportArgs),
     /// Show what a model folder or safetensors file holds
     Inspect(InspectArgs),
     /// Measure speed and memory
@@ -76,6 +85,7 @@ impl Command {
             Command::Bench { bench } => match bench {
                 BenchCommand::Ablation(args) => args.trace.as_deref(),
                 BenchCommand::Cluster(args) => args.trace.as_deref(),
+                BenchCommand::Generate(args) => args.trace.as_deref(),
                 BenchCommand::Layer(args) => args.trace.as_deref(),
                 // the work is done in a process of its own
                 BenchCommand::Saved(_) => None,

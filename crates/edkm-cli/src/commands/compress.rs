@@ -11,12 +11,13 @@ use edkm_train::run::{
 use super::{plan, Failure};
 use crate::args::CompressArgs;
 use crate::console::{bytes, Output};
+use crate::hub;
 use crate::progress::Progress;
 
 pub fn run(args: CompressArgs) -> Result<(), Failure> {
     let output = Output::new(args.json);
     let settings = CompressSettings {
-        model_dir: args.model_dir,
+        model_dir: hub::folder(&args.model_dir)?,
         method: args.method.into(),
         clustering: ClusterSettings {
             group: args.group,

@@ -14,6 +14,7 @@ use serde::Serialize;
 use super::Failure;
 use crate::args::{EvalArgs, TaskRequest};
 use crate::console::{bytes, Output};
+use crate::hub;
 use crate::progress::Counter;
 use crate::table::Table;
 
@@ -161,8 +162,9 @@ impl Prepared {
 
 impl Candidate {
     fn open(dir: &Path) -> Result<Self, Failure> {
-        let model = InferenceModel::open(dir)?;
-        let tokenizer = Tokenizer::from_dir(dir)?;
+        let folder = hub::folder(dir)?;
+        let model = InferenceModel::open(&folder)?;
+        let tokenizer = Tokenizer::from_dir(&folder)?;
         tokenizer.check_vocabulary(model.config().vocab_size)?;
         Ok(Self {
             name: dir.display().to_string(),

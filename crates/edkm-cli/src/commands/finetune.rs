@@ -15,6 +15,7 @@ use super::{plan, recompute, Failure};
 use crate::args::FinetuneArgs;
 use crate::console::{bytes, Output};
 use crate::embedded;
+use crate::hub;
 use crate::progress::Progress;
 use crate::run_log::{RunLog, PROGRESS};
 use crate::started::Started;
@@ -92,7 +93,7 @@ fn settings(args: &FinetuneArgs, embedded_folder: Option<&Path>) -> Result<Finet
         _ => Objective::Text,
     };
     let model_dir = match (&args.model_dir, embedded_folder) {
-        (Some(dir), _) => dir.clone(),
+        (Some(dir), _) => hub::folder(dir)?,
         (None, Some(folder)) => folder.to_path_buf(),
         (None, None) => return Err("no model".into()),
     };

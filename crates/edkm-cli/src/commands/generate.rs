@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use edkm_llama::inference::{CacheType, GenerateOptions, InferenceModel, SamplingOptions, Session};
+use edkm_llama::inference::{GenerateOptions, InferenceModel, Session};
 use edkm_train::memory::peak_resident_bytes;
 use edkm_train::text_generation::write_text;
 use edkm_train::Tokenizer;
@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::Failure;
 use crate::args::GenerateArgs;
 use crate::console::{bytes, Output};
+use crate::hub;
 
 #[derive(Serialize)]
 struct Figures {
@@ -26,40 +27,41 @@ struct Figures {
 
 pub fn run(args: GenerateArgs) -> Result<(), Failure> {
     let output = Output::new(args.json);
-    let model = InferenceModel::open(&args.model_dir)?;
-    let tokenizer = Tokenizer::from_dir(&args.model_dir)?;
+    let model_dir = hub::folder(&args.model_dir)?;
+    let model = InferenceModel::open(&model_dir)?;
+    let tokenizer = Tokenizer::from_dir(&model_dir)?;
     tokenizer.check_vocabulary(model.config().vocab_size)?;
     let prompt = tokenizer.encode_document(&args.prompt)?;
     if prompt.is_empty() {
         return Err("the prompt has no token; give some text with --prompt".into());
     }
     let context = prompt.len().saturating_add(args.tokens).min(model.context_limit());
-    let mut session = Session::new(&model, context, CacheType::F32)?;
+    let mut session = Session::new(&model, context, args.sampling.cache.into())?;
     let options = GenerateOptions {
         max_tokens: args.tokens,
-        sampling: SamplingOptions {
-            repetition_penalty: args.repetition_penalty,
-            temperature: args.temperature,
-            top_k: args.top_k,
-            top_p: args.top_p,
-            seed: args.seed,
-        },
+        sampling: args.sampling.options(),
         ..GenerateOptions::for_model(&model)
     };
     output.piece(&args.prompt);
-    let written = write_text(&mut session, &tokenizer, &prompt, &options, &args.stop, |piece| {
-        output.piece(piece)
-    })?;
+    let written = write_text(
+        &mut session,
+        &tokenizer,
+        &prompt,
+        &options,
+        &args.sampling.stop,
+        |piece| output.piece(piece),
+    )?;
     output.line("");
     let generation = &written.generation;
     let weights = model.weight_bytes().total();
     eprintln!(
-        "{} tokens, {:.1} a second (prompt {:.1}); weights {}, cache {}",
+        "{} tokens, {:.1} a second (prompt {:.1}); weights {}, cache {}, peak memory {}",
         generation.tokens.len(),
         generation.decode_tokens_per_second(),
         generation.prompt_tokens_per_second(),
         bytes(weights as u64),
         bytes(generation.cache_bytes as u64),
+        peak_resident_bytes().map_or("unknown".to_owned(), bytes),
     );
     output.json(&Figures {
         prompt_tokens: generation.prompt_tokens,

@@ -4,11 +4,13 @@ use std::path::Path;
 
 use edkm_llama::checkpoint::{Access, Checkpoint};
 use edkm_llama::config::{LlamaConfig, CONFIG_FILE};
+use edkm_train::report;
 use serde::Serialize;
 
 use super::Failure;
 use crate::args::InspectArgs;
 use crate::console::{bytes, Output};
+use crate::hub;
 
 /// What a checkpoint holds.
 #[derive(Serialize)]
@@ -43,20 +45,29 @@ struct Palette {
 
 pub fn run(args: InspectArgs) -> Result<(), Failure> {
     let output = Output::new(args.json);
-    let contents = read(&args.path)?;
+    let path = hub::folder(&args.path)?;
+    let checkpoint = open(&path)?;
+    let contents = read(&path, &checkpoint)?;
     show(output, &contents);
+    if let Some(page) = &args.html {
+        let name = path.canonicalize().unwrap_or(path.clone());
+        let name = name.file_name().unwrap_or_default().to_string_lossy();
+        report::write(page, &report::inspection(&checkpoint, &name)?)?;
+        output.line(format!("wrote {}", page.display()));
+    }
     output.json(&contents)?;
     Ok(())
 }
 
-fn read(path: &Path) -> Result<Contents, Failure> {
-    let folder = path.is_dir();
-    let checkpoint = if folder {
-        Checkpoint::open(path)?
-    } else {
-        Checkpoint::open_file(path, Access::Map)?
-    };
-    let config = match folder && path.join(CONFIG_FILE).exists() {
+fn open(path: &Path) -> Result<Checkpoint, Failure> {
+    Ok(match path.is_dir() {
+        true => Checkpoint::open(path)?,
+        false => Checkpoint::open_file(path, Access::Map)?,
+    })
+}
+
+fn read(path: &Path, checkpoint: &Checkpoint) -> Result<Contents, Failure> {
+    let config = match path.is_dir() && path.join(CONFIG_FILE).exists() {
         true => {
             let config = LlamaConfig::read(path)?;
             checkpoint.verify(&config)?;

@@ -1,8 +1,10 @@
 //! The commands, one a file.
 
 pub mod bench;
+pub mod chat;
 pub mod compress;
 pub mod eval;
+pub mod export;
 pub mod finetune;
 pub mod generate;
 pub mod inspect;

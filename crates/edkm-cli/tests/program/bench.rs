@@ -112,3 +112,23 @@ fn an_unknown_configuration_and_a_trace_without_a_folder_are_refused() {
         assert!(message.contains(part), "{message}");
     }
 }
+
+#[test]
+fn generate_says_how_it_loads_and_decodes() {
+    let shop = Workshop::new();
+    let mut command = edkm();
+    command.args(["bench", "generate", "--config"]).arg(shop.config());
+    command.args(["--bits", "3", "--prompt", "4", "--tokens", "4", "--json"]);
+    let figures = json(&command.output().unwrap());
+    for key in [
+        "load_seconds",
+        "first_token_seconds",
+        "token_seconds",
+        "dfdx_f32_seconds",
+        "ratio",
+    ] {
+        assert!(figures[key].as_f64().unwrap() > 0.0, "{key} in {figures}");
+    }
+    // far below 32 bits a weight
+    assert!(figures["file_bytes"].as_u64().unwrap() < 2 * figures["parameters"].as_u64().unwrap());
+}

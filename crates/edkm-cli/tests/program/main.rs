@@ -2,10 +2,13 @@
 
 mod bad_input;
 mod bench;
+mod chat;
 mod clustering;
 mod common;
+mod eval;
+mod export;
+mod hub;
 mod layers;
 mod mishaps;
-mod eval;
 mod resume;
 mod whole_path;

@@ -197,7 +197,9 @@ fn help_names_every_layer_of_the_store() {
 fn help_names_every_command() {
     let output = edkm().arg("--help").output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
-    for command in ["finetune", "compress", "eval", "generate", "inspect", "bench"] {
+    for command in [
+        "finetune", "compress", "eval", "generate", "chat", "export", "inspect", "bench",
+    ] {
         assert!(text.contains(command), "{text}");
     }
 }

@@ -7,6 +7,7 @@ mod axis;
 mod chart;
 mod data;
 mod html;
+mod inspection;
 mod sections;
 mod weights;
 
@@ -16,6 +17,8 @@ pub use data::{
     BeforeAfter, Centroid, Contender, ContenderRole, Histogram, ReportData, Sample, StoreFigures, StoreLayerFigures,
     WeightFigure,
 };
+
+pub use inspection::inspection;
 
 use crate::TrainError;
 use html::escape;

@@ -1,10 +1,13 @@
 //! A small generator of random numbers whose stream is fixed, and models of random weights.
 
-use edkm_palette::{PaletteError, PaletteSpec, PalettizedMatrix};
+use std::path::Path;
+
+use edkm_palette::{FormatMetadata, PaletteError, PaletteSpec, PalettizedMatrix};
 use rayon::prelude::*;
 
-use crate::checkpoint::Weight;
-use crate::names::{Parameter, Role};
+use crate::checkpoint::{write_model, FloatDtype, Sharding, TensorEntry, Weight, WrittenModel};
+use crate::config::{LlamaConfig, CONFIG_FILE};
+use crate::names::{self, Parameter, Role};
 use crate::LlamaError;
 
 /// The generator of Steele, Lea and Flood, "Fast splittable pseudorandom number generators" (2014): 64 bits of state, the
@@ -98,6 +101,42 @@ impl RandomWeights {
                 name: parameter.name.clone(),
                 source,
             })
+    }
+}
+
+impl RandomWeights {
+    /// Writes a model folder without a tokenizer. Memory: all of its weights as they are stored.
+    ///
+    /// # Errors
+    /// As [`weight`](Self::weight); a configuration that is not valid; a system that does not write.
+    pub fn write(&self, config: &LlamaConfig, dir: &Path) -> Result<WrittenModel, LlamaError> {
+        config.validate(Path::new(CONFIG_FILE))?;
+        let weights = names::parameters(config)
+            .map(|parameter| Ok((self.weight(&parameter)?, parameter)))
+            .collect::<Result<Vec<_>, LlamaError>>()?;
+        let mut format = FormatMetadata::new();
+        let mut entries = Vec::new();
+        for (weight, parameter) in &weights {
+            match weight {
+                Weight::Dense(values) => entries.push(TensorEntry::values(
+                    &parameter.name,
+                    parameter.shape.clone(),
+                    values,
+                    FloatDtype::F32,
+                )),
+                Weight::Palettized(matrix) => {
+                    format.insert(&parameter.name, matrix);
+                    entries.extend(matrix.to_entries(&parameter.name).into_iter().map(TensorEntry::from));
+                }
+            }
+        }
+        let metadata = format.to_map().map_err(|source| LlamaError::Palettize {
+            name: String::new(),
+            source,
+        })?;
+        let written = write_model(dir, entries, &metadata.into_iter().collect(), Sharding::Single)?;
+        config.write(dir)?;
+        Ok(written)
     }
 }
 

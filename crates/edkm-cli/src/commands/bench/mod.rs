@@ -2,6 +2,7 @@
 
 mod ablation;
 mod cluster;
+mod generate;
 mod layer;
 mod saved;
 mod step;
@@ -15,6 +16,7 @@ pub fn run(bench: BenchCommand, phases: &PhaseTimes) -> Result<(), Failure> {
     match bench {
         BenchCommand::Ablation(args) => ablation::run(args),
         BenchCommand::Cluster(args) => cluster::run(args),
+        BenchCommand::Generate(args) => generate::run(args),
         BenchCommand::Layer(args) => layer::run(args),
         BenchCommand::Saved(args) => saved::run(args),
         BenchCommand::Step(args) => step::run(args, phases),

@@ -1,0 +1,80 @@
+//! `edkm bench generate`
+
+use edkm_train::bench::configurations::configuration;
+use edkm_train::bench::generate::{self, GenerateSettings};
+use serde::Serialize;
+
+use crate::args::BenchGenerateArgs;
+use crate::commands::Failure;
+use crate::console::{bytes, Output};
+
+#[derive(Serialize)]
+struct Figures {
+    parameters: u64,
+    file_bytes: u64,
+    load_seconds: f64,
+    first_token_seconds: f64,
+    resident_before_bytes: Option<u64>,
+    peak_rss_bytes: Option<u64>,
+    cache_bytes: usize,
+    prompt_tokens_per_second: f64,
+    tokens_per_second: f64,
+    token_seconds: f64,
+    dfdx_f32_seconds: f64,
+    ratio: f64,
+}
+
+pub fn run(args: BenchGenerateArgs) -> Result<(), Failure> {
+    let output = Output::new(args.json);
+    let settings = GenerateSettings {
+        config: configuration(&args.config)?,
+        bits: args.bits,
+        embedding_bits: args.embedding_bits,
+        prompt: args.prompt as usize,
+        tokens: args.tokens as usize,
+    };
+    let measured = generate::run(&settings)?;
+    let figures = Figures {
+        parameters: settings.config.parameter_count(),
+        file_bytes: measured.file_bytes,
+        load_seconds: measured.load_seconds,
+        first_token_seconds: measured.first_token_seconds,
+        resident_before_bytes: measured.resident_before_bytes,
+        peak_rss_bytes: measured.peak_resident_bytes,
+        cache_bytes: measured.cache_bytes,
+        prompt_tokens_per_second: measured.prompt_tokens_per_second,
+        tokens_per_second: 1.0 / measured.token_seconds,
+        token_seconds: measured.token_seconds,
+        dfdx_f32_seconds: measured.dfdx_seconds,
+        ratio: measured.dfdx_seconds / measured.token_seconds,
+    };
+    let known = |count: Option<u64>| count.map_or("unknown".to_owned(), bytes);
+    output.line(format!(
+        "{} ({} parameters) in {} bits, embeddings in {}: {} in its file",
+        args.config,
+        figures.parameters,
+        args.bits,
+        args.embedding_bits,
+        bytes(figures.file_bytes)
+    ));
+    output.line(format!(
+        "  opened in {:.3} s, first token after {:.3} s; peak memory {} ({} before opening), cache {}",
+        figures.load_seconds,
+        figures.first_token_seconds,
+        known(figures.peak_rss_bytes),
+        known(figures.resident_before_bytes),
+        bytes(figures.cache_bytes as u64)
+    ));
+    output.line(format!(
+        "  prompt of {} tokens: {:.1} a second; {} tokens one by one: {:.1} a second (median)",
+        args.prompt, figures.prompt_tokens_per_second, args.tokens, figures.tokens_per_second
+    ));
+    output.line(format!(
+        "  a token {:.1} ms; its products alone in f32 through dfdx {:.1} ms: {:.1} times",
+        figures.token_seconds * 1e3,
+        figures.dfdx_f32_seconds * 1e3,
+        figures.ratio
+    ));
+    output.json(&figures)?;
+    Ok(())
+}

@@ -1,0 +1,130 @@
+//! `edkm chat`
+
+use std::io::{BufRead, IsTerminal, Write};
+use std::time::Duration;
+
+use edkm_llama::inference::{GenerateOptions, InferenceModel, Session};
+use edkm_train::chat::{Chat, Forgot};
+use edkm_train::memory::peak_resident_bytes;
+use edkm_train::Tokenizer;
+use serde::Serialize;
+
+use super::Failure;
+use crate::args::ChatArgs;
+use crate::console::{bytes, Output};
+use crate::hub;
+
+/// Tokens that are remembered if the model can and nothing else was asked for.
+const CONTEXT: usize = 2048;
+
+#[derive(Serialize)]
+struct Figures {
+    turns: Vec<Turn>,
+    tokens_per_second: f64,
+    prompt_tokens_per_second: f64,
+    cache_bytes: usize,
+    weight_bytes: usize,
+    peak_rss_bytes: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct Turn {
+    instruction: String,
+    response: String,
+    tokens: usize,
+    prompt_tokens: usize,
+}
+
+/// Tokens and the time that they took.
+#[derive(Default)]
+struct Rate(usize, Duration);
+
+impl Rate {
+    fn add(&mut self, tokens: usize, time: Duration) {
+        *self = Self(self.0 + tokens, self.1 + time);
+    }
+
+    fn per_second(&self) -> f64 {
+        match self.0 {
+            0 => 0.0,
+            tokens => tokens as f64 / self.1.as_secs_f64().max(1e-9),
+        }
+    }
+}
+
+pub fn run(args: ChatArgs) -> Result<(), Failure> {
+    let output = Output::new(args.json);
+    let model_dir = hub::folder(&args.model_dir)?;
+    let model = InferenceModel::open(&model_dir)?;
+    let tokenizer = Tokenizer::from_dir(&model_dir)?;
+    tokenizer.check_vocabulary(model.config().vocab_size)?;
+    let context = args.context.unwrap_or(CONTEXT.min(model.context_limit()));
+    let session = Session::new(&model, context, args.sampling.cache.into())?;
+    let cache_bytes = session.cache().size_bytes();
+    let options = GenerateOptions {
+        max_tokens: args.tokens,
+        sampling: args.sampling.options(),
+        ..GenerateOptions::for_model(&model)
+    };
+    let mut chat = Chat::new(session, &tokenizer, options, &args.sampling.stop);
+
+    let input = std::io::stdin();
+    let asks = input.is_terminal();
+    if asks {
+        eprintln!("One instruction a line; /clear begins anew, the end of input (Ctrl-D) ends.");
+    }
+    let (mut turns, mut decoded, mut read) = (Vec::new(), Rate::default(), Rate::default());
+    let mut line = String::new();
+    loop {
+        if asks {
+            eprint!("> ");
+        }
+        line.clear();
+        if input.lock().read_line(&mut line)? == 0 {
+            break;
+        }
+        let instruction = match line.trim() {
+            "" => continue,
+            "/clear" => {
+                chat.clear();
+                continue;
+            }
+            instruction => instruction,
+        };
+        let response = chat.respond(instruction, |piece| output.piece(piece))?;
+        output.line("");
+        if response.forgot == Forgot::EarlierTurns {
+            eprintln!(
+                "(the context of {context} tokens is full: earlier turns are forgotten; give more with --context)"
+            );
+        }
+        let generation = &response.written.generation;
+        decoded.add(generation.decoded_tokens, generation.decode_time);
+        read.add(generation.prompt_tokens, generation.prompt_time);
+        turns.push(Turn {
+            instruction: instruction.to_owned(),
+            tokens: generation.tokens.len(),
+            prompt_tokens: generation.prompt_tokens,
+            response: response.written.text,
+        });
+    }
+    let figures = Figures {
+        tokens_per_second: decoded.per_second(),
+        prompt_tokens_per_second: read.per_second(),
+        cache_bytes,
+        weight_bytes: model.weight_bytes().total(),
+        peak_rss_bytes: peak_resident_bytes(),
+        turns,
+    };
+    eprintln!(
+        "{:.1} tokens a second (prompt {:.1}); weights {}, cache {}, peak memory {}",
+        figures.tokens_per_second,
+        figures.prompt_tokens_per_second,
+        bytes(figures.weight_bytes as u64),
+        bytes(figures.cache_bytes as u64),
+        figures.peak_rss_bytes.map_or("unknown".to_owned(), bytes),
+    );
+    output.json(&figures)?;
+    std::io::stdout().flush()?;
+    Ok(())
+}

@@ -1,0 +1,124 @@
+//! Downloads by the crate `hf-hub`, into the cache that all of Hugging Face's programs share.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+
+use edkm_llama::checkpoint::{INDEX_FILE, MODEL_FILE};
+use edkm_llama::config::CONFIG_FILE;
+use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
+use hf_hub::{Cache, CacheRepo, Repo, RepoType};
+
+use super::name::HubName;
+use crate::commands::Failure;
+
+/// The tokenizer that this program reads.
+const TOKENIZER_FILE: &str = "tokenizer.json";
+
+/// Files that are fetched if the repository has them; weights and [`CONFIG_FILE`] beside them.
+const SMALL_FILES: [&str; 6] = [
+    TOKENIZER_FILE,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "generation_config.json",
+    "chat_template.jinja",
+];
+
+/// Attempts of a download that breaks off.
+const RETRIES: usize = 3;
+
+/// The model's folder in the cache. What is there whole is used without a question to the network.
+pub(super) fn folder(name: &HubName) -> Result<PathBuf, Failure> {
+    let repo = match &name.revision {
+        None => Repo::model(name.repository.clone()),
+        Some(revision) => Repo::with_revision(name.repository.clone(), RepoType::Model, revision.clone()),
+    };
+    if let Some(folder) = whole(&Cache::from_env().repo(repo.clone())) {
+        return Ok(folder);
+    }
+    let failed = |why: ApiError| -> Failure {
+        format!(
+            "cannot download {name}: {}; without a network, or for another model, give the path of a folder with {CONFIG_FILE}, \
+             {TOKENIZER_FILE} and {MODEL_FILE} in its place",
+            reason(&why)
+        )
+        .into()
+    };
+    let api = ApiBuilder::from_env()
+        .with_progress(std::io::stderr().is_terminal())
+        .with_retries(RETRIES)
+        .build()
+        .map_err(failed)?;
+    let repo = api.repo(repo);
+    eprintln!("downloading {name}");
+    download(name, &repo, failed)
+}
+
+/// Fetches all files of the model, its configuration last: a folder that has one is whole.
+fn download(name: &HubName, repo: &ApiRepo, failed: impl Fn(ApiError) -> Failure) -> Result<PathBuf, Failure> {
+    let listed: Vec<String> = repo
+        .info()
+        .map_err(&failed)?
+        .siblings
+        .into_iter()
+        .map(|file| file.rfilename)
+        .collect();
+    let has = |file: &str| listed.iter().any(|listed| listed == file);
+    let mut files: Vec<&str> = SMALL_FILES.into_iter().filter(|file| has(file)).collect();
+    let mut shards = Vec::new();
+    if has(MODEL_FILE) {
+        files.push(MODEL_FILE);
+    } else if has(INDEX_FILE) {
+        let index = repo.get(INDEX_FILE).map_err(&failed)?;
+        shards = shards_of(&index)?;
+    } else {
+        return Err(format!("{name} has no {MODEL_FILE} and no {INDEX_FILE}; only safetensors are read").into());
+    }
+    for file in files.into_iter().chain(shards.iter().map(String::as_str)) {
+        repo.get(file).map_err(&failed)?;
+    }
+    let config = repo.get(CONFIG_FILE).map_err(&failed)?;
+    Ok(folder_of(&config))
+}
+
+/// The folder of a snapshot that lacks nothing.
+fn whole(cache: &CacheRepo) -> Option<PathBuf> {
+    cache.get(TOKENIZER_FILE)?;
+    if cache.get(MODEL_FILE).is_none() {
+        let shards = shards_of(&cache.get(INDEX_FILE)?).ok()?;
+        shards.iter().try_for_each(|shard| cache.get(shard).map(drop))?;
+    }
+    cache.get(CONFIG_FILE).map(|config| folder_of(&config))
+}
+
+/// The files that an index names, each once.
+fn shards_of(index: &Path) -> Result<Vec<String>, Failure> {
+    #[derive(serde::Deserialize)]
+    struct Index {
+        weight_map: std::collections::BTreeMap<String, String>,
+    }
+    let text = std::fs::read_to_string(index).map_err(|why| format!("cannot read {}: {why}", index.display()))?;
+    let index: Index = serde_json::from_str(&text).map_err(|why| format!("{}: {why}", index.display()))?;
+    let mut shards: Vec<String> = index.weight_map.into_values().collect();
+    shards.sort();
+    shards.dedup();
+    Ok(shards)
+}
+
+fn folder_of(file: &Path) -> PathBuf {
+    file.parent().unwrap_or(Path::new("")).to_path_buf()
+}
+
+/// The library's message with what caused it.
+fn reason(error: &ApiError) -> String {
+    let mut said = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        let text = error.to_string();
+        if !said.contains(&text) {
+            said += &format!(": {text}");
+        }
+        cause = error.source();
+    }
+    said
+}

@@ -1,0 +1,21 @@
+//! Models by name from the Hugging Face Hub: `hf:OWNER/NAME` in place of a folder, or `hf:OWNER/NAME@REVISION`.
+
+#[cfg(feature = "hub")]
+mod download;
+#[cfg(not(feature = "hub"))]
+#[path = "no_download.rs"]
+mod download;
+mod name;
+
+use std::path::{Path, PathBuf};
+
+use crate::commands::Failure;
+use name::HubName;
+
+/// The folder of a model: the path itself, or where the Hub's cache holds the model of that name, downloaded if it is not there.
+pub fn folder(model: &Path) -> Result<PathBuf, Failure> {
+    match HubName::of(model)? {
+        None => Ok(model.to_path_buf()),
+        Some(name) => download::folder(&name),
+    }
+}

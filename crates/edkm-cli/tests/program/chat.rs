@@ -1,0 +1,119 @@
+//! `edkm chat` and `edkm generate`: settings reach the sampler, text streams, conversations are remembered.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Output, Stdio};
+
+use crate::common::{assert_refused, edkm, json, Workshop};
+
+fn chat(model: &Path, instructions: &str, more: &[&str]) -> Output {
+    let mut command = edkm();
+    command
+        .arg("chat")
+        .arg(model)
+        .args(["--tokens", "12", "--json"])
+        .args(more);
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(instructions.as_bytes()).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+fn generate(model: &Path, more: &[&str]) -> serde_json::Value {
+    let mut command = edkm();
+    command.arg("generate").arg(model);
+    command
+        .args(["--prompt", "Once upon a time", "--tokens", "24", "--json"])
+        .args(more);
+    json(&command.output().unwrap())
+}
+
+#[test]
+fn a_conversation_is_remembered_until_it_is_cleared() {
+    let shop = Workshop::new();
+    let turns = |instructions: &str, more: &[&str]| {
+        let figures = json(&chat(&shop.model(), instructions, more));
+        assert!(figures["tokens_per_second"].as_f64().unwrap() > 0.0);
+        assert!(figures["cache_bytes"].as_u64().unwrap() > 0 && figures["weight_bytes"].as_u64().unwrap() > 0);
+        figures["turns"].as_array().unwrap().clone()
+    };
+    let greedy = ["--temperature", "0"];
+    let twice = turns("Tell a story.\n\nTell a story.\n", &greedy);
+    assert_eq!(twice.len(), 2);
+    assert_eq!(twice[0]["instruction"], "Tell a story.");
+    // the second turn reads only what is new: the template's preamble is not repeated
+    assert!(twice[1]["prompt_tokens"].as_u64().unwrap() < twice[0]["prompt_tokens"].as_u64().unwrap());
+    let cleared = turns("Tell a story.\n/clear\nTell a story.\n", &greedy);
+    assert_eq!(cleared[0]["response"], cleared[1]["response"]);
+    assert_eq!(cleared[0]["response"], twice[0]["response"]);
+    // a context without room for both turns begins anew, to the same response
+    let all = twice[0]["prompt_tokens"].as_u64().unwrap() + 12 + 2;
+    let small = chat(
+        &shop.model(),
+        "Tell a story.\nTell a story.\n",
+        &["--temperature", "0", "--context", &all.to_string()],
+    );
+    assert!(String::from_utf8_lossy(&small.stderr).contains("earlier turns are forgotten"));
+    assert_eq!(json(&small)["turns"][1]["response"], twice[0]["response"]);
+}
+
+#[test]
+fn an_instruction_beyond_the_context_is_refused() {
+    let shop = Workshop::new();
+    let output = chat(&shop.model(), "Tell a story.\n", &["--context", "8"]);
+    assert_refused(&output, &["context", "8"], &shop.out());
+}
+
+#[test]
+fn every_setting_of_sampling_changes_the_text() {
+    let shop = Workshop::new();
+    let text = |more: &[&str]| generate(&shop.model(), more)["text"].as_str().unwrap().to_owned();
+    let plain = text(&["--temperature", "1.5"]);
+    assert_eq!(plain, text(&["--temperature", "1.5"]));
+    assert_ne!(plain, text(&["--temperature", "1.5", "--seed", "1"]));
+    let greedy = text(&["--temperature", "0"]);
+    assert_eq!(greedy, text(&["--temperature", "1.5", "--top-k", "1"]));
+    assert_eq!(greedy, text(&["--temperature", "1.5", "--top-p", "0.000001"]));
+    assert_ne!(greedy, text(&["--temperature", "0", "--repetition-penalty", "5"]));
+    // ends before the stop string, which is not part of the text
+    let word = greedy.split_whitespace().nth(3).unwrap();
+    let stopped = text(&["--temperature", "0", "--stop", word]);
+    assert_eq!(stopped, greedy[..greedy.find(word).unwrap()]);
+}
+
+#[test]
+fn a_cache_of_half_precision_takes_half_the_memory() {
+    let shop = Workshop::new();
+    let [full, half] =
+        ["f32", "f16"].map(|numbers| generate(&shop.model(), &["--temperature", "0", "--cache", numbers]));
+    assert_eq!(
+        full["cache_bytes"].as_u64().unwrap(),
+        2 * half["cache_bytes"].as_u64().unwrap()
+    );
+    assert!(full["cache_bytes"].as_u64().unwrap() > 0);
+    // 11 bits of keys and values leave the likeliest first words what they are
+    let first = |figures: &serde_json::Value| figures["text"].as_str().unwrap().chars().take(12).collect::<String>();
+    assert_eq!(first(&full), first(&half));
+    assert!(
+        full["prompt_tokens_per_second"].as_f64().unwrap() > 0.0 && full["tokens_per_second"].as_f64().unwrap() > 0.0
+    );
+}
+
+#[test]
+fn settings_out_of_range_are_named() {
+    let shop = Workshop::new();
+    for (setting, part) in [
+        (["--temperature", "-1"], "temperature"),
+        (["--top-p", "0"], "top-p"),
+        (["--repetition-penalty", "0"], "repetition penalty"),
+    ] {
+        let [name, value] = setting;
+        let mut command = edkm();
+        command.arg("generate").arg(shop.model()).args(["--prompt", "Once"]);
+        let output = command.arg(format!("{name}={value}")).output().unwrap();
+        assert_refused(&output, &[part], &shop.out());
+    }
+}

@@ -1,0 +1,153 @@
+//! Models by name, from a Hub that runs in this test.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Output;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+
+use crate::common::{assert_refused, edkm, json, Workshop};
+
+const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+
+/// Serves `OWNER/tiny` from a folder as the Hub does, one answer a connection.
+struct Hub {
+    endpoint: String,
+    answers: Arc<AtomicUsize>,
+}
+
+impl Hub {
+    fn serve(folder: PathBuf) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let answers = Arc::new(AtomicUsize::new(0));
+        let counter = answers.clone();
+        // Ends with the test's process.
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                counter.fetch_add(1, Ordering::Relaxed);
+                let _ = answer(stream, &folder);
+            }
+        });
+        Self { endpoint, answers }
+    }
+}
+
+fn answer(stream: TcpStream, folder: &Path) -> std::io::Result<()> {
+    let mut reader = BufReader::new(stream);
+    let mut request = String::new();
+    reader.read_line(&mut request)?;
+    let path = request.split(' ').nth(1).unwrap_or_default().to_owned();
+    let mut range = None;
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line)?;
+        if line.trim().is_empty() {
+            break;
+        }
+        if let Some(value) = line.to_ascii_lowercase().strip_prefix("range: bytes=") {
+            let (first, last) = value.trim().split_once('-').unwrap();
+            range = Some((first.parse::<usize>().unwrap(), last.parse::<usize>().ok()));
+        }
+    }
+    let mut stream = reader.into_inner();
+    let body = if path.starts_with("/api/models/OWNER/tiny") {
+        let names: Vec<String> = folder
+            .read_dir()?
+            .flatten()
+            .map(|file| format!("{{\"rfilename\": {:?}}}", file.file_name().to_str().unwrap()))
+            .collect();
+        Some(format!("{{\"sha\": \"{COMMIT}\", \"siblings\": [{}]}}", names.join(", ")).into_bytes())
+    } else {
+        let file = path.strip_prefix("/OWNER/tiny/resolve/main/");
+        file.and_then(|file| std::fs::read(folder.join(file)).ok())
+    };
+    let Some(body) = body else {
+        return write!(
+            stream,
+            "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        );
+    };
+    let (first, last) = range.map_or((0, None), |range| range);
+    let last = last.unwrap_or(body.len() - 1).min(body.len() - 1);
+    write!(
+        stream,
+        "HTTP/1.1 206 Partial Content\r\nContent-Length: {}\r\nContent-Range: bytes {first}-{last}/{}\r\nETag: \"{:x}\"\r\n\
+         X-Repo-Commit: {COMMIT}\r\nConnection: close\r\n\r\n",
+        last + 1 - first,
+        body.len(),
+        path.bytes().fold(7u64, |hash, byte| hash.wrapping_mul(31).wrapping_add(byte.into()))
+    )?;
+    stream.write_all(&body[first..=last])
+}
+
+/// `edkm generate NAME`, with a cache and a Hub of its own.
+fn generate(shop: &Workshop, name: &str, endpoint: &str) -> Output {
+    let mut command = edkm();
+    command.env("HF_HOME", shop.path("cache")).env("HF_ENDPOINT", endpoint);
+    for proxy in [
+        "http_proxy",
+        "HTTP_PROXY",
+        "https_proxy",
+        "HTTPS_PROXY",
+        "all_proxy",
+        "ALL_PROXY",
+    ] {
+        command.env_remove(proxy);
+    }
+    command.arg("generate").arg(name);
+    command.args(["--prompt", "Once upon", "--tokens", "5", "--temperature", "0", "--json"]);
+    command.output().unwrap()
+}
+
+#[test]
+fn a_model_is_downloaded_once_and_then_used_without_a_network() {
+    let shop = Workshop::new();
+    let hub = Hub::serve(shop.model());
+    let first = json(&generate(&shop, "hf:OWNER/tiny", &hub.endpoint));
+    assert!(hub.answers.load(Ordering::Relaxed) > 4);
+    let asked = hub.answers.load(Ordering::Relaxed);
+    let again = json(&generate(&shop, "hf:OWNER/tiny", &hub.endpoint));
+    assert_eq!(hub.answers.load(Ordering::Relaxed), asked, "the cache is used");
+    assert_eq!(first["text"], again["text"]);
+    let local = json(&generate(&shop, shop.model().to_str().unwrap(), &hub.endpoint));
+    assert_eq!(first["text"], local["text"]);
+    // nobody listens there
+    assert_eq!(
+        json(&generate(&shop, "hf:OWNER/tiny", "http://127.0.0.1:9"))["text"],
+        local["text"]
+    );
+}
+
+#[test]
+fn what_the_hub_does_not_give_is_said_with_the_way_out() {
+    let shop = Workshop::new();
+    let output = generate(&shop, "hf:OWNER/tiny", "http://127.0.0.1:9");
+    assert_refused(
+        &output,
+        &[
+            "cannot download hf:OWNER/tiny",
+            "without a network",
+            "give the path of a folder",
+        ],
+        &shop.out(),
+    );
+    let hub = Hub::serve(shop.model());
+    assert_refused(
+        &generate(&shop, "hf:OWNER/other", &hub.endpoint),
+        &["hf:OWNER/other", "404"],
+        &shop.out(),
+    );
+    std::fs::remove_file(shop.weights()).unwrap();
+    assert_refused(
+        &generate(&shop, "hf:OWNER/tiny", &hub.endpoint),
+        &["hf:OWNER/tiny has no model.safetensors"],
+        &shop.out(),
+    );
+    assert_refused(
+        &generate(&shop, "hf:../tiny", &hub.endpoint),
+        &["hf:OWNER/NAME"],
+        &shop.out(),
+    );
+}

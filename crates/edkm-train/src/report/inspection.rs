@@ -1,0 +1,50 @@
+//! The page of a model that no run has made: its weights.
+
+use edkm_llama::checkpoint::{Checkpoint, Dtype};
+
+use super::data::{ReportData, WeightFigure};
+use super::html::{bytes, thousands};
+use crate::TrainError;
+
+/// The weight part of the page for any checkpoint: each matrix with its histogram, and the centroids of those that have palettes.
+///
+/// Memory: 8 bytes for each number of the largest matrix.
+///
+/// # Errors
+/// A weight that cannot be read.
+pub fn inspection(checkpoint: &Checkpoint, name: &str) -> Result<ReportData, TrainError> {
+    let (mut weights, mut parameters) = (Vec::new(), 0);
+    let (mut bits, mut palettized) = (0.0, 0.0);
+    for name in checkpoint.weight_names() {
+        let shape = checkpoint.weight_shape(name).unwrap_or_default();
+        let count = shape.iter().product::<usize>();
+        parameters += count as u64;
+        if checkpoint.is_palettized(name) {
+            let matrix = checkpoint.palettized(name)?;
+            bits += matrix.bits_per_weight() * count as f64;
+            palettized += count as f64;
+            weights.push(WeightFigure::from_centroids(
+                name,
+                &shape,
+                &matrix.dequantize(),
+                matrix.groups(),
+            ));
+        } else if shape.len() == 2 && checkpoint.info(name).is_some_and(|info| is_float(info.dtype)) {
+            weights.push(WeightFigure::plain(name, &shape, &checkpoint.read_f32(name, &shape)?));
+        }
+    }
+    Ok(ReportData {
+        title: name.to_owned(),
+        settings: vec![
+            ("parameters".to_owned(), thousands(parameters)),
+            ("in files".to_owned(), bytes(checkpoint.file_bytes())),
+        ],
+        bits_per_weight: (palettized > 0.0).then(|| bits / palettized),
+        weights,
+        ..ReportData::default()
+    })
+}
+
+fn is_float(dtype: Dtype) -> bool {
+    matches!(dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16)
+}

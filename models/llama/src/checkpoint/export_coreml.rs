@@ -1,0 +1,69 @@
+//! A state dict from which coremltools makes a Core ML model with the very palettes that were trained.
+
+use std::{borrow::Cow, collections::BTreeMap, path::Path};
+
+use edkm_palette::coreml_version_entry;
+
+use super::{copy_companions, write_model, Checkpoint, ExportSettings, OutputDir, TensorEntry, Weight, WrittenModel};
+use crate::{config::LlamaConfig, names, LlamaError};
+
+/// Writes the model in `model_dir` as a PyTorch state dict in safetensors: every weight as plain numbers, and beside each
+/// palettized one the buffers `_COREML_/<parameter>/lut`, `palettization_scale`, `compression_type` and their like
+/// ([`PalettizedMatrix::coreml_entries`](edkm_palette::PalettizedMatrix::coreml_entries)), once `_COREML_/metadata_version`.
+///
+/// A PyTorch model takes it with `register_buffer` for each of the buffers and `load_state_dict`; coremltools 8 and later then keep the
+/// palettes when they convert it. For that the weights must be the palettes' own numbers: other types than f32 round both apart, so
+/// palettized weights are f32 whatever `settings.dtype` says, which is for the others.
+///
+/// # Errors
+/// As [`export_hugging_face`](super::export_hugging_face); a matrix whose last group of channels is shorter than the others, which
+/// Core ML cannot express.
+pub fn export_coreml_torch(
+    model_dir: &Path,
+    out: &Path,
+    settings: &ExportSettings,
+) -> Result<WrittenModel, LlamaError> {
+    let config = LlamaConfig::read(model_dir)?;
+    let checkpoint = Checkpoint::open(model_dir)?;
+    checkpoint.verify(&config)?;
+    let out = OutputDir::create(out, settings.overwrite)?;
+
+    let mut entries = Vec::new();
+    for parameter in names::parameters(&config) {
+        let (name, shape, checkpoint) = (parameter.name.clone(), parameter.shape.clone(), &checkpoint);
+        let dtype = match checkpoint.weight(&parameter.name, &parameter.shape)? {
+            Weight::Dense(_) => settings.dtype,
+            Weight::Palettized(matrix) => {
+                let buffers = matrix
+                    .coreml_entries(&parameter.name)
+                    .map_err(|source| LlamaError::Palettize {
+                        name: parameter.name.clone(),
+                        source,
+                    })?;
+                entries.extend(buffers.into_iter().map(TensorEntry::from));
+                super::FloatDtype::F32
+            }
+        };
+        entries.push(TensorEntry::later_values(name, shape, dtype, move || {
+            Ok(checkpoint.weight(&parameter.name, &parameter.shape)?.into_dense())
+        }));
+    }
+    let version = coreml_version_entry();
+    entries.push(TensorEntry::bytes(
+        version.name,
+        version.dtype,
+        version.shape,
+        Cow::Owned(version.bytes.into_owned()),
+    ));
+    let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
+    let mut written = write_model(out.path(), entries, &metadata, settings.sharding)?;
+
+    config.write(out.path())?;
+    copy_companions(model_dir, out.path())?;
+    let target = out.target().to_owned();
+    out.commit()?;
+    for file in &mut written.files {
+        *file = target.join(file.file_name().unwrap_or_default());
+    }
+    Ok(written)
+}
