@@ -1,13 +1,12 @@
 //! `edkm bench layer`
 
-use std::process::{Command, Stdio};
-
 use dfdx::prelude::*;
 use edkm_cluster::Bits;
 use edkm_train::bench::layer::{LayerBench, LayerMemory, LayerSettings, Variant};
 use edkm_train::memory::resident_bytes;
 use serde::Serialize;
 
+use super::own_process;
 use crate::args::{BenchLayerArgs, LayerSizeArgs};
 use crate::commands::Failure;
 use crate::console::{bytes, Output};
@@ -42,8 +41,11 @@ pub fn run(args: BenchLayerArgs) -> Result<(), Failure> {
     }
     let memory = Variant::ALL
         .into_iter()
-        .map(|variant| memory_in_a_process_of_its_own(&args, variant))
-        .collect::<Result<Vec<_>, _>>()?;
+        .map(|variant| {
+            let what = format!("the memory of {}", variant.name());
+            own_process::measure(&["layer", "--memory-of", variant.name()], &args.sizes, &what)
+        })
+        .collect::<Result<Vec<LayerMemory>, _>>()?;
     let bench = LayerBench::new(settings, &device)?;
     let seconds = bench.seconds(args.repeats)?;
     let rows: Vec<Row> = Variant::ALL
@@ -69,10 +71,6 @@ pub fn run(args: BenchLayerArgs) -> Result<(), Failure> {
     Output::new(args.json).json(&figures)?;
     Ok(())
 }
-
-/// For glibc's allocator: freed memory goes back to the system at once.
-pub(super) const FREED_MEMORY_GOES_BACK: [(&str, &str); 2] =
-    [("MALLOC_MMAP_THRESHOLD_", "65536"), ("MALLOC_TRIM_THRESHOLD_", "0")];
 
 pub(super) fn settings(sizes: &LayerSizeArgs) -> Result<LayerSettings, Failure> {
     Ok(LayerSettings {
@@ -100,19 +98,6 @@ pub(super) fn size_arguments(sizes: &LayerSizeArgs) -> Vec<String> {
     .into_iter()
     .flat_map(|(name, value)| [name.to_owned(), value.to_string()])
     .collect()
-}
-
-/// Memory is measured in a process that runs one variant alone, with an allocator that gives freed memory back at once. (Not the times:
-/// to ask the system for fresh pages over and over takes time.)
-fn memory_in_a_process_of_its_own(args: &BenchLayerArgs, variant: Variant) -> Result<LayerMemory, Failure> {
-    let mut command = Command::new(std::env::current_exe()?);
-    command.args(["bench", "layer", "--memory-of", variant.name()]);
-    command.args(size_arguments(&args.sizes));
-    let output = command.envs(FREED_MEMORY_GOES_BACK).stderr(Stdio::inherit()).output()?;
-    if !output.status.success() {
-        return Err(format!("measuring the memory of {} failed: {}", variant.name(), output.status).into());
-    }
-    Ok(serde_json::from_slice(&output.stdout)?)
 }
 
 fn show(output: Output, args: &BenchLayerArgs, figures: &Figures) {

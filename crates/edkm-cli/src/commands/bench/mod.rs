@@ -4,6 +4,7 @@ mod ablation;
 mod cluster;
 mod generate;
 mod layer;
+mod own_process;
 mod saved;
 mod step;
 

@@ -1,13 +1,12 @@
 //! `edkm bench saved`
 
-use std::process::{Command, Stdio};
-
 use dfdx::prelude::*;
 use edkm_train::bench::layer::LayerBench;
 use edkm_train::bench::saved::SavedRow;
 use serde::Serialize;
 
-use super::layer::{settings, size_arguments, FREED_MEMORY_GOES_BACK};
+use super::layer::settings;
+use super::own_process;
 use crate::args::{BenchSavedArgs, ListBy};
 use crate::commands::Failure;
 use crate::console::{bytes, Output};
@@ -26,17 +25,8 @@ pub fn run(args: BenchSavedArgs) -> Result<(), Failure> {
         Output::Json.json(&rows)?;
         return Ok(());
     }
-    let output = Command::new(std::env::current_exe()?)
-        .args(["bench", "saved", "--in-this-process"])
-        .args(size_arguments(&args.sizes))
-        .envs(FREED_MEMORY_GOES_BACK)
-        .stderr(Stdio::inherit())
-        .output()?;
-    if !output.status.success() {
-        return Err(format!("measuring what is kept failed: {}", output.status).into());
-    }
     let figures = Figures {
-        rows: serde_json::from_slice(&output.stdout)?,
+        rows: own_process::measure(&["saved", "--in-this-process"], &args.sizes, "what is kept")?,
     };
     let output = Output::new(args.json);
     show(output, &args, &figures.rows);
