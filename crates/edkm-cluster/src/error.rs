@@ -117,6 +117,14 @@ pub enum ClusterError {
         /// Coordinates that were given in each cluster.
         got_dim: usize,
     },
+    /// Vectors, where only single weights will do.
+    #[error(
+        "vectors of {dim} weights cannot be clustered by counts of single weights: cluster the weights themselves"
+    )]
+    CountedVectors {
+        /// Weights in a vector.
+        dim: usize,
+    },
     /// A trajectory is used with another matrix shape or other settings than it was made with.
     #[error("the trajectory was made with another {what}: use the one that was prepared and iterated")]
     OtherTrajectory {

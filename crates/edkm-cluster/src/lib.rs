@@ -37,6 +37,7 @@
 pub mod bench;
 mod bits;
 mod centroids;
+mod counted;
 mod dispatch;
 mod engine;
 mod error;
@@ -58,6 +59,7 @@ mod vector;
 
 pub use bits::Bits;
 pub use centroids::Centroids;
+pub use counted::{Counted, KeyCounts};
 pub use error::ClusterError;
 pub use prepared::Prepared;
 pub use shape::{Grouping, MatrixShape};

@@ -4,6 +4,7 @@ use crate::engine::{engine, Engine, Source};
 use crate::fingerprint::fingerprint;
 use crate::parallel::{execution, for_palettes};
 use crate::scalar::histogram::Distinct;
+use crate::trajectory::PaletteTrajectory;
 use crate::{Centroids, ClusterError, MatrixShape, Spec, Trajectory};
 
 /// A weight matrix that has been checked, and, for scalars, its distinct 16-bit values and how often each occurs.
@@ -118,17 +119,7 @@ impl<'w> Prepared<'w> {
         let palettes = for_palettes(palettes, |(i, (source, distinct))| {
             self.engine().iterate(source, distinct, start.group_f64(i))
         });
-        let last: Vec<_> = palettes
-            .iter()
-            .map(|palette| palette.step(palette.len()).to_vec())
-            .collect();
-        Ok(Trajectory {
-            spec: self.spec,
-            shape: self.shape,
-            start: start.clone(),
-            last: Centroids::from_palettes(last, &self.spec),
-            palettes,
-        })
+        Ok(trajectory_of(self.shape, &self.spec, start, palettes))
     }
 
     /// The hard assignment: for each vector (with scalars, each weight) the index of the nearest centroid in its palette; of equally near ones
@@ -169,6 +160,26 @@ impl<'w> Prepared<'w> {
 
     fn weights_per_palette(&self) -> usize {
         self.spec.grouping.weights_per_palette(self.shape)
+    }
+}
+
+/// The trajectory of palettes that were iterated.
+pub(crate) fn trajectory_of(
+    shape: MatrixShape,
+    spec: &Spec,
+    start: &Centroids,
+    palettes: Vec<PaletteTrajectory>,
+) -> Trajectory {
+    let last: Vec<_> = palettes
+        .iter()
+        .map(|palette| palette.step(palette.len()).to_vec())
+        .collect();
+    Trajectory {
+        spec: *spec,
+        shape,
+        start: start.clone(),
+        last: Centroids::from_palettes(last, spec),
+        palettes,
     }
 }
 

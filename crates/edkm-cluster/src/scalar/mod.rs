@@ -23,7 +23,7 @@ use crate::lanes::Lanes;
 use crate::parallel::Execution;
 use crate::repeat::{repeat, Moved};
 use crate::scalar::histogram::{count, count_parallel, Distinct};
-use crate::scalar::rows::{pack_values, Rows};
+use crate::scalar::rows::{pack_values, takes_part, Rows};
 use crate::scalar::tables::Tables;
 use crate::target::Target;
 use crate::trajectory::PaletteTrajectory;
@@ -39,8 +39,9 @@ pub(crate) struct Occupied([u64; Occupied::STRIDES / 64]);
 impl Occupied {
     const STRIDE: usize = 64;
     const STRIDES: usize = KEYS / Self::STRIDE;
+    const ALL: Self = Occupied([u64::MAX; Self::STRIDES / 64]);
 
-    fn of(distinct: &Distinct) -> Self {
+    pub(crate) fn of(distinct: &Distinct) -> Self {
         let mut occupied = [0; Self::STRIDES / 64];
         for &key in &distinct.keys_u {
             let stride = rank(key) as usize / Self::STRIDE;
@@ -152,11 +153,7 @@ impl Engine for Scalars {
             return hard::straight_through(source, target);
         }
         let (distinct, _) = count_weights(source, Some(target.upstream()));
-        let rows = Rows::new(&distinct, spec.half, spec.keep_zero);
-        let upstream_u = Rows::sums(&distinct, spec.keep_zero);
-        let mut gradient = gradient::through_repetitions(&rows, &upstream_u, trajectory, spec.gradient, execution);
-        zero_where_kept(&distinct.keys_u, spec.keep_zero, &mut gradient.slope_u);
-        zero_where_kept(&distinct.keys_u, spec.keep_zero, &mut gradient.shift_u);
+        let gradient = gradient_values(&distinct, trajectory, spec, execution);
         Tables::with_local(|tables| {
             tables.with_gradient(&distinct.keys_u, &gradient.slope_u, &gradient.shift_u, |table| {
                 let parts: Vec<_> = weights.chunks(PART).zip(target.split(PART)).collect();
@@ -169,6 +166,54 @@ impl Engine for Scalars {
             });
         });
     }
+}
+
+/// Writes the clustered value of each key that occurs among the weights, or is near one that does; of every finite key if that is not known.
+pub(crate) fn clustered_table(trajectory: &PaletteTrajectory, spec: &Spec, execution: Execution, table: &mut [f32]) {
+    let keys_u = match &trajectory.occupied {
+        Some(occupied) => occupied.keys(spec.half),
+        None => Occupied::ALL.keys(spec.half),
+    };
+    let clustered_u = clustered_values(trajectory, &keys_u, spec, execution);
+    for (&key, clustered) in keys_u.iter().zip(Lanes::unpack(&clustered_u)) {
+        table[usize::from(key)] = clustered as f32;
+    }
+}
+
+/// Writes slope and shift of each key that occurs.
+pub(crate) fn gradient_table(
+    distinct: &Distinct,
+    trajectory: &PaletteTrajectory,
+    spec: &Spec,
+    execution: Execution,
+    table: &mut [lookup::SlopeShift],
+) {
+    if spec.gradient == GradientMode::StraightThrough {
+        for &key in &distinct.keys_u {
+            table[usize::from(key)] = [f32::from(u8::from(takes_part(key, spec.keep_zero))), 0.0];
+        }
+        return;
+    }
+    let gradient = gradient_values(distinct, trajectory, spec, execution);
+    let pairs = Lanes::unpack(&gradient.slope_u).zip(Lanes::unpack(&gradient.shift_u));
+    for (&key, (slope, shift)) in distinct.keys_u.iter().zip(pairs) {
+        table[usize::from(key)] = [slope as f32, shift as f32];
+    }
+}
+
+/// Slope and shift of the distinct values, of which the upstream gradients are summed.
+fn gradient_values(
+    distinct: &Distinct,
+    trajectory: &PaletteTrajectory,
+    spec: &Spec,
+    execution: Execution,
+) -> gradient::Gradient {
+    let rows = Rows::new(distinct, spec.half, spec.keep_zero);
+    let upstream_u = Rows::sums(distinct, spec.keep_zero);
+    let mut gradient = gradient::through_repetitions(&rows, &upstream_u, trajectory, spec.gradient, execution);
+    zero_where_kept(&distinct.keys_u, spec.keep_zero, &mut gradient.slope_u);
+    zero_where_kept(&distinct.keys_u, spec.keep_zero, &mut gradient.shift_u);
+    gradient
 }
 
 /// Counts weights, and sums other numbers by their values.
