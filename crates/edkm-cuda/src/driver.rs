@@ -7,11 +7,11 @@ use std::ffi::{c_void, CString};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::cublas::{result::CublasError, sys as cublas, CudaBlas};
-use cudarc::driver::{result, sys, CudaDevice, CudaSlice, DevicePtr, DriverError};
+use cudarc::driver::{result, sys, CudaDevice, CudaSlice, DevicePtr, DeviceSlice, DriverError};
 
 use crate::product::{Operation, Product};
 use crate::runtime::THREADS;
-use crate::{source, Argument, Runtime};
+use crate::{source, Argument, Runtime, Slice, SliceMut};
 
 /// What a GPU can fail with.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -22,6 +22,14 @@ pub enum GpuError {
     /// cuBLAS.
     #[error("cuBLAS failed: {0:?}")]
     Blas(CublasError),
+    /// There are fewer.
+    #[error("there is no GPU {ordinal}: this machine has {count} that CUDA can use, counted from 0")]
+    NoSuchGpu {
+        /// The one asked for.
+        ordinal: usize,
+        /// How many there are.
+        count: usize,
+    },
     /// NVRTC, when the kernels are compiled.
     #[error("the CUDA kernels could not be compiled by NVRTC for {architecture}: {reason}")]
     Compile {
@@ -85,7 +93,15 @@ impl Gpu {
     }
 
     fn open(ordinal: usize) -> Result<Self, GpuError> {
+        let count = Self::count()?;
+        if ordinal >= count {
+            return Err(GpuError::NoSuchGpu { ordinal, count });
+        }
         let device = CudaDevice::new(ordinal)?;
+        // a device without memory pools works too
+        if let Err(error) = keep_freed_memory(&device) {
+            tracing::debug!(?error, "freed memory goes back to the system");
+        }
         let blas = CudaBlas::new(device.clone())?;
         let functions = load(&device)?;
         Ok(Gpu {
@@ -109,9 +125,52 @@ impl Gpu {
         Ok(())
     }
 
+    /// The GPU that this memory lies on.
+    ///
+    /// # Errors
+    /// As [`Self::of`].
+    pub fn of_memory<T>(memory: &CudaSlice<T>) -> Result<Arc<Self>, GpuError> {
+        Self::of(memory.device().ordinal())
+    }
+
+    /// How many GPUs there are.
+    ///
+    /// # Errors
+    /// A driver that does not answer.
+    pub fn count() -> Result<usize, GpuError> {
+        result::init()?;
+        Ok(CudaDevice::count()?.max(0) as usize)
+    }
+
     /// The device.
     pub fn device(&self) -> &Arc<CudaDevice> {
         &self.device
+    }
+}
+
+impl<'a, T> From<&'a CudaSlice<T>> for Slice<'a, T> {
+    fn from(memory: &'a CudaSlice<T>) -> Self {
+        // SAFETY: cudarc's slice owns so many numbers from there on, and lends them for `'a`.
+        unsafe { Slice::from_raw(*memory.device_ptr(), memory.len()) }
+    }
+}
+
+impl<'a, T> From<&'a mut CudaSlice<T>> for SliceMut<'a, T> {
+    fn from(memory: &'a mut CudaSlice<T>) -> Self {
+        // SAFETY: cudarc's slice owns so many numbers from there on, and lends them to nobody else for `'a`.
+        unsafe { SliceMut::from_raw(*memory.device_ptr(), memory.len()) }
+    }
+}
+
+/// Lets freed memory stay with the driver's pool: it would go back to the system whenever the device is waited for, and be mapped anew.
+fn keep_freed_memory(device: &CudaDevice) -> Result<(), DriverError> {
+    let mut pool: sys::CUmemoryPool = std::ptr::null_mut();
+    let mut threshold = u64::MAX;
+    let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+    // SAFETY: the device is open; both calls write to or read from the local variable that they are given, a pool and a 64-bit number.
+    unsafe {
+        sys::cuDeviceGetDefaultMemPool(&mut pool, *device.cu_device()).result()?;
+        sys::cuMemPoolSetAttribute(pool, attribute, std::ptr::from_mut(&mut threshold).cast()).result()
     }
 }
 

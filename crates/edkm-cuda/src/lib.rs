@@ -17,6 +17,7 @@ pub mod attention;
 mod check;
 pub mod clustering;
 pub mod cross_entropy;
+pub mod digest;
 pub mod distillation;
 #[cfg(feature = "driver")]
 pub mod driver;

@@ -137,6 +137,36 @@ impl<'a, T> SliceMut<'a, T> {
         }
     }
 
+    /// Overwrites all numbers from the host.
+    ///
+    /// # Errors
+    /// The runtime's.
+    ///
+    /// # Panics
+    /// If there are fewer or more.
+    pub fn write<R: Runtime>(&mut self, runtime: &R, numbers: &[T]) -> Result<(), R::Error>
+    where
+        T: Pod,
+    {
+        self.write_bytes(runtime, bytemuck::cast_slice(numbers))
+    }
+
+    /// The same from the numbers' bytes, which need not be aligned.
+    ///
+    /// # Errors
+    /// The runtime's.
+    ///
+    /// # Panics
+    /// If there are fewer or more.
+    pub fn write_bytes<R: Runtime>(&mut self, runtime: &R, bytes: &[u8]) -> Result<(), R::Error>
+    where
+        T: Pod,
+    {
+        crate::check::len("bytes", bytes.len(), self.len * size_of::<T>());
+        // SAFETY: a slice is in its runtime's memory and borrowed uniquely, by the contract of `from_raw`.
+        unsafe { runtime.write(self.address, bytes) }
+    }
+
     /// As an argument of a kernel.
     pub(crate) fn argument(&mut self) -> Argument {
         Argument::Address(self.address)
@@ -195,9 +225,7 @@ impl<R: Runtime, T: Pod> Array<R, T> {
     /// # Panics
     /// If there are fewer or more.
     pub fn write(&mut self, runtime: &R, numbers: &[T]) -> Result<(), R::Error> {
-        crate::check::len("numbers", numbers.len(), self.len);
-        // SAFETY: the memory was allocated for so many numbers, and is borrowed uniquely.
-        unsafe { runtime.write(R::address(&self.memory), bytemuck::cast_slice(numbers)) }
+        self.as_mut().write(runtime, numbers)
     }
 
     /// To read.

@@ -4,10 +4,11 @@
 pub const PRELUDE: &str = include_str!("../cuda/prelude.cuh");
 
 /// The files, by name.
-pub const FILES: [(&str, &str); 9] = [
+pub const FILES: [(&str, &str); 10] = [
     ("adamw.cu", include_str!("../cuda/adamw.cu")),
     ("attention.cu", include_str!("../cuda/attention.cu")),
     ("clustering.cu", include_str!("../cuda/clustering.cu")),
+    ("digest.cu", include_str!("../cuda/digest.cu")),
     ("elementwise.cu", include_str!("../cuda/elementwise.cu")),
     ("embedding.cu", include_str!("../cuda/embedding.cu")),
     ("losses.cu", include_str!("../cuda/losses.cu")),

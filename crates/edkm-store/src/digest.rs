@@ -13,6 +13,11 @@ impl Digest {
     pub fn of(bytes: &[u8]) -> Self {
         Self(xxh3_128(bytes))
     }
+
+    /// A digest that something else made of a content: comparable with others of its making alone.
+    pub const fn from_hash(hash: u128) -> Self {
+        Self(hash)
+    }
 }
 
 impl Digest {

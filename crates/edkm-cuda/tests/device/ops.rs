@@ -3,7 +3,7 @@
 use crate::device::{device, Device};
 use edkm_cuda::product::Accumulate;
 use edkm_cuda::{
-    adamw, attention, cross_entropy, distillation, elementwise, embedding, product, rms_norm, rotary, swiglu,
+    adamw, attention, cross_entropy, digest, distillation, elementwise, embedding, product, rms_norm, rotary, swiglu,
 };
 use edkm_kernels as cpu;
 use edkm_testkit::{assert_bitwise_equal, assert_close};
@@ -411,6 +411,38 @@ fn attention_and_its_gradients() {
             assert_close("grad_q", &ok(to_q.to_host(s)), &want_q, SUMS);
             assert_close("grad_k", &ok(to_k.to_host(s)), &want_k, SUMS);
             assert_close("grad_v", &ok(to_v.to_host(s)), &want_v, SUMS);
+        }
+    });
+}
+
+#[test]
+fn digests_tell_numbers_and_their_places_apart() {
+    on_device(|s| {
+        let mut seen = std::collections::BTreeSet::new();
+        for len in [1, 2, 255, 1025, 5000] {
+            let x = random(7, len);
+            let of = |x: &[f32]| ok(digest::digest(s, s.array(x).as_slice()));
+            assert_eq!(of(&x), of(&x), "{len}");
+            let mut changed = vec![x.clone(), vec![0.0; len], vec![-0.0; len]];
+            for place in [0, len / 2, len - 1] {
+                let mut other = x.clone();
+                other[place] = f32::from_bits(other[place].to_bits() ^ 1);
+                if !changed.contains(&other) {
+                    changed.push(other);
+                }
+            }
+            if len > 2 {
+                let mut exchanged = x.clone();
+                exchanged.swap(0, len - 1);
+                changed.push(exchanged);
+                changed.push(x.iter().rev().copied().collect());
+            }
+            for (i, x) in changed.iter().enumerate() {
+                let digest = of(x);
+                assert!(seen.insert(digest), "{len}: {i} has the digest of another");
+                // both halves are of use
+                assert!(seen.insert(digest >> 64) && seen.insert(digest & u128::from(u64::MAX)));
+            }
         }
     });
 }

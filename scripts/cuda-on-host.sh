@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# cuda-on-host.sh DIR [CARGO ARGUMENTS]: builds and runs programs with the feature `cuda` on a machine with neither a GPU nor a CUDA toolkit. In DIR it puts a
+# stand-in for driver, NVRTC and cuBLAS that runs this project's kernels on the host (crates/edkm-cuda/tests/device/standin.cpp), and what dfdx's
+# build asks for. Without arguments for cargo it runs the tests of edkm-cuda's driver and of the plugin's CUDA device. It shows that memory, launches and
+# numbers are right, not speed, races between blocks, or dfdx's own kernels (tests named dfdx_own are left out).
+# Needs a C++ compiler. CARGO_TARGET_DIR: where to build (target/cuda-on-host).
+set -euo pipefail
+[ $# -ge 1 ] || { sed -n '2,6s/^# //p' "$0" >&2; exit 2; }
+dir=$(mkdir -p "$1" && cd "$1" && pwd)
+shift
+cd "$(dirname "$0")/.."
+crate=crates/edkm-cuda
+mkdir -p "$dir/bin" "$dir/lib" "$dir/include"
+touch "$dir/include/cuda.h"
+cat $crate/cuda/prelude.cuh $crate/cuda/*.cu > "$dir/kernels.h"
+grep -ohE 'EDKM_KERNEL \w+' $crate/cuda/*.cu | sed 's/EDKM_KERNEL \(.*\)/EDKM_ENTRY(\1)/' > "$dir/entries.h"
+"${CXX:-c++}" -std=c++17 -O1 -ffp-contract=off -shared -fPIC -pthread -I "$dir" -I $crate/tests/device $crate/tests/device/standin.cpp \
+    -Wl,-soname,libcuda.so.1 -o "$dir/lib/libcuda.so"
+ln -sf libcuda.so "$dir/lib/libcuda.so.1"
+for name in nvrtc cublas cublasLt; do
+    "${CXX:-c++}" -shared -fPIC -x c++ /dev/null -Wl,-soname,lib$name.so -o "$dir/lib/lib$name.so"
+done
+# dfdx's build script compiles its kernels by nvcc, for the GPU that nvidia-smi names
+printf '#!/bin/sh\necho compute_cap\necho 9.0\n' > "$dir/bin/nvidia-smi"
+cat > "$dir/bin/nvcc" <<'END'
+#!/bin/sh
+[ "$1" = --list-gpu-code ] && { echo sm_90; exit 0; }
+while [ $# -gt 1 ]; do [ "$1" = --output-directory ] && out=$2; shift; done
+echo standin > "$out/$(basename "$1" .cu).ptx"
+END
+chmod +x "$dir/bin/nvidia-smi" "$dir/bin/nvcc"
+export CUDA_PATH=$dir CUDA_ROOT=$dir PATH=$dir/bin:$PATH LD_LIBRARY_PATH=$dir/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-target/cuda-on-host}
+if [ $# -gt 0 ]; then
+    cargo "$@"
+else
+    cargo test -p edkm-cuda --features driver --test device
+    cargo test -p dfdx-edkm --features cuda --test cuda -- --skip dfdx_own
+fi
