@@ -108,7 +108,7 @@ where
     if output == Output::Remade {
         let segment = segment.clone();
         let len = out.shape().num_elements();
-        tape.remade_by(&out, move || segment.output()?.try_reshape_like(&(len,)));
+        tape.remade_by(&out, move || segment.output()?.try_reshape_like(&(len,)))?;
     }
     tape.add_backward_op(move |grads| {
         let _span = tracing::trace_span!("checkpoint backward").entered();

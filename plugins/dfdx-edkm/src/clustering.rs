@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use edkm_cluster::{Centroids, ClusterError, MatrixShape, Prepared, Spec, Temperature, Trajectory};
+use edkm_cluster::{Centroids, ClusterError, Counted, MatrixShape, Prepared, Spec, Temperature, Trajectory};
 
 use crate::channel_scale::{divided, ChannelScale};
 use crate::ops::linear::ClusteredUse;
@@ -142,27 +142,28 @@ impl Clustering {
     /// A weight that is not finite, or a shape that does not fit.
     pub fn cluster(&self, weight: &[f32], shape: MatrixShape) -> Result<ClusteredUse, ClusterError> {
         let _span = tracing::trace_span!("cluster", rows = shape.rows, cols = shape.cols).entered();
-        let Inner {
-            spec,
-            channel_scale,
-            state,
-        } = self.lock().clone();
+        let (spec, channel_scale) = (self.spec(), self.channel_scale());
         let row_scales = channel_scale.of(weight, shape);
         let scaled = divided(weight, row_scales.as_deref());
         let prepared = Prepared::new(&scaled, shape, &spec)?;
-        let fingerprint = prepared.fingerprint();
-        let used = |trajectory| ClusteredUse {
-            trajectory,
+        Ok(ClusteredUse {
+            trajectory: self.reach(&prepared)?,
             spec,
-            row_scales: row_scales.clone().map(Arc::from),
-        };
-        let trajectory = match state {
+            row_scales: row_scales.map(Arc::from),
+        })
+    }
+
+    /// The trajectory for a weight that is ready: the one of the last time if the weight is the same, else a new one from where that ended.
+    pub(crate) fn reach(&self, weight: &impl Iterable) -> Result<Arc<Trajectory>, ClusterError> {
+        let fingerprint = weight.fingerprint();
+        let reached = self.lock().state.clone();
+        let trajectory = match reached {
             Some(Reached { state, trajectory }) if state.fingerprint == fingerprint => match trajectory {
-                Some(trajectory) => return Ok(used(trajectory)),
-                None => prepared.iterate(&state.start)?,
+                Some(trajectory) => return Ok(trajectory),
+                None => weight.iterate(&state.start)?,
             },
-            Some(Reached { state, .. }) => prepared.iterate(&state.last)?,
-            None => prepared.iterate(&prepared.initial()?)?,
+            Some(Reached { state, .. }) => weight.iterate(&state.last)?,
+            None => weight.iterate(&weight.initial()?)?,
         };
         let (start, last) = (trajectory.start().clone(), trajectory.last().clone());
         let trajectory = Arc::new(trajectory);
@@ -175,7 +176,7 @@ impl Clustering {
             state,
             trajectory: Some(trajectory.clone()),
         });
-        Ok(used(trajectory))
+        Ok(trajectory)
     }
 
     /// The palettes reached for this weight, each weight assigned to its nearest centroid (DKM section 3.2: at the end of training).
@@ -200,6 +201,41 @@ impl Clustering {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A weight that is ready to be clustered, by its numbers or by how often each occurs.
+pub(crate) trait Iterable {
+    fn fingerprint(&self) -> u128;
+    fn initial(&self) -> Result<Centroids, ClusterError>;
+    fn iterate(&self, start: &Centroids) -> Result<Trajectory, ClusterError>;
+}
+
+impl Iterable for Prepared<'_> {
+    fn fingerprint(&self) -> u128 {
+        Prepared::fingerprint(self)
+    }
+
+    fn initial(&self) -> Result<Centroids, ClusterError> {
+        Prepared::initial(self)
+    }
+
+    fn iterate(&self, start: &Centroids) -> Result<Trajectory, ClusterError> {
+        Prepared::iterate(self, start)
+    }
+}
+
+impl Iterable for Counted {
+    fn fingerprint(&self) -> u128 {
+        Counted::fingerprint(self)
+    }
+
+    fn initial(&self) -> Result<Centroids, ClusterError> {
+        Ok(Counted::initial(self))
+    }
+
+    fn iterate(&self, start: &Centroids) -> Result<Trajectory, ClusterError> {
+        Counted::iterate(self, start)
     }
 }
 

@@ -9,7 +9,7 @@
 //!    storage backend (`edkm_store`); which one is chosen by the tape that is put on the input, not by changing the model.
 //! 3. **[`checkpoint`]**: any dfdx sub-model, saved by its input alone and run again in backward.
 //!
-//! Everything computes in f32 on dfdx's `Cpu`. A device takes part by implementing [`EdkmDevice`]'s parts, one kernel trait an op.
+//! Everything computes in f32 on dfdx's `Cpu`, or on its `Cuda` with the feature `cuda`. A device takes part by implementing [`EdkmDevice`]'s parts, one kernel trait an op.
 //!
 //! ```
 //! use dfdx::optim::Adam;

@@ -8,7 +8,7 @@ use edkm_store::{Backend, DType, Placement, Record, Ticket};
 
 use crate::device::DeviceMemory;
 use crate::ops::Vector;
-use crate::tape::{Failure, Remake, StoreTape};
+use crate::tape::{byte_len, Failure, Remake, StoreTape};
 use crate::EdkmError;
 
 /// What a saved tensor is, for the store.
@@ -50,13 +50,14 @@ pub trait SaveForBackward<D: DeviceMemory>: Tape<f32, D> + 'static {
     /// Gives the tensor back, once.
     fn load<S: Shape>(saved: Self::Saved<S>) -> Result<Tensor<S, f32, D>, D::Err>;
 
-    /// Says that backward can make the contiguous tensor `out` again with `recipe` (its elements, row-major, the same bits), from what is
+    /// Says that backward can make the tensor `out` again with `recipe` (its elements, row-major, the same bits), from what is
     /// saved anyway: an op that saves that content then needs no bytes for it. A tape that keeps tensors as they are pays no heed.
     fn remade_by<S: Shape>(
         &mut self,
         _out: &Tensor<S, f32, D>,
         _recipe: impl Fn() -> Result<Vector<D>, D::Err> + 'static,
-    ) {
+    ) -> Result<(), D::Err> {
+        Ok(())
     }
 
     /// Notes why an op failed, and gives the device's error to return.
@@ -166,8 +167,7 @@ impl<D: DeviceMemory> SaveForBackward<D> for StoreTape<f32, D> {
         };
         let _span = tracing::trace_span!("save", label = how.label).entered();
         let (shape, device) = (*tensor.shape(), tensor.device().clone());
-        let bytes = D::host_bytes(tensor);
-        if let Some(remake) = self.remakes().find(bytes.as_bytes()) {
+        if let Some(remake) = self.remakes().find(byte_len(&tensor), || D::digest(&tensor))? {
             return Ok(StoreSaved::Remade(Remade {
                 remake,
                 shape,
@@ -175,7 +175,8 @@ impl<D: DeviceMemory> SaveForBackward<D> for StoreTape<f32, D> {
                 failure: self.failure(),
             }));
         }
-        let record = Record::new(bytes, DType::F32, shape.concrete().into(), how.label).with_placement(how.placement);
+        let record = Record::new(D::host_bytes(tensor)?, DType::F32, shape.concrete().into(), how.label)
+            .with_placement(how.placement);
         match store.save(record) {
             Ok(ticket) => Ok(StoreSaved::Stored {
                 ticket,
@@ -218,11 +219,11 @@ impl<D: DeviceMemory> SaveForBackward<D> for StoreTape<f32, D> {
         &mut self,
         out: &Tensor<S, f32, D>,
         recipe: impl Fn() -> Result<Vector<D>, D::Err> + 'static,
-    ) {
+    ) -> Result<(), D::Err> {
         if self.store().is_some() {
-            let bytes = D::host_bytes(out.clone());
-            self.remakes_mut().insert(Remake::new(bytes.as_bytes(), recipe));
+            self.remakes_mut().insert(Remake::new(out, recipe)?);
         }
+        Ok(())
     }
 
     fn fail(&self, error: EdkmError) -> D::Err {

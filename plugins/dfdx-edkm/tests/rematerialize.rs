@@ -120,7 +120,7 @@ fn what_is_made_again_otherwise_is_an_error_and_no_gradient() {
     let x: Matrix<Cpu> = dev.sample_normal_like(&(TOKENS, HIDDEN));
     let mut tape = StoreTape::new(Store::memory(), Gradients::leaky());
     let wrong = (x.clone() + 1e-3).reshape_like(&(TOKENS * HIDDEN,));
-    tape.remade_by(&x, move || Ok(wrong.clone()));
+    tape.remade_by(&x, move || Ok(wrong.clone())).unwrap();
     let y = linear(x.put_tape(tape), &weight, None, None).unwrap();
     match backward(y.square().mean()) {
         Err(EdkmError::Store(StoreError::Corrupt { label, layer, .. })) => {
@@ -135,7 +135,7 @@ fn a_tape_that_keeps_tensors_does_not_ask_for_them_again() {
     let dev = Cpu::default();
     let x: Matrix<Cpu> = dev.sample_normal_like(&(TOKENS, HIDDEN));
     let mut tape = OwnedTape::<f32, Cpu>::default();
-    SaveForBackward::<Cpu>::remade_by(&mut tape, &x, || panic!("nobody asks"));
+    SaveForBackward::<Cpu>::remade_by(&mut tape, &x, || panic!("nobody asks")).unwrap();
     let saved = tape.save(x.clone(), SaveAs::local("x")).unwrap();
     let loaded = <OwnedTape<f32, Cpu> as SaveForBackward<Cpu>>::load(saved).unwrap();
     assert_eq!(loaded.as_vec(), x.as_vec());

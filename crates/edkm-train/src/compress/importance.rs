@@ -97,7 +97,7 @@ impl<D: EdkmDevice> ParameterVisitor<D> for AddSquares<'_, D> {
         let device = parameter.device().clone();
         let slot = self.gradients.get_or_alloc_mut(parameter)?;
         let gradient = dfdx_edkm::device::take_gradient(&device, slot)?;
-        let gradient = device.tensor_from_buffer(gradient, *parameter.shape())?.as_vec();
+        let gradient = device.buffer_to_vec(&gradient)?;
         let sums = self
             .found
             .entry(name.to_owned())

@@ -124,7 +124,7 @@ impl<D: EdkmDevice, W: WeightSource> Build<'_, D, W> {
         }
         let shape = S::from_concrete(&concrete).ok_or_else(mismatch)?;
         let numbers = self.weights.weight(&parameter)?;
-        match self.device.try_tensor_from_vec(numbers, shape) {
+        match self.device.tensor_from_host(numbers, shape) {
             Ok(tensor) => Ok(Some(tensor)),
             Err(error) => Err(LlamaError::Device {
                 name: parameter.name.clone(),

@@ -1,6 +1,6 @@
 //! Memory of dfdx's `Cpu`.
 //!
-//! This file holds the crate's only `unsafe`: a tensor's storage is private to dfdx, and the public way to it (`copy_into`) copies.
+//! A tensor's storage is private to dfdx, and the public way to it (`copy_into`) copies.
 //! What is public is `Index`, which lends one element; elements of a tensor stand in one `Vec`, so the address of the first gives all.
 #![allow(unsafe_code)]
 
@@ -8,12 +8,13 @@ use std::any::Any;
 use std::sync::Arc;
 
 use dfdx::prelude::*;
-use edkm_store::SharedBytes;
+use edkm_store::{Digest, SharedBytes};
 
 use super::DeviceMemory;
 
 impl DeviceMemory for Cpu {
     type View<'a> = &'a [f32];
+    type Fresh = <Self as Storage<f32>>::Vec;
 
     fn view<S: Shape, T>(tensor: &Tensor<S, f32, Self, T>) -> &[f32] {
         let len = tensor.shape().num_elements();
@@ -54,11 +55,19 @@ impl DeviceMemory for Cpu {
         self.try_tensor_from_vec(std::mem::take(&mut *buffer), shape)
     }
 
-    fn host_bytes<S: Shape>(tensor: Tensor<S, f32, Self>) -> Arc<dyn SharedBytes> {
+    fn tensor_from_host<S: Shape>(&self, numbers: Vec<f32>, shape: S) -> Result<Tensor<S, f32, Self>, CpuError> {
+        self.try_tensor_from_vec(numbers, shape)
+    }
+
+    fn digest<S: Shape>(tensor: &Tensor<S, f32, Self>) -> Result<Digest, CpuError> {
+        Ok(Digest::of(bytemuck::cast_slice(Self::view(tensor))))
+    }
+
+    fn host_bytes<S: Shape>(tensor: Tensor<S, f32, Self>) -> Result<Arc<dyn SharedBytes>, CpuError> {
         let len = tensor.shape().num_elements();
-        Arc::new(HeldTensor {
-            tensor: tensor.reshape_like(&(len,)),
-        })
+        Ok(Arc::new(HeldTensor {
+            tensor: tensor.try_reshape_like(&(len,))?,
+        }))
     }
 
     fn tensor_from_host_bytes<S: Shape>(

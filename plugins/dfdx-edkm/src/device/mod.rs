@@ -3,8 +3,14 @@
 //! dfdx keeps a tensor's storage private; [`DeviceMemory`] is the one place that reaches it. Everything else works on its views.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+pub(crate) mod cuda;
 
 pub(crate) use cpu::view_mut;
+#[cfg(feature = "cuda")]
+pub use cuda::{open_gpu, Fresh as FreshOnGpu};
+#[cfg(feature = "cuda")]
+pub use edkm_cuda::driver::Precision;
 
 use dfdx::prelude::*;
 
@@ -20,23 +26,30 @@ pub trait DeviceMemory: Device<f32> {
     /// A borrowed run of f32 in the device's memory.
     type View<'a>: Copy;
 
+    /// The numbers that an op puts out, before they are a tensor.
+    type Fresh;
+
     /// The memory of a **contiguous** tensor, without a copy. See [`contiguous`].
     fn view<S: Shape, T>(tensor: &Tensor<S, f32, Self, T>) -> Self::View<'_>;
 
     /// Whether the elements stand in memory in the order of their indices, without gaps.
     fn is_contiguous<S: Shape, T>(tensor: &Tensor<S, f32, Self, T>) -> bool;
 
-    /// Makes a tensor of the buffer, without a copy where the device can.
-    fn tensor_from_buffer<S: Shape>(
-        &self,
-        buffer: <Self as Storage<f32>>::Vec,
-        shape: S,
-    ) -> Result<Tensor<S, f32, Self>, Self::Err>;
+    /// Makes a tensor of what an op has put out, without a copy.
+    fn tensor_from_buffer<S: Shape>(&self, buffer: Self::Fresh, shape: S) -> Result<Tensor<S, f32, Self>, Self::Err>;
 
-    /// The tensor as bytes that a store can hold without copying, if the device's memory is the host's.
-    fn host_bytes<S: Shape>(tensor: Tensor<S, f32, Self>) -> std::sync::Arc<dyn edkm_store::SharedBytes>;
+    /// Makes a tensor of numbers of the host, without a copy if the device's memory is the host's.
+    fn tensor_from_host<S: Shape>(&self, numbers: Vec<f32>, shape: S) -> Result<Tensor<S, f32, Self>, Self::Err>;
 
-    /// A tensor from bytes that a store gave back; without a copy if they are a tensor that [`Self::host_bytes`] wrapped.
+    /// A hash of a contiguous tensor's content, made where it lies. Comparable with others of the same device alone.
+    fn digest<S: Shape>(tensor: &Tensor<S, f32, Self>) -> Result<edkm_store::Digest, Self::Err>;
+
+    /// A contiguous tensor as bytes that a store can hold: the tensor itself if the device's memory is the host's, else a copy.
+    fn host_bytes<S: Shape>(
+        tensor: Tensor<S, f32, Self>,
+    ) -> Result<std::sync::Arc<dyn edkm_store::SharedBytes>, Self::Err>;
+
+    /// A tensor from bytes that a store gave back; without a copy if they are a tensor of this device that [`Self::host_bytes`] wrapped.
     fn tensor_from_host_bytes<S: Shape>(
         &self,
         bytes: std::sync::Arc<dyn edkm_store::SharedBytes>,

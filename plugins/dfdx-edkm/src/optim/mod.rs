@@ -3,6 +3,8 @@
 mod adamw;
 mod collection;
 mod cpu_kernel;
+#[cfg(feature = "cuda")]
+mod cuda_kernel;
 
 pub use adamw::{AdamW, AdamWConfig, AdamWState, Moments, StepError};
 pub use collection::AdamWOptimizer;

@@ -6,7 +6,7 @@ mod rematerialize;
 
 pub use backward::backward;
 pub use failure::Failure;
-pub(crate) use rematerialize::{Remake, Remakes, Shared};
+pub(crate) use rematerialize::{byte_len, Remake, Remakes, Shared};
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;

@@ -13,7 +13,7 @@ use dfdx::prelude::*;
 use edkm_store::{Digest, StoreError};
 
 use super::Failure;
-use crate::device::DeviceMemory;
+use crate::device::{contiguous, DeviceMemory};
 use crate::ops::Vector;
 use crate::SaveForBackward;
 
@@ -31,12 +31,16 @@ impl<E, D: Storage<E>> Remakes<E, D> {
         self.0.insert((remake.len, remake.digest), Rc::new(remake));
     }
 
-    /// How to make these bytes, if they are one of the outputs.
-    pub(crate) fn find(&self, bytes: &[u8]) -> Option<Rc<Remake<E, D>>> {
-        // what has another length than all of them need not be hashed
-        let len = bytes.len();
-        let candidate = self.0.keys().any(|&(known, _)| known == len);
-        candidate.then(|| self.0.get(&(len, Digest::of(bytes))).cloned())?
+    /// How to make so many bytes with this digest, if they are one of the outputs. The digest is asked for only if there is an output of that length.
+    pub(crate) fn find<Err>(
+        &self,
+        len: usize,
+        digest: impl FnOnce() -> Result<Digest, Err>,
+    ) -> Result<Option<Rc<Remake<E, D>>>, Err> {
+        if !self.0.keys().any(|&(known, _)| known == len) {
+            return Ok(None);
+        }
+        Ok(self.0.get(&(len, digest()?)).cloned())
     }
 
     pub(crate) fn append(&mut self, other: Self) {
@@ -56,14 +60,17 @@ pub(crate) struct Remake<E, D: Storage<E>> {
 }
 
 impl<D: DeviceMemory> Remake<f32, D> {
-    /// Of the output with these bytes.
-    pub(crate) fn new(bytes: &[u8], recipe: impl Fn() -> Result<Vector<D>, D::Err> + 'static) -> Self {
-        Self {
-            len: bytes.len(),
-            digest: Digest::of(bytes),
+    /// Of the output `out`.
+    pub(crate) fn new<S: Shape>(
+        out: &Tensor<S, f32, D>,
+        recipe: impl Fn() -> Result<Vector<D>, D::Err> + 'static,
+    ) -> Result<Self, D::Err> {
+        Ok(Self {
+            len: byte_len(out),
+            digest: D::digest(&contiguous(out.clone())?)?,
             recipe: Box::new(recipe),
             made: RefCell::default(),
-        }
+        })
     }
 
     /// The output, for an op that has saved it as `label`.
@@ -73,12 +80,11 @@ impl<D: DeviceMemory> Remake<f32, D> {
         }
         let _span = tracing::trace_span!("rematerialize", label).entered();
         let made = (self.recipe)()?;
-        let bytes = D::host_bytes(made.clone());
-        if (bytes.as_bytes().len(), Digest::of(bytes.as_bytes())) != (self.len, self.digest) {
+        if (byte_len(&made), D::digest(&made)?) != (self.len, self.digest) {
             let error = StoreError::Corrupt {
                 label,
                 layer: "rematerialized",
-                bytes: bytes.as_bytes().len(),
+                bytes: byte_len(&made),
             };
             failure.set(error.into());
             return Err(D::failed());
@@ -86,6 +92,11 @@ impl<D: DeviceMemory> Remake<f32, D> {
         *self.made.borrow_mut() = Some(made.clone());
         Ok(made)
     }
+}
+
+/// Bytes of a tensor's elements.
+pub(crate) fn byte_len<S: Shape, D: DeviceMemory>(tensor: &Tensor<S, f32, D>) -> usize {
+    tensor.shape().num_elements() * size_of::<f32>()
 }
 
 /// A saved tensor with several readers: it is loaded when the first one asks, and dropped with the last.

@@ -1,6 +1,8 @@
 //! x + y for two matrices of one shape: a residual connection that keeps no gradient longer than needed.
 
 mod cpu_kernel;
+#[cfg(feature = "cuda")]
+mod cuda_kernel;
 
 use dfdx::prelude::*;
 
@@ -11,7 +13,7 @@ use crate::{EdkmDevice, EdkmError, SaveForBackward};
 /// The device's part of a sum.
 pub trait AddKernel: DeviceMemory {
     /// x + y.
-    fn add_forward(&self, x: Self::View<'_>, y: Self::View<'_>) -> Result<<Self as Storage<f32>>::Vec, Self::Err>;
+    fn add_forward(&self, x: Self::View<'_>, y: Self::View<'_>) -> Result<Self::Fresh, Self::Err>;
 
     /// grad += grad_out.
     fn add_backward(

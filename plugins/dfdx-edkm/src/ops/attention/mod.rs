@@ -1,6 +1,8 @@
 //! Causal grouped-query attention by tiles (arXiv 2205.14135): no map of positions x positions is kept, or ever whole.
 
 mod cpu_kernel;
+#[cfg(feature = "cuda")]
+mod cuda_kernel;
 
 use dfdx::prelude::*;
 pub use edkm_kernels::attention::Dims as AttentionDims;
@@ -13,14 +15,18 @@ use crate::{EdkmDevice, EdkmError, SaveAs, SaveForBackward};
 /// The device's part of attention.
 pub trait AttentionKernel: DeviceMemory {
     /// The output `[batch, seq, heads, head_dim]` and the row-wise log-sum-exp `[batch, heads, seq]`.
-    #[allow(clippy::type_complexity)]
     fn attention_forward(
         &self,
         dims: &AttentionDims,
         q: Self::View<'_>,
         k: Self::View<'_>,
         v: Self::View<'_>,
-    ) -> Result<(<Self as Storage<f32>>::Vec, <Self as Storage<f32>>::Vec), Self::Err>;
+    ) -> Result<(Self::Fresh, Self::Fresh), Self::Err>;
+
+    /// Why the device cannot do with these sizes, if it cannot.
+    fn attention_refusal(&self, _: &AttentionDims) -> Option<EdkmError> {
+        None
+    }
 
     /// Adds to the gradients of q, k and v.
     fn attention_backward(
@@ -86,6 +92,9 @@ pub fn attention<D: EdkmDevice, T: SaveForBackward<D>>(
             got: format!("q {:?}, k {:?}, v {:?}", q.shape(), k.shape(), v.shape()),
         }));
     }
+    if let Some(refusal) = device.attention_refusal(&dims) {
+        return Err(tape.fail(refusal));
+    }
     let (out, lse) = device.attention_forward(&dims, D::view(&q), D::view(&k), D::view(&v))?;
     let out = device.tensor_from_buffer(out, q_shape)?;
     if !T::OWNS_TAPE {
@@ -102,7 +111,7 @@ pub fn attention<D: EdkmDevice, T: SaveForBackward<D>>(
             let (v, k, q) = (v.get()?, k.get()?, q.get()?);
             let (out, _) = device.attention_forward(&dims, D::view(&q), D::view(&k), D::view(&v))?;
             device.tensor_from_buffer(out, (q_shape.0 * q_shape.1,))
-        });
+        })?;
     }
     let saved_lse = tape.save(lse, SaveAs::local("attention.lse"))?;
     let saved_out = tape.save(out.clone(), SaveAs::local("attention.out"))?;

@@ -1,6 +1,8 @@
 //! Output projection and cross-entropy together, in chunks of tokens: logits `[tokens, vocabulary]` are never whole.
 
 mod cpu_kernel;
+#[cfg(feature = "cuda")]
+mod cuda_kernel;
 
 use std::sync::Arc;
 
@@ -23,7 +25,6 @@ pub struct Targets {
 /// The device's part of the loss.
 pub trait CrossEntropyKernel: DeviceMemory {
     /// The weighted sum of negative log likelihoods, the sum of the weights, and the log-sum-exp of each row.
-    #[allow(clippy::type_complexity)]
     fn cross_entropy_forward(
         &self,
         dims: LinearDims,
@@ -31,7 +32,7 @@ pub trait CrossEntropyKernel: DeviceMemory {
         head: Self::View<'_>,
         clustered: Option<&ClusteredUse>,
         targets: &Targets,
-    ) -> Result<(edkm_kernels::cross_entropy::Losses, <Self as Storage<f32>>::Vec), EdkmError>;
+    ) -> Result<(edkm_kernels::cross_entropy::Losses, Self::Fresh), EdkmError>;
 
     /// Adds `scale` times the gradients of the weighted sum, `scale` times the gradient of the loss.
     fn cross_entropy_backward(

@@ -1,6 +1,8 @@
 //! Learning from another model's predictions: the divergence of two output projections, in chunks of tokens.
 
 mod cpu_kernel;
+#[cfg(feature = "cuda")]
+mod cuda_kernel;
 
 use dfdx::prelude::*;
 use edkm_kernels::distillation::{Lesson, LogSumExp};

@@ -1,6 +1,8 @@
 //! Rows of a table by token id.
 
 mod cpu_kernel;
+#[cfg(feature = "cuda")]
+mod cuda_kernel;
 
 use std::sync::Arc;
 
@@ -20,7 +22,7 @@ pub trait EmbeddingKernel: DeviceMemory {
         table: Self::View<'_>,
         clustered: Option<&ClusteredUse>,
         ids: &[u32],
-    ) -> Result<<Self as Storage<f32>>::Vec, EdkmError>;
+    ) -> Result<Self::Fresh, EdkmError>;
 
     /// Adds the rows of `grad_out` to the gradient of the table, through the clustering if there is one.
     fn embedding_backward(

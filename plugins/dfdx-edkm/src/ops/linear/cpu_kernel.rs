@@ -11,11 +11,14 @@ use crate::{Clustering, EdkmError};
 impl LinearKernel for Cpu {
     fn cluster(
         &self,
+        op: &str,
         weight: &[f32],
         shape: MatrixShape,
         clustering: &Clustering,
-    ) -> Result<ClusteredUse, ClusterError> {
-        clustering.cluster(weight, shape)
+    ) -> Result<ClusteredUse, EdkmError> {
+        clustering
+            .cluster(weight, shape)
+            .map_err(|source| EdkmError::Cluster { op: op.into(), source })
     }
 
     fn linear_forward(

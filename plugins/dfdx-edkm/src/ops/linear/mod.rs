@@ -2,12 +2,18 @@
 
 mod clustered_use;
 mod cpu_kernel;
+#[cfg(feature = "cuda")]
+pub(crate) mod cuda_clustered;
+#[cfg(feature = "cuda")]
+mod cuda_kernel;
 
 pub use clustered_use::ClusteredUse;
 pub(crate) use cpu_kernel::{cluster_error, device_error, with_effective};
+#[cfg(feature = "cuda")]
+pub(crate) use cuda_kernel::fresh as fresh_on_gpu;
 
 use dfdx::prelude::*;
-use edkm_cluster::{ClusterError, MatrixShape};
+use edkm_cluster::MatrixShape;
 
 use super::{Matrix, Vector};
 use crate::device::{contiguous, take_gradient, DeviceMemory};
@@ -36,13 +42,14 @@ impl LinearDims {
 
 /// The device's part of a linear layer.
 pub trait LinearKernel: DeviceMemory {
-    /// Clusters a weight.
+    /// Clusters the weight of `op`.
     fn cluster(
         &self,
+        op: &str,
         weight: Self::View<'_>,
         shape: MatrixShape,
         clustering: &Clustering,
-    ) -> Result<ClusteredUse, ClusterError>;
+    ) -> Result<ClusteredUse, EdkmError>;
 
     /// y = x W~^T + b.
     fn linear_forward(
@@ -52,7 +59,7 @@ pub trait LinearKernel: DeviceMemory {
         weight: Self::View<'_>,
         clustered: Option<&ClusteredUse>,
         bias: Option<Self::View<'_>>,
-    ) -> Result<<Self as Storage<f32>>::Vec, EdkmError>;
+    ) -> Result<Self::Fresh, EdkmError>;
 
     /// dx += dy W~; dW += the gradient through the clustering of dy^T x; db += the column sums of dy.
     fn linear_backward(
@@ -86,10 +93,10 @@ pub(super) fn cluster<D: EdkmDevice, T: SaveForBackward<D>>(
     op: &str,
 ) -> Result<Option<ClusteredUse>, D::Err> {
     let Some(clustering) = clustering else { return Ok(None) };
-    match device.cluster(D::view(weight), dims.weight_shape(), clustering) {
-        Ok(clustered) => Ok(Some(clustered)),
-        Err(source) => Err(tape.fail(EdkmError::Cluster { op: op.into(), source })),
-    }
+    device
+        .cluster(op, D::view(weight), dims.weight_shape(), clustering)
+        .map(Some)
+        .map_err(|error| tape.fail(error))
 }
 
 /// y = x W~^T + b with x `[tokens, inputs]`, weight `[outputs, inputs]`, bias `[outputs]`; W~ is the clustered weight, or the weight

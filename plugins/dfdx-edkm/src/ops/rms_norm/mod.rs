@@ -1,6 +1,8 @@
 //! Root-mean-square normalisation (arXiv 1910.07467): y = x / sqrt(mean(x^2) + eps) * w, row by row.
 
 mod cpu_kernel;
+#[cfg(feature = "cuda")]
+mod cuda_kernel;
 
 use dfdx::prelude::*;
 
@@ -12,12 +14,7 @@ use crate::{EdkmDevice, EdkmError, SaveAs, SaveForBackward};
 /// The device's part of RMSNorm.
 pub trait RmsNormKernel: DeviceMemory {
     /// y of the shape of x; rows have the length of `weight`.
-    fn rms_norm_forward(
-        &self,
-        x: Self::View<'_>,
-        weight: Self::View<'_>,
-        eps: f32,
-    ) -> Result<<Self as Storage<f32>>::Vec, Self::Err>;
+    fn rms_norm_forward(&self, x: Self::View<'_>, weight: Self::View<'_>, eps: f32) -> Result<Self::Fresh, Self::Err>;
 
     /// Adds to the gradients of x and of the weight.
     fn rms_norm_backward(
@@ -66,7 +63,7 @@ pub fn rms_norm<D: EdkmDevice, T: SaveForBackward<D>>(
             let y = device.rms_norm_forward(D::view(&saved.get()?), D::view(&weight), eps)?;
             device.tensor_from_buffer(y, (shape.0 * shape.1,))
         }
-    });
+    })?;
     tape.add_backward_op(move |grads| {
         let _span = tracing::trace_span!("rms_norm backward").entered();
         let x = saved.get()?;

@@ -1,6 +1,8 @@
 //! Rotary position embedding (arXiv 2104.09864), in the layout of Hugging Face's LLaMA: element i turns with i + D/2.
 
 mod cpu_kernel;
+#[cfg(feature = "cuda")]
+mod cuda_kernel;
 
 use std::sync::Arc;
 
@@ -25,7 +27,7 @@ pub struct RotaryDims {
 /// The device's part of the rotary embedding.
 pub trait RotaryKernel: DeviceMemory {
     /// x turned by the angles of its positions.
-    fn rotary_forward(&self, dims: &RotaryDims, x: Self::View<'_>) -> Result<<Self as Storage<f32>>::Vec, Self::Err>;
+    fn rotary_forward(&self, dims: &RotaryDims, x: Self::View<'_>) -> Result<Self::Fresh, Self::Err>;
 
     /// dx += dy turned back; dy is used up.
     fn rotary_backward(

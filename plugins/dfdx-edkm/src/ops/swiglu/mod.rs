@@ -1,6 +1,8 @@
 //! The gated activation of LLaMA's feed-forward part (arXiv 2002.05202): silu(gate) * up.
 
 mod cpu_kernel;
+#[cfg(feature = "cuda")]
+mod cuda_kernel;
 
 use dfdx::prelude::*;
 
@@ -12,11 +14,7 @@ use crate::{EdkmDevice, EdkmError, SaveAs, SaveForBackward};
 /// The device's part of SwiGLU.
 pub trait SwigluKernel: DeviceMemory {
     /// silu(gate) * up.
-    fn swiglu_forward(
-        &self,
-        gate: Self::View<'_>,
-        up: Self::View<'_>,
-    ) -> Result<<Self as Storage<f32>>::Vec, Self::Err>;
+    fn swiglu_forward(&self, gate: Self::View<'_>, up: Self::View<'_>) -> Result<Self::Fresh, Self::Err>;
 
     /// Adds to the gradients of gate and up.
     fn swiglu_backward(
@@ -66,7 +64,7 @@ pub fn swiglu<D: EdkmDevice, T: SaveForBackward<D>>(
             let y = device.swiglu_forward(D::view(&gate), D::view(&up))?;
             device.tensor_from_buffer(y, (shape.0 * shape.1,))
         }
-    });
+    })?;
     tape.add_backward_op(move |grads| {
         let _span = tracing::trace_span!("swiglu backward").entered();
         let (up, gate) = (saved_up.get()?, saved_gate.get()?);

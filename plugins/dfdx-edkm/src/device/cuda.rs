@@ -1,0 +1,267 @@
+//! Memory of dfdx's `Cuda`.
+//!
+//! A tensor's storage is private to dfdx, and no method lends it on the device. What is public is its `Debug` form, which says where the storage
+//! begins and how long it is before anything else of size; the formatter is stopped behind that, so that neither cached memory nor the host's copy
+//! of a weight is printed. The versions of dfdx and cudarc are pinned for it, and the device tests compare what is read so with `as_vec`.
+//!
+//! Work of dfdx and of `edkm-cuda` goes to the same stream of the same context: it is done in the order of the calls.
+#![allow(unsafe_code)]
+
+use std::fmt::Write;
+use std::sync::{Arc, OnceLock};
+
+use dfdx::prelude::*;
+use edkm_cuda::driver::{Gpu, GpuError};
+use edkm_cuda::{digest, Slice, SliceMut};
+use edkm_store::{Digest, SharedBytes};
+
+use super::DeviceMemory;
+use crate::EdkmError;
+
+/// A gradient, a moment.
+pub(crate) type Buffer = <Cuda as Storage<f32>>::Vec;
+
+/// GPU `ordinal` as a dfdx device, with this crate's kernels ready on it.
+///
+/// # Errors
+/// A GPU that there is not; kernels that cannot be compiled for it; too little memory.
+pub fn open_gpu(ordinal: usize, seed: u64) -> Result<Cuda, EdkmError> {
+    Gpu::of(ordinal).map_err(error_of_op)?;
+    Cuda::try_build(ordinal, seed).map_err(|error| EdkmError::Device(format!("GPU {ordinal}: {error}")))
+}
+
+/// The GPU of a dfdx device.
+pub(crate) fn gpu(device: &Cuda) -> Result<Arc<Gpu>, GpuError> {
+    static ONE: OnceLock<bool> = OnceLock::new();
+    // dfdx does not say which GPU a device is: where there are several, some memory of it does
+    if *ONE.get_or_init(|| Gpu::count() == Ok(1)) {
+        return Gpu::of(0);
+    }
+    match Storage::<f32>::try_alloc_len(device, 1) {
+        Ok(memory) => Gpu::of_memory(&memory),
+        Err(CudaError::Driver(error)) => Err(GpuError::Driver(error)),
+        Err(CudaError::Blas(error)) => Err(GpuError::Blas(error)),
+        Err(CudaError::Cpu(_)) => Gpu::of(0),
+    }
+}
+
+/// dfdx's error. It has no room for what NVRTC says, which goes to the log ([`open_gpu`] returns it).
+pub(crate) fn error_of_device(error: GpuError) -> CudaError {
+    match error {
+        GpuError::Driver(error) => CudaError::Driver(error),
+        GpuError::Blas(error) => CudaError::Blas(error),
+        other => {
+            tracing::error!(%other, "the GPU failed");
+            Cuda::failed()
+        }
+    }
+}
+
+/// The error of an op that can say more than dfdx's.
+pub(crate) fn error_of_op(error: GpuError) -> EdkmError {
+    EdkmError::Device(error.to_string())
+}
+
+/// Numbers that an op puts out, in memory that nothing else reaches yet.
+pub struct Fresh(Tensor<(usize,), f32, Cuda>);
+
+impl Fresh {
+    /// So many zeros.
+    pub(crate) fn zeroed(device: &Cuda, len: usize) -> Result<Self, CudaError> {
+        Ok(Self(device.try_zeros_like(&(len,))?))
+    }
+
+    /// To write.
+    pub(crate) fn slice_mut(&mut self) -> SliceMut<'_, f32> {
+        let storage = Place::of(&self.0);
+        // SAFETY: the tensor was made by `zeroed`, so its storage has the length of its shape, and it is the only one on this storage: it is private,
+        // and leaves this struct by value alone. So the borrow of `self` is the only way to the numbers.
+        unsafe { SliceMut::from_raw(storage.address, storage.len) }
+    }
+}
+
+impl DeviceMemory for Cuda {
+    type View<'a> = Slice<'a, f32>;
+    type Fresh = Fresh;
+
+    fn view<S: Shape, T>(tensor: &Tensor<S, f32, Self, T>) -> Slice<'_, f32> {
+        assert!(
+            Self::is_contiguous(tensor),
+            "a view of a tensor that is not contiguous: {:?}",
+            tensor.shape()
+        );
+        let storage = Place::of(&tensor.retaped::<NoneTape>());
+        // SAFETY: the storage is of so many numbers, those of the shape in order. It lives in an `Arc` that `tensor` holds for the lifetime of the
+        // slice, and is changed only through `&mut` of a tensor that is its sole owner (`Arc::make_mut`).
+        unsafe { Slice::from_raw(storage.address, storage.len) }
+    }
+
+    fn is_contiguous<S: Shape, T>(tensor: &Tensor<S, f32, Self, T>) -> bool {
+        let bare = tensor.retaped::<NoneTape>();
+        let len = bare.shape().num_elements();
+        let storage = Place::of(&bare);
+        // A contiguous tensor is reshaped on the same storage, any other one on a new one.
+        storage.len == len
+            && bare
+                .try_reshape_like(&(len,))
+                .is_ok_and(|flat| Place::of(&flat) == storage)
+    }
+
+    fn tensor_from_buffer<S: Shape>(&self, buffer: Fresh, shape: S) -> Result<Tensor<S, f32, Self>, CudaError> {
+        if buffer.0.shape().0 != shape.num_elements() {
+            return Err(CudaError::Cpu(CpuError::WrongNumElements));
+        }
+        buffer.0.try_reshape_like(&shape)
+    }
+
+    fn tensor_from_host<S: Shape>(&self, numbers: Vec<f32>, shape: S) -> Result<Tensor<S, f32, Self>, CudaError> {
+        // dfdx's own way keeps the host's numbers as long as the tensor
+        self.tensor_from_host_bytes(Arc::new(numbers), shape)
+    }
+
+    fn digest<S: Shape>(tensor: &Tensor<S, f32, Self>) -> Result<Digest, CudaError> {
+        let gpu = gpu(tensor.device()).map_err(error_of_device)?;
+        let hash = digest::digest(&*gpu, Self::view(tensor)).map_err(error_of_device)?;
+        Ok(Digest::from_hash(hash))
+    }
+
+    fn host_bytes<S: Shape>(tensor: Tensor<S, f32, Self>) -> Result<Arc<dyn SharedBytes>, CudaError> {
+        let gpu = gpu(tensor.device()).map_err(error_of_device)?;
+        let numbers = Self::view(&tensor).to_host(&*gpu).map_err(error_of_device)?;
+        Ok(Arc::new(numbers))
+    }
+
+    fn tensor_from_host_bytes<S: Shape>(
+        &self,
+        bytes: Arc<dyn SharedBytes>,
+        shape: S,
+    ) -> Result<Tensor<S, f32, Self>, CudaError> {
+        let len = shape.num_elements();
+        if bytes.as_bytes().len() != len * size_of::<f32>() {
+            return Err(CudaError::Cpu(CpuError::WrongNumElements));
+        }
+        let gpu = gpu(self).map_err(error_of_device)?;
+        let mut fresh = Fresh::zeroed(self, len)?;
+        fresh
+            .slice_mut()
+            .write_bytes(&*gpu, bytes.as_bytes())
+            .map_err(error_of_device)?;
+        self.tensor_from_buffer(fresh, shape)
+    }
+
+    fn failed() -> CudaError {
+        CudaError::Cpu(CpuError::OutOfMemory)
+    }
+}
+
+/// The elements of a contiguous tensor, for writing in place. Copies first if the storage is shared with another tensor.
+///
+/// dfdx takes a storage apart from others only inside an op that changes it, and does not say whether it is shared. The op here changes nothing,
+/// x <- 1 x + (-0.0) 0, and costs a pass over the tensor and zeros of its size while it runs.
+pub(crate) fn view_mut<S: Shape>(tensor: &mut Tensor<S, f32, Cuda>) -> Result<SliceMut<'_, f32>, CudaError> {
+    assert!(
+        Cuda::is_contiguous(tensor),
+        "a view of a tensor that is not contiguous: {:?}",
+        tensor.shape()
+    );
+    let zeros: Tensor<S, f32, Cuda> = tensor.device().try_zeros_like(tensor.shape())?;
+    tensor.try_axpy(1.0, &zeros, -0.0)?;
+    let storage = Place::of(tensor);
+    // SAFETY: as in `view`; `try_axpy` has made this tensor the sole owner of its storage, and the borrow of `tensor` is unique.
+    Ok(unsafe { SliceMut::from_raw(storage.address, storage.len) })
+}
+
+/// Where a storage begins in the device's memory, and of how many numbers it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Place {
+    address: u64,
+    len: usize,
+}
+
+impl Place {
+    fn of<S: Shape>(tensor: &Tensor<S, f32, Cuda>) -> Self {
+        let mut beginning = Beginning::default();
+        // an error here is the formatter being stopped
+        let _ = write!(beginning, "{tensor:?}");
+        Self::parse(&beginning.0).unwrap_or_else(|| {
+            panic!(
+                "the place of a tensor on the GPU was not found in {:?}: dfdx must be 0.13.0 and cudarc 0.9.15",
+                beginning.0
+            )
+        })
+    }
+
+    /// From the beginning of the `Debug` form, if address and length stand there whole.
+    fn parse(text: &str) -> Option<Self> {
+        let number = |text: &str| -> Option<(u64, usize)> {
+            let digits = text.find(|c: char| !c.is_ascii_digit())?;
+            Some((text[..digits].parse().ok()?, digits))
+        };
+        const ADDRESS: &str = "data: CachableCudaSlice { data: CudaSlice { cu_device_ptr: ";
+        const LEN: &str = ", len: ";
+        let text = &text[text.find(ADDRESS)? + ADDRESS.len()..];
+        let (address, digits) = number(text)?;
+        let (len, _) = number(text[digits..].strip_prefix(LEN)?)?;
+        Some(Self {
+            address,
+            len: len as usize,
+        })
+    }
+}
+
+/// Takes text until a [`Place`] stands in it.
+#[derive(Default)]
+struct Beginning(String);
+
+impl Write for Beginning {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        /// More than stands before the place: an id and names.
+        const MOST: usize = 512;
+        self.0.push_str(text);
+        if self.0.len() > MOST || Place::parse(&self.0).is_some() {
+            return Err(std::fmt::Error);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As a tensor prints itself.
+    const FORM: &str = "Tensor { id: UniqueId(7), data: CachableCudaSlice { data: CudaSlice { cu_device_ptr: 140234567890, len: 24, device: CudaDevice";
+
+    #[test]
+    fn the_place_is_found_as_soon_as_it_is_whole() {
+        let place = Place {
+            address: 140_234_567_890,
+            len: 24,
+        };
+        assert_eq!(Place::parse(FORM), Some(place));
+        let whole = FORM.find("24, device").unwrap() + 3;
+        assert_eq!(Place::parse(&FORM[..whole]), Some(place));
+        // a number that may go on is not taken
+        assert_eq!(Place::parse(&FORM[..whole - 1]), None);
+        assert_eq!(
+            Place::parse("Tensor { id: UniqueId(7), data: CudaSlice { len: 24, "),
+            None
+        );
+    }
+
+    #[test]
+    fn the_formatter_is_stopped_behind_the_place() {
+        let mut beginning = Beginning::default();
+        let written: Vec<bool> = FORM
+            .split_inclusive(' ')
+            .map(|word| beginning.write_str(word).is_ok())
+            .collect();
+        let stop = written.iter().position(|&ok| !ok).unwrap();
+        assert!(FORM
+            .split_inclusive(' ')
+            .take(stop + 1)
+            .collect::<String>()
+            .ends_with("len: 24, "));
+        assert!(Beginning::default().write_str(&"x".repeat(1000)).is_err());
+    }
+}

@@ -1,0 +1,76 @@
+use dfdx::prelude::*;
+use edkm_cuda::cross_entropy::{self, Projection};
+use edkm_cuda::driver::Gpu;
+use edkm_cuda::{Array, Slice};
+use edkm_kernels::cross_entropy::Losses;
+
+use super::{CrossEntropyKernel, CrossEntropySaved, Targets};
+use crate::device::cuda::{error_of_op, gpu, Buffer, Fresh};
+use crate::ops::linear::cuda_clustered::{backward_accumulate, Effective};
+use crate::ops::linear::{fresh_on_gpu, ClusteredUse, LinearDims};
+use crate::EdkmError;
+
+impl CrossEntropyKernel for Cuda {
+    fn cross_entropy_forward(
+        &self,
+        dims: LinearDims,
+        x: Slice<'_, f32>,
+        head: Slice<'_, f32>,
+        clustered: Option<&ClusteredUse>,
+        targets: &Targets,
+    ) -> Result<(Losses, Fresh), EdkmError> {
+        let gpu = gpu(self).map_err(error_of_op)?;
+        let effective = Effective::of(&gpu, dims, head, clustered)?;
+        let projection = Projection {
+            x,
+            w: effective.as_slice(),
+        };
+        let (losses, on_host) = cross_entropy::forward(&*gpu, projection, on_device(targets)).map_err(error_of_op)?;
+        let mut lse = fresh_on_gpu(self, dims.tokens)?;
+        lse.slice_mut().write(&*gpu, &on_host).map_err(error_of_op)?;
+        Ok((losses, lse))
+    }
+
+    fn cross_entropy_backward(
+        &self,
+        dims: LinearDims,
+        saved: CrossEntropySaved<'_, Self>,
+        grad_loss: &Buffer,
+        grad_x: &mut Buffer,
+        grad_head: &mut Buffer,
+    ) -> Result<(), EdkmError> {
+        let CrossEntropySaved {
+            x,
+            head,
+            clustered,
+            lse,
+            targets,
+            scale,
+        } = saved;
+        let gpu = Gpu::of_memory(grad_loss).map_err(error_of_op)?;
+        let lse = lse.to_host(&*gpu).map_err(error_of_op)?;
+        let effective = Effective::of(&gpu, dims, head, clustered)?;
+        let projection = Projection {
+            x,
+            w: effective.as_slice(),
+        };
+        let targets = on_device(targets);
+        let (grad_loss, grad_x) = ((&**grad_loss).into(), (&mut **grad_x).into());
+        let grad_head = (&mut **grad_head).into();
+        let Some(clustered) = clustered else {
+            return cross_entropy::backward(&*gpu, projection, targets, &lse, grad_loss, scale, grad_x, grad_head)
+                .map_err(error_of_op);
+        };
+        let mut upstream = Array::zeroed(&*gpu, head.len()).map_err(error_of_op)?;
+        let to = upstream.as_mut();
+        cross_entropy::backward(&*gpu, projection, targets, &lse, grad_loss, scale, grad_x, to).map_err(error_of_op)?;
+        backward_accumulate(&gpu, dims, head, clustered, upstream.as_slice(), grad_head)
+    }
+}
+
+fn on_device(targets: &Targets) -> cross_entropy::Targets<'_> {
+    cross_entropy::Targets {
+        ids: &targets.ids,
+        weights: &targets.weights,
+    }
+}

@@ -1,0 +1,128 @@
+//! Loss and gradients of every op, beside those of the CPU.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+
+use dfdx::prelude::*;
+use dfdx_edkm::device::DeviceMemory;
+use dfdx_edkm::ops::attention::{attention, AttentionDims};
+use dfdx_edkm::ops::Matrix;
+use dfdx_edkm::{backward, ChannelScale, EdkmDevice, EdkmError, StoreTape};
+use edkm_cluster::{Bits, ClusterError, GradientMode, Grouping, HalfKind, KeepZero, Spec, VectorLen};
+use edkm_store::Store;
+use edkm_testkit::{assert_bitwise_equal, assert_close};
+
+use crate::net::{Loss, Net};
+use crate::{gpu, random};
+
+/// Both sum in f32, in different orders, through some ten ops.
+const TOLERANCE: f64 = 2e-5;
+
+fn loss_and_gradients<D: EdkmDevice>(
+    device: &D,
+    seq: usize,
+    spec: Option<Spec>,
+    channel_scale: ChannelScale,
+    kind: Loss,
+) -> (f32, BTreeMap<String, Vec<f32>>) {
+    let mut net = Net::new(device, seq, spec, channel_scale);
+    let store = Store::marshaling();
+    let tape = StoreTape::new(store, Gradients::leaky());
+    let failure = tape.failure();
+    let loss = match net.loss(kind, tape) {
+        Ok(loss) => loss,
+        Err(device) => panic!("{:?} {device}", failure.take()),
+    };
+    let value = loss.as_vec()[0];
+    let gradients = backward(loss).unwrap();
+    (value, net.gradients(gradients))
+}
+
+fn compare(seq: usize, spec: Option<Spec>, channel_scale: ChannelScale, kind: Loss) {
+    let (want_loss, want) = loss_and_gradients(&Cpu::default(), seq, spec, channel_scale, kind);
+    let gpu = gpu();
+    let (loss, got) = loss_and_gradients(&gpu, seq, spec, channel_scale, kind);
+    assert_close("loss", &[loss], &[want_loss], TOLERANCE);
+    for (name, want) in &want {
+        assert!(
+            want.iter().any(|&g| g != 0.0),
+            "{name}: a gradient of zeros shows nothing"
+        );
+        assert_close(&format!("{name}, {spec:?}"), &got[name], want, TOLERANCE);
+    }
+    // the same bits when it is done again
+    let (again, repeated) = loss_and_gradients(&gpu, seq, spec, channel_scale, kind);
+    assert_eq!(loss.to_bits(), again.to_bits());
+    for (name, got) in &got {
+        assert_bitwise_equal(name, &repeated[name], got);
+    }
+}
+
+#[test]
+fn a_model_that_is_not_clustered() {
+    // attention's output made again (few tokens), and saved (many)
+    for seq in [3, 21] {
+        for kind in [Loss::Text, Loss::Teacher] {
+            compare(seq, None, ChannelScale::None, kind);
+        }
+    }
+}
+
+#[test]
+fn clustered_models() {
+    let spec = Spec::new(Bits::new(3).unwrap());
+    let groups = Grouping::PerChannels(NonZeroUsize::new(5).unwrap());
+    for kind in [Loss::Text, Loss::Teacher] {
+        compare(5, Some(spec), ChannelScale::None, kind);
+    }
+    for spec in [
+        spec.with_grouping(groups),
+        spec.with_half(HalfKind::F16).with_keep_zero(KeepZero::Exact),
+        spec.with_gradient(GradientMode::Implicit),
+        spec.with_gradient(GradientMode::StraightThrough),
+        spec.with_vector(VectorLen::Two),
+    ] {
+        compare(5, Some(spec), ChannelScale::None, Loss::Text);
+    }
+    compare(5, Some(spec), ChannelScale::RootMeanSquare, Loss::Text);
+}
+
+#[test]
+fn a_weight_that_is_not_finite_is_named() {
+    let dev = gpu();
+    let mut numbers = random(1, 64);
+    numbers[37] = f32::NAN;
+    let weight: Matrix<Cuda> = dev.tensor_from_host(numbers, (8, 8)).unwrap();
+    let x: Matrix<Cuda> = dev.tensor_from_host(random(2, 16), (2, 8)).unwrap();
+    let tape = StoreTape::new(Store::memory(), Gradients::leaky());
+    let failure = tape.failure();
+    let clustering = dfdx_edkm::Clustering::default();
+    let outcome = dfdx_edkm::ops::linear::linear(x.put_tape(tape), &weight, None, Some(&clustering));
+    assert!(outcome.is_err());
+    match failure.take() {
+        Some(EdkmError::Cluster {
+            source: ClusterError::NonFinite { index, .. },
+            ..
+        }) => assert_eq!(index, 37),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn heads_that_are_too_wide_are_refused() {
+    let dev = gpu();
+    let head: Matrix<Cuda> = dev.tensor_from_host(random(1, 2 * 160), (2, 160)).unwrap();
+    let dims = AttentionDims {
+        batch: 1,
+        seq: 2,
+        heads: 1,
+        kv_heads: 1,
+        head_dim: 160,
+        scale: 1.0,
+    };
+    let tape = StoreTape::new(Store::memory(), Gradients::leaky());
+    let failure = tape.failure();
+    assert!(attention(head.clone().put_tape(tape), head.retaped(), head.retaped(), dims).is_err());
+    let reason = failure.take().expect("a reason").to_string();
+    assert!(reason.contains("128") && reason.contains("160"), "{reason}");
+}

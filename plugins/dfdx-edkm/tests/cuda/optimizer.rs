@@ -1,0 +1,93 @@
+//! AdamW on the GPU, beside the CPU.
+
+use dfdx::prelude::*;
+use dfdx_edkm::device::DeviceMemory;
+use dfdx_edkm::optim::{AdamW, AdamWConfig, AdamWKernel, StepError};
+use dfdx_edkm::{backward, ChannelScale, EdkmDevice, ParameterKind, ParameterVisitor, Parameters, StoreTape};
+use edkm_cluster::Spec;
+use edkm_store::Store;
+use edkm_testkit::{assert_bitwise_equal, assert_close};
+
+use crate::net::{Loss, Net};
+use crate::{gpu, random};
+
+const LEN: usize = 1000;
+
+struct One<D: EdkmDevice>(Tensor<(usize,), f32, D>);
+
+impl<D: EdkmDevice> Parameters<D> for One<D> {
+    fn visit_parameters<V: ParameterVisitor<D>>(&mut self, prefix: &str, visitor: &mut V) -> Result<(), V::Error> {
+        let kind = ParameterKind::Linear { clustering: None };
+        visitor.visit(&format!("{prefix}one"), kind, &mut self.0)
+    }
+}
+
+/// Parameter and norms after three steps on the same gradients, the optimizer saved and restored after the first.
+fn steps<D: EdkmDevice>(device: &D) -> (Vec<f32>, Vec<f64>) {
+    let config = AdamWConfig {
+        weight_decay: 0.1,
+        ..AdamWConfig::default()
+    };
+    let mut model = One(device.tensor_from_host(random(1, LEN), (LEN,)).unwrap());
+    let mut optimizer = AdamW::new(device.clone(), config);
+    let mut norms = Vec::new();
+    for step in 0..3 {
+        let mut gradients = Gradients::leaky();
+        *gradients.get_or_alloc_mut(&model.0).unwrap() = device.buffer_from_vec(random(10 + step, LEN)).unwrap();
+        norms.push(optimizer.step(&mut model, &mut gradients, 1e-2, 1.0).unwrap());
+        let state = optimizer.state().unwrap();
+        optimizer = AdamW::from_state(device.clone(), state).unwrap();
+    }
+    (model.0.as_vec(), norms)
+}
+
+#[test]
+fn steps_are_those_of_the_cpu() {
+    let (want, want_norms) = steps(&Cpu::default());
+    let (got, norms) = steps(&gpu());
+    // the norms are sums in another order, in f64: they clip in f32
+    assert_close("norms", &norms, &want_norms, 1e-12);
+    assert_close("parameter", &got, &want, 1e-6);
+}
+
+#[test]
+fn a_gradient_that_is_not_finite_changes_nothing() {
+    let dev = gpu();
+    let mut model = One(dev.tensor_from_host(random(1, LEN), (LEN,)).unwrap());
+    let mut optimizer = AdamW::new(dev.clone(), AdamWConfig::default());
+    let mut numbers = random(2, LEN);
+    numbers[500] = f32::NAN;
+    let mut gradients = Gradients::leaky();
+    *gradients.get_or_alloc_mut(&model.0).unwrap() = dev.buffer_from_vec(numbers).unwrap();
+    match optimizer.step(&mut model, &mut gradients, 1e-2, 1.0) {
+        Err(StepError::NotFinite { parameter }) => assert_eq!(parameter, "one"),
+        other => panic!("{other:?}"),
+    }
+    assert_bitwise_equal("parameter", &model.0.as_vec(), &random(1, LEN));
+}
+
+/// Losses of a few steps of training.
+fn losses<D: EdkmDevice>(device: &D, spec: Option<Spec>) -> Vec<f32> {
+    let mut net = Net::new(device, 6, spec, ChannelScale::None);
+    let mut optimizer = AdamW::new(device.clone(), AdamWConfig::default());
+    let losses = (0..5).map(|_| {
+        let tape = StoreTape::new(Store::marshaling(), Gradients::leaky());
+        let loss = net.loss(Loss::Text, tape).unwrap();
+        let value = loss.as_vec()[0];
+        let mut gradients = backward(loss).unwrap();
+        optimizer.step(&mut net, &mut gradients, 1e-2, 1.0).unwrap();
+        value
+    });
+    losses.collect()
+}
+
+#[test]
+fn training_goes_the_way_of_the_cpu() {
+    for spec in [None, Some(Spec::default())] {
+        let want = losses(&Cpu::default(), spec);
+        let got = losses(&gpu(), spec);
+        assert!(want[4] < 0.9 * want[0], "{want:?}");
+        // differences in the last bits grow from step to step
+        assert_close("losses", &got, &want, 1e-3);
+    }
+}

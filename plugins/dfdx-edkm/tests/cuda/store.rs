@@ -1,0 +1,102 @@
+//! Tensors saved from the GPU to the host.
+
+use dfdx::prelude::*;
+use dfdx_edkm::device::DeviceMemory;
+use dfdx_edkm::ops::linear::linear;
+use dfdx_edkm::ops::rms_norm::rms_norm;
+use dfdx_edkm::ops::{Matrix, Vector};
+use dfdx_edkm::{backward, try_rematerialize, ChannelScale, SaveForBackward, StoreTape};
+use edkm_cluster::Spec;
+use edkm_store::{Backend, Store, StoreSpec};
+use edkm_testkit::assert_bitwise_equal;
+
+use crate::net::{Loss, Net};
+use crate::{gpu, random};
+
+#[test]
+fn gradients_are_the_same_bits_from_every_store() {
+    let dev = gpu();
+    let gradients = |store: Store| {
+        let mut net = Net::new(&dev, 21, Some(Spec::default()), ChannelScale::None);
+        let loss = net
+            .loss(Loss::Text, StoreTape::new(store.clone(), Gradients::leaky()))
+            .unwrap();
+        assert!(store.report().held_bytes > 0, "nothing went to the store");
+        let gradients = backward(loss).unwrap();
+        assert_eq!(store.report().held_bytes, 0, "something is left in the store");
+        net.gradients(gradients)
+    };
+    let want = gradients(Store::memory());
+    for layers in ["marshal", "marshal,compress", "marshal,uniquify"] {
+        let store = layers.parse::<StoreSpec>().unwrap().build().unwrap();
+        for (name, got) in gradients(store) {
+            assert_bitwise_equal(&format!("{layers}: {name}"), &got, &want[&name]);
+        }
+    }
+}
+
+#[test]
+fn the_store_holds_what_it_holds_for_the_cpu() {
+    let held = |store: &Store| (store.report().held_bytes, store.report().held_count);
+    let on_cpu = {
+        let store = Store::marshaling();
+        let net = Net::new(&Cpu::default(), 3, None, ChannelScale::None);
+        let kept = net.hidden(StoreTape::new(store.clone(), Gradients::leaky())).unwrap();
+        let held = held(&store);
+        drop(kept);
+        held
+    };
+    let store = Store::marshaling();
+    let net = Net::new(&gpu(), 3, None, ChannelScale::None);
+    let kept = net.hidden(StoreTape::new(store.clone(), Gradients::leaky())).unwrap();
+    assert_eq!(held(&store), on_cpu);
+    drop(kept);
+    assert_eq!(held(&store), (0, 0));
+}
+
+/// A norm and a projection, run again in backward.
+struct Segment {
+    norm: Vector<Cuda>,
+    weight: Matrix<Cuda>,
+}
+
+impl Segment {
+    fn apply<T: SaveForBackward<Cuda>>(&self, x: Matrix<Cuda, T>) -> Result<Matrix<Cuda, T>, CudaError> {
+        linear(rms_norm(x, &self.norm, 1e-5)?, &self.weight, None, None)
+    }
+}
+
+impl<T: SaveForBackward<Cuda>> Module<Matrix<Cuda, T>> for Segment {
+    type Output = Matrix<Cuda, T>;
+    type Error = CudaError;
+    fn try_forward(&self, x: Matrix<Cuda, T>) -> Result<Matrix<Cuda, T>, CudaError> {
+        self.apply(x)
+    }
+}
+
+#[test]
+fn a_segment_that_is_run_again_gives_the_same_bits() {
+    let dev = gpu();
+    let segment = || Segment {
+        norm: dev.tensor_from_host(random(1, 8), (8,)).unwrap(),
+        weight: dev.tensor_from_host(random(2, 64), (8, 8)).unwrap(),
+    };
+    let head: Matrix<Cuda> = dev.tensor_from_host(random(3, 80), (10, 8)).unwrap();
+    let x: Matrix<Cuda> = dev.tensor_from_host(random(4, 40), (5, 8)).unwrap();
+    let targets = || dfdx_edkm::ops::cross_entropy::Targets {
+        ids: (0..5).collect(),
+        weights: vec![1.0; 5].into(),
+    };
+    let of_x = |y: Matrix<Cuda, StoreTape<f32, Cuda>>| {
+        let loss = dfdx_edkm::ops::cross_entropy::cross_entropy(y, &head, None, targets()).unwrap();
+        crate::gradient(&mut backward(loss).unwrap(), &x)
+    };
+    let tape = || StoreTape::new(Store::memory(), Gradients::leaky());
+    let want = of_x(segment().apply(x.clone().put_tape(tape())).unwrap());
+    assert!(want.iter().any(|&g| g != 0.0));
+    let (store, first) = (Store::memory(), segment());
+    let tape = StoreTape::new(store.clone(), Gradients::leaky());
+    let y = try_rematerialize(x.clone().put_tape(tape), |x| first.apply(x), segment).unwrap();
+    assert_eq!(store.report().held_bytes, 5 * 8 * 4, "the input alone is saved");
+    assert_bitwise_equal("run again", &of_x(y), &want);
+}
