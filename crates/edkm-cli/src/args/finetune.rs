@@ -7,6 +7,7 @@ use clap::{ArgAction, Args as ClapArgs};
 use edkm_train::run::OnNonFinite;
 
 use super::ClusterArgs;
+use crate::device::DeviceChoice;
 
 /// `edkm finetune`
 #[derive(Debug, ClapArgs)]
@@ -85,6 +86,9 @@ pub struct FinetuneArgs {
     /// for programs of your own (StoreSpec::build_for in edkm-store), and for `edkm bench ablation`, which runs several learners.
     #[arg(long, value_name = "LAYERS", default_value = "marshal", verbatim_doc_comment)]
     pub store: String,
+    /// Where the model is trained: cpu, cuda or cuda:N, the number of a GPU (for a program built with the feature cuda)
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    pub device: DeviceChoice,
     /// Folder to write; without it a new one, edkm-out
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,

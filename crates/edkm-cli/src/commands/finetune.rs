@@ -2,18 +2,19 @@
 
 use std::path::{Path, PathBuf};
 
-use dfdx::prelude::*;
+use dfdx_edkm::EdkmDevice;
 use edkm_llama::checkpoint::Overwrite;
 use edkm_store::StoreSpec;
 use edkm_train::run::checkpoint::{CheckpointSettings, Start};
 use edkm_train::run::{
     finetune, free_folder, plan_finetune, ClusterSettings, DataSource, FinetuneOutcome, FinetuneSettings, Measure,
-    Objective,
+    Objective, PlannedLayer,
 };
 
 use super::{plan, recompute, Failure};
 use crate::args::FinetuneArgs;
 use crate::console::{bytes, Output};
+use crate::device::OnDevice;
 use crate::embedded;
 use crate::hub;
 use crate::progress::Progress;
@@ -44,8 +45,11 @@ pub fn run(args: FinetuneArgs, log: RunLog) -> Result<(), Failure> {
     };
     let mut settings = settings(&args, embedded_folder.as_ref().map(|folder| folder.path()))?;
     if args.clustering.plan {
-        let layers = plan_finetune(&settings, &Cpu::default(), &mut Progress::new(output))?;
-        return plan::show(output, layers);
+        let work = Plan {
+            settings: &settings,
+            output,
+        };
+        return plan::show(output, args.device.run(work)?);
     }
     settings.out = started.out.clone().unwrap_or(std::path::absolute(&settings.out)?);
     settings.checkpoints = CheckpointSettings {
@@ -54,18 +58,45 @@ pub fn run(args: FinetuneArgs, log: RunLog) -> Result<(), Failure> {
         start,
         arguments: started.with_out(&settings.out)?,
     };
-    let device = Cpu::default();
-    // freed memory goes back: what is measured is what is held
-    device.disable_cache();
     tracing::info!(target: PROGRESS, "edkm {}: {}", env!("CARGO_PKG_VERSION"), settings.checkpoints.arguments);
-    let outcome = finetune(
-        &settings,
-        &device,
-        &mut Progress::new(output).with_log(log).with_signals()?,
-    )?;
+    let outcome = args.device.run(Training {
+        settings: &settings,
+        output,
+        log,
+    })?;
     show(output, &settings, &outcome);
     output.json(&outcome)?;
     Ok(())
+}
+
+/// What each layer would get.
+struct Plan<'a> {
+    settings: &'a FinetuneSettings,
+    output: Output,
+}
+
+impl OnDevice for Plan<'_> {
+    type Output = Vec<PlannedLayer>;
+
+    fn run<D: EdkmDevice>(self, device: &D) -> Result<Self::Output, Failure> {
+        Ok(plan_finetune(self.settings, device, &mut Progress::new(self.output))?)
+    }
+}
+
+/// The whole run.
+struct Training<'a> {
+    settings: &'a FinetuneSettings,
+    output: Output,
+    log: RunLog,
+}
+
+impl OnDevice for Training<'_> {
+    type Output = FinetuneOutcome;
+
+    fn run<D: EdkmDevice>(self, device: &D) -> Result<FinetuneOutcome, Failure> {
+        let mut progress = Progress::new(self.output).with_log(self.log).with_signals()?;
+        Ok(finetune(self.settings, device, &mut progress)?)
+    }
 }
 
 fn settings(args: &FinetuneArgs, embedded_folder: Option<&Path>) -> Result<FinetuneSettings, Failure> {

@@ -240,3 +240,25 @@ fn a_budget_that_cannot_be() {
         Some(2)
     );
 }
+
+#[test]
+fn a_device_that_is_no_device() {
+    let shop = Workshop::new();
+    for device in ["gpu", "cuda:", "cuda:-1", "cpu:0"] {
+        let refused = shop.finetune(&["--device", device]);
+        let message = String::from_utf8_lossy(&refused.stderr);
+        // the code of arguments that cannot be read
+        assert_eq!(refused.status.code(), Some(2), "{message}");
+        assert!(message.contains(device) && message.contains("cuda:N"), "{message}");
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+#[test]
+fn a_gpu_without_the_feature() {
+    let shop = Workshop::new();
+    for (asked, named) in [("cuda", "cuda:0"), ("cuda:3", "cuda:3")] {
+        let refused = shop.finetune(&["--device", asked]);
+        assert_refused(&refused, &[named, "cargo build --release --features cuda"], &shop.out());
+    }
+}

@@ -290,7 +290,7 @@ pub fn with_palettes<D: EdkmDevice>(
             };
             let (device, shape) = (parameter.device().clone(), *parameter.shape());
             *parameter = device
-                .try_tensor_from_vec(palettized.matrix.dequantize(), shape)
+                .tensor_from_host(palettized.matrix.dequantize(), shape)
                 .map_err(|error| TrainError::Device {
                     reason: format!("{name}: {error}"),
                 })?;

@@ -303,7 +303,7 @@ fn set_weight<D: EdkmDevice>(model: &mut DynamicLlama<D>, layer: &Layer, bits: B
             if let Some(values) = self.1.take_if(|_| name == self.0) {
                 let (device, shape) = (parameter.device().clone(), *parameter.shape());
                 *parameter = device
-                    .try_tensor_from_vec(values, shape)
+                    .tensor_from_host(values, shape)
                     .map_err(|error| TrainError::Device {
                         reason: format!("{name}: {error}"),
                     })?;

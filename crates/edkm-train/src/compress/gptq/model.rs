@@ -143,7 +143,7 @@ impl<D: EdkmDevice> Round<'_, D> {
         })?;
         projection.weight = self
             .device
-            .try_tensor_from_vec(rounded.matrix.dequantize(), shape)
+            .tensor_from_host(rounded.matrix.dequantize(), shape)
             .map_err(|error| TrainError::Device {
                 reason: format!("{name}: {error}"),
             })?;

@@ -137,7 +137,7 @@ pub(super) fn put<D: EdkmDevice>(
             let (device, shape) = (parameter.device().clone(), *parameter.shape());
             let numbers = self.0.read_f32(name, shape.concrete().as_ref())?;
             *parameter = device
-                .try_tensor_from_vec(numbers, shape)
+                .tensor_from_host(numbers, shape)
                 .map_err(|error| TrainError::Device {
                     reason: format!("{name}: {error}"),
                 })?;

@@ -1,0 +1,63 @@
+//! Where a model is computed: `cpu`, `cuda` or `cuda:N`.
+
+#[cfg(feature = "cuda")]
+mod gpu;
+#[cfg(not(feature = "cuda"))]
+#[path = "no_gpu.rs"]
+mod gpu;
+
+use std::str::FromStr;
+
+use dfdx::prelude::*;
+use dfdx_edkm::EdkmDevice;
+
+use crate::commands::Failure;
+
+/// The device that is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// The CPU, all its threads.
+    Cpu,
+    /// A GPU, counted from 0.
+    Cuda(usize),
+}
+
+impl FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let ordinal = match text.split_once(':') {
+            None if text == "cpu" => return Ok(Self::Cpu),
+            None if text == "cuda" => Some(0),
+            Some(("cuda", number)) => number.parse().ok(),
+            _ => None,
+        };
+        ordinal
+            .map(Self::Cuda)
+            .ok_or_else(|| "a device is cpu, cuda, or cuda:N with the number of a GPU, counted from 0".to_owned())
+    }
+}
+
+/// Something to do on a device of whatever kind.
+pub trait OnDevice {
+    /// What comes of it.
+    type Output;
+
+    /// Does it.
+    fn run<D: EdkmDevice>(self, device: &D) -> Result<Self::Output, Failure>;
+}
+
+impl DeviceChoice {
+    /// Does `work` on this device.
+    pub fn run<W: OnDevice>(self, work: W) -> Result<W::Output, Failure> {
+        match self {
+            Self::Cpu => {
+                let device = Cpu::default();
+                // freed memory goes back: what is measured is what is held
+                device.disable_cache();
+                work.run(&device)
+            }
+            Self::Cuda(ordinal) => gpu::run(ordinal, work),
+        }
+    }
+}
