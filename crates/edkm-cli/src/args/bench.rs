@@ -99,6 +99,9 @@ pub struct BenchGenerateArgs {
     /// Tokens to generate
     #[arg(long, default_value_t = 64, value_parser = value_parser!(u32).range(2..))]
     pub tokens: u32,
+    /// Write the model into this folder and do nothing else
+    #[arg(long, hide = true, value_name = "DIR")]
+    pub write_to: Option<PathBuf>,
     /// Write a trace of every layer and op, to be opened in Perfetto (ui.perfetto.dev)
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,

@@ -3,9 +3,11 @@
 //! To compare with, the same model in f32 through dfdx: the time of its matrix-vector products alone, the least that decoding a
 //! token takes there. One layer's matrices are held at a time and used once for each layer; they are larger than caches.
 
+use std::path::Path;
 use std::time::Instant;
 
 use dfdx::prelude::*;
+use edkm_llama::checkpoint::Checkpoint;
 use edkm_llama::config::LlamaConfig;
 use edkm_llama::inference::{
     generate, CacheType, GenerateOptions, InferenceModel, RandomWeights, SamplingOptions, Session, SplitMix64,
@@ -54,28 +56,37 @@ pub struct GenerateMeasured {
     pub dfdx_seconds: f64,
 }
 
-/// Writes a model of random packed weights into a temporary folder, opens it and generates.
+/// Writes the model of random packed weights into a folder.
 ///
-/// Memory: the packed model twice while it is written (once in the file's pages), then what is measured, then the f32 matrices of
-/// one layer.
+/// Memory: the packed model, and a byte for each weight of one matrix.
 ///
 /// # Errors
-/// A temporary folder that cannot be written, or too little room in it; settings out of range.
-pub fn run(settings: &GenerateSettings) -> Result<GenerateMeasured, TrainError> {
-    let config = &settings.config;
-    let dir = tempfile::Builder::new().prefix("edkm-bench-").tempdir();
-    let dir = dir.map_err(TrainError::io("make a folder in", &std::env::temp_dir()))?;
+/// A folder that cannot be written, or too little room in it; settings out of range.
+pub fn write(settings: &GenerateSettings, dir: &Path) -> Result<(), TrainError> {
     let weights = RandomWeights {
         bits: Some(settings.bits),
         embedding_bits: Some(settings.embedding_bits),
         seed: 1,
     };
-    let file_bytes = weights.write(config, dir.path())?.bytes;
+    weights.write(&settings.config, dir)?;
+    Ok(())
+}
+
+/// Opens the model that [`write`] wrote and generates.
+///
+/// The memory is that of this process: it should be another than the one that wrote, whose allocator keeps some of what it freed.
+/// Memory: what is measured, then the f32 matrices of one layer.
+///
+/// # Errors
+/// A folder that holds no such model.
+pub fn run(settings: &GenerateSettings, dir: &Path) -> Result<GenerateMeasured, TrainError> {
+    let config = &settings.config;
+    let file_bytes = Checkpoint::open(dir)?.file_bytes();
 
     let resident_before_bytes = resident_bytes();
     reset_peak_resident();
     let begin = Instant::now();
-    let model = InferenceModel::open(dir.path())?;
+    let model = InferenceModel::open(dir)?;
     let mut session = Session::new(&model, settings.prompt + settings.tokens + 1, CacheType::F32)?;
     let load_seconds = begin.elapsed().as_secs_f64();
     session.prefill(&[0])?;
@@ -197,7 +208,9 @@ mod tests {
             prompt: 4,
             tokens: 5,
         };
-        let measured = run(&settings).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        write(&settings, dir.path()).unwrap();
+        let measured = run(&settings, dir.path()).unwrap();
         // 3 bits for each weight of the layers and 8 for the embedding, and not 32 for any matrix
         let (linear, embedding) = (2 * (64 * 64 * 2 + 32 * 64 * 2 + 3 * 128 * 64), 256 * 64);
         let smallest = (linear * 3 / 8 + embedding) as u64;

@@ -1,5 +1,8 @@
 //! `edkm bench generate`
 
+use std::path::Path;
+use std::process::{Command, Stdio};
+
 use edkm_train::bench::configurations::configuration;
 use edkm_train::bench::generate::{self, GenerateSettings};
 use serde::Serialize;
@@ -33,7 +36,12 @@ pub fn run(args: BenchGenerateArgs) -> Result<(), Failure> {
         prompt: args.prompt as usize,
         tokens: args.tokens as usize,
     };
-    let measured = generate::run(&settings)?;
+    if let Some(dir) = &args.write_to {
+        return Ok(generate::write(&settings, dir)?);
+    }
+    let dir = tempfile::Builder::new().prefix("edkm-bench-").tempdir()?;
+    write_in_a_process_of_its_own(&args, dir.path())?;
+    let measured = generate::run(&settings, dir.path())?;
     let figures = Figures {
         parameters: settings.config.parameter_count(),
         file_bytes: measured.file_bytes,
@@ -77,4 +85,17 @@ pub fn run(args: BenchGenerateArgs) -> Result<(), Failure> {
     ));
     output.json(&figures)?;
     Ok(())
+}
+
+/// What the writer's allocator keeps shall not count as the model's memory.
+fn write_in_a_process_of_its_own(args: &BenchGenerateArgs, dir: &Path) -> Result<(), Failure> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(["bench", "generate", "--config", &args.config]);
+    command.args(["--bits", &args.bits.to_string()]);
+    command.args(["--embedding-bits", &args.embedding_bits.to_string()]);
+    command.arg("--write-to").arg(dir);
+    match command.stdout(Stdio::null()).stderr(Stdio::inherit()).status()? {
+        status if status.success() => Ok(()),
+        status => Err(format!("writing the model failed: {status}").into()),
+    }
 }
