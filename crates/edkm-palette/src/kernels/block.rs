@@ -64,27 +64,40 @@ pub(crate) fn unpack_chunk<L: Lanes, const BITS: usize>(
             &ragged
         }
     };
+    // By number: to cut the panel into vectors would take a division each time.
+    for four in 0..panel.len() / (4 * tile.vector) {
+        let indices = bits_at::<L, BITS>(lanes, words, four * 4 * BITS, 4 * BITS);
+        for column in 0..tile.vector {
+            let weights = lookup_tile::<L, BITS>(lanes, &tile, column, indices);
+            for (i, weights) in weights.into_iter().enumerate() {
+                lanes.store(weights, &mut panel[(4 * four + i) * tile.vector + column]);
+            }
+        }
+    }
+}
+
+/// Column `column` of the entries that four indices choose, each row in its own palette.
+#[inline(always)]
+pub(crate) fn lookup_tile<L: Lanes, const BITS: usize>(
+    lanes: L,
+    tile: &Tile<'_>,
+    column: usize,
+    indices: L::Words,
+) -> [L::Floats; 4] {
     let TilePalettes {
         lookup,
         groups,
         first_lanes,
     } = tile.palettes;
-    for (four, panel) in panel.chunks_exact_mut(4 * tile.vector).enumerate() {
-        let indices = bits_at::<L, BITS>(lanes, words, four * 4 * BITS, 4 * BITS);
-        for column in 0..tile.vector {
-            let mut weights = lanes.lookup_four::<BITS>(lookup, column, indices);
-            // A tile that several groups share: each palette in turn for the lanes from its first on.
-            for (group, &first_lane) in first_lanes.iter().enumerate().take(groups).skip(1) {
-                let others = lanes.lookup_four::<BITS>(lookup, group * tile.vector + column, indices);
-                for (weights, others) in weights.iter_mut().zip(others) {
-                    *weights = lanes.choose_from(usize::from(first_lane), *weights, others);
-                }
-            }
-            for (panel, weights) in panel.chunks_exact_mut(tile.vector).zip(weights) {
-                lanes.store(weights, &mut panel[column]);
-            }
+    let mut weights = lanes.lookup_four::<BITS>(lookup, column, indices);
+    // A tile that several groups share: each palette in turn for the lanes from its first on.
+    for (group, &first_lane) in first_lanes.iter().enumerate().take(groups).skip(1) {
+        let others = lanes.lookup_four::<BITS>(lookup, group * tile.vector + column, indices);
+        for (weights, others) in weights.iter_mut().zip(others) {
+            *weights = lanes.choose_from(usize::from(first_lane), *weights, others);
         }
     }
+    weights
 }
 
 /// `len` bits, at most 32, of each row from bit `start` of the chunk on; what stands above them is left in.

@@ -3,13 +3,13 @@
 //! Several tiles run side by side: their sums do not depend on each other, which hides the latency of the multiply-add, and
 //! they share the input. The order of each row's sum is that of [`block`](super::block).
 
-use super::block::{bits_at, unpack_chunk, Panel, Tile, BLOCK, CHUNK};
+use super::block::{bits_at, lookup_tile, unpack_chunk, Panel, Tile, BLOCK, CHUNK};
 use super::lanes::Lanes;
 use crate::layout::{WordLanes, TILE_ROWS};
 use crate::tables::FloatLanes;
 
-/// Widest index that is looked up without a stop in memory: an instruction or two each, in unrolled code.
-const FUSED_BITS: usize = 5;
+/// Widest index that is looked up alone, an instruction or two each, in unrolled code. Wider ones are looked up by fours.
+const SINGLE_BITS: usize = 5;
 
 /// Repeats `$body` with the constant `$i` from 0 to 31: a loop that the compiler must unroll, for its shifts to be constants.
 macro_rules! unroll_chunk {
@@ -32,7 +32,7 @@ pub(crate) fn dot_tiles<L: Lanes, const BITS: usize, const TILES: usize>(
 ) -> [FloatLanes; TILES] {
     let vector = tiles[0].vector;
     let tables = tiles.map(|tile| tile.palettes.lookup.floats);
-    let fused = vector == 1 && tiles.iter().all(|tile| tile.palettes.groups == 1);
+    let one_palette = tiles.iter().all(|tile| tile.palettes.groups == 1);
 
     let mut totals = [lanes.splat(0.0); TILES];
     for (block, x) in x.chunks(BLOCK).enumerate() {
@@ -40,12 +40,18 @@ pub(crate) fn dot_tiles<L: Lanes, const BITS: usize, const TILES: usize>(
         let first_chunk = block * BLOCK / (CHUNK * vector);
         for (chunk, x) in x.chunks(CHUNK * vector).enumerate() {
             let chunk = first_chunk + chunk;
-            // Lanes that run one tile at a time have no need of unrolled code.
-            if const { BITS <= FUSED_BITS && TILES > 1 } {
-                if let (true, Some(x)) = (fused, x.first_chunk::<CHUNK>()) {
-                    sums = dot_chunk::<L, BITS, TILES>(lanes, tiles, &tables, chunk, x, sums);
-                    continue;
-                }
+            // Lanes that run one tile at a time have no need of code that goes without a stop in memory, and longer vectors not the registers.
+            if const { TILES > 1 } && vector <= 2 && x.len() == CHUNK * vector {
+                let words = chunk_words::<BITS, TILES>(tiles, chunk);
+                sums = match (vector, one_palette) {
+                    (1, true) if const { BITS <= SINGLE_BITS } => {
+                        dot_singles::<L, BITS, TILES>(lanes, &words, &tables, x, sums)
+                    }
+                    (1, true) => dot_fours::<L, One, BITS, TILES, 1>(lanes, &words, tiles, x, sums),
+                    (1, false) => dot_fours::<L, Several, BITS, TILES, 1>(lanes, &words, tiles, x, sums),
+                    _ => dot_fours::<L, Several, BITS, TILES, 2>(lanes, &words, tiles, x, sums),
+                };
+                continue;
             }
             sums = dot_unpacked::<L, BITS, TILES>(lanes, tiles, chunk, x, panels, sums);
         }
@@ -60,23 +66,32 @@ pub(crate) fn dot_tiles<L: Lanes, const BITS: usize, const TILES: usize>(
     stored
 }
 
-/// Adds 32 columns of single numbers to the sums, from the words to the sums in registers.
+/// The words of a chunk of each tile; zeros where a mapping has shrunk.
 #[inline(always)]
-fn dot_chunk<L: Lanes, const BITS: usize, const TILES: usize>(
-    lanes: L,
-    tiles: &[Tile<'_>; TILES],
-    tables: &[&[FloatLanes]; TILES],
+fn chunk_words<'a, const BITS: usize, const TILES: usize>(
+    tiles: &[Tile<'a>; TILES],
     chunk: usize,
-    x: &[f32; CHUNK],
+) -> [&'a [WordLanes; BITS]; TILES] {
+    std::array::from_fn(
+        #[inline(always)]
+        |tile| {
+            let words = tiles[tile].words.get(chunk * BITS..);
+            words
+                .and_then(|words| words.first_chunk())
+                .unwrap_or(&[[0; TILE_ROWS]; BITS])
+        },
+    )
+}
+
+/// Adds 32 columns of single numbers to the sums, from the words to the sums in registers, index by index.
+#[inline(always)]
+fn dot_singles<L: Lanes, const BITS: usize, const TILES: usize>(
+    lanes: L,
+    words: &[&[WordLanes; BITS]; TILES],
+    tables: &[&[FloatLanes]; TILES],
+    x: &[f32],
     mut sums: [L::Floats; TILES],
 ) -> [L::Floats; TILES] {
-    let words: [&[WordLanes; BITS]; TILES] = std::array::from_fn(|tile| {
-        let words = tiles[tile]
-            .words
-            .get(chunk * BITS..)
-            .and_then(|words| words.first_chunk());
-        words.unwrap_or(&[[0; TILE_ROWS]; BITS])
-    });
     unroll_chunk!(I, {
         let x = lanes.splat(x[I]);
         for tile in 0..TILES {
@@ -84,6 +99,72 @@ fn dot_chunk<L: Lanes, const BITS: usize, const TILES: usize>(
             sums[tile] = lanes.fma(lanes.lookup::<BITS>(tables[tile], index), x, sums[tile]);
         }
     });
+    sums
+}
+
+/// The palettes that a tile's rows use.
+trait Palettes {
+    fn lookup_four<L: Lanes, const BITS: usize>(
+        lanes: L,
+        tile: &Tile<'_>,
+        column: usize,
+        indices: L::Words,
+    ) -> [L::Floats; 4];
+}
+
+/// One for all rows.
+struct One;
+
+/// One or more.
+struct Several;
+
+impl Palettes for One {
+    #[inline(always)]
+    fn lookup_four<L: Lanes, const BITS: usize>(
+        lanes: L,
+        tile: &Tile<'_>,
+        column: usize,
+        indices: L::Words,
+    ) -> [L::Floats; 4] {
+        lanes.lookup_four::<BITS>(tile.palettes.lookup, column, indices)
+    }
+}
+
+impl Palettes for Several {
+    #[inline(always)]
+    fn lookup_four<L: Lanes, const BITS: usize>(
+        lanes: L,
+        tile: &Tile<'_>,
+        column: usize,
+        indices: L::Words,
+    ) -> [L::Floats; 4] {
+        lookup_tile::<L, BITS>(lanes, tile, column, indices)
+    }
+}
+
+/// Adds the columns of 32 vectors of `VECTOR` numbers to the sums, four vectors at a time.
+#[inline(always)]
+fn dot_fours<L: Lanes, P: Palettes, const BITS: usize, const TILES: usize, const VECTOR: usize>(
+    lanes: L,
+    words: &[&[WordLanes; BITS]; TILES],
+    tiles: &[Tile<'_>; TILES],
+    x: &[f32],
+    mut sums: [L::Floats; TILES],
+) -> [L::Floats; TILES] {
+    for (four, x) in x.chunks_exact(4 * VECTOR).enumerate() {
+        for tile in 0..TILES {
+            let indices = bits_at::<L, BITS>(lanes, words[tile], four * 4 * BITS, 4 * BITS);
+            let mut weights = [[lanes.splat(0.0); 4]; VECTOR];
+            for (column, weights) in weights.iter_mut().enumerate() {
+                *weights = P::lookup_four::<L, BITS>(lanes, &tiles[tile], column, indices);
+            }
+            for i in 0..4 {
+                for (column, weights) in weights.iter().enumerate() {
+                    sums[tile] = lanes.fma(weights[i], lanes.splat(x[i * VECTOR + column]), sums[tile]);
+                }
+            }
+        }
+    }
     sums
 }
 
@@ -102,8 +183,9 @@ fn dot_unpacked<L: Lanes, const BITS: usize, const TILES: usize>(
     }
     for (column, &x) in x.iter().enumerate() {
         let x = lanes.splat(x);
-        for (sum, panel) in sums.iter_mut().zip(panels.iter()) {
-            *sum = lanes.fma(lanes.load(&panel[column]), x, *sum);
+        // By number: only so the compiler keeps the sums in registers.
+        for tile in 0..TILES {
+            sums[tile] = lanes.fma(lanes.load(&panels[tile][column]), x, sums[tile]);
         }
     }
     sums
