@@ -14,6 +14,9 @@ use crate::scalar::attention::MOST_CLUSTERS;
 use crate::vector::cells::{Cells, CUTOFF_BITS};
 use crate::vector::tile::{Group, Tile};
 
+/// Clusters nearest to the reference that are not asked whether they matter.
+const KEPT_UNSEEN: usize = 8;
+
 /// Centroids at a temperature.
 pub(crate) struct Attention<'c, const D: usize> {
     cells: &'c Cells<D>,
@@ -101,23 +104,30 @@ impl<'c, const D: usize> Attention<'c, D> {
         let candidates = self.cells.candidates(group.reference, radius, self.reach);
         let relative_k = &self.relative_kk[group.reference as usize];
 
-        // Those that matter are kept without a branch, which could not be predicted: each is written behind the last one kept. The largest
-        // exponent so far stands for the largest of all; candidates are in the order of their distance, so few are kept in vain.
-        let bits = Wide::splat(simd, CUTOFF_BITS);
-        let mut largest = Wide::splat(simd, f64::NEG_INFINITY);
-        let mut number = 0;
-        for (&k, relative) in candidates.iter().zip(relative_k) {
-            let mut exponent = Wide::splat(simd, relative.offset);
-            for (x, &slope) in from_reference.iter().zip(&relative.slope) {
-                exponent = x.mul_add(Wide::splat(simd, slope), exponent);
-            }
-            largest = largest.max(exponent);
+        // The first ones, nearest to the reference, are kept, and their largest exponents stand for the largest of all. Of the others those that
+        // matter are kept without a branch, which could not be predicted: each is written behind the last one kept.
+        let first = candidates.len().min(KEPT_UNSEEN);
+        let mut near = Wide::splat(simd, f64::NEG_INFINITY);
+        for (i, relative) in relative_k[..first].iter().enumerate() {
+            let exponent = relative.exponent(simd, &from_reference);
+            near = near.max(exponent);
+            scratch.weights[i] = exponent.lanes();
+            scratch.clusters[i] = candidates[i];
+        }
+        let cutoff = near - Wide::splat(simd, CUTOFF_BITS);
+        let mut number = first;
+        for (&k, relative) in candidates[first..].iter().zip(&relative_k[first..]) {
+            let exponent = relative.exponent(simd, &from_reference);
             // At most 255 are kept before the last one.
             scratch.weights[number % MOST_CLUSTERS] = exponent.lanes();
             scratch.clusters[number % MOST_CLUSTERS] = k;
-            number += usize::from((largest - bits).any_below(exponent));
+            number += usize::from(cutoff.any_below(exponent));
         }
         let number = number.min(MOST_CLUSTERS);
+        let mut largest = near;
+        for exponent in &scratch.weights[first..number] {
+            largest = largest.max(exponent.wide(simd));
+        }
         let mut sum = Wide::zero(simd);
         for weight in &mut scratch.weights[..number] {
             let w = (weight.wide(simd) - largest).exp2();
@@ -131,6 +141,17 @@ impl<'c, const D: usize> Attention<'c, D> {
             sum,
             nearest: to_reference - largest,
         }
+    }
+}
+
+impl<const D: usize> Relative<D> {
+    #[inline(always)]
+    fn exponent<S: Simd>(&self, simd: S, from_reference: &[Wide<S>; D]) -> Wide<S> {
+        let mut exponent = Wide::splat(simd, self.offset);
+        for (x, &slope) in from_reference.iter().zip(&self.slope) {
+            exponent = x.mul_add(Wide::splat(simd, slope), exponent);
+        }
+        exponent
     }
 }
 
