@@ -55,7 +55,7 @@ impl PalettizedMatrix {
     /// | `<name>.indices` | U32 | `[tiles, words of a row, 16]` |
     /// | `<name>.palette` | the palette dtype | `[groups, 2^bits, vector]` |
     /// | `<name>.palette_scale` | F32 | `[groups]`; int8 palettes only |
-    /// | `<name>.scale` | F32 | `[rows]`; with row scales only |
+    /// | `<name>.scale` | BF16 where that is exact, else F32 | `[rows]`; with row scales only |
     ///
     /// The words are borrowed from the matrix on little-endian machines.
     pub fn to_entries(&self, name: &str) -> Vec<Entry<'_>> {
@@ -75,18 +75,18 @@ impl PalettizedMatrix {
                 bytes: Cow::Owned(self.palettes.to_bytes()),
             },
         ];
-        let vectors = [
-            (suffix::PALETTE_SCALE, self.palettes.scales()),
-            (suffix::ROW_SCALE, self.row_scales()),
-        ];
-        for (suffix, values) in vectors {
-            entries.extend(values.map(|values| Entry {
-                name: named(suffix),
-                dtype: Dtype::F32,
-                shape: vec![values.len()],
-                bytes: Cow::Owned(write_f32(values)),
-            }));
-        }
+        entries.extend(self.palettes.scales().map(|scales| Entry {
+            name: named(suffix::PALETTE_SCALE),
+            dtype: Dtype::F32,
+            shape: vec![scales.len()],
+            bytes: Cow::Owned(write_f32(scales)),
+        }));
+        entries.extend(self.row_scales.as_ref().map(|scales| Entry {
+            name: named(suffix::ROW_SCALE),
+            dtype: scales.safetensors(),
+            shape: vec![scales.values().len()],
+            bytes: Cow::Owned(scales.to_bytes()),
+        }));
         entries
     }
 }

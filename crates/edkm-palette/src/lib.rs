@@ -10,6 +10,7 @@ mod matrix;
 mod metadata;
 mod palette;
 mod read;
+mod row_scales;
 mod spec;
 mod tables;
 mod words;

@@ -8,6 +8,7 @@ use crate::error::check_len;
 use crate::kernels::{self, Isa, Source};
 use crate::layout::{Layout, TILE_ROWS};
 use crate::palette::Palettes;
+use crate::row_scales::RowScales;
 use crate::tables::Tables;
 use crate::words::Words;
 use crate::{bits, PaletteError, PaletteSpec};
@@ -21,7 +22,7 @@ pub struct PalettizedMatrix {
     pub(crate) layout: Layout,
     pub(crate) words: Words,
     pub(crate) palettes: Palettes,
-    pub(crate) row_scales: Option<Vec<f32>>,
+    pub(crate) row_scales: Option<RowScales>,
     tables: Tables,
 }
 
@@ -30,7 +31,7 @@ impl PalettizedMatrix {
     ///
     /// - `palettes`: `[groups, 2^bits, vector]`, finite; rounded to the dtype of `spec`.
     /// - `indices`: `[rows, cols / vector]`, each below `2^bits`.
-    /// - `row_scales`: `[rows]`, finite: a factor for each output channel.
+    /// - `row_scales`: `[rows]`, finite: a factor for each output channel. Kept in bf16 if that holds each of them exactly, else in f32.
     ///
     /// # Errors
     /// A spec out of range, an empty or oversized shape, columns that do not divide, slices of the wrong length, an index
@@ -58,7 +59,7 @@ impl PalettizedMatrix {
         }
         let palettes = Palettes::round(&layout, palettes)?;
         let words = Words::owned(bits::pack(&layout, indices));
-        Self::from_parts(layout, words, palettes, row_scales.map(<[f32]>::to_vec))
+        Self::from_parts(layout, words, palettes, row_scales.map(RowScales::new))
     }
 
     /// Puts checked parts together; the caller has matched them to the layout, the scales are checked here.
@@ -66,9 +67,9 @@ impl PalettizedMatrix {
         layout: Layout,
         words: Words,
         palettes: Palettes,
-        row_scales: Option<Vec<f32>>,
+        row_scales: Option<RowScales>,
     ) -> Result<Self, PaletteError> {
-        if let Some(scales) = &row_scales {
+        if let Some(scales) = row_scales.as_ref().map(RowScales::values) {
             check_len("row_scales", layout.rows, scales.len())?;
             if let Some(row) = scales.iter().position(|scale| !scale.is_finite()) {
                 return Err(PaletteError::RowScale {
@@ -125,7 +126,7 @@ impl PalettizedMatrix {
 
     /// The factor of each row, where there is one.
     pub fn row_scales(&self) -> Option<&[f32]> {
-        self.row_scales.as_deref()
+        self.row_scales.as_ref().map(RowScales::values)
     }
 
     /// Whether the packed words are borrowed from a shared mapping.
@@ -206,7 +207,7 @@ impl PalettizedMatrix {
             let start = usize::from(reader.next_index()) * vector;
             out.copy_from_slice(&palette[start..start + vector]);
         }
-        if let Some(scales) = &self.row_scales {
+        if let Some(scales) = self.row_scales() {
             out.iter_mut().for_each(|weight| *weight *= scales[row]);
         }
     }
@@ -222,7 +223,7 @@ impl PalettizedMatrix {
         check_len("x", self.layout.cols, x.len())?;
         check_len("y", self.layout.rows, y.len())?;
         kernels::matvec(&self.source(), Isa::best(), x, y);
-        if let Some(scales) = &self.row_scales {
+        if let Some(scales) = self.row_scales() {
             y.iter_mut().zip(scales).for_each(|(y, scale)| *y *= scale);
         }
         Ok(())
@@ -245,7 +246,7 @@ impl PalettizedMatrix {
             1 => return self.matvec(x, y),
             _ => kernels::matmul(&self.source(), Isa::best(), x, m, y),
         }
-        if let Some(scales) = &self.row_scales {
+        if let Some(scales) = self.row_scales() {
             for y in y.chunks_exact_mut(rows) {
                 y.iter_mut().zip(scales).for_each(|(y, scale)| *y *= scale);
             }
@@ -255,7 +256,7 @@ impl PalettizedMatrix {
 
     /// Bytes of the matrix in a file: packed words with their padding, palettes, palette scales and row scales.
     pub fn size_bytes(&self) -> usize {
-        let row_scales = self.row_scales.as_ref().map_or(0, |scales| scales.len() * 4);
+        let row_scales = self.row_scales.as_ref().map_or(0, RowScales::size_bytes);
         self.layout.words() * 4 + self.palettes.size_bytes() + row_scales
     }
 

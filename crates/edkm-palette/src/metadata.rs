@@ -19,7 +19,7 @@ pub const METADATA_KEY: &str = "edkm";
 pub enum ScaleKind {
     /// No factors.
     None,
-    /// An f32 for each row (output channel), in the entry `<name>.scale`.
+    /// A bf16 or f32 for each row (output channel), in the entry `<name>.scale`.
     Row,
 }
 

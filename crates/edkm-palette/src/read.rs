@@ -6,6 +6,7 @@ use crate::entries::suffix;
 use crate::layout::{Layout, TILE_ROWS};
 use crate::metadata::{FormatMetadata, ScaleKind};
 use crate::palette::{read_f32, Palettes};
+use crate::row_scales::RowScales;
 use crate::words::Words;
 use crate::{PaletteDType, PaletteError, PalettizedMatrix, SharedBytes};
 
@@ -78,7 +79,13 @@ fn read_tensor<'a>(
         _ => None,
     };
     let row_scales = match info.scale {
-        ScaleKind::Row => Some(f32_entry(suffix::ROW_SCALE, rows)?),
+        ScaleKind::Row => {
+            // in either dtype; any other is refused as not being f32
+            let found = lookup(&format!("{name}{}", suffix::ROW_SCALE)).map(|view| view.dtype);
+            let dtype = found.filter(|&dtype| RowScales::is_dtype(dtype)).unwrap_or(Dtype::F32);
+            let bytes = entry(suffix::ROW_SCALE, dtype, vec![rows])?;
+            Some(RowScales::from_bytes(dtype, bytes.as_slice()))
+        }
         ScaleKind::None => None,
     };
 

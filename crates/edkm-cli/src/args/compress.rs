@@ -68,7 +68,7 @@ pub struct CompressArgs {
     /// Type of the palettes' numbers in the file
     #[arg(long, value_enum, default_value_t = PaletteType::F32)]
     pub palette_dtype: PaletteType,
-    /// Divide each row of a matrix by its root mean square first: a factor for each output channel, 32 bits a row
+    /// Divide each row of a matrix by its root mean square first: a factor for each output channel, 16 bits a row
     #[arg(long)]
     pub per_channel_scale: bool,
     /// Keep weights that are exactly zero (pruned) exactly zero

@@ -129,6 +129,19 @@ fn ranges_outside_a_mapping_are_refused() {
     );
 }
 
+#[test]
+fn factors_of_rows_take_two_bytes_where_those_hold_them() {
+    for (scales, dtype, bytes) in [([1.5, 0.25], Dtype::BF16, 2), ([1.5, 0.3], Dtype::F32, 4)] {
+        let matrix = PalettizedMatrix::pack(2, 1, PaletteSpec::new(1), &[0.5, 2.0], &[0, 1], Some(&scales)).unwrap();
+        let entries = matrix.to_entries("w");
+        let entry = entries.iter().find(|entry| entry.name == "w.scale").unwrap();
+        assert_eq!((entry.dtype, entry.bytes.len()), (dtype, 2 * bytes));
+        assert_eq!(matrix.dequantize(), [0.5 * scales[0], 2.0 * scales[1]]);
+        let without = PalettizedMatrix::pack(2, 1, PaletteSpec::new(1), &[0.5, 2.0], &[0, 1], None).unwrap();
+        assert_eq!(matrix.size_bytes(), without.size_bytes() + 2 * bytes);
+    }
+}
+
 /// Entries of a small int8 matrix with row scales, for damaging.
 struct Damaged {
     metadata: FormatMetadata,
@@ -141,7 +154,7 @@ impl Damaged {
             palette_dtype: PaletteDType::I8,
             ..PaletteSpec::new(2)
         };
-        let matrix = Parts::random(5, 12, spec, true, 1).pack();
+        let matrix = Parts::random(5, 12, spec, true, 2).pack();
         let mut metadata = FormatMetadata::new();
         metadata.insert(NAME, &matrix);
         let entries = matrix

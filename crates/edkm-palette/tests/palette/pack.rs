@@ -53,7 +53,8 @@ proptest! {
         let spec = parts.spec;
         let palettes = matrix.groups() * (spec.palette_len() * spec.palette_dtype.size()
             + if spec.palette_dtype == PaletteDType::I8 { 4 } else { 0 });
-        let scales = parts.row_scales.as_ref().map_or(0, |scales| scales.len() * 4);
+        let is_bf16 = |scale: &f32| scale.to_bits() & 0xffff == 0;
+        let scales = parts.row_scales.as_ref().map_or(0, |scales| scales.len() * if scales.iter().all(is_bf16) { 2 } else { 4 });
         let row_bytes = (parts.cols / spec.vector * usize::from(spec.bits)).div_ceil(32) * 4;
         let packed = matrix.size_bytes() - palettes - scales;
         prop_assert!(packed >= row_bytes * parts.rows);
