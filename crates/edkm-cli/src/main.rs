@@ -35,7 +35,9 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            if let Some(stopped @ TrainError::Interrupted { .. }) = error.downcast_ref() {
+            if let Some(stopped @ (TrainError::Interrupted { .. } | TrainError::ComparisonInterrupted { .. })) =
+                error.downcast_ref()
+            {
                 tracing::info!(target: run_log::PROGRESS, "{stopped}");
                 let _ = writeln!(std::io::stderr(), "{stopped}");
                 return ExitCode::from(progress::INTERRUPTED);
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
 fn run(args: Args, phases: &PhaseTimes, log: run_log::RunLog) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     match args.command {
         Command::Finetune(args) => commands::finetune::run(*args, log),
+        Command::Compare(args) => commands::compare::run(*args),
         Command::Compress(args) => commands::compress::run(args),
         Command::Eval(args) => commands::eval::run(args),
         Command::Generate(args) => commands::generate::run(args),

@@ -6,6 +6,7 @@
 use crate::engine::{engine, Source};
 use crate::fingerprint::fingerprint;
 use crate::half_key::{from_rank, KEYS};
+use crate::init::{Initialization, Start};
 use crate::parallel::{execution, for_palettes, Execution};
 use crate::prepared::trajectory_of;
 use crate::scalar::histogram::Distinct;
@@ -74,7 +75,7 @@ impl Counted {
     /// As [`Prepared::initial`](crate::Prepared::initial), with the same result for the same weights.
     pub fn initial(&self) -> Centroids {
         let palettes = for_palettes(self.palettes.iter().collect(), |distinct| {
-            engine(self.spec.vector).start(self.source(), distinct, None)
+            engine(self.spec.vector).start(self.source(), distinct, Start::Alike(Initialization::KMeans))
         });
         Centroids::from_palettes(palettes, &self.spec)
     }

@@ -1,5 +1,6 @@
 //! What scalars and vectors do differently, for one palette.
 
+use crate::init::Start;
 use crate::parallel::Execution;
 use crate::scalar::histogram::Distinct;
 use crate::scalar::Scalars;
@@ -25,8 +26,8 @@ pub(crate) trait Engine: Sync {
     /// Rows of the attention map.
     fn rows(&self, source: Source<'_>, distinct: &Distinct) -> usize;
 
-    /// Starting centroids `[K, d]` from the weights alone, with the squared error of each weight multiplied by its importance.
-    fn start(&self, source: Source<'_>, distinct: &Distinct, importance: Option<&[f32]>) -> Vec<f64>;
+    /// Starting centroids `[K, d]` from the weights alone.
+    fn start(&self, source: Source<'_>, distinct: &Distinct, start: Start<'_>) -> Vec<f64>;
 
     /// Repeats assignment and update from the given centroids `[K, d]`.
     fn iterate(&self, source: Source<'_>, distinct: &Distinct, start_kd: &[f64]) -> PaletteTrajectory;

@@ -61,6 +61,7 @@ pub use bits::Bits;
 pub use centroids::Centroids;
 pub use counted::{Counted, KeyCounts};
 pub use error::ClusterError;
+pub use init::Initialization;
 pub use prepared::Prepared;
 pub use shape::{Grouping, MatrixShape};
 pub use spec::{GradientMode, HalfKind, KeepZero, Spec, VectorLen};

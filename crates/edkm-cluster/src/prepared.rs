@@ -2,10 +2,11 @@
 
 use crate::engine::{engine, Engine, Source};
 use crate::fingerprint::fingerprint;
+use crate::init::Start;
 use crate::parallel::{execution, for_palettes};
 use crate::scalar::histogram::Distinct;
 use crate::trajectory::PaletteTrajectory;
-use crate::{Centroids, ClusterError, MatrixShape, Spec, Trajectory};
+use crate::{Centroids, ClusterError, Initialization, MatrixShape, Spec, Trajectory, VectorLen};
 
 /// A weight matrix that has been checked, and, for scalars, its distinct 16-bit values and how often each occurs.
 ///
@@ -79,8 +80,23 @@ impl<'w> Prepared<'w> {
     /// # Errors
     /// None for prepared weights.
     pub fn initial(&self) -> Result<Centroids, ClusterError> {
+        self.initial_by(Initialization::KMeans)
+    }
+
+    /// As [`initial`](Prepared::initial), in one of the ways there are.
+    ///
+    /// # Errors
+    /// [`ClusterError::Setting`] for quantiles of vectors.
+    pub fn initial_by(&self, initialization: Initialization) -> Result<Centroids, ClusterError> {
+        if initialization == Initialization::Quantile && self.spec.vector != VectorLen::One {
+            return Err(ClusterError::Setting {
+                setting: "the vector length with a start from quantiles",
+                value: self.spec.dim() as f64,
+                needed: "1",
+            });
+        }
         let palettes = for_palettes(self.sources().zip(&self.palettes).collect(), |(source, distinct)| {
-            self.engine().start(source, distinct, None)
+            self.engine().start(source, distinct, Start::Alike(initialization))
         });
         Ok(Centroids::from_palettes(palettes, &self.spec))
     }
@@ -103,7 +119,7 @@ impl<'w> Prepared<'w> {
         let importance = importance.chunks(self.weights_per_palette());
         let palettes: Vec<_> = self.sources().zip(&self.palettes).zip(importance).collect();
         let palettes = for_palettes(palettes, |((source, distinct), importance)| {
-            self.engine().start(source, distinct, Some(importance))
+            self.engine().start(source, distinct, Start::Weighted(importance))
         });
         Ok(Centroids::from_palettes(palettes, &self.spec))
     }

@@ -248,6 +248,20 @@ pub enum TrainError {
         /// The folder that the run will write.
         out: PathBuf,
     },
+    /// A comparison was asked to stop, and can go on.
+    #[error("stopped; runs that are done are in {}; go on with the same command and --out {}", out.display(), out.display())]
+    ComparisonInterrupted {
+        /// The comparison's folder.
+        out: PathBuf,
+    },
+    /// A folder that holds something else than runs of this comparison.
+    #[error("{} does not hold runs of this comparison: {difference}; name another folder with --out, or give --overwrite", out.display())]
+    OtherComparison {
+        /// The folder.
+        out: PathBuf,
+        /// What is not the same.
+        difference: String,
+    },
     /// A run that was not finished would be lost.
     #[error("{} holds the checkpoints of a run that was not finished; go on with: edkm finetune --resume {} (or give --overwrite to begin anew)", folder.display(), out.display())]
     Unfinished {

@@ -4,6 +4,9 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+use edkm_llama::files::replace_file;
+use edkm_llama::LlamaError;
+
 use crate::TrainError;
 
 /// Opens a file to read it. A folder or a device (which may never end) is refused; a pipe is not.
@@ -41,6 +44,17 @@ pub(crate) fn read_capped(path: &Path, limit: u64) -> Result<Vec<u8>, TrainError
         return Err(too_large());
     }
     Ok(bytes)
+}
+
+/// Writes a file so that there is either what was there before or all of the new content.
+pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
+    Ok(replace_file(path, |out| {
+        out.write_all(bytes).map_err(|source| LlamaError::Io {
+            action: "write",
+            path: path.to_path_buf(),
+            source,
+        })
+    })?)
 }
 
 #[cfg(unix)]

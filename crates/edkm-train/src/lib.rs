@@ -9,12 +9,14 @@
 //! | [`metrics`] | `metrics.jsonl`, one object a step |
 //! | [`memory`] | what the operating system says about this process |
 //! | [`report`] | `report.html`, a run on one page |
+//! | [`compare`] | ways to compress a model, side by side |
 //! | [`mod@bench`] | what `edkm bench` measures of whole layers |
 //! | [`tasks`] | PIQA, HellaSwag, Winogrande, ARC and MMLU, by the rules of the lm-evaluation-harness |
 //! | [`synthetic`] | the generated text of the embedded default model |
 
 pub mod bench;
 pub mod chat;
+pub mod compare;
 pub mod compress;
 pub mod data;
 mod error;

@@ -6,9 +6,9 @@ use std::str::FromStr;
 
 use clap::{builder::PossibleValuesParser, value_parser, Args as ClapArgs, ValueEnum};
 use dfdx_edkm::ChannelScale;
-use edkm_cluster::{Bits, GradientMode, KeepZero, VectorLen};
+use edkm_cluster::{Bits, GradientMode, Initialization, KeepZero, VectorLen};
 use edkm_palette::PaletteDType;
-use edkm_train::run::{ClusterSettings, LayerRules};
+use edkm_train::run::{ClusterSettings, FirstPalettes, LayerRules};
 use edkm_train::schedule::{Annealing, TemperatureSchedule, TemperatureUnit};
 
 use crate::commands::Failure;
@@ -29,7 +29,7 @@ pub struct ClusterArgs {
     /// Type of the palettes' numbers in the file
     #[arg(long, value_enum, default_value_t = PaletteType::F32)]
     pub palette_dtype: PaletteType,
-    /// Divide each row of a matrix by its root mean square first: a factor for each output channel, 32 bits a row
+    /// Divide each row of a matrix by its root mean square first: a factor for each output channel, 16 bits a row
     #[arg(long)]
     pub per_channel_scale: bool,
     /// Cluster the embedding and the output projection too, to so many bits
@@ -53,6 +53,9 @@ pub struct ClusterArgs {
     /// The part of the run over which the temperature falls; it stays at TO for the rest
     #[arg(long, value_name = "SHARE", default_value_t = 1.0)]
     pub temperature_share: f64,
+    /// How the first palettes are found
+    #[arg(long, value_enum, default_value_t = Init::Kmeans)]
+    pub init: Init,
     /// Repetitions of k-means in each step
     #[arg(long, default_value_t = 3)]
     pub iterations: usize,
@@ -101,6 +104,31 @@ pub enum Unit {
     Relative,
     /// The squared weight
     Absolute,
+}
+
+/// `--init`
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum Init {
+    /// The least squared error: exact for single weights, k-means++ for vectors
+    Kmeans,
+    /// k-means++ and Lloyd's algorithm
+    #[value(name = "kmeans++")]
+    PlusPlus,
+    /// Medians of parts of equally many weights; not with vectors
+    Quantile,
+    /// k-means with errors weighted by squared gradients on the training text (SqueezeLLM)
+    Weighted,
+}
+
+impl From<Init> for FirstPalettes {
+    fn from(init: Init) -> Self {
+        match init {
+            Init::Kmeans => Self::Weights(Initialization::KMeans),
+            Init::PlusPlus => Self::Weights(Initialization::PlusPlus),
+            Init::Quantile => Self::Weights(Initialization::Quantile),
+            Init::Weighted => Self::SquaredGradients,
+        }
+    }
 }
 
 /// `--gradient`
@@ -167,6 +195,7 @@ impl ClusterArgs {
             group: self.group,
             embedding_bits: self.embedding_bits.map(Bits::new).transpose()?,
             vector: VectorLen::new(self.vector.parse().unwrap_or(1))?,
+            first_palettes: self.init.into(),
             iterations: self.iterations,
             tolerance: self.tolerance,
             keep_zero: if self.keep_zero {

@@ -3,6 +3,7 @@
 mod bench;
 mod chat;
 mod clustering;
+mod compare;
 mod compress;
 mod eval;
 mod export;
@@ -24,6 +25,7 @@ pub use bench::{
 };
 pub use chat::ChatArgs;
 pub use clustering::ClusterArgs;
+pub use compare::CompareArgs;
 pub use compress::CompressArgs;
 pub use eval::EvalArgs;
 pub use export::{ExportArgs, ExportFormat};
@@ -56,6 +58,8 @@ pub enum Command {
     Finetune(Box<FinetuneArgs>),
     /// Compress a LLaMA without training
     Compress(CompressArgs),
+    /// Compress a LLaMA in several ways and show what each costs: a table and a plot
+    Compare(Box<CompareArgs>),
     /// Measure models: perplexity on a text, accuracy on PIQA, HellaSwag, Winogrande, ARC and MMLU
     Eval(EvalArgs),
     /// Let a model go on with a text

@@ -51,6 +51,9 @@ fn every_way_to_train_differs_from_the_plain_one() {
         &["--temperature", "0.5:0.1", "--temperature-share", "0.5"],
         &["--iterations", "1"],
         &["--iterations", "3", "--tolerance", "0.5"],
+        &["--init", "kmeans++"],
+        &["--init", "quantile"],
+        &["--init", "weighted"],
         &["--cluster-from", "2"],
         &["--distill=1"],
         &["--distill=0"],
@@ -58,6 +61,9 @@ fn every_way_to_train_differs_from_the_plain_one() {
         let other = after(&[&["--steps", "3", "--lr", "1e-2"], arguments].concat());
         assert_ne!(other, plain, "{arguments:?} changes nothing");
     }
+    let scaled = ["--steps", "3", "--per-channel-scale"];
+    let weighted = after(&[&scaled[..], &["--init", "weighted"]].concat());
+    assert_ne!(weighted, after(&scaled));
 }
 
 #[test]
@@ -68,6 +74,7 @@ fn settings_that_cannot_be_used_are_named() {
         (&["--tolerance=-1"], "tolerance"),
         (&["--distill=2"], "distillation"),
         (&["--iterations", "0"], "iterations"),
+        (&["--init", "quantile", "--vector", "2"], "quantile"),
     ] {
         let shop = Workshop::new();
         assert_refused(&shop.finetune(arguments), &[part], &shop.out());

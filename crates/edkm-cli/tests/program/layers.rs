@@ -106,13 +106,13 @@ fn a_budget_is_met_with_everything_counted_and_better_than_the_same_bits_everywh
         }
     });
     // text of the kind that the model knows
-    let text = edkm_train::synthetic::generate(edkm_train::synthetic::Split::Train, 9, 60_000);
+    let text = edkm_train::synthetic::generate(edkm_train::synthetic::Split::Train, 9, 30_000);
     std::fs::write(shop.text(), text).unwrap();
     let compress = |name: &str, more: &[&str]| {
         let out = shop.path(name);
         let mut command = shop.compress(
             "weighted-kmeans",
-            &[&["--seq", "64", "--windows", "32", "--json"], more].concat(),
+            &[&["--seq", "64", "--windows", "16", "--json"], more].concat(),
         );
         let figures = json(&command.arg("--out").arg(&out).output().unwrap());
         let mut command = edkm();

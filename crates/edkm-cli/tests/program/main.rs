@@ -5,6 +5,7 @@ mod bench;
 mod chat;
 mod clustering;
 mod common;
+mod compare;
 mod eval;
 mod export;
 mod hub;

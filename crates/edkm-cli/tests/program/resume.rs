@@ -26,6 +26,8 @@ fn run(shop: &Workshop) -> Command {
         "2",
         "--cluster-from",
         "3",
+        "--init",
+        "quantile",
         "--json",
     ]);
     command

@@ -2,6 +2,7 @@
 
 mod exact;
 mod plus_plus;
+mod scalar;
 
 use crate::bench::SplitMix64;
 use crate::init::exact::exact;
@@ -10,8 +11,39 @@ use crate::scalar::histogram::Distinct;
 use crate::scalar::rows::takes_part;
 use crate::{KeepZero, Spec};
 
-/// Centroids of a scalar palette: the exact k-means of its distinct values with the given masses.
-pub(crate) fn scalar_start(distinct: &Distinct, masses_u: &[f64], spec: &Spec) -> Vec<f64> {
+/// How starting centroids are found where weights count alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Initialization {
+    /// The smallest squared error: exact k-means for scalars, for vectors as [`PlusPlus`](Self::PlusPlus).
+    #[default]
+    KMeans,
+    /// k-means++ (Arthur and Vassilvitskii 2007) and Lloyd's algorithm, drawn with the seed of the settings.
+    PlusPlus,
+    /// The medians of as many parts of equal numbers of weights. For scalars alone.
+    Quantile,
+}
+
+/// What starting centroids follow from besides the weights.
+#[derive(Clone, Copy)]
+pub(crate) enum Start<'a> {
+    /// Nothing: weights count alike.
+    Alike(Initialization),
+    /// The importance of each weight, for the k-means.
+    Weighted(&'a [f32]),
+}
+
+/// Centroids of a scalar palette: the k-means of its distinct values with the given masses, in one of the ways to find it.
+pub(crate) fn scalar_start(
+    distinct: &Distinct,
+    masses_u: &[f64],
+    spec: &Spec,
+    initialization: Initialization,
+) -> Vec<f64> {
+    let find = |values: &[f64], masses: &[f64], clusters| match initialization {
+        Initialization::KMeans => exact(values, masses, clusters),
+        Initialization::PlusPlus => scalar::plus_plus(values, masses, clusters, &mut SplitMix64(spec.seed)),
+        Initialization::Quantile => scalar::quantiles(values, masses, clusters),
+    };
     let taking_part = || {
         distinct
             .keys_u
@@ -22,10 +54,10 @@ pub(crate) fn scalar_start(distinct: &Distinct, masses_u: &[f64], spec: &Spec) -
     let values: Vec<f64> = taking_part().map(|(&key, _)| spec.half.value(key)).collect();
     let masses: Vec<f64> = taking_part().map(|(_, &mass)| mass).collect();
     match spec.keep_zero {
-        KeepZero::Free => exact(&values, &masses, spec.clusters()),
+        KeepZero::Free => find(&values, &masses, spec.clusters()),
         KeepZero::Exact if values.is_empty() => vec![0.0; spec.clusters()],
         KeepZero::Exact => {
-            let mut centroids = exact(&values, &masses, spec.clusters() - 1);
+            let mut centroids = find(&values, &masses, spec.clusters() - 1);
             centroids.insert(centroids.partition_point(|&c| c < 0.0), 0.0);
             centroids
         }

@@ -46,7 +46,7 @@ impl<const D: usize> Sample<D> {
     }
 
     /// Each next centroid is drawn with probability proportional to mass times squared distance to the nearest of those before.
-    fn seed(&self, clusters: usize, random: &mut SplitMix64) -> Vec<[f64; D]> {
+    pub(crate) fn seed(&self, clusters: usize, random: &mut SplitMix64) -> Vec<[f64; D]> {
         let wide = |m: usize| self.vectors_md[m].map(f64::from);
         let mut centroids_kd = vec![wide(draw(&self.masses_m, random).unwrap_or(0))];
         let mut distances_m = vec![f64::INFINITY; self.vectors_md.len()];

@@ -18,7 +18,7 @@ mod update;
 
 use crate::engine::{Engine, Source};
 use crate::half_key::{from_rank, is_zero, rank, BLOCK, KEYS};
-use crate::init::scalar_start;
+use crate::init::{scalar_start, Initialization, Start};
 use crate::lanes::Lanes;
 use crate::parallel::Execution;
 use crate::repeat::{repeat, Moved};
@@ -77,15 +77,15 @@ impl Engine for Scalars {
         distinct.len()
     }
 
-    fn start(&self, source: Source<'_>, distinct: &Distinct, importance: Option<&[f32]>) -> Vec<f64> {
-        match importance {
-            None => {
+    fn start(&self, source: Source<'_>, distinct: &Distinct, start: Start<'_>) -> Vec<f64> {
+        match start {
+            Start::Alike(initialization) => {
                 let masses: Vec<f64> = distinct.counts_u.iter().map(|&count| count.into()).collect();
-                scalar_start(distinct, &masses, source.spec)
+                scalar_start(distinct, &masses, source.spec, initialization)
             }
-            Some(importance) => {
+            Start::Weighted(importance) => {
                 let (distinct, _) = count_weights(source, Some(importance));
-                scalar_start(&distinct, &distinct.sums_u, source.spec)
+                scalar_start(&distinct, &distinct.sums_u, source.spec, Initialization::KMeans)
             }
         }
     }

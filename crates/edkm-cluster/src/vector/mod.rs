@@ -18,7 +18,7 @@ pub(crate) mod tile;
 mod update;
 
 use crate::engine::{Engine, Source};
-use crate::init::vector_start;
+use crate::init::{vector_start, Start};
 use crate::repeat::{repeat, Moved};
 use crate::scalar::gradient::Repetition as FlatRepetition;
 use crate::scalar::histogram::Distinct;
@@ -48,7 +48,11 @@ impl<const D: usize> Engine for Vectors<D> {
         Palette::<D>(source).number()
     }
 
-    fn start(&self, source: Source<'_>, _: &Distinct, importance: Option<&[f32]>) -> Vec<f64> {
+    fn start(&self, source: Source<'_>, _: &Distinct, start: Start<'_>) -> Vec<f64> {
+        let importance = match start {
+            Start::Alike(_) => None,
+            Start::Weighted(importance) => Some(importance),
+        };
         vector_start::<D>(source.weights, importance, source.spec)
     }
 

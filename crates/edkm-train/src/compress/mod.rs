@@ -213,7 +213,7 @@ pub(crate) fn k_means(
 }
 
 /// The importances of weights whose rows were divided: an error in a divided row counts by the square of what multiplies it again.
-fn of_divided<'i>(importance: &'i [f32], shape: MatrixShape, row_scales: Option<&[f32]>) -> Cow<'i, [f32]> {
+pub(crate) fn of_divided<'i>(importance: &'i [f32], shape: MatrixShape, row_scales: Option<&[f32]>) -> Cow<'i, [f32]> {
     match row_scales {
         None => Cow::Borrowed(importance),
         Some(scales) => importance

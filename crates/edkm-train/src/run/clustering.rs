@@ -8,7 +8,7 @@ use edkm_llama::model::ClusterPlan;
 use edkm_llama::names::{Parameter, Role};
 use edkm_palette::PaletteDType;
 
-use super::{LayerRule, LayerRules};
+use super::{FirstPalettes, LayerRule, LayerRules};
 use crate::schedule::{TemperatureSchedule, TemperatureUnit};
 
 /// The clustering of a run: every linear layer inside the decoder, and the embeddings if they are given bits.
@@ -32,9 +32,11 @@ pub struct ClusterSettings {
     pub gradient: GradientMode,
     /// The temperature of each step.
     pub temperature: TemperatureSchedule,
+    /// How the first step that is clustered finds its palettes.
+    pub first_palettes: FirstPalettes,
     /// The step at which clustering begins; before it the model is trained as it is.
     pub from_step: u64,
-    /// Whether the rows of a matrix are brought to one spread first, for 32 more bits a row.
+    /// Whether the rows of a matrix are brought to one spread first, for 16 more bits a row.
     pub channel_scale: ChannelScale,
     /// How palettes are stored.
     pub palette_dtype: PaletteDType,
@@ -58,6 +60,7 @@ impl ClusterSettings {
             keep_zero: KeepZero::Free,
             gradient: GradientMode::Unrolled,
             temperature: TemperatureSchedule::annealed(steps),
+            first_palettes: FirstPalettes::default(),
             from_step: 0,
             channel_scale: ChannelScale::None,
             palette_dtype: PaletteDType::F32,

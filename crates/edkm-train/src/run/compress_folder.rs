@@ -64,7 +64,8 @@ pub struct CompressOutcome {
     pub out: PathBuf,
 }
 
-fn stream(source: &DataSource, tokenizer: &Tokenizer) -> Result<TokenStream, TrainError> {
+/// The tokens of a text that stands for itself.
+pub(crate) fn stream(source: &DataSource, tokenizer: &Tokenizer) -> Result<TokenStream, TrainError> {
     match source {
         DataSource::Files(paths) => TokenStream::from_files(paths, tokenizer),
         DataSource::Text(text) => TokenStream::from_text(text, tokenizer),

@@ -17,7 +17,8 @@ use super::checkpoint::{model_fingerprint, run_folder, CheckpointSettings, RunFo
 use super::plan::{plan, plan_folder, PlanText};
 use super::steps::{self, Run};
 use super::{
-    report, Baseline, ClusterSettings, FinetuneOutcome, LayerRules, Observer, OnNonFinite, PlannedLayer, Sizes, Stage,
+    first_palettes, report, Baseline, ClusterSettings, FinetuneOutcome, LayerRules, Observer, OnNonFinite,
+    PlannedLayer, Sizes, Stage,
 };
 use crate::compress::{compress, with_palettes, Calibration, Method};
 use crate::data::sampler::WindowSampler;
@@ -61,6 +62,11 @@ pub enum Objective {
         /// The share of the loss that is the distance to the model's predictions, above 0 and at most 1; the rest is the text's.
         share: f32,
     },
+}
+
+impl Objective {
+    /// Half the model's predictions, half the text: what experiments found best.
+    pub const HALF_TEACHER: Self = Self::Teacher { share: 0.5 };
 }
 
 /// All that determines a run.
@@ -160,13 +166,13 @@ pub fn finetune<D: EdkmDevice>(
 
     let mut settings = settings.clone();
     let mut bits_chosen = Vec::new();
+    let calibration = Calibration {
+        stream: &training,
+        sequence: settings.sequence,
+        windows: CALIBRATION_WINDOWS,
+        seed: settings.seed,
+    };
     if let Some(clustering) = &mut settings.clustering {
-        let calibration = Calibration {
-            stream: &training,
-            sequence: settings.sequence,
-            windows: CALIBRATION_WINDOWS,
-            seed: settings.seed,
-        };
         match &resumed {
             None => (*clustering, bits_chosen) = settle(&model, clustering, Some(&calibration), observer)?,
             Some((_, (path, state))) => {
@@ -178,6 +184,9 @@ pub fn finetune<D: EdkmDevice>(
                 bits_chosen = state.bits_chosen.clone();
             }
         }
+    }
+    if let Some(clustering) = &settings.clustering {
+        first_palettes::check(&config, clustering)?;
     }
     let settings = &settings;
     let no_rules = LayerRules::default();
@@ -246,7 +255,6 @@ pub fn finetune<D: EdkmDevice>(
         }
     }
 
-    observer.stage(Stage::Train);
     let trainer_settings = TrainerSettings {
         learning_rate,
         temperature: settings.clustering.as_ref().map(|c| c.temperature),
@@ -259,7 +267,12 @@ pub fn finetune<D: EdkmDevice>(
     };
     let first = resumed.as_ref().map_or(0, |(_, state)| state.step);
     let mut trainer = match &resumed {
-        None => Trainer::new(model, device.clone(), trainer_settings, settings.store.clone()),
+        None => {
+            if let Some(clustering) = settings.clustering.as_ref().filter(|c| c.from_step == 0) {
+                first_palettes::find(&mut model, clustering.first_palettes, &calibration, observer)?;
+            }
+            Trainer::new(model, device.clone(), trainer_settings, settings.store.clone())
+        }
         Some((path, state)) => {
             RunFolder::restore(path, state, &mut model)?;
             let optimizer = steps::optimizer(device, state)?;
@@ -288,6 +301,7 @@ pub fn finetune<D: EdkmDevice>(
         .as_ref()
         .map_or_else(Default::default, |(_, state)| state.non_finite);
     drop(resumed);
+    observer.stage(Stage::Train);
     let training_start = Instant::now();
     let state = |trainer: &Trainer<D>, position, non_finite| {
         let optimizer = trainer.optimizer().state().map_err(|error| TrainError::Device {
@@ -314,6 +328,7 @@ pub fn finetune<D: EdkmDevice>(
         settings,
         device,
         folder: &folder,
+        calibration,
         state: &state,
     };
     let (steps, non_finite) = run.train(&mut trainer, &mut sampler, non_finite, observer)?;

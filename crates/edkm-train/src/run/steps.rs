@@ -7,7 +7,11 @@ use dfdx_edkm::EdkmDevice;
 use edkm_llama::names::Parameter;
 
 use super::checkpoint::{RunFolder, RunState};
-use super::{FinetuneSettings, NonFiniteCounts, Observer, OnNonFinite, StepReport, MOST_IN_A_ROW, MOST_ROLLBACKS};
+use super::{
+    first_palettes, FinetuneSettings, NonFiniteCounts, Observer, OnNonFinite, Stage, StepReport, MOST_IN_A_ROW,
+    MOST_ROLLBACKS,
+};
+use crate::compress::Calibration;
 use crate::data::sampler::{Position, WindowSampler};
 use crate::memory::{peak_resident_bytes, resident_bytes};
 use crate::metrics::{self, MetricsWriter, StepMetrics, Throughput};
@@ -22,6 +26,7 @@ pub(super) struct Run<'a, D: EdkmDevice> {
     pub(super) settings: &'a FinetuneSettings,
     pub(super) device: &'a D,
     pub(super) folder: &'a RunFolder,
+    pub(super) calibration: Calibration<'a>,
     pub(super) state: &'a StateOf<'a, D>,
 }
 
@@ -77,6 +82,13 @@ impl<D: EdkmDevice> Run<'_, D> {
             if let Some(clustering) = &settings.clustering {
                 if clustering.from_step > 0 && clustering.from_step == done {
                     trainer.model.set_clustering(clustering);
+                    first_palettes::find(
+                        &mut trainer.model,
+                        clustering.first_palettes,
+                        &self.calibration,
+                        observer,
+                    )?;
+                    observer.stage(Stage::Train);
                 }
             }
             let start = Instant::now();

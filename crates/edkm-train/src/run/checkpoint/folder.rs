@@ -7,13 +7,11 @@ use std::path::{Path, PathBuf};
 
 use dfdx_edkm::EdkmDevice;
 use edkm_llama::checkpoint::{write_safetensors, Access, Checkpoint, FloatDtype, Overwrite, TensorEntry};
-use edkm_llama::files::replace_file;
 use edkm_llama::model::DynamicLlama;
-use edkm_llama::LlamaError;
 
 use super::state::{put, take};
 use super::RunState;
-use crate::files;
+use crate::files::{self, write_whole};
 use crate::TrainError;
 
 const PARAMETERS: &str = "parameters.safetensors";
@@ -72,7 +70,7 @@ impl RunFolder {
         let checkpoints = folder.checkpoints_path();
         fs::create_dir_all(&checkpoints).map_err(TrainError::io("make", &checkpoints))?;
         folder.lock = Some(folder.locked()?);
-        write(&folder.path.join(ARGUMENTS), arguments.as_bytes())?;
+        write_whole(&folder.path.join(ARGUMENTS), arguments.as_bytes())?;
         Ok(folder)
     }
 
@@ -183,9 +181,9 @@ impl RunFolder {
         let mut bytes = MAGIC.to_vec();
         let encoded = bincode::serde::encode_to_vec(&state, format());
         bytes.extend(encoded.map_err(|why| damaged(&path, &why.to_string()))?);
-        write(&path, &bytes)?;
+        write_whole(&path, &bytes)?;
         let sum = checksum(staging.path())?;
-        write(&staging.path().join(CHECKSUM), sum.as_bytes())?;
+        write_whole(&staging.path().join(CHECKSUM), sum.as_bytes())?;
         let target = parent.join(format!("step-{:012}", state.step));
         if target.exists() {
             // of the same step, so the same unless it is damaged
@@ -333,16 +331,6 @@ fn damaged(path: &Path, reason: &str) -> TrainError {
         path: path.to_path_buf(),
         reason: reason.to_owned(),
     }
-}
-
-fn write(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
-    Ok(replace_file(path, |out| {
-        out.write_all(bytes).map_err(|source| LlamaError::Io {
-            action: "write",
-            path: path.to_path_buf(),
-            source,
-        })
-    })?)
 }
 
 fn sync_folder(folder: &Path) -> Result<(), TrainError> {

@@ -1,0 +1,76 @@
+//! `edkm compare`
+
+use std::path::Path;
+
+use dfdx::prelude::*;
+use dfdx_edkm::ChannelScale;
+use edkm_cluster::{Bits, Spec};
+use edkm_llama::checkpoint::Overwrite;
+use edkm_train::compare::{compare, CompareSettings};
+use edkm_train::run::{free_folder, ClusterSettings, DataSource};
+
+use super::Failure;
+use crate::args::CompareArgs;
+use crate::console::Output;
+use crate::embedded;
+use crate::hub;
+use crate::progress::Progress;
+
+/// The folder that is written if none is named.
+const DEFAULT_OUT: &str = "edkm-compare";
+
+pub fn run(args: CompareArgs) -> Result<(), Failure> {
+    let output = Output::new(args.json);
+    let embedded_folder = tempfile::Builder::new().prefix("edkm-tiny-llama-").tempdir()?;
+    let model_dir = match args.model_dir {
+        Some(dir) => hub::folder(&dir)?,
+        None => {
+            embedded::write_to(embedded_folder.path())?;
+            embedded_folder.path().to_path_buf()
+        }
+    };
+    let (data, validation) = match (args.data.is_empty(), args.valid) {
+        (false, Some(valid)) => (DataSource::Files(args.data), DataSource::Files(vec![valid])),
+        _ => (
+            DataSource::Text(embedded::training_text()),
+            DataSource::Text(embedded::validation_text()),
+        ),
+    };
+    let settings = CompareSettings {
+        model_dir,
+        data,
+        validation,
+        evaluation_tokens: args.eval_tokens,
+        contenders: args.methods,
+        widths: args.bits,
+        seeds: args.seeds,
+        clustering: ClusterSettings {
+            group: args.group,
+            palette_dtype: args.palette_dtype.into(),
+            embedding_bits: args.embedding_bits.map(Bits::new).transpose()?,
+            channel_scale: if args.per_channel_scale {
+                ChannelScale::RootMeanSquare
+            } else {
+                ChannelScale::None
+            },
+            ..ClusterSettings::new(Spec::default().bits, args.steps)
+        },
+        steps: args.steps,
+        learning_rate: args.lr,
+        sequence: args.seq,
+        batch: args.batch,
+        windows: args.windows,
+        out: std::path::absolute(args.out.unwrap_or_else(|| free_folder(Path::new(DEFAULT_OUT))))?,
+        overwrite: if args.overwrite {
+            Overwrite::Replace
+        } else {
+            Overwrite::Refuse
+        },
+    };
+    let comparison = compare(&settings, &Cpu::default(), &mut Progress::new(output).with_signals()?)?;
+    output.line("");
+    output.line(comparison.markdown());
+    output.line(format!("table, numbers and plot are in {}", settings.out.display()));
+    output.json(&comparison)?;
+    Ok(())
+}

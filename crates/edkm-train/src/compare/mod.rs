@@ -1,0 +1,334 @@
+//! Ways to compress a model, side by side on the same text: `edkm compare`.
+//!
+//! ```text
+//! OUT/conditions.json  what all runs have in common; runs under other conditions are not added to these
+//! OUT/runs.jsonl       one object a run, written when it is done
+//! OUT/table.md         a line for each method and width: mean and spread over the seeds
+//! OUT/compare.json     the same as numbers, and all runs
+//! OUT/compare.svg      perplexity against bits a weight
+//! ```
+//!
+//! All but the first two are written again after each run. A comparison that was stopped goes on where it was: runs that are done are not done
+//! again, and a training that was interrupted resumes from its checkpoint.
+
+mod conditions;
+mod contender;
+mod plot;
+mod runs;
+mod table;
+
+use std::path::{Path, PathBuf};
+
+use dfdx_edkm::EdkmDevice;
+use edkm_llama::checkpoint::{Checkpoint, Overwrite};
+use edkm_llama::config::LlamaConfig;
+use edkm_llama::model::{DynamicLlama, Recompute};
+use edkm_store::Store;
+
+pub use contender::{Contender, Training, Width};
+pub use runs::RunFigures;
+pub use table::{Comparison, Original, Row};
+
+use crate::compress::Method;
+use crate::data::windows::check_length;
+use crate::data::TokenStream;
+use crate::evaluate::perplexity;
+use crate::run::checkpoint::{model_fingerprint, CheckpointSettings, RunFolder, Start};
+use crate::run::{
+    check_sequence, compress_folder, finetune, stream, CalibrationSettings, ClusterSettings, CompressSettings,
+    DataSource, FinetuneSettings, Measure, Objective, Observer, OnNonFinite, Stage,
+};
+use crate::{Tokenizer, TrainError};
+use conditions::Conditions;
+
+/// All that determines a comparison.
+#[derive(Debug, Clone)]
+pub struct CompareSettings {
+    /// The model's folder.
+    pub model_dir: PathBuf,
+    /// What is trained on and looked at.
+    pub data: DataSource,
+    /// What is measured on; not a part of `data`.
+    pub validation: DataSource,
+    /// Tokens of the validation text that are used.
+    pub evaluation_tokens: usize,
+    /// The methods, in the order of the table.
+    pub contenders: Vec<Contender>,
+    /// The widths that each is run with.
+    pub widths: Vec<Width>,
+    /// Seeds of the data's order and of the choice of calibration windows; methods without either run once.
+    pub seeds: u64,
+    /// How all of them cluster: groups, palettes' type, embeddings. Bits and temperature are those of the run.
+    pub clustering: ClusterSettings,
+    /// Steps of the methods that train.
+    pub steps: u64,
+    /// Their peak learning rate; `None`: the one that is right for the width.
+    pub learning_rate: Option<f64>,
+    /// Tokens of a sequence, in training, calibration and measuring.
+    pub sequence: usize,
+    /// Sequences of a step.
+    pub batch: usize,
+    /// Windows that methods look at which do not train.
+    pub windows: usize,
+    /// The folder to write.
+    pub out: PathBuf,
+    /// Whether runs of another comparison that are there are dropped.
+    pub overwrite: Overwrite,
+}
+
+/// Runs what is not done yet; the table and the plot in `out` follow after each run.
+///
+/// # Errors
+/// Input that cannot be used, a folder with runs under other conditions, a run that fails (those before it are kept).
+pub fn compare<D: EdkmDevice>(
+    settings: &CompareSettings,
+    device: &D,
+    observer: &mut impl Observer,
+) -> Result<Comparison, TrainError> {
+    observer.stage(Stage::LoadModel);
+    let config = LlamaConfig::read(&settings.model_dir)?;
+    check_sequence(settings.sequence, &config)?;
+    let checkpoint = Checkpoint::open(&settings.model_dir)?;
+    let mut model: DynamicLlama<D> = DynamicLlama::from_checkpoint(&checkpoint, &config, device)?;
+    let size_bytes = checkpoint.file_bytes();
+    drop(checkpoint);
+    observer.stage(Stage::LoadData);
+    let tokenizer = Tokenizer::from_dir(&settings.model_dir)?;
+    tokenizer.check_vocabulary(config.vocab_size)?;
+    let training = stream(&settings.data, &tokenizer)?;
+    let mut validation = stream(&settings.validation, &tokenizer)?;
+    validation.truncate(settings.evaluation_tokens);
+    check_length(&training, settings.sequence)?;
+    check_length(&validation, settings.sequence)?;
+
+    let prints = [
+        model_fingerprint(&mut model),
+        training.fingerprint(),
+        validation.fingerprint(),
+    ];
+    drop(training);
+    let conditions = Conditions::new(settings, prints);
+    conditions.settle(&settings.out, settings.overwrite)?;
+    let mut done = runs::read(&settings.out)?;
+    let mut comparison = Comparison {
+        original: Original {
+            perplexity: match done.iter().find_map(|run| run.original_perplexity) {
+                Some(known) => known,
+                None => {
+                    observer.stage(Stage::EvaluateBefore);
+                    let before = perplexity(&model, &validation, settings.sequence, |share| observer.progress(share))?;
+                    observer.result(&format!("perplexity {:.4}", before.perplexity));
+                    before.perplexity
+                }
+            },
+            size_bytes,
+        },
+        rows: Vec::new(),
+        runs: Vec::new(),
+        conditions,
+    };
+    drop(model);
+    let plan = planned(settings);
+    let wanted = |run: &RunFigures| plan.iter().any(|planned| planned.is(run));
+    let (count, known) = (plan.len(), done.iter().filter(|run| wanted(run)).count());
+    if known > 0 {
+        observer.result(&format!("{known} of {count} runs are done"));
+    }
+    for planned in &plan {
+        if done.iter().any(|run| planned.is(run)) {
+            continue;
+        }
+        let mut run = planned.run(settings, &validation, device, observer)?;
+        run.original_perplexity = Some(comparison.original.perplexity);
+        runs::append(&settings.out, &run)?;
+        let words = run.in_words();
+        done.push(run);
+        comparison.fill(&plan, &done);
+        comparison.write(&settings.out)?;
+        let finished = comparison.runs.len();
+        observer.result(&format!("run {finished} of {count}: {words}"));
+    }
+    comparison.fill(&plan, &done);
+    comparison.write(&settings.out)?;
+    Ok(comparison)
+}
+
+/// One run.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Planned {
+    contender: Contender,
+    width: Option<Width>,
+    seed: Option<u64>,
+}
+
+/// By method, width and seed; what does not depend on one of them is run once.
+fn planned(settings: &CompareSettings) -> Vec<Planned> {
+    let mut plan: Vec<Planned> = Vec::new();
+    for &contender in &settings.contenders {
+        let widths: Vec<Option<Width>> = match contender.is_clustered() {
+            true => settings.widths.iter().copied().map(Some).collect(),
+            false => vec![None],
+        };
+        for width in widths {
+            let looks = contender.looks_at_text() || width.is_some_and(|width| width.is_budget());
+            let seeds: Vec<Option<u64>> = match looks {
+                true => (0..settings.seeds).map(Some).collect(),
+                false => vec![None],
+            };
+            let runs = seeds.into_iter().map(|seed| Planned { contender, width, seed });
+            // what is asked for twice is run once
+            let new: Vec<Planned> = runs.filter(|run| !plan.contains(run)).collect();
+            plan.extend(new);
+        }
+    }
+    plan
+}
+
+impl Planned {
+    fn is(&self, run: &RunFigures) -> bool {
+        run.method == self.contender.name() && run.width == self.width.map(Width::bits) && run.seed == self.seed
+    }
+
+    /// The name of the model's folder while the run goes on.
+    fn folder(&self, out: &Path) -> PathBuf {
+        let width = self.width.map_or(String::new(), |width| format!("-{width}"));
+        let seed = self.seed.map_or(String::new(), |seed| format!("-seed{seed}"));
+        out.join("running")
+            .join(format!("{}{width}{seed}", self.contender.name()))
+    }
+
+    fn run<D: EdkmDevice>(
+        &self,
+        settings: &CompareSettings,
+        validation: &TokenStream,
+        device: &D,
+        observer: &mut impl Observer,
+    ) -> Result<RunFigures, TrainError> {
+        let out = self.folder(&settings.out);
+        std::fs::create_dir_all(settings.out.join("running")).map_err(TrainError::io("make", &settings.out))?;
+        let clustering = match self.width {
+            None => None,
+            Some(width) => Some(self.contender.clustering(&settings.clustering, width, settings.steps)?),
+        };
+        let figures = match (self.contender, clustering) {
+            (Contender::WithoutTraining(method), Some(clustering)) => {
+                self.compress(method, clustering, &out, settings, validation, device, observer)?
+            }
+            (_, clustering) => self.train(clustering, &out, settings, device, observer)?,
+        };
+        std::fs::remove_dir_all(&out).map_err(TrainError::io("remove", &out))?;
+        // the last run leaves no trace of the folder; it fails while there are others in it
+        let _ = std::fs::remove_dir(settings.out.join("running"));
+        Ok(figures)
+    }
+
+    fn compress<D: EdkmDevice>(
+        &self,
+        method: Method,
+        clustering: ClusterSettings,
+        out: &Path,
+        settings: &CompareSettings,
+        validation: &TokenStream,
+        device: &D,
+        observer: &mut impl Observer,
+    ) -> Result<RunFigures, TrainError> {
+        let outcome = compress_folder(
+            &CompressSettings {
+                model_dir: settings.model_dir.clone(),
+                method,
+                clustering,
+                calibration: Some(CalibrationSettings {
+                    data: settings.data.clone(),
+                    sequence: settings.sequence,
+                    windows: settings.windows,
+                    seed: self.seed.unwrap_or(0),
+                }),
+                out: out.to_path_buf(),
+                overwrite: Overwrite::Replace,
+            },
+            device,
+            observer,
+        )?;
+        observer.stage(Stage::EvaluateAfter);
+        let model = DynamicLlama::<D>::open(out, device)?;
+        let measured = perplexity(&model, validation, settings.sequence, |share| observer.progress(share))?;
+        Ok(self.figures(
+            measured.perplexity,
+            outcome.bits_per_weight,
+            outcome.size_bytes,
+            outcome.seconds,
+        ))
+    }
+
+    fn train<D: EdkmDevice>(
+        &self,
+        clustering: Option<ClusterSettings>,
+        out: &Path,
+        settings: &CompareSettings,
+        device: &D,
+        observer: &mut impl Observer,
+    ) -> Result<RunFigures, TrainError> {
+        let default_rate = clustering.as_ref().map_or(1e-3, ClusterSettings::learning_rate);
+        let start = match RunFolder::open(out).newest() {
+            Ok(_) => Start::Resume,
+            Err(_) => Start::Fresh,
+        };
+        let outcome = finetune(
+            &FinetuneSettings {
+                model_dir: settings.model_dir.clone(),
+                data: settings.data.clone(),
+                validation: settings.validation.clone(),
+                evaluation_tokens: settings.evaluation_tokens,
+                clustering,
+                objective: match self.contender {
+                    Contender::Training(Training::Dkm | Training::StraightThrough) => Objective::HALF_TEACHER,
+                    _ => Objective::Text,
+                },
+                steps: settings.steps,
+                learning_rate: settings.learning_rate.unwrap_or(default_rate),
+                weight_decay: 0.0,
+                sequence: settings.sequence,
+                batch: settings.batch,
+                accumulate: 1,
+                seed: self.seed.unwrap_or(0),
+                store: Store::marshaling(),
+                recompute: Recompute::Nothing,
+                baselines: Measure::No,
+                out: out.to_path_buf(),
+                overwrite: Overwrite::Replace,
+                on_non_finite: OnNonFinite::Stop,
+                checkpoints: CheckpointSettings {
+                    start,
+                    ..CheckpointSettings::default()
+                },
+            },
+            device,
+            observer,
+        )
+        .map_err(|error| match error {
+            TrainError::Interrupted { .. } => TrainError::ComparisonInterrupted {
+                out: settings.out.clone(),
+            },
+            other => other,
+        })?;
+        Ok(self.figures(
+            outcome.perplexity_after,
+            outcome.bits_per_weight,
+            outcome.size_bytes,
+            outcome.training_seconds,
+        ))
+    }
+
+    fn figures(&self, perplexity: f64, bits_per_weight: Option<f64>, size_bytes: u64, seconds: f64) -> RunFigures {
+        RunFigures {
+            method: self.contender.name().to_owned(),
+            width: self.width.map(Width::bits),
+            seed: self.seed,
+            perplexity,
+            bits_per_weight,
+            size_bytes,
+            seconds,
+            original_perplexity: None,
+        }
+    }
+}

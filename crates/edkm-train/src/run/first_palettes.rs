@@ -1,0 +1,103 @@
+//! The centroids that the first clustered step starts from.
+
+use dfdx::prelude::*;
+use dfdx_edkm::channel_scale::divided;
+use dfdx_edkm::{EdkmDevice, ParameterKind, ParameterVisitor, Parameters};
+use edkm_cluster::{Initialization, MatrixShape, Prepared};
+use edkm_llama::config::LlamaConfig;
+use edkm_llama::model::{ClusterPlan, DynamicLlama};
+use edkm_llama::names::parameters;
+use edkm_llama::LlamaError;
+
+use super::{ClusterSettings, Observer, Stage};
+use crate::compress::{importance, of_divided, Calibration, Importances};
+use crate::TrainError;
+
+/// How the first centroids are found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FirstPalettes {
+    /// From the weights alone.
+    Weights(Initialization),
+    /// The k-means with the squared error of each weight multiplied by its mean squared gradient on training text (SqueezeLLM, arXiv 2306.07629).
+    SquaredGradients,
+}
+
+impl Default for FirstPalettes {
+    fn default() -> Self {
+        Self::Weights(Initialization::KMeans)
+    }
+}
+
+/// Refuses quantiles of vectors, which have no order.
+pub(super) fn check(config: &LlamaConfig, clustering: &ClusterSettings) -> Result<(), TrainError> {
+    if clustering.first_palettes != FirstPalettes::Weights(Initialization::Quantile) {
+        return Ok(());
+    }
+    let in_vectors = |parameter: &_| clustering.spec(parameter).is_some_and(|spec| spec.dim() > 1);
+    match parameters(config).find(in_vectors) {
+        None => Ok(()),
+        Some(parameter) => Err(TrainError::Setting {
+            setting: "init",
+            value: format!("quantile, with the vectors of {}", parameter.name),
+            expected: "kmeans, kmeans++ or weighted where weights are clustered as vectors",
+        }),
+    }
+}
+
+/// Gives the clusterings of `model` their first centroids, unless they find the same themselves.
+///
+/// # Errors
+/// A weight that is not finite, quantiles of vectors; what [`importance`] refuses.
+pub(super) fn find<D: EdkmDevice>(
+    model: &mut DynamicLlama<D>,
+    how: FirstPalettes,
+    calibration: &Calibration<'_>,
+    observer: &mut impl Observer,
+) -> Result<(), TrainError> {
+    let mut visitor = match how {
+        FirstPalettes::Weights(Initialization::KMeans) => return Ok(()),
+        FirstPalettes::Weights(initialization) => Find::Alike(initialization),
+        FirstPalettes::SquaredGradients => {
+            observer.stage(Stage::Compress);
+            Find::Weighted(importance(model, calibration, &mut |share| observer.progress(share))?)
+        }
+    };
+    Ok(model.visit_parameters("", &mut visitor)?)
+}
+
+enum Find {
+    Alike(Initialization),
+    Weighted(Importances),
+}
+
+impl<D: EdkmDevice> ParameterVisitor<D> for Find {
+    type Error = LlamaError;
+
+    fn visit<S: Shape>(
+        &mut self,
+        name: &str,
+        kind: ParameterKind<'_>,
+        parameter: &mut Tensor<S, f32, D>,
+    ) -> Result<(), LlamaError> {
+        let sizes = parameter.shape().concrete();
+        let (Some(clustering), &[rows, cols]) = (kind.clustering(), sizes.as_ref()) else {
+            return Ok(());
+        };
+        let (shape, weight) = (MatrixShape { rows, cols }, parameter.as_vec());
+        let row_scales = clustering.channel_scale().of(&weight, shape);
+        let weight = divided(&weight, row_scales.as_deref());
+        let spec = clustering.spec();
+        let centroids = Prepared::new(&weight, shape, &spec).and_then(|prepared| match self {
+            Self::Alike(initialization) => prepared.initial_by(*initialization),
+            Self::Weighted(importances) => match importances.get(name) {
+                Some(importance) => prepared.initial_weighted(&of_divided(importance, shape, row_scales.as_deref())),
+                None => prepared.initial(),
+            },
+        });
+        clustering.start_from(centroids.map_err(|source| LlamaError::Cluster {
+            name: name.to_owned(),
+            source,
+        })?);
+        Ok(())
+    }
+}
