@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # cuda-on-host.sh DIR [CARGO ARGUMENTS]: builds and runs programs with the feature `cuda` on a machine with neither a GPU nor a CUDA toolkit. In DIR it puts a
 # stand-in for driver, NVRTC and cuBLAS that runs this project's kernels on the host (crates/edkm-cuda/tests/device/standin.cpp), and what dfdx's
-# build asks for. Without arguments for cargo it runs the tests of edkm-cuda's driver and of the plugin's CUDA device. It shows that memory, launches and
-# numbers are right, not speed, races between blocks, or dfdx's own kernels (tests named dfdx_own are left out).
+# build asks for. Without arguments for cargo it runs the tests of edkm-cuda's driver and of the plugin's CUDA device. Other uses:
+#     scripts/cuda-on-host.sh DIR test -p edkm-tests --features cuda --test llama_golden
+#     scripts/cuda-on-host.sh DIR run -p edkm-cli --features cuda -- finetune --device cuda --seq 16 --batch 1 --steps 3 --eval-tokens 200
+# It shows that memory, launches and numbers are right, not speed, races between blocks, or dfdx's own kernels (tests named dfdx_own are left out).
 # Needs a C++ compiler. CARGO_TARGET_DIR: where to build (target/cuda-on-host).
 set -euo pipefail
-[ $# -ge 1 ] || { sed -n '2,6s/^# //p' "$0" >&2; exit 2; }
+[ $# -ge 1 ] || { sed -n '2,8s/^# //p' "$0" >&2; exit 2; }
 dir=$(mkdir -p "$1" && cd "$1" && pwd)
 shift
 cd "$(dirname "$0")/.."

@@ -6,41 +6,42 @@ use std::path::Path;
 
 use dfdx::prelude::*;
 use dfdx_edkm::ops::cross_entropy::Targets;
-use dfdx_edkm::{backward, ParameterKind, ParameterVisitor, Parameters, StoreTape};
+use dfdx_edkm::{backward, EdkmDevice, ParameterKind, ParameterVisitor, Parameters, StoreTape};
 use edkm_llama::model::{DynamicLlama, Recompute, Tokens};
 use edkm_store::Store;
 use edkm_testkit::golden::{golden_files, Folder, Golden};
 use edkm_testkit::tolerance::{assert_bitwise_equal, assert_close};
 
 /// Gradients by parameter name.
-struct Collect<'a> {
-    gradients: &'a mut Gradients<f32, Cpu>,
+struct Collect<'a, D: EdkmDevice> {
+    gradients: &'a mut Gradients<f32, D>,
     found: BTreeMap<String, Vec<f32>>,
 }
 
-impl ParameterVisitor<Cpu> for Collect<'_> {
+impl<D: EdkmDevice> ParameterVisitor<D> for Collect<'_, D> {
     type Error = Infallible;
     fn visit<S: Shape>(
         &mut self,
         name: &str,
         _: ParameterKind<'_>,
-        parameter: &mut Tensor<S, f32, Cpu>,
+        parameter: &mut Tensor<S, f32, D>,
     ) -> Result<(), Infallible> {
-        let gradient = self.gradients.get_or_alloc_mut(parameter).unwrap().to_vec();
+        let gradient = self.gradients.get_or_alloc_mut(parameter).unwrap();
+        let gradient = parameter.device().buffer_to_vec(gradient).unwrap();
         self.found.insert(name.to_owned(), gradient);
         Ok(())
     }
 }
 
-fn loss_and_gradients(
-    model: &mut DynamicLlama<Cpu>,
+fn loss_and_gradients<D: EdkmDevice>(
+    model: &mut DynamicLlama<D>,
     tokens: &Tokens,
     targets: &Targets,
     store: Store,
 ) -> (f32, BTreeMap<String, Vec<f32>>) {
     let tape = StoreTape::new(store, Gradients::leaky());
     let loss = model.try_loss(tokens, targets.clone(), tape).unwrap();
-    let value = loss.array();
+    let value = loss.as_vec()[0];
     let mut gradients = backward(loss).unwrap();
     let mut collect = Collect {
         gradients: &mut gradients,
@@ -50,9 +51,8 @@ fn loss_and_gradients(
     (value, collect.found)
 }
 
-fn check(golden: &Golden, model_dir: &Path) {
-    let device = Cpu::default();
-    let mut model = DynamicLlama::open(model_dir, &device).unwrap();
+fn check<D: EdkmDevice>(golden: &Golden, model_dir: &Path, device: &D) {
+    let mut model: DynamicLlama<D> = DynamicLlama::open(model_dir, device).unwrap();
     let [batch, ids_per_row] = golden.shape("input_ids_i64")[..] else {
         panic!("ids are [batch, seq + 1]")
     };
@@ -115,13 +115,23 @@ fn check(golden: &Golden, model_dir: &Path) {
     }
 }
 
-#[test]
-fn logits_loss_and_gradients_agree_with_float64() {
+fn check_all<D: EdkmDevice>(device: &D) {
     for path in golden_files("llama_") {
         let golden = Golden::read(&path);
         let name = golden.metadata("model").expect("the file names its model");
         if let Some(model_dir) = Folder::Models.locate_in(&name) {
-            check(&golden, &model_dir);
+            check(&golden, &model_dir, device);
         }
     }
+}
+
+#[test]
+fn logits_loss_and_gradients_agree_with_float64() {
+    check_all(&Cpu::default());
+}
+
+#[cfg(feature = "cuda")]
+#[test]
+fn on_a_gpu_they_do_too() {
+    check_all(&dfdx_edkm::device::open_gpu(0, 0).expect("a GPU"));
 }
