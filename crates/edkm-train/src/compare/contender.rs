@@ -88,7 +88,7 @@ impl Contender {
         Ok(ClusterSettings {
             bits,
             bits_budget,
-            temperature: TemperatureSchedule::annealed(steps),
+            temperature: TemperatureSchedule::annealed(bits, steps),
             gradient: match self {
                 Self::Training(Training::StraightThrough) => GradientMode::StraightThrough,
                 _ => common.gradient,

@@ -59,7 +59,7 @@ impl ClusterSettings {
             tolerance: 0.0,
             keep_zero: KeepZero::Free,
             gradient: GradientMode::Unrolled,
-            temperature: TemperatureSchedule::annealed(steps),
+            temperature: TemperatureSchedule::annealed(bits, steps),
             first_palettes: FirstPalettes::default(),
             from_step: 0,
             channel_scale: ChannelScale::None,
