@@ -1,5 +1,6 @@
 //! One optimizer step after the other.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use dfdx::prelude::*;
@@ -101,6 +102,14 @@ impl<D: EdkmDevice> Trainer<D> {
         }
     }
 
+    /// The same run, with the learning rates of the parameters that are named multiplied by factors of their own.
+    pub fn with_rate_factors(self, factors: BTreeMap<String, f32>) -> Self {
+        Self {
+            optimizer: self.optimizer.with_rate_factors(factors),
+            ..self
+        }
+    }
+
     /// Steps made so far.
     pub fn step_count(&self) -> u64 {
         self.step
@@ -113,7 +122,7 @@ impl<D: EdkmDevice> Trainer<D> {
 
     /// Goes back to `step`, with the optimizer of that moment; the model is the caller's to restore.
     pub fn go_back(&mut self, optimizer: AdamW<D>, step: u64) {
-        self.optimizer = optimizer;
+        self.optimizer = optimizer.with_rate_factors(self.optimizer.rate_factors().clone());
         self.step = step;
     }
 

@@ -4,7 +4,7 @@ use std::num::NonZeroU64;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args as ClapArgs};
-use edkm_train::run::OnNonFinite;
+use edkm_train::run::{OnNonFinite, RateUnit};
 
 use super::ClusterArgs;
 use crate::device::DeviceChoice;
@@ -26,9 +26,12 @@ pub struct FinetuneArgs {
     /// Steps of training
     #[arg(long, default_value_t = 400)]
     pub steps: u64,
-    /// Peak learning rate; without it 3e-3 up to 2 bits a weight, 2e-3 up to 3, and 1e-3 for more or without clustering
+    /// Peak learning rate; without it 3e-3 up to 2 bits a weight, 2e-3 below 4, and 1e-3 for more or without clustering
     #[arg(long)]
     pub lr: Option<f64>,
+    /// What --lr is measured in for a clustered matrix
+    #[arg(long, value_enum, default_value_t = LrUnit::Relative)]
+    pub lr_unit: LrUnit,
     /// Decoupled weight decay of matrices
     #[arg(long, default_value_t = 0.0)]
     pub weight_decay: f32,
@@ -114,6 +117,24 @@ pub struct FinetuneArgs {
     /// Print one JSON object as the last line of standard output
     #[arg(long)]
     pub json: bool,
+}
+
+/// `--lr-unit`
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub enum LrUnit {
+    /// The root mean square of its weights as they came, over 0.12: the further it is to the next centroid, the larger the step
+    Relative,
+    /// 1, as for all that is not clustered
+    Absolute,
+}
+
+impl From<LrUnit> for RateUnit {
+    fn from(unit: LrUnit) -> Self {
+        match unit {
+            LrUnit::Relative => Self::Relative,
+            LrUnit::Absolute => Self::Absolute,
+        }
+    }
 }
 
 /// `--on-non-finite`

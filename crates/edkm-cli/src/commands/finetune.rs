@@ -142,6 +142,7 @@ fn settings(args: &FinetuneArgs, embedded_folder: Option<&Path>) -> Result<Finet
         objective,
         steps: args.steps,
         learning_rate,
+        rate_unit: args.lr_unit.into(),
         weight_decay: args.weight_decay,
         sequence: args.seq,
         batch: args.batch,

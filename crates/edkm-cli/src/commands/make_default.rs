@@ -9,7 +9,7 @@ use edkm_llama::model::{DynamicLlama, Recompute};
 use edkm_store::Store;
 use edkm_train::init::random_weights;
 use edkm_train::run::checkpoint::CheckpointSettings;
-use edkm_train::run::{finetune, DataSource, FinetuneSettings, Measure, Objective, OnNonFinite};
+use edkm_train::run::{finetune, DataSource, FinetuneSettings, Measure, Objective, OnNonFinite, RateUnit};
 use edkm_train::synthetic::{self, Split};
 
 use super::Failure;
@@ -55,6 +55,7 @@ pub fn run(args: MakeDefaultArgs) -> Result<(), Failure> {
         objective: Objective::Text,
         steps: args.steps,
         learning_rate: args.lr,
+        rate_unit: RateUnit::default(),
         weight_decay: 0.1,
         sequence: 256,
         batch: 16,

@@ -50,6 +50,7 @@ fn every_way_to_train_differs_from_the_plain_one() {
         &["--temperature", "1e-4:1e-6", "--temperature-unit", "absolute"],
         &["--temperature", "0.5:0.1", "--temperature-share", "0.5"],
         &["--iterations", "1"],
+        &["--lr-unit", "absolute"],
         &["--iterations", "3", "--tolerance", "0.5"],
         &["--init", "kmeans++"],
         &["--init", "quantile"],

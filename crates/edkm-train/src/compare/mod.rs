@@ -36,7 +36,7 @@ use crate::evaluate::perplexity;
 use crate::run::checkpoint::{model_fingerprint, CheckpointSettings, RunFolder, Start};
 use crate::run::{
     check_sequence, compress_folder, finetune, stream, CalibrationSettings, ClusterSettings, CompressSettings,
-    DataSource, FinetuneSettings, Measure, Objective, Observer, OnNonFinite, Stage,
+    DataSource, FinetuneSettings, Measure, Objective, Observer, OnNonFinite, RateUnit, Stage,
 };
 use crate::{Tokenizer, TrainError};
 use conditions::Conditions;
@@ -286,6 +286,7 @@ impl Planned {
                 },
                 steps: settings.steps,
                 learning_rate: settings.learning_rate.unwrap_or(default_rate),
+                rate_unit: RateUnit::Relative,
                 weight_decay: 0.0,
                 sequence: settings.sequence,
                 batch: settings.batch,

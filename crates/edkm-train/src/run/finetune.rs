@@ -17,8 +17,8 @@ use super::checkpoint::{model_fingerprint, run_folder, CheckpointSettings, RunFo
 use super::plan::{plan, plan_folder, PlanText};
 use super::steps::{self, Run};
 use super::{
-    first_palettes, report, Baseline, ClusterSettings, FinetuneOutcome, LayerRules, Observer, OnNonFinite,
-    PlannedLayer, Sizes, Stage,
+    first_palettes, rate_factors, report, Baseline, ClusterSettings, FinetuneOutcome, LayerRules, Observer,
+    OnNonFinite, PlannedLayer, RateUnit, Sizes, Stage,
 };
 use crate::compress::{compress, with_palettes, Calibration, Method};
 use crate::data::sampler::WindowSampler;
@@ -88,6 +88,8 @@ pub struct FinetuneSettings {
     pub steps: u64,
     /// Peak learning rate.
     pub learning_rate: f64,
+    /// What it is measured in for clustered matrices.
+    pub rate_unit: RateUnit,
     /// Decoupled weight decay of matrices.
     pub weight_decay: f32,
     /// Tokens of a sequence.
@@ -232,6 +234,7 @@ pub fn finetune<D: EdkmDevice>(
     if let Some(clustering) = &settings.clustering {
         model.set_clustering(clustering);
     }
+    let factors = rate_factors::rate_factors(&mut model, settings.rate_unit);
     let mut baselines = Vec::new();
     if let (Measure::Yes, Some(clustering)) = (settings.baselines, &settings.clustering) {
         observer.stage(Stage::EvaluateBaselines);
@@ -284,6 +287,7 @@ pub fn finetune<D: EdkmDevice>(
             Trainer::resume(model, optimizer, trainer_settings, settings.store.clone(), first)
         }
     };
+    trainer = trainer.with_rate_factors(factors);
     if let Some((teacher, share)) = teacher {
         trainer = trainer.with_teacher(teacher, share);
     }

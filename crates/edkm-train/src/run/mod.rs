@@ -11,6 +11,7 @@ mod non_finite;
 mod observer;
 mod outcome;
 mod plan;
+mod rate_factors;
 mod report;
 mod sensitivity;
 mod steps;
@@ -28,3 +29,4 @@ pub use non_finite::{NonFiniteCounts, OnNonFinite, MOST_IN_A_ROW, MOST_ROLLBACKS
 pub use observer::{Observer, Silent, Stage, StepReport};
 pub use outcome::{Baseline, FinetuneOutcome, Sizes};
 pub use plan::{plan, planned_sizes, PlannedLayer, PlannedPalette};
+pub use rate_factors::{RateUnit, TYPICAL};

@@ -38,6 +38,7 @@ pub struct AdamW<D: EdkmDevice> {
     config: AdamWConfig,
     step: u64,
     pub(super) moments: BTreeMap<String, Moments<<D as Storage<f32>>::Vec>>,
+    rate_factors: BTreeMap<String, f32>,
     device: D,
 }
 
@@ -68,8 +69,20 @@ impl<D: EdkmDevice> AdamW<D> {
             config,
             step: 0,
             moments: BTreeMap::new(),
+            rate_factors: BTreeMap::new(),
             device,
         }
+    }
+
+    /// The same, with the learning rate of each parameter that is named multiplied by a factor of its own. They are no part of the
+    /// [`state`](Self::state): who restores an optimizer gives them again.
+    pub fn with_rate_factors(self, rate_factors: BTreeMap<String, f32>) -> Self {
+        Self { rate_factors, ..self }
+    }
+
+    /// The factors of learning rates, by parameter.
+    pub fn rate_factors(&self) -> &BTreeMap<String, f32> {
+        &self.rate_factors
     }
 
     /// Updates made so far.
@@ -211,6 +224,7 @@ impl<D: EdkmDevice> AdamW<D> {
             config: state.config,
             step: state.step,
             moments,
+            rate_factors: BTreeMap::new(),
             device,
         })
     }
@@ -294,6 +308,7 @@ impl<D: EdkmDevice> ParameterVisitor<D> for Update<'_, D> {
         if matches!(kind, ParameterKind::Vector) {
             hyper.weight_decay = 0.0;
         }
+        hyper.lr *= self.optimizer.rate_factors.get(name).copied().unwrap_or(1.0);
         let gradient = self
             .gradients
             .get_or_alloc_mut(parameter)
