@@ -54,6 +54,11 @@ impl Output {
     }
 }
 
+/// What a system may not tell.
+pub fn bytes_or_unknown(count: Option<u64>) -> String {
+    count.map_or("an unknown amount".to_owned(), bytes)
+}
+
 /// Bytes in the unit that suits them.
 pub fn bytes(count: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];

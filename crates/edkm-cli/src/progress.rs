@@ -6,11 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use edkm_train::run::estimate::Estimate;
 use edkm_train::run::{Observer, Stage, StepReport};
 use indicatif::{ProgressBar, ProgressStyle};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag::{register, register_conditional_shutdown};
 
+use crate::commands::dry_run;
 use crate::console::Output;
 use crate::run_log::{RunLog, PROGRESS};
 
@@ -83,6 +85,12 @@ impl Observer for Progress {
         if let Some(Err(why)) = self.log.as_ref().map(|log| log.open_in(path)) {
             tracing::warn!("no log in {}: {why}", path.display());
         }
+    }
+
+    fn estimate(&mut self, estimate: &Estimate) {
+        let line = dry_run::line(estimate);
+        tracing::info!(target: PROGRESS, "{line}");
+        self.output.line(line);
     }
 
     fn stage(&mut self, stage: Stage) {

@@ -34,17 +34,20 @@ impl Started {
 
     /// That of the run that writes `out`. Its paths are relative to where it was started, and this process goes there.
     pub fn read(out: &Path) -> Result<(FinetuneArgs, Self), Failure> {
-        let text = RunFolder::open(&std::path::absolute(out)?).arguments()?;
-        let mut started: Self = serde_json::from_str(&text)
-            .map_err(|why| format!("the arguments of the run of {}: {why}", out.display()))?;
+        let folder = RunFolder::open(&std::path::absolute(out)?);
+        let unusable = |why: &dyn std::fmt::Display| format!("{}: {why}", folder.arguments_path().display());
+        let mut started: Self = serde_json::from_str(&folder.arguments()?).map_err(|why| unusable(&why))?;
         // The folder may have been moved since.
         started.out = Some(std::path::absolute(out)?);
+        let args = Args::try_parse_from(&started.arguments).map_err(|why| unusable(&why))?;
+        let args = match args.command {
+            Command::Finetune(args) if args.resume.is_none() => args,
+            Command::Finetune(_) => return Err(unusable(&"a run cannot have been started by --resume").into()),
+            _ => return Err(unusable(&"not what finetune was started with").into()),
+        };
         std::env::set_current_dir(&started.folder)
             .map_err(|why| format!("cannot go to {}: {why}", started.folder.display()))?;
-        match Args::try_parse_from(&started.arguments)?.command {
-            Command::Finetune(args) => Ok((*args, started)),
-            _ => Err(format!("{} was not written by finetune", out.display()).into()),
-        }
+        Ok((*args, started))
     }
 
     /// As JSON, with the folder that is written.

@@ -61,6 +61,7 @@ impl fmt::Display for PaletteDType {
 ///
 /// Fields are plain; [`validate`](Self::validate) runs on every path that makes a matrix from them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct PaletteSpec {
     /// Width of an index, 1 to 8; a palette has `2^bits` entries.
     pub bits: u8,

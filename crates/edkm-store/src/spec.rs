@@ -30,6 +30,7 @@ use crate::{Bytes, LearnerGroup, PlaneCodec, Store, StoreError};
 /// let spec: StoreSpec = "marshal,compress,spill=/tmp:2GiB".parse()?;
 /// let store = spec.build()?;
 /// assert_eq!(spec.to_string(), "marshal,compress,spill=/tmp:2GiB");
+/// assert_eq!(spec.spill_budget(), Some("2GiB".parse()?));
 ///
 /// let error = "marshal,zip".parse::<StoreSpec>().unwrap_err();
 /// assert!(error.to_string().contains("`zip`"));
@@ -75,6 +76,14 @@ impl StoreSpec {
     /// Those of [`crate::StoreBuilder::build`].
     pub fn build_for(&self, group: impl LearnerGroup) -> Result<Store, StoreError> {
         self.build_with(Some(Arc::new(group)))
+    }
+
+    /// The bytes above which the store spills to disk, if it does.
+    pub fn spill_budget(&self) -> Option<Bytes> {
+        self.layers.iter().find_map(|layer| match layer {
+            LayerSpec::Spill { budget, .. } => Some(*budget),
+            _ => None,
+        })
     }
 
     /// Whether there is a `shard` layer, so that [`StoreSpec::build_for`] is needed.

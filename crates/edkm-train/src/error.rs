@@ -59,6 +59,22 @@ pub enum TrainError {
         /// Bytes that a process can take now.
         available: u64,
     },
+    /// A run that would need more than there is.
+    #[error(
+        "the run needs about {:.1} GiB of {what}, and {:.1} GiB are there; give {lower}, or begin all the same with --ignore-limits",
+        gib(*needed),
+        gib(*available)
+    )]
+    NotEnough {
+        /// `memory` or `disk`.
+        what: &'static str,
+        /// Bytes that it would need.
+        needed: u64,
+        /// Bytes that there are.
+        available: u64,
+        /// What can be lowered.
+        lower: String,
+    },
     /// A method that looks at text was given none.
     #[error("{method} needs calibration text; name it with --data FILE (.txt, .json or .jsonl)")]
     NoCalibration {

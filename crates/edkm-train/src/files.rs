@@ -26,16 +26,18 @@ pub(crate) fn open(path: &Path) -> Result<File, TrainError> {
 
 /// The whole of a small file, refused beyond `limit` bytes before they are read.
 pub(crate) fn read_capped(path: &Path, limit: u64) -> Result<Vec<u8>, TrainError> {
-    let mut bytes = Vec::new();
     let file = open(path)?;
     let too_large = || TrainError::TooLarge {
         path: path.to_path_buf(),
         what: "the file".to_owned(),
         limit,
     };
-    if file.metadata().map_err(TrainError::io("read", path))?.len() > limit {
+    let length = file.metadata().map_err(TrainError::io("read", path))?.len();
+    if length > limit {
         return Err(too_large());
     }
+    // a vector that grows as it is read would take twice the file
+    let mut bytes = Vec::with_capacity(length as usize + 1);
     // The file may grow under us: the limit holds for what is read too.
     file.take(limit + 1)
         .read_to_end(&mut bytes)

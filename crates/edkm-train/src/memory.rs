@@ -1,5 +1,7 @@
 //! How much memory this process has: what the operating system says.
 
+use std::path::Path;
+
 /// The most resident memory the process has had, in bytes. `None` where the system does not tell (outside Linux).
 pub fn peak_resident_bytes() -> Option<u64> {
     status_bytes("VmHWM:")
@@ -16,9 +18,50 @@ pub fn reset_peak_resident() {
     let _ = std::fs::write("/proc/self/clear_refs", "5");
 }
 
-/// The memory that a process can take without the system having to swap, in bytes. `None` where the system does not tell (outside Linux).
+/// The memory that this process can take without the system having to swap and within what its control groups may hold (as in a container),
+/// in bytes. `None` where the system does not tell (outside Linux).
 pub fn available_bytes() -> Option<u64> {
-    parse(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:")
+    let machine = parse(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:")?;
+    let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    Some(machine.min(left_in_groups(Path::new("/sys/fs/cgroup"), &groups).unwrap_or(u64::MAX)))
+}
+
+/// What is left to the process in its control groups and in those around them, versions 1 and 2. `None`: they have no limit.
+fn left_in_groups(root: &Path, groups: &str) -> Option<u64> {
+    let mut left = Vec::new();
+    for line in groups.lines() {
+        // number:controllers:path, the controllers of version 2 being none
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else {
+            continue;
+        };
+        let (root, files) = match controllers {
+            "" => (root.to_path_buf(), ["memory.max", "memory.current", "inactive_file "]),
+            _ if controllers.split(',').any(|name| name == "memory") => (
+                root.join("memory"),
+                ["memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file "],
+            ),
+            _ => continue,
+        };
+        // in a container the path may be that of the machine, and its root the group itself
+        let group = root.join(path.trim_start_matches('/'));
+        let all = group.ancestors().take_while(|folder| folder.starts_with(&root));
+        left.extend(all.filter_map(|folder| left_in_group(folder, files)));
+    }
+    left.into_iter().min()
+}
+
+fn left_in_group(folder: &Path, [limit, usage, cache]: [&str; 3]) -> Option<u64> {
+    let read = |name: &str| std::fs::read_to_string(folder.join(name)).ok();
+    // "max" is no limit, and no number
+    let number = |name: &str| read(name)?.trim().parse::<u64>().ok();
+    let stat = read("memory.stat").unwrap_or_default();
+    let cached = stat
+        .lines()
+        .find_map(|line| line.strip_prefix(cache)?.trim().parse().ok());
+    // files that were read and are not in use make room
+    let used = number(usage)?.saturating_sub(cached.unwrap_or(0));
+    Some(number(limit)?.saturating_sub(used))
 }
 
 fn status_bytes(key: &str) -> Option<u64> {
@@ -48,6 +91,31 @@ mod tests {
         assert_eq!(parse(status, "VmRSS:"), Some(1 << 20));
         assert_eq!(parse(status, "VmSwap:"), None);
         assert_eq!(parse("VmHWM: many kB", "VmHWM:"), None);
+    }
+
+    #[test]
+    fn the_tightest_control_group_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = dir.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        assert_eq!(left_in_groups(dir.path(), "0::/a/b\n"), None);
+        // version 2: no limit inside, one around it
+        write("a/b/memory.max", "max\n");
+        write("a/b/memory.current", "700\n");
+        write("a/memory.max", "1000\n");
+        write("a/memory.current", "900\n");
+        write("a/memory.stat", "anon 600\ninactive_file 300\n");
+        assert_eq!(left_in_groups(dir.path(), "0::/a/b\n"), Some(400));
+        // version 1, seen from inside a container: the path is not there, the root is the group
+        write("memory/memory.limit_in_bytes", "500\n");
+        write("memory/memory.usage_in_bytes", "600\n");
+        write("memory/memory.stat", "inactive_file 1\ntotal_inactive_file 200\n");
+        let groups = "3:cpuset:/\n4:memory:/docker/x\n0::/a/b\n";
+        assert_eq!(left_in_groups(dir.path(), groups), Some(100));
+        assert_eq!(left_in_groups(dir.path(), "nonsense\n::\n"), None);
     }
 
     #[test]

@@ -131,6 +131,11 @@ impl<D: EdkmDevice> Trainer<D> {
         &self.optimizer
     }
 
+    /// The model; all else is freed.
+    pub fn into_model(self) -> DynamicLlama<D> {
+        self.model
+    }
+
     /// The store, for its report.
     pub fn store(&self) -> &Store {
         &self.store

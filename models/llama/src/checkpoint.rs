@@ -35,7 +35,7 @@ pub use self::{
     header::{HeaderProblem, TensorInfo},
     index::IndexProblem,
     map::Access,
-    output::{copy_companions, OutputDir, Overwrite},
+    output::{copy_companions, OutputDir, Overwrite, COMPANIONS},
     weight::Weight,
     writer::{write_model, write_safetensors, Sharding, WrittenModel},
 };

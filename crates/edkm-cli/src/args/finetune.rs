@@ -108,6 +108,12 @@ pub struct FinetuneArgs {
     /// Go on with the run that was to write OUT, from its newest whole checkpoint; all else is as it was started
     #[arg(long, value_name = "OUT", exclusive = true)]
     pub resume: Option<PathBuf>,
+    /// Show what memory and disk the run would take on the CPU, and end
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Begin even if there seems to be too little memory or disk
+    #[arg(long)]
+    pub ignore_limits: bool,
     /// Replace OUT if it holds a model
     #[arg(long)]
     pub overwrite: bool,

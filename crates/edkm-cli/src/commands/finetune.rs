@@ -5,16 +5,17 @@ use std::path::{Path, PathBuf};
 use dfdx_edkm::EdkmDevice;
 use edkm_llama::checkpoint::Overwrite;
 use edkm_store::StoreSpec;
-use edkm_train::run::checkpoint::{CheckpointSettings, Start};
+use edkm_train::run::checkpoint::{completed, CheckpointSettings, Completed, Start};
+use edkm_train::run::estimate::estimate;
 use edkm_train::run::{
     finetune, free_folder, plan_finetune, ClusterSettings, DataSource, FinetuneOutcome, FinetuneSettings, Measure,
-    Objective, PlannedLayer,
+    Objective, OnLimits, PlannedLayer,
 };
 
 use super::{plan, recompute, Failure};
 use crate::args::FinetuneArgs;
 use crate::console::{bytes, Output};
-use crate::device::OnDevice;
+use crate::device::{DeviceChoice, OnDevice};
 use crate::embedded;
 use crate::hub;
 use crate::progress::Progress;
@@ -28,6 +29,9 @@ pub fn run(args: FinetuneArgs, log: RunLog) -> Result<(), Failure> {
     let (args, start, started) = match &args.resume {
         None => (args, Start::Fresh, Started::now()?),
         Some(out) => {
+            if let Some(completed) = completed(&std::path::absolute(out)?)? {
+                return show_completed(out, completed);
+            }
             let (mut args, started) = Started::read(out)?;
             // the checkpoint holds the rules; their file may be another by now
             args.clustering.layers = None;
@@ -58,6 +62,9 @@ pub fn run(args: FinetuneArgs, log: RunLog) -> Result<(), Failure> {
         start,
         arguments: started.with_out(&settings.out)?,
     };
+    if args.dry_run {
+        return super::dry_run::show(output, &estimate(&settings)?, settings.on_limits);
+    }
     tracing::info!(target: PROGRESS, "edkm {}: {}", env!("CARGO_PKG_VERSION"), settings.checkpoints.arguments);
     let outcome = args.device.run(Training {
         settings: &settings,
@@ -148,7 +155,7 @@ fn settings(args: &FinetuneArgs, embedded_folder: Option<&Path>) -> Result<Finet
         batch: args.batch,
         accumulate: args.accumulate,
         seed: args.seed,
-        store: args.store.parse::<StoreSpec>()?.build()?,
+        store: args.store.parse::<StoreSpec>()?,
         recompute: recompute(args.checkpoint_layers, args.checkpoint_attention),
         baselines,
         out: args.out.clone().unwrap_or_else(|| free_folder(Path::new(DEFAULT_OUT))),
@@ -159,7 +166,31 @@ fn settings(args: &FinetuneArgs, embedded_folder: Option<&Path>) -> Result<Finet
         },
         on_non_finite: args.on_non_finite.into(),
         checkpoints: CheckpointSettings::default(),
+        // a GPU has its own memory, which is not estimated
+        on_limits: match (args.device, args.ignore_limits) {
+            (DeviceChoice::Cpu, false) => OnLimits::Refuse,
+            _ => OnLimits::Ignore,
+        },
     })
+}
+
+/// A run that is to go on and has nothing left to do.
+fn show_completed(out: &Path, completed: Completed) -> Result<(), Failure> {
+    // whether JSON was asked for was said to the run, whose figures they are
+    let output = Output::Json;
+    match completed {
+        Completed::Here(outcome) => {
+            output.line(format!("the run is complete: {} is whole", out.display()));
+            output.json(&outcome)
+        }
+        Completed::Earlier => {
+            output.line(format!(
+                "{} is whole, and there is no run that could go on",
+                out.display()
+            ));
+            Ok(())
+        }
+    }
 }
 
 /// What each layer of the store did, as a table.

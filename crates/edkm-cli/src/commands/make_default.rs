@@ -6,10 +6,10 @@ use dfdx::prelude::*;
 use edkm_llama::checkpoint::{FloatDtype, Overwrite, Sharding};
 use edkm_llama::config::{LlamaConfig, CONFIG_FILE};
 use edkm_llama::model::{DynamicLlama, Recompute};
-use edkm_store::Store;
+use edkm_store::StoreSpec;
 use edkm_train::init::random_weights;
 use edkm_train::run::checkpoint::CheckpointSettings;
-use edkm_train::run::{finetune, DataSource, FinetuneSettings, Measure, Objective, OnNonFinite, RateUnit};
+use edkm_train::run::{finetune, DataSource, FinetuneSettings, Measure, Objective, OnLimits, OnNonFinite, RateUnit};
 use edkm_train::synthetic::{self, Split};
 
 use super::Failure;
@@ -61,7 +61,7 @@ pub fn run(args: MakeDefaultArgs) -> Result<(), Failure> {
         batch: 16,
         accumulate: 1,
         seed: SEED,
-        store: Store::marshaling(),
+        store: StoreSpec::default(),
         recompute: Recompute::Nothing,
         baselines: Measure::No,
         out: args.out,
@@ -72,6 +72,7 @@ pub fn run(args: MakeDefaultArgs) -> Result<(), Failure> {
         },
         on_non_finite: OnNonFinite::Stop,
         checkpoints: CheckpointSettings::default(),
+        on_limits: OnLimits::Refuse,
     };
     let outcome = finetune(&settings, &device, &mut Progress::new(Output::Human))?;
     Output::Human.line(format!(

@@ -4,6 +4,7 @@ pub mod bench;
 pub mod chat;
 pub mod compare;
 pub mod compress;
+pub mod dry_run;
 pub mod eval;
 pub mod export;
 pub mod finetune;

@@ -129,6 +129,56 @@ fn a_run_killed_at_any_moment_ends_with_the_same_bytes() {
     assert!(resumed > 0);
 }
 
+/// Killed at each of its last renamings and removals: the result is put in its place, then the folder of the run goes.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_run_killed_while_it_ends_is_complete_or_goes_on() {
+    let traced = |shop: &Workshop, arguments: &[&str]| {
+        let mut run = run(shop);
+        run.args(["--steps", "4"]);
+        let mut command = Command::new("strace");
+        command.args(["-f", "-qq"]).args(arguments);
+        command.arg(run.get_program()).args(run.get_args());
+        command.output()
+    };
+    let undisturbed = Workshop::new();
+    let log = undisturbed.path("calls");
+    let arguments = ["-e", "trace=rename,unlinkat", "-o", log.to_str().unwrap()];
+    if !traced(&undisturbed, &arguments).is_ok_and(|output| output.status.success()) {
+        println!("skipped: no strace that may trace");
+        return;
+    }
+    let log = std::fs::read_to_string(log).unwrap();
+    let (mut complete, mut resumed) = (0, 0);
+    for (call, last) in [("rename", 2), ("unlinkat", 8)] {
+        let calls = log.matches(&format!("{call}(")).count();
+        for number in calls + 1 - last..=calls {
+            let shop = Workshop::new();
+            let killing = format!("inject={call}:signal=KILL:when={number}");
+            let output = traced(&shop, &["-o", "/dev/null", "-e", &killing]).unwrap();
+            assert!(!output.status.success(), "{call} {number} was not met");
+            let whole = shop.out().exists();
+            let output = resume(&shop).output().unwrap();
+            let message = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(output.status.success(), "{call} {number}: {message}");
+            match whole {
+                true => {
+                    complete += 1;
+                    assert!(message.contains("is whole"), "{call} {number}: {message}");
+                }
+                false => resumed += 1,
+            }
+            assert!(model(&shop) == model(&undisturbed), "{call} {number}: another model");
+            assert!(!run_folder(&shop).exists(), "{call} {number}: {message}");
+            // and once more
+            let output = resume(&shop).output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        }
+    }
+    println!("{complete} were complete, {resumed} went on");
+    assert!(complete > 0 && resumed > 0);
+}
+
 /// Numbers from 0 to 1 (xorshift); the same in every run of the test, while the moments they stand for are not.
 struct Moments(u64);
 

@@ -10,10 +10,11 @@ use edkm_llama::checkpoint::{copy_companions, Checkpoint, Dtype, FloatDtype, Out
 use edkm_llama::config::LlamaConfig;
 use edkm_llama::model::{DynamicLlama, PalettizedParameter, Recompute};
 use edkm_llama::names::Parameter;
-use edkm_store::{Backend, Store};
+use edkm_store::{Backend, StoreSpec};
 
 use super::bits_budget::{settle, write_rules};
 use super::checkpoint::{model_fingerprint, run_folder, CheckpointSettings, RunFolder, RunState, Start};
+use super::estimate::estimate;
 use super::plan::{plan, plan_folder, PlanText};
 use super::steps::{self, Run};
 use super::{
@@ -101,7 +102,7 @@ pub struct FinetuneSettings {
     /// Seed of the data's order.
     pub seed: u64,
     /// Where saved tensors go.
-    pub store: Store,
+    pub store: StoreSpec,
     /// What layers save.
     pub recompute: Recompute,
     /// Whether compression without training is measured too.
@@ -114,6 +115,18 @@ pub struct FinetuneSettings {
     pub on_non_finite: OnNonFinite,
     /// When the run writes checkpoints, and whether it goes on from one.
     pub checkpoints: CheckpointSettings,
+    /// What happens when there seems to be too little memory or disk.
+    pub on_limits: OnLimits,
+}
+
+/// What happens when a run is estimated to need more memory or disk than there is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum OnLimits {
+    /// It is refused.
+    #[default]
+    Refuse,
+    /// It begins all the same.
+    Ignore,
 }
 
 /// Tokens of the validation text that the sample begins with.
@@ -144,11 +157,17 @@ pub fn finetune<D: EdkmDevice>(
         }
         Start::Resume => {
             let folder = RunFolder::open_locked(&settings.out)?;
-            let newest = newest(&folder)?;
+            let newest = newest(&folder, settings.steps)?;
             Some((folder, newest))
         }
     };
     check_policy(settings)?;
+    let store = settings.store.build()?;
+    let estimated = estimate(settings)?;
+    observer.estimate(&estimated);
+    if settings.on_limits == OnLimits::Refuse {
+        estimated.check()?;
+    }
     let learning_rate = LearningRate::cosine(settings.learning_rate, settings.steps)?;
     check_objective(settings.objective)?;
     let config = LlamaConfig::read(&settings.model_dir)?;
@@ -274,7 +293,7 @@ pub fn finetune<D: EdkmDevice>(
             if let Some(clustering) = settings.clustering.as_ref().filter(|c| c.from_step == 0) {
                 first_palettes::find(&mut model, clustering.first_palettes, &calibration, observer)?;
             }
-            Trainer::new(model, device.clone(), trainer_settings, settings.store.clone())
+            Trainer::new(model, device.clone(), trainer_settings, store)
         }
         Some((path, state)) => {
             RunFolder::restore(path, state, &mut model)?;
@@ -284,7 +303,7 @@ pub fn finetune<D: EdkmDevice>(
             if let (Some(schedule), Some(last)) = (trainer_settings.temperature, first.checked_sub(1)) {
                 set_temperature(&mut model, schedule.unit(), schedule.at(last));
             }
-            Trainer::resume(model, optimizer, trainer_settings, settings.store.clone(), first)
+            Trainer::resume(model, optimizer, trainer_settings, store, first)
         }
     };
     trainer = trainer.with_rate_factors(factors);
@@ -338,7 +357,8 @@ pub fn finetune<D: EdkmDevice>(
     let (steps, non_finite) = run.train(&mut trainer, &mut sampler, non_finite, observer)?;
     let training_seconds = earlier.1 + training_start.elapsed().as_secs_f64();
     let store = trainer.store().report();
-    let mut model = trainer.model;
+    // optimizer and teacher have done their part
+    let mut model = trainer.into_model();
     let clustering_bytes = clustering_bytes(&mut model);
 
     observer.stage(Stage::Save);
@@ -396,16 +416,24 @@ pub fn finetune<D: EdkmDevice>(
     if folder.log().exists() {
         std::fs::copy(folder.log(), out.path().join("log.txt")).map_err(TrainError::io("copy", &folder.log()))?;
     }
+    folder.note_result(out.path(), &outcome)?;
     out.commit()?;
     folder.remove()?;
     Ok(outcome)
 }
 
 /// The newest checkpoint of the run that writes `out`. A warning names those that cannot be used, and the one that is.
-fn newest(folder: &RunFolder) -> Result<(PathBuf, RunState), TrainError> {
+fn newest(folder: &RunFolder, steps: u64) -> Result<(PathBuf, RunState), TrainError> {
     let (path, state, damaged) = folder.newest()?;
     for reason in damaged {
         tracing::warn!("{reason}; going on from {}", path.display());
+    }
+    if state.step > steps || state.optimizer.step > state.step {
+        let reason = format!(
+            "{} steps and {} updates of a run of {steps} steps",
+            state.step, state.optimizer.step
+        );
+        return Err(TrainError::RunCheckpoint { path, reason });
     }
     Ok((path, state))
 }

@@ -19,7 +19,13 @@ use edkm_llama::names::{parameters, Parameter, Role};
 use edkm_palette::PaletteDType;
 use serde::{Deserialize, Deserializer};
 
-use crate::TrainError;
+use crate::{files, TrainError};
+
+/// The largest file of rules that is read: rules for some thousand layers take a tenth of it.
+const RULES_LIMIT: u64 = 1 << 20;
+
+/// Characters of a message about them.
+const MESSAGE_LIMIT: usize = 1000;
 
 /// Rules in order.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -115,11 +121,13 @@ impl LayerRules {
     /// # Errors
     /// A file that cannot be read or is not TOML, an unknown key, a value out of range: the file, the line and the key are named.
     pub fn read(path: &Path) -> Result<Self, TrainError> {
-        let text = std::fs::read_to_string(path).map_err(TrainError::io("read", path))?;
-        Self::from_toml(&text).map_err(|reason| TrainError::Layers {
+        let fail = |reason| TrainError::Layers {
             path: path.to_path_buf(),
             reason,
-        })
+        };
+        let text = String::from_utf8(files::read_capped(path, RULES_LIMIT)?)
+            .map_err(|why| fail(format!("not UTF-8 at byte {}", why.utf8_error().valid_up_to())))?;
+        Self::from_toml(&text).map_err(fail)
     }
 
     /// Reads the text of a file.
@@ -133,7 +141,9 @@ impl LayerRules {
             #[serde(default)]
             layer: Vec<LayerRule>,
         }
-        let file: File = toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())?;
+        // the message shows the line at fault, however long that is
+        let short = |error: toml::de::Error| error.to_string().chars().take(MESSAGE_LIMIT).collect::<String>();
+        let file: File = toml::from_str(text).map_err(|error| short(error).trim_end().to_owned())?;
         Ok(Self(file.layer))
     }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::estimate::Estimate;
 use crate::trainer::StepOutcome;
 
 /// A part of the run.
@@ -61,6 +62,8 @@ pub struct StepReport {
 pub trait Observer {
     /// The run's folder is there; a `log.txt` that is kept in it goes into the result.
     fn folder(&mut self, _path: &std::path::Path) {}
+    /// What the run will take, before it begins.
+    fn estimate(&mut self, _estimate: &Estimate) {}
     /// A part of the run begins.
     fn stage(&mut self, stage: Stage);
     /// A share of the current part is done, from 0 to 1.

@@ -65,8 +65,10 @@ impl<D: EdkmDevice> Run<'_, D> {
                 .is_some_and(|every| done % every == 0 || done == settings.steps);
             if interrupted || (due && done != saved) {
                 writer.sync()?;
+                // the parameters first: their copy is gone before the optimizer's state is copied
+                let staged = self.folder.stage(&mut trainer.model)?;
                 let state = (self.state)(trainer, sampler.position(), mishaps.counts)?;
-                self.folder.save(state, &mut trainer.model, settings.checkpoints.keep)?;
+                staged.finish(state, settings.checkpoints.keep)?;
                 saved = done;
             }
             if interrupted {

@@ -5,8 +5,13 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use crate::data::DOCUMENT_LIMIT;
 use crate::{files, TrainError};
+
+/// The longest line that is read: the longest of the published files has some ten thousand bytes, and values take more memory than their text.
+const LINE_LIMIT: u64 = 1 << 20;
+
+/// The largest CSV file that is read: the largest of MMLU has 2 MB, and a byte may be a column.
+const CSV_LIMIT: u64 = 4 << 20;
 
 /// One record, and where it stands.
 pub(super) struct Record<'p> {
@@ -178,16 +183,16 @@ fn for_each_line(path: &Path, mut each: impl FnMut(u64, &str) -> Result<(), Trai
     let (mut bytes, mut number) = (Vec::new(), 0);
     loop {
         bytes.clear();
-        let read = (&mut reader).take(DOCUMENT_LIMIT + 1).read_until(b'\n', &mut bytes);
+        let read = (&mut reader).take(LINE_LIMIT + 1).read_until(b'\n', &mut bytes);
         if read.map_err(TrainError::io("read", path))? == 0 {
             return Ok(());
         }
         number += 1;
-        if bytes.len() as u64 > DOCUMENT_LIMIT {
+        if bytes.len() as u64 > LINE_LIMIT {
             return Err(TrainError::TooLarge {
                 path: path.to_path_buf(),
                 what: format!("line {number}"),
-                limit: DOCUMENT_LIMIT,
+                limit: LINE_LIMIT,
             });
         }
         let text = std::str::from_utf8(&bytes).map_err(|why| TrainError::TaskLine {
@@ -206,7 +211,7 @@ pub(super) fn read_csv<T>(
     path: &Path,
     mut each: impl FnMut(Place<'_>, &csv::StringRecord) -> Result<T, TrainError>,
 ) -> Result<Vec<T>, TrainError> {
-    let bytes = files::read_capped(path, DOCUMENT_LIMIT)?;
+    let bytes = files::read_capped(path, CSV_LIMIT)?;
     let mut reader = csv::ReaderBuilder::new()
         .has_headers(false)
         .flexible(true)

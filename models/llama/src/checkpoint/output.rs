@@ -97,7 +97,7 @@ impl OutputDir {
 }
 
 /// The files that belong to a model besides its configuration and weights, for programs that load it.
-const COMPANIONS: [&str; 10] = [
+pub const COMPANIONS: [&str; 10] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "tokenizer.model",

@@ -1,6 +1,6 @@
 //! Weights by the names of the model, whichever way they are stored.
 
-use std::{cell::RefCell, collections::HashMap};
+use std::{cell::RefCell, collections::HashMap, path::Path};
 
 use edkm_palette::{EntryBytes, EntryView, FormatMetadata, PalettizedMatrix, METADATA_KEY};
 
@@ -89,7 +89,7 @@ impl Checkpoint {
     /// # Errors
     /// [`LlamaError::NoTensor`] if no such weight is palettized, [`LlamaError::Palette`] if an entry is missing or wrong.
     pub fn palettized(&self, name: &str) -> Result<PalettizedMatrix, LlamaError> {
-        let path = || self.path().to_owned();
+        let path = || self.place_of(name).to_owned();
         let format = self.format().filter(|format| format.get(name).is_some());
         let format = format.ok_or_else(|| LlamaError::NoTensor {
             path: path(),
@@ -139,6 +139,19 @@ impl Checkpoint {
             source,
         })?);
         Ok(self)
+    }
+
+    /// The file that holds the parts of a palettized weight; that of any part, should one be missing, or the folder.
+    fn place_of(&self, name: &str) -> &Path {
+        let part = |entry: &&String| entry.strip_prefix(name).is_some_and(|rest| rest.starts_with('.'));
+        let file = self
+            .tensors
+            .range(name.to_owned()..)
+            .map(|(entry, file)| (entry, *file));
+        let found = file
+            .take_while(|(entry, _)| entry.starts_with(name))
+            .find(|(entry, _)| part(entry));
+        found.map_or(self.path(), |(_, file)| self.files[file].path())
     }
 
     /// Whether an entry is a part of a palettized weight: the name of one with a suffix.

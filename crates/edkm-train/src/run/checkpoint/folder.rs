@@ -2,15 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use dfdx_edkm::EdkmDevice;
 use edkm_llama::checkpoint::{write_safetensors, Access, Checkpoint, FloatDtype, Overwrite, TensorEntry};
+use edkm_llama::files::replace_file;
 use edkm_llama::model::DynamicLlama;
+use edkm_llama::LlamaError;
 
+use super::completed::update;
 use super::state::{put, take};
-use super::RunState;
+use super::{RunState, SavedClustering};
 use crate::files::{self, write_whole};
 use crate::TrainError;
 
@@ -121,12 +123,17 @@ impl RunFolder {
         self.path.join("log.txt")
     }
 
+    /// Where it is kept what the run was started with.
+    pub fn arguments_path(&self) -> PathBuf {
+        self.path.join(ARGUMENTS)
+    }
+
     /// What the run was started with.
     ///
     /// # Errors
     /// A file that is not there, or larger than 1 MiB, or not text.
     pub fn arguments(&self) -> Result<String, TrainError> {
-        let path = self.path.join(ARGUMENTS);
+        let path = self.arguments_path();
         if !path.exists() {
             return Err(TrainError::NoCheckpoint {
                 folder: self.path.clone(),
@@ -154,48 +161,27 @@ impl RunFolder {
         remove(&self.path)
     }
 
-    /// Writes a checkpoint of `state` and `model`, then removes all but the newest `keep`. The palettes of `state` are taken from the model.
-    /// Memory: a copy of the parameters and of the optimizer's moments.
+    /// Writes the parameters of `model` into a checkpoint that [`StagedCheckpoint::finish`] makes whole. Memory: a copy of the parameters.
     ///
     /// # Errors
-    /// A system that does not write; the checkpoints before it are then as they were.
-    pub fn save<D: EdkmDevice>(
-        &self,
-        mut state: RunState,
-        model: &mut DynamicLlama<D>,
-        keep: usize,
-    ) -> Result<PathBuf, TrainError> {
+    /// A system that does not write.
+    pub fn stage<D: EdkmDevice>(&self, model: &mut DynamicLlama<D>) -> Result<StagedCheckpoint<'_>, TrainError> {
         let parent = self.checkpoints_path();
         let staging = tempfile::Builder::new()
             .prefix(PARTIAL)
             .tempdir_in(&parent)
             .map_err(TrainError::io("make a folder in", &parent))?;
         let taken = take(model);
-        state.clusterings = taken.clusterings;
         let entries = taken
             .parameters
             .iter()
             .map(|(name, shape, values)| TensorEntry::values(name, shape.clone(), values, FloatDtype::F32));
         write_safetensors(&staging.path().join(PARAMETERS), entries.collect(), &BTreeMap::new())?;
-        let path = staging.path().join(STATE);
-        let mut bytes = MAGIC.to_vec();
-        let encoded = bincode::serde::encode_to_vec(&state, format());
-        bytes.extend(encoded.map_err(|why| damaged(&path, &why.to_string()))?);
-        write_whole(&path, &bytes)?;
-        let sum = checksum(staging.path())?;
-        write_whole(&staging.path().join(CHECKSUM), sum.as_bytes())?;
-        let target = parent.join(format!("step-{:012}", state.step));
-        if target.exists() {
-            // of the same step, so the same unless it is damaged
-            fs::remove_dir_all(&target).map_err(TrainError::io("remove", &target))?;
-        }
-        fs::rename(staging.path(), &target).map_err(TrainError::io("rename", &target))?;
-        sync_folder(&parent)?;
-        let all = self.checkpoints()?;
-        for old in &all[..all.len().saturating_sub(keep.max(1))] {
-            fs::remove_dir_all(old).map_err(TrainError::io("remove", old))?;
-        }
-        Ok(target)
+        Ok(StagedCheckpoint {
+            folder: self,
+            staging,
+            clusterings: taken.clusterings,
+        })
     }
 
     /// The newest checkpoint that is whole, and what is wrong with newer ones, each with its path.
@@ -253,15 +239,59 @@ impl RunFolder {
     }
 }
 
-fn format() -> impl bincode::config::Config {
+/// A checkpoint in the making: the parameters are written.
+#[derive(Debug)]
+pub struct StagedCheckpoint<'f> {
+    folder: &'f RunFolder,
+    staging: tempfile::TempDir,
+    clusterings: BTreeMap<String, SavedClustering>,
+}
+
+impl StagedCheckpoint<'_> {
+    /// Writes the rest of the state, puts the checkpoint in its place, then removes all but the newest `keep`. The palettes of `state` are those
+    /// of the model.
+    ///
+    /// # Errors
+    /// A system that does not write; the checkpoints before it are then as they were.
+    pub fn finish(self, mut state: RunState, keep: usize) -> Result<PathBuf, TrainError> {
+        let (parent, staging) = (self.folder.checkpoints_path(), self.staging.path());
+        state.clusterings = self.clusterings;
+        write_state(&staging.join(STATE), &state)?;
+        let sum = checksum(staging)?;
+        write_whole(&staging.join(CHECKSUM), sum.as_bytes())?;
+        let target = parent.join(format!("step-{:012}", state.step));
+        if target.exists() {
+            // of the same step, so the same unless it is damaged
+            fs::remove_dir_all(&target).map_err(TrainError::io("remove", &target))?;
+        }
+        fs::rename(staging, &target).map_err(TrainError::io("rename", &target))?;
+        sync_folder(&parent)?;
+        let all = self.folder.checkpoints()?;
+        for old in &all[..all.len().saturating_sub(keep.max(1))] {
+            fs::remove_dir_all(old).map_err(TrainError::io("remove", old))?;
+        }
+        Ok(target)
+    }
+}
+
+type Format = bincode::config::Configuration<bincode::config::LittleEndian, bincode::config::Fixint>;
+
+fn format() -> Format {
     bincode::config::standard().with_fixed_int_encoding()
 }
 
+/// Removes a folder that may not be there, under another name: a process that is killed meanwhile leaves no half of a run behind.
 fn remove(folder: &Path) -> Result<(), TrainError> {
-    match fs::remove_dir_all(folder) {
-        Err(why) if why.kind() != std::io::ErrorKind::NotFound => Err(TrainError::io("remove", folder)(why)),
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    let aside = folder.with_file_name(format!(".{name}{PARTIAL}{}", std::process::id()));
+    let gone = |result: std::io::Result<()>, path: &Path| match result {
+        Err(why) if why.kind() != std::io::ErrorKind::NotFound => Err(TrainError::io("remove", path)(why)),
         _ => Ok(()),
-    }
+    };
+    // of a process that had this number before
+    gone(fs::remove_dir_all(&aside), &aside)?;
+    gone(fs::rename(folder, &aside), folder)?;
+    gone(fs::remove_dir_all(&aside), &aside)
 }
 
 /// The state takes 8 bytes a parameter and the palettes; a file far beyond is not one, and would fill the memory.
@@ -298,30 +328,35 @@ fn read_state(folder: &Path) -> Result<RunState, TrainError> {
             "not the state of a run, or of another version of the format",
         ));
     };
-    let (state, used): (RunState, usize) =
-        bincode::serde::decode_from_slice(body, format()).map_err(|why| damaged(&path, &why.to_string()))?;
+    let (state, used) = decode(body).map_err(|why| damaged(&path, &why.to_string()))?;
     match used == body.len() {
         true => Ok(state),
         false => Err(damaged(&path, "bytes behind the end")),
     }
 }
 
+/// Decodes a state. A length in it is allocated before its bytes are read, so no length may be much more than there are bytes; bincode wants
+/// the limit at compile time.
+fn decode(body: &[u8]) -> Result<(RunState, usize), bincode::error::DecodeError> {
+    const MIB: usize = 1 << 20;
+    match body.len() / MIB {
+        0..4 => bincode::serde::decode_from_slice(body, format().with_limit::<{ 4 * MIB }>()),
+        4..64 => bincode::serde::decode_from_slice(body, format().with_limit::<{ 64 * MIB }>()),
+        64..1024 => bincode::serde::decode_from_slice(body, format().with_limit::<{ 1024 * MIB }>()),
+        1024..16_384 => bincode::serde::decode_from_slice(body, format().with_limit::<{ 16_384 * MIB }>()),
+        _ => bincode::serde::decode_from_slice(body, format().with_limit::<{ 16_384 * 256 * MIB }>()),
+    }
+}
+
 /// XXH3-128 over lengths and contents of the files of a checkpoint, as hexadecimal digits.
 fn checksum(folder: &Path) -> Result<String, TrainError> {
     let mut hash = xxhash_rust::xxh3::Xxh3::new();
-    let mut buffer = vec![0; 1 << 20];
     for name in [PARAMETERS, STATE] {
         let path = folder.join(name);
-        let mut file = files::open(&path)?;
+        let file = files::open(&path)?;
         let failed = |why| TrainError::io("read", &path)(why);
         hash.update(&file.metadata().map_err(failed)?.len().to_le_bytes());
-        loop {
-            let read = file.read(&mut buffer).map_err(failed)?;
-            if read == 0 {
-                break;
-            }
-            hash.update(&buffer[..read]);
-        }
+        update(&mut hash, file).map_err(failed)?;
     }
     Ok(format!("{:032x}", hash.digest128()))
 }
@@ -331,6 +366,24 @@ fn damaged(path: &Path, reason: &str) -> TrainError {
         path: path.to_path_buf(),
         reason: reason.to_owned(),
     }
+}
+
+/// Writes a state as it is encoded: encoded as a whole it would take as much memory again.
+fn write_state(path: &Path, state: &RunState) -> Result<(), TrainError> {
+    Ok(replace_file(path, |mut out| {
+        let failed = |source| LlamaError::Io {
+            action: "write",
+            path: path.to_path_buf(),
+            source,
+        };
+        out.write_all(&MAGIC).map_err(failed)?;
+        match bincode::serde::encode_into_std_write(state, &mut out, format()) {
+            Ok(_) => Ok(()),
+            Err(bincode::error::EncodeError::Io { inner, .. }) => Err(failed(inner)),
+            // only a sequence of unknown length, and there is none
+            Err(other) => Err(failed(std::io::Error::other(other))),
+        }
+    })?)
 }
 
 fn sync_folder(folder: &Path) -> Result<(), TrainError> {

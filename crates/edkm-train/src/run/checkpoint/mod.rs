@@ -6,15 +6,18 @@
 //! OUT.run/arguments.json                 what the run was started with
 //! OUT.run/metrics.jsonl                  one object a step; copied into OUT at the end
 //! OUT.run/checkpoints/step-000000000400/ parameters.safetensors, state.bin, xxh3
+//! OUT.run/result.json                    at the very end: what OUT will be
 //! ```
 //!
 //! A checkpoint is built under another name, synced and renamed. `xxh3` holds the XXH3-128 of all else in it: one that is torn or
 //! altered is recognised, and the one before it used. `OUT.run` is removed when OUT is there.
 
+mod completed;
 mod folder;
 mod state;
 
-pub use folder::{run_folder, RunFolder};
+pub use completed::{completed, Completed};
+pub use folder::{run_folder, RunFolder, StagedCheckpoint};
 pub(crate) use state::model_fingerprint;
 pub use state::{RunState, SavedClustering};
 

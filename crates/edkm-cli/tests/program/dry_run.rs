@@ -1,0 +1,100 @@
+//! What a run says that it will take, and what it takes.
+
+use serde_json::Value;
+
+use crate::common::{assert_refused, json, Workshop};
+
+/// The sum of the files in a folder and below it.
+fn bytes_of(folder: &std::path::Path) -> u64 {
+    let entries = folder.read_dir().unwrap().map(|entry| entry.unwrap());
+    entries
+        .map(|entry| match entry.file_type().unwrap().is_dir() {
+            true => bytes_of(&entry.path()),
+            false => entry.metadata().unwrap().len(),
+        })
+        .sum()
+}
+
+fn close(estimated: f64, taken: f64, bound: f64, what: &str) {
+    let ratio = estimated / taken;
+    println!(
+        "{what}: {:.1} MiB of {:.1} MiB, {ratio:.3}",
+        estimated / 1048576.0,
+        taken / 1048576.0
+    );
+    assert!(
+        (ratio - 1.0).abs() <= bound,
+        "{what}: {estimated} is {ratio:.3} times {taken}"
+    );
+}
+
+#[test]
+fn estimates_are_near_what_the_run_takes() {
+    for (what, settings) in [
+        ("as it comes", &["--seq", "128", "--batch", "16"][..]),
+        (
+            "layers run again",
+            &["--seq", "128", "--batch", "32", "--checkpoint-layers"],
+        ),
+        ("one model", &["--seq", "256", "--batch", "16", "--no-distill"]),
+        ("more batches", &["--seq", "128", "--batch", "16", "--accumulate", "2"]),
+        (
+            "checkpoints",
+            &["--seq", "128", "--batch", "8", "--checkpoint-every", "2"],
+        ),
+        ("no clustering", &["--seq", "64", "--batch", "64", "--no-cluster"]),
+    ] {
+        let shop = Workshop::new();
+        let story = "Once upon a time there was a girl named Lily. She had a red ball and a small dog.\n\n";
+        std::fs::write(shop.text(), story.repeat(2000)).unwrap();
+        let arguments = [&["--steps", "4", "--eval-tokens", "2000", "--json"], settings].concat();
+        let dry = json(&shop.finetune(&[&arguments[..], &["--dry-run"]].concat()));
+        assert!(!shop.out().exists() && !shop.path("out.run").exists());
+        let output = shop.finetune(&arguments);
+        let outcome = json(&output);
+        let shown = String::from_utf8_lossy(&output.stderr);
+        assert!(shown.contains("the run will take about"), "{shown}");
+        let number = |value: &Value| value.as_f64().unwrap();
+        if let Some(taken) = outcome["peak_rss_bytes"].as_f64() {
+            close(number(&dry["memory_bytes"]), taken, 0.15, what);
+        }
+        if settings.contains(&"--checkpoint-every") {
+            continue;
+        }
+        // what the run keeps beside OUT is gone by now: a copy of the figures
+        let metrics = shop.out().join("metrics.jsonl").metadata().unwrap().len();
+        let taken = bytes_of(&shop.out()) + metrics;
+        close(number(&dry["disk_bytes"]), taken as f64, 0.15, what);
+    }
+}
+
+#[test]
+fn a_run_that_cannot_fit_is_refused_with_figures() {
+    let shop = Workshop::new();
+    let memory = ["--batch", "1000000000"];
+    for more in [&[][..], &["--dry-run"]] {
+        let output = shop.finetune(&[&memory[..], more].concat());
+        assert_refused(
+            &output,
+            &["GiB of memory", "are there", "--batch", "--ignore-limits"],
+            &shop.out(),
+        );
+    }
+    let output = shop.finetune(&["--steps", "1000000000000000"]);
+    assert_refused(&output, &["GiB of disk", "are there", "--out"], &shop.out());
+    let output = shop.finetune(&["--batch", "1000000000", "--dry-run", "--ignore-limits"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let shown = String::from_utf8(output.stdout).unwrap();
+    for part in [
+        "weights",
+        "teacher",
+        "optimizer",
+        "gradients",
+        "saved for backward",
+        "clustering",
+        "data",
+        "OUT: weights",
+    ] {
+        assert!(shown.contains(part), "no `{part}` in: {shown}");
+    }
+}

@@ -1,0 +1,96 @@
+//! Disk of a run: its checkpoints, and the folder that it writes.
+
+use edkm_llama::checkpoint::{Checkpoint, COMPANIONS};
+use edkm_llama::config::LlamaConfig;
+use edkm_llama::names::parameters;
+
+use super::sizes::ModelSizes;
+use super::{share, Share};
+use crate::run::finetune::{float_dtype, FinetuneSettings};
+use crate::run::{plan, PlannedLayer};
+use crate::TrainError;
+
+/// Bytes of a line of metrics.jsonl.
+const METRICS_LINE: u64 = 280;
+/// Bytes of report.html but for its curves and matrices, and of log.txt.
+const REPORT: u64 = 14 << 10;
+/// Bytes of the histogram of a matrix in report.html, and of a centroid in it.
+const REPORT_MATRIX: u64 = 1150;
+const REPORT_CENTROID: u64 = 120;
+/// Bytes of a step in the curves of report.html, of which there are at most so many points.
+const REPORT_STEP: u64 = 40;
+const REPORT_POINTS: u64 = 2000;
+/// Bytes that the header of a safetensors file has for a tensor.
+const HEADER_ENTRY: u64 = 110;
+
+/// What the run will have on disk when it ends.
+pub(super) fn shares(
+    settings: &FinetuneSettings,
+    config: &LlamaConfig,
+    checkpoint: &Checkpoint,
+) -> Result<Vec<Share>, TrainError> {
+    let model = ModelSizes::new(config, settings.clustering.as_ref());
+    let metrics = METRICS_LINE.saturating_mul(settings.steps);
+    let mut shares = vec![share("OUT: weights", weights(settings, config, checkpoint)?)];
+    let beside = COMPANIONS.iter().map(|name| settings.model_dir.join(name));
+    let tokenizer = beside
+        .filter_map(|path| std::fs::metadata(path).ok())
+        .map(|file| file.len());
+    shares.push(share("OUT: tokenizer", tokenizer.sum()));
+    let report = REPORT + figures(settings, config)? + REPORT_STEP * settings.steps.min(REPORT_POINTS);
+    shares.push(share("OUT: metrics and report", metrics.saturating_add(report)));
+    if settings.checkpoints.every.is_some() {
+        // the new one is whole before the oldest is removed
+        let at_once = settings.checkpoints.keep.max(1) as u64 + 1;
+        let written = settings
+            .checkpoints
+            .every
+            .map_or(0, |every| settings.steps.div_ceil(every.get()));
+        shares.push(share(
+            "OUT.run: checkpoints",
+            at_once.min(written) * self::checkpoint(&model),
+        ));
+    }
+    shares.push(share("OUT.run: metrics", metrics));
+    Ok(shares)
+}
+
+/// The histograms in report.html: every matrix has one.
+fn figures(settings: &FinetuneSettings, config: &LlamaConfig) -> Result<u64, TrainError> {
+    let matrices = parameters(config)
+        .filter(|parameter| parameter.shape.len() == 2)
+        .count() as u64;
+    let Some(clustering) = &settings.clustering else {
+        return Ok(REPORT_MATRIX * matrices);
+    };
+    let centroids = |layer: &PlannedLayer| {
+        let palette = layer.palette.as_ref()?;
+        let palettes = palette.group.map_or(1, |rows| layer.shape[0].div_ceil(rows));
+        Some((palettes as u64) << palette.bits)
+    };
+    let all: u64 = plan(config, clustering)?.iter().filter_map(centroids).sum();
+    Ok(REPORT_MATRIX * matrices + REPORT_CENTROID * all)
+}
+
+/// A checkpoint: parameters and two moments each, and the palettes reached, which are small.
+pub(super) fn checkpoint(model: &ModelSizes) -> u64 {
+    3 * model.parameters
+}
+
+/// The model's file in OUT.
+fn weights(settings: &FinetuneSettings, config: &LlamaConfig, checkpoint: &Checkpoint) -> Result<u64, TrainError> {
+    let plain = float_dtype(checkpoint).size() as u64;
+    let elements = |shape: &[usize]| shape.iter().map(|&n| n as u64).product::<u64>();
+    let Some(clustering) = &settings.clustering else {
+        return Ok(parameters(config)
+            .map(|parameter| plain * elements(&parameter.shape) + HEADER_ENTRY)
+            .sum());
+    };
+    let of_layer = |layer: &PlannedLayer| match (&layer.palette, clustering.bits_budget) {
+        (None, _) => plain * elements(&layer.shape) + HEADER_ENTRY,
+        (Some(_), Some(budget)) => (budget / 8.0 * elements(&layer.shape) as f64) as u64 + 4 * HEADER_ENTRY,
+        // indices and palette, and what the metadata say
+        (Some(palette), None) => palette.bytes + 4 * HEADER_ENTRY,
+    };
+    Ok(plan(config, clustering)?.iter().map(of_layer).sum())
+}

@@ -1,0 +1,134 @@
+//! What there is, and the refusal of runs that need more.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::Estimate;
+use crate::memory::{available_bytes, resident_bytes};
+use crate::TrainError;
+
+/// What there is for a run. `None` where the system does not tell.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Limits {
+    /// Memory that the process can still take.
+    pub memory_bytes: Option<u64>,
+    /// Memory that it holds already.
+    pub held_bytes: u64,
+    /// Room on the file system of OUT.
+    pub disk_bytes: Option<u64>,
+}
+
+impl Limits {
+    /// What there is now, for a run that writes `out`.
+    pub(super) fn now(out: &Path) -> Self {
+        Self {
+            memory_bytes: available_bytes(),
+            held_bytes: resident_bytes().unwrap_or(0),
+            disk_bytes: room(out),
+        }
+    }
+}
+
+impl Estimate {
+    /// Refuses a run that needs more than there is.
+    ///
+    /// # Errors
+    /// [`TrainError::NotEnough`] with the figures, and what can be lowered.
+    pub fn check(&self) -> Result<(), TrainError> {
+        let needed = self.memory_bytes.saturating_sub(self.limits.held_bytes);
+        if let Some(available) = self.limits.memory_bytes.filter(|&available| needed > available) {
+            return Err(TrainError::NotEnough {
+                what: "memory",
+                needed,
+                available,
+                lower: self.less_memory(),
+            });
+        }
+        let needed = self.disk_bytes.saturating_add(self.disk_bytes_if_interrupted);
+        if let Some(available) = self.limits.disk_bytes.filter(|&available| needed > available) {
+            return Err(TrainError::NotEnough {
+                what: "disk",
+                needed,
+                available,
+                lower: "a smaller --keep or fewer --steps, or --out on another disk".to_owned(),
+            });
+        }
+        Ok(())
+    }
+
+    /// What would lower the memory most.
+    fn less_memory(&self) -> String {
+        let shares = self.peak().map_or(&[][..], |stage| &stage.shares);
+        let largest = shares.iter().max_by_key(|share| share.bytes).map(|share| share.what);
+        match (largest, &self.largest_data) {
+            (Some("data"), Some((path, bytes))) => {
+                format!(
+                    "less text ({} has {:.1} GiB)",
+                    path.display(),
+                    *bytes as f64 / (1u64 << 30) as f64
+                )
+            }
+            _ => "a smaller --batch (with --accumulate) or --seq, --checkpoint-layers, --no-distill".to_owned(),
+        }
+    }
+}
+
+/// Bytes that may be written beside `out`: on the file system of the nearest folder above it that is there.
+#[cfg(unix)]
+fn room(out: &Path) -> Option<u64> {
+    let out = std::path::absolute(out).ok()?;
+    let there = out.ancestors().skip(1).find(|folder| folder.is_dir())?;
+    let about = rustix::fs::statvfs(there).ok()?;
+    about.f_frsize.checked_mul(about.f_bavail)
+}
+
+#[cfg(not(unix))]
+fn room(_: &Path) -> Option<u64> {
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn estimate(memory_bytes: u64, disk_bytes: u64) -> Estimate {
+        Estimate {
+            memory_bytes,
+            memory: Vec::new(),
+            disk_bytes,
+            disk: Vec::new(),
+            disk_bytes_if_interrupted: 10,
+            largest_data: None,
+            limits: Limits {
+                memory_bytes: Some(1 << 30),
+                held_bytes: 1 << 20,
+                disk_bytes: Some(1 << 30),
+            },
+        }
+    }
+
+    #[test]
+    fn what_is_not_there_is_refused_with_figures() {
+        // what the process holds already is not needed again
+        estimate((1 << 30) + (1 << 20), (1 << 30) - 10).check().unwrap();
+        for (memory, disk, parts) in [
+            ((1 << 30) + (1 << 20) + 1, 0, ["memory", "--checkpoint-layers"]),
+            (0, (1 << 30) - 9, ["disk", "--keep"]),
+            (5 << 40, 0, ["5120.0 GiB", "1.0 GiB"]),
+        ] {
+            let message = estimate(memory, disk).check().unwrap_err().to_string();
+            for part in parts {
+                assert!(message.contains(part), "no `{part}` in: {message}");
+            }
+        }
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn room_is_that_of_the_folder_in_which_out_will_be() {
+        let dir = tempfile::tempdir().unwrap();
+        let (above, deep) = (room(&dir.path().join("out")), room(&dir.path().join("a/b/out")));
+        assert!(above.unwrap() > 0 && deep.unwrap() > 0);
+    }
+}

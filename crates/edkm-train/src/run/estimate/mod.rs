@@ -1,0 +1,196 @@
+//! What a run will take, said before it begins: memory at its peak, and disk.
+//!
+//! The figures are formulas over the model's sizes and the settings; no weight is read. With P parameters a run holds 4 P bytes of weights,
+//! as many for a teacher, 8 P of the optimizer's moments, up to 4 P of gradients, what the ops save for backward, and the buffers of the op
+//! that runs. Each part of the run has a sum of its own, and the largest is the peak.
+
+mod disk;
+mod limits;
+mod memory;
+mod sizes;
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use edkm_llama::checkpoint::Checkpoint;
+use edkm_llama::config::LlamaConfig;
+use serde::Serialize;
+
+use self::sizes::ModelSizes;
+use super::finetune::{check_sequence, DataSource, FinetuneSettings};
+use crate::{Tokenizer, TrainError};
+
+pub use limits::Limits;
+
+/// A share of what is taken.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Share {
+    /// What takes it.
+    pub what: &'static str,
+    /// How much.
+    pub bytes: u64,
+}
+
+/// The memory of a part of the run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct StageMemory {
+    /// The part.
+    pub stage: &'static str,
+    /// Whether it comes to it in every such run, or only in one that is interrupted.
+    pub when: When,
+    /// Its sum.
+    pub bytes: u64,
+    /// What it holds.
+    pub shares: Vec<Share>,
+}
+
+/// When something is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum When {
+    /// In every run.
+    Always,
+    /// When it is interrupted, for the checkpoint that it leaves.
+    Interrupted,
+}
+
+/// What a run will take.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Estimate {
+    /// The most resident memory of the process, in bytes.
+    pub memory_bytes: u64,
+    /// The parts of the run, in their order.
+    pub memory: Vec<StageMemory>,
+    /// The most bytes of files that the run will have at once.
+    pub disk_bytes: u64,
+    /// What they are.
+    pub disk: Vec<Share>,
+    /// Bytes of the checkpoint that a run without `--checkpoint-every` leaves when it is interrupted.
+    pub disk_bytes_if_interrupted: u64,
+    /// The largest data file, and its bytes.
+    pub largest_data: Option<(PathBuf, u64)>,
+    /// What there is.
+    pub limits: Limits,
+}
+
+impl Estimate {
+    /// The part of the run that takes the most memory.
+    pub fn peak(&self) -> Option<&StageMemory> {
+        let always = self.memory.iter().filter(|stage| stage.when == When::Always);
+        always.max_by_key(|stage| stage.bytes)
+    }
+}
+
+impl StageMemory {
+    fn new(stage: &'static str, when: When, shares: Vec<Share>) -> Self {
+        Self {
+            stage,
+            when,
+            bytes: shares.iter().fold(0, |sum, share| share.bytes.saturating_add(sum)),
+            shares,
+        }
+    }
+}
+
+fn share(what: &'static str, bytes: u64) -> Share {
+    Share { what, bytes }
+}
+
+/// What the run of `settings` will take. Reads the model's headers, its tokenizer, and the beginning of each data file.
+///
+/// # Errors
+/// Input that cannot be used.
+pub fn estimate(settings: &FinetuneSettings) -> Result<Estimate, TrainError> {
+    let limits = Limits::now(&settings.out);
+    let config = LlamaConfig::read(&settings.model_dir)?;
+    check_sequence(settings.sequence, &config)?;
+    let checkpoint = Checkpoint::open(&settings.model_dir)?;
+    let tokenizer = Tokenizer::from_dir(&settings.model_dir)?;
+    let text = TextSizes::of(settings, &tokenizer)?;
+    let sizes = ModelSizes::new(&config, settings.clustering.as_ref());
+    let memory = memory::stages(settings, &sizes, &text, limits.held_bytes);
+    let disk = disk::shares(settings, &config, &checkpoint)?;
+    let always = memory.iter().filter(|stage| stage.when == When::Always);
+    Ok(Estimate {
+        memory_bytes: always.map(|stage| stage.bytes).max().unwrap_or(0),
+        memory,
+        disk_bytes: disk.iter().fold(0, |sum: u64, share| sum.saturating_add(share.bytes)),
+        disk,
+        disk_bytes_if_interrupted: match settings.checkpoints.every {
+            Some(_) => 0,
+            None => disk::checkpoint(&sizes),
+        },
+        largest_data: text.largest,
+        limits,
+    })
+}
+
+/// The sizes of a run's text.
+struct TextSizes {
+    /// Bytes of all data files.
+    bytes: u64,
+    /// Tokens that they make, from the beginning of each.
+    tokens: u64,
+    /// Bytes of the tokenizer's file.
+    tokenizer_bytes: u64,
+    /// The largest data file.
+    largest: Option<(PathBuf, u64)>,
+}
+
+/// Bytes of each data file that are encoded to learn how many bytes a token takes.
+const SAMPLE: u64 = 64 << 10;
+
+impl TextSizes {
+    fn of(settings: &FinetuneSettings, tokenizer: &Tokenizer) -> Result<Self, TrainError> {
+        let path = tokenizer.path();
+        let mut sizes = Self {
+            bytes: 0,
+            tokens: 0,
+            tokenizer_bytes: length(path)?,
+            largest: None,
+        };
+        for source in [&settings.data, &settings.validation] {
+            match source {
+                DataSource::Files(paths) => {
+                    for path in paths {
+                        let bytes = length(path)?;
+                        sizes.add(bytes, &beginning(path)?, tokenizer)?;
+                        if sizes.largest.as_ref().is_none_or(|&(_, most)| bytes > most) {
+                            sizes.largest = Some((path.clone(), bytes));
+                        }
+                    }
+                }
+                DataSource::Text(text) => {
+                    let sample: String = text.chars().take(SAMPLE as usize).collect();
+                    sizes.add(text.len() as u64, &sample, tokenizer)?;
+                }
+                DataSource::HeldOut => {}
+            }
+        }
+        Ok(sizes)
+    }
+
+    fn add(&mut self, bytes: u64, sample: &str, tokenizer: &Tokenizer) -> Result<(), TrainError> {
+        let tokens = tokenizer.encode(sample)?.len() as f64;
+        self.bytes = self.bytes.saturating_add(bytes);
+        let share = bytes as f64 / sample.len().max(1) as f64;
+        self.tokens = self.tokens.saturating_add((share * tokens) as u64);
+        Ok(())
+    }
+}
+
+fn length(path: &Path) -> Result<u64, TrainError> {
+    Ok(std::fs::metadata(path).map_err(TrainError::io("read", path))?.len())
+}
+
+/// The first bytes of a file as text; what is not text is left to the reading of the data to complain about. A pipe has but one reader, and
+/// that is not here.
+fn beginning(path: &Path) -> Result<String, TrainError> {
+    let failed = |why| TrainError::io("read", path)(why);
+    let mut bytes = Vec::new();
+    if std::fs::metadata(path).map_err(failed)?.is_file() {
+        let file = crate::files::open(path)?;
+        file.take(SAMPLE).read_to_end(&mut bytes).map_err(failed)?;
+    }
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}

@@ -1,0 +1,130 @@
+//! The sizes of a model that memory follows from. All are bytes of f32 unless they say otherwise.
+
+use edkm_llama::config::LlamaConfig;
+use edkm_llama::model::{ClusterPlan, Recompute};
+use edkm_llama::names::{parameters, Role};
+
+use crate::run::ClusterSettings;
+
+const F32: u64 = 4;
+
+/// Bytes of so many f32; settings that make more than there can be make the most there can be.
+fn bytes(tokens: u64, numbers: u64) -> u64 {
+    F32.saturating_mul(tokens).saturating_mul(numbers)
+}
+
+/// Sizes of a model and of its clustering.
+pub(super) struct ModelSizes {
+    /// All parameters.
+    pub(super) parameters: u64,
+    /// The parameters that are clustered.
+    pub(super) clustered: u64,
+    /// The largest matrix that is clustered, and its copy where rows are scaled.
+    pub(super) clustering_buffers: u64,
+    /// The output projection, and so its gradient.
+    pub(super) head: u64,
+    /// Whether the output projection is clustered.
+    pub(super) head_buffers: u64,
+    /// Cosines and sines of all positions.
+    pub(super) rotary: u64,
+    hidden: u64,
+    queries: u64,
+    keys: u64,
+    intermediate: u64,
+    heads: u64,
+    vocabulary: u64,
+    pub(super) layers: u64,
+}
+
+impl ModelSizes {
+    pub(super) fn new(config: &LlamaConfig, clustering: Option<&ClusterSettings>) -> Self {
+        let (mut all, mut clustered, mut clustering_buffers, mut head_buffers) = (0, 0, 0, 0);
+        for parameter in parameters(config) {
+            let bytes = F32 * parameter.shape.iter().map(|&n| n as u64).product::<u64>();
+            all += bytes;
+            let Some(clustering) = clustering.filter(|c| c.spec(&parameter).is_some()) else {
+                continue;
+            };
+            let scaled = match clustering.channel_scale(&parameter) {
+                dfdx_edkm::ChannelScale::None => 0,
+                dfdx_edkm::ChannelScale::RootMeanSquare => bytes,
+            };
+            clustered += bytes;
+            clustering_buffers = clustering_buffers.max(bytes + scaled);
+            if matches!(parameter.role, Role::Head | Role::Embedding) {
+                // the clustered projection and its gradient, both at once
+                head_buffers = 2 * bytes + scaled;
+            }
+        }
+        let [hidden, intermediate, vocabulary] =
+            [config.hidden_size, config.intermediate_size, config.vocab_size].map(|n| n as u64);
+        let [heads, kv_heads, head_dim] =
+            [config.num_attention_heads, config.num_key_value_heads, config.head_dim].map(|n| n as u64);
+        Self {
+            parameters: all,
+            clustered,
+            clustering_buffers,
+            head: F32 * vocabulary * hidden,
+            head_buffers,
+            rotary: F32 * config.max_position_embeddings as u64 * head_dim,
+            hidden,
+            queries: heads * head_dim,
+            keys: kv_heads * head_dim,
+            intermediate,
+            heads,
+            vocabulary,
+            layers: config.num_hidden_layers as u64,
+        }
+    }
+
+    /// Hidden states of so many tokens.
+    pub(super) fn hidden(&self, tokens: u64) -> u64 {
+        bytes(tokens, self.hidden)
+    }
+
+    /// What the ops of a layer save for backward of sequences of `sequence` tokens, `tokens` in all.
+    pub(super) fn saved_by_layer(&self, recompute: Recompute, tokens: u64, sequence: u64) -> u64 {
+        // RMSNorm's inputs, and gate and up: what the products read follows from them
+        let outside_attention = 2 * self.hidden + 2 * self.intermediate;
+        let numbers = match recompute {
+            Recompute::Nothing => outside_attention + self.inside_attention(sequence),
+            Recompute::Attention => outside_attention,
+            Recompute::Layers => self.hidden,
+        };
+        bytes(tokens, numbers)
+    }
+
+    /// Numbers a token that attention saves: queries, keys, values and log-sum-exp, and its output where that is dear to make again.
+    fn inside_attention(&self, sequence: u64) -> u64 {
+        let output = match sequence <= self.queries / 4 {
+            true => 0,
+            false => self.queries,
+        };
+        self.queries + 2 * self.keys + self.heads + output
+    }
+
+    /// What is held beside while a layer's backward pass runs: what it makes again, and the gradients of the widest features.
+    pub(super) fn work_of_layer(&self, recompute: Recompute, tokens: u64, sequence: u64) -> u64 {
+        let again = match recompute {
+            Recompute::Nothing => 0,
+            Recompute::Attention => self.inside_attention(sequence),
+            Recompute::Layers => self.hidden + 2 * self.intermediate + self.inside_attention(sequence),
+        };
+        // SwiGLU's output, its gradient, and those of gate and up; beside them the residual's and the normed input
+        bytes(tokens, again + 4 * self.intermediate + 2 * self.hidden)
+    }
+
+    /// What a layer holds while it runs without a tape.
+    pub(super) fn forward_of_layer(&self, tokens: u64) -> u64 {
+        bytes(tokens, 3 * self.intermediate + 2 * self.hidden)
+    }
+
+    /// Logits of a chunk for `models` models at once (see `edkm_kernels::cross_entropy`), with hidden states and their gradient.
+    pub(super) fn loss(&self, tokens: u64, models: u64) -> u64 {
+        const BUDGET: u64 = 1 << 24;
+        let most = (BUDGET / models / self.vocabulary.max(1)).max(16);
+        let chunks = tokens.div_ceil(most).max(1);
+        let logits = bytes(tokens.div_ceil(chunks), self.vocabulary * models);
+        logits.saturating_add(self.hidden(tokens).saturating_mul(1 + models))
+    }
+}
