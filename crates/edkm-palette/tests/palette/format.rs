@@ -13,7 +13,7 @@ use safetensors::{Dtype, SafeTensors};
 const NAME: &str = "model.layers.0.mlp.up_proj.weight";
 
 /// The bytes of a file that holds the matrices.
-fn file(matrices: &[(&str, &PalettizedMatrix)]) -> Vec<u8> {
+pub(crate) fn file(matrices: &[(&str, &PalettizedMatrix)]) -> Vec<u8> {
     let mut metadata = FormatMetadata::new();
     matrices.iter().for_each(|(name, matrix)| metadata.insert(name, matrix));
     let entries: Vec<_> = matrices

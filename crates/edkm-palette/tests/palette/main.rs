@@ -3,6 +3,8 @@
 mod common;
 mod coreml;
 mod format;
+mod fuzz;
+mod fuzz_body;
 mod pack;
 mod products;
 mod python;
