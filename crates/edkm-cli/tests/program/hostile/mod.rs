@@ -19,13 +19,15 @@ const SECONDS: u32 = 1;
 /// KiB of address space that it may take: memory, code and stacks.
 const KIBIBYTES: u32 = 200 << 10;
 
+/// Makes an input in a workshop and gives the arguments of the program.
+type Make = dyn Fn(&Workshop) -> Vec<String> + Send + Sync;
+
 /// One hostile input.
 pub(super) struct Case {
     name: String,
     /// What the message must say: the file, and what is wrong with it.
     says: Vec<&'static str>,
-    /// Makes the input in a workshop and gives the arguments of the program.
-    make: Box<dyn Fn(&Workshop) -> Vec<String> + Send + Sync>,
+    make: Box<Make>,
 }
 
 impl Case {

@@ -19,7 +19,7 @@ pub(super) fn eval(shop: &Workshop, data: &Path) -> Vec<String> {
 /// A data file with these bytes, for training and for evaluation by turns.
 fn data(file: &'static str, name: &str, says: &[&'static str], bytes: fn() -> Vec<u8>) -> Case {
     let says: Vec<_> = [&[file], says].concat();
-    let trained = name.len() % 2 == 0;
+    let trained = name.len().is_multiple_of(2);
     Case::new(format!("{file}: {name}"), &says, move |shop| {
         let path = shop.path(file);
         std::fs::write(&path, bytes()).unwrap();
