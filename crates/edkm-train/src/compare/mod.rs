@@ -23,7 +23,7 @@ use dfdx_edkm::EdkmDevice;
 use edkm_llama::checkpoint::{Checkpoint, Overwrite};
 use edkm_llama::config::LlamaConfig;
 use edkm_llama::model::{DynamicLlama, Recompute};
-use edkm_store::Store;
+use edkm_store::StoreSpec;
 
 pub use contender::{Contender, Training, Width};
 pub use runs::RunFigures;
@@ -36,7 +36,7 @@ use crate::evaluate::perplexity;
 use crate::run::checkpoint::{model_fingerprint, CheckpointSettings, RunFolder, Start};
 use crate::run::{
     check_sequence, compress_folder, finetune, stream, CalibrationSettings, ClusterSettings, CompressSettings,
-    DataSource, FinetuneSettings, Measure, Objective, Observer, OnNonFinite, RateUnit, Stage,
+    DataSource, FinetuneSettings, Measure, Objective, Observer, OnLimits, OnNonFinite, RateUnit, Stage,
 };
 use crate::{Tokenizer, TrainError};
 use conditions::Conditions;
@@ -292,7 +292,8 @@ impl Planned {
                 batch: settings.batch,
                 accumulate: 1,
                 seed: self.seed.unwrap_or(0),
-                store: Store::marshaling(),
+                store: StoreSpec::default(),
+                on_limits: OnLimits::Refuse,
                 recompute: Recompute::Nothing,
                 baselines: Measure::No,
                 out: out.to_path_buf(),

@@ -222,6 +222,15 @@ fn a_long_run_of_a_large_model_stays_a_page() {
     let mut data = full();
     data.steps = (0..100_000).map(step).collect();
     data.weights = vec![data.weights[0].clone(); 224];
+    // as rows have that are each divided by a factor of their own
+    let distinct: Vec<f32> = (0..100_000).map(|i| i as f32).collect();
+    data.weights.push(WeightFigure::clustered(
+        "rows of their own",
+        &[100_000],
+        &distinct,
+        &distinct,
+        1,
+    ));
     let page = render(&data);
     assert!(page.len() < 2_000_000, "{} bytes", page.len());
 }

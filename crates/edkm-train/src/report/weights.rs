@@ -11,6 +11,9 @@ const BINS: usize = 72;
 /// Up to so many centroids are drawn over the whole height; more would hide the histogram and become ticks below it.
 const TALL_CENTROIDS: usize = 32;
 
+/// With more none is drawn: they would fill the page with ink, and its file with more bytes than the model has.
+const MOST_CENTROIDS: usize = 4096;
+
 /// The drawing's own units; it is stretched to the width there is.
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 120.0;
@@ -172,6 +175,9 @@ fn outline(counts: &[u64]) -> String {
 
 /// The centroids of a figure whose weights are not all the same.
 fn centroids(page: &mut String, figure: &WeightFigure) -> std::fmt::Result {
+    if figure.centroids.len() > MOST_CENTROIDS {
+        return Ok(());
+    }
     let Histogram { low, high, .. } = figure.histogram;
     let (low, range) = (f64::from(low), f64::from(high) - f64::from(low));
     let (class, top) = match figure.centroids.len() {

@@ -17,6 +17,8 @@ const REPORT: u64 = 14 << 10;
 /// Bytes of the histogram of a matrix in report.html, and of a centroid in it.
 const REPORT_MATRIX: u64 = 1150;
 const REPORT_CENTROID: u64 = 120;
+/// With more centroids a histogram has none.
+const REPORT_MOST: u64 = 4096;
 /// Bytes of a step in the curves of report.html, of which there are at most so many points.
 const REPORT_STEP: u64 = 40;
 const REPORT_POINTS: u64 = 2000;
@@ -65,8 +67,12 @@ fn figures(settings: &FinetuneSettings, config: &LlamaConfig) -> Result<u64, Tra
     };
     let centroids = |layer: &PlannedLayer| {
         let palette = layer.palette.as_ref()?;
-        let palettes = palette.group.map_or(1, |rows| layer.shape[0].div_ceil(rows));
-        Some((palettes as u64) << palette.bits)
+        let palettes = match palette.row_scales {
+            // no two rows have the same values
+            true => layer.shape[0],
+            false => palette.group.map_or(1, |rows| layer.shape[0].div_ceil(rows)),
+        };
+        Some((palettes as u64) << palette.bits).filter(|&count| count <= REPORT_MOST)
     };
     let all: u64 = plan(config, clustering)?.iter().filter_map(centroids).sum();
     Ok(REPORT_MATRIX * matrices + REPORT_CENTROID * all)
