@@ -72,7 +72,7 @@ pub fn write(settings: &GenerateSettings, dir: &Path) -> Result<(), TrainError> 
     Ok(())
 }
 
-/// Opens the model that [`write`] wrote and generates.
+/// Opens the model that [`write()`] wrote and generates.
 ///
 /// The memory is that of this process: it should be another than the one that wrote, whose allocator keeps some of what it freed.
 /// Memory: what is measured, then the f32 matrices of one layer.
