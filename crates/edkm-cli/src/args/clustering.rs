@@ -26,9 +26,9 @@ pub struct ClusterArgs {
     /// Weights of a row that share an index; the palette's entries are vectors, and a weight takes BITS / WEIGHTS bits
     #[arg(long, value_name = "WEIGHTS", default_value = "1", value_parser = PossibleValuesParser::new(["1", "2", "4", "8"]))]
     pub vector: String,
-    /// Type of the palettes' numbers in the file
-    #[arg(long, value_enum, default_value_t = PaletteType::F32)]
-    pub palette_dtype: PaletteType,
+    /// Type of the palettes' numbers in the file; without it int8 with --group or --bits-budget, where palettes are many, and f32 otherwise
+    #[arg(long, value_enum)]
+    pub palette_dtype: Option<PaletteType>,
     /// Divide each row of a matrix by its root mean square first: a factor for each output channel, 16 bits a row
     #[arg(long)]
     pub per_channel_scale: bool,
@@ -84,6 +84,17 @@ pub enum PaletteType {
     Bf16,
     /// Bytes and one scale for each palette
     Int8,
+}
+
+impl PaletteType {
+    /// The type that was given, or the one that is right: bytes where there is a palette for each `group` of rows or a `budget` pays for palettes.
+    pub fn or_default(given: Option<Self>, group: Option<NonZeroUsize>, budget: Option<f64>) -> PaletteDType {
+        match given {
+            Some(given) => given.into(),
+            None if group.is_some() || budget.is_some() => PaletteDType::I8,
+            None => PaletteDType::F32,
+        }
+    }
 }
 
 impl From<PaletteType> for PaletteDType {
@@ -215,7 +226,7 @@ impl ClusterArgs {
             } else {
                 ChannelScale::None
             },
-            palette_dtype: self.palette_dtype.into(),
+            palette_dtype: PaletteType::or_default(self.palette_dtype, self.group, self.bits_budget),
             bits_budget: self.bits_budget,
             rules: self
                 .layers

@@ -56,9 +56,9 @@ pub struct CompareArgs {
     /// One palette for so many output channels, in place of one for each matrix
     #[arg(long, value_name = "CHANNELS")]
     pub group: Option<NonZeroUsize>,
-    /// Type of the palettes' numbers in the file
-    #[arg(long, value_enum, default_value_t = PaletteType::F32)]
-    pub palette_dtype: PaletteType,
+    /// Type of the palettes' numbers in the file; without it int8 with --group, where palettes are many, and f32 otherwise
+    #[arg(long, value_enum)]
+    pub palette_dtype: Option<PaletteType>,
     /// Divide each row of a matrix by its root mean square first: a factor for each output channel, 16 bits a row
     #[arg(long)]
     pub per_channel_scale: bool,

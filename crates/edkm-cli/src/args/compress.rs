@@ -65,9 +65,9 @@ pub struct CompressArgs {
     /// Weights of a row that share an index; the palette's entries are vectors, and a weight takes BITS / WEIGHTS bits
     #[arg(long, value_name = "WEIGHTS", default_value = "1", value_parser = PossibleValuesParser::new(["1", "2", "4", "8"]))]
     pub vector: String,
-    /// Type of the palettes' numbers in the file
-    #[arg(long, value_enum, default_value_t = PaletteType::F32)]
-    pub palette_dtype: PaletteType,
+    /// Type of the palettes' numbers in the file; without it int8 with --group or --bits-budget, where palettes are many, and f32 otherwise
+    #[arg(long, value_enum)]
+    pub palette_dtype: Option<PaletteType>,
     /// Divide each row of a matrix by its root mean square first: a factor for each output channel, 16 bits a row
     #[arg(long)]
     pub per_channel_scale: bool,

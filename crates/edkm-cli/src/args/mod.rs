@@ -24,7 +24,7 @@ pub use bench::{
     BenchStepArgs, LayerSizeArgs, ListBy,
 };
 pub use chat::ChatArgs;
-pub use clustering::ClusterArgs;
+pub use clustering::{ClusterArgs, PaletteType};
 pub use compare::CompareArgs;
 pub use compress::CompressArgs;
 pub use eval::EvalArgs;

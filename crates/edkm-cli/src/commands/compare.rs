@@ -10,7 +10,7 @@ use edkm_train::compare::{compare, CompareSettings};
 use edkm_train::run::{free_folder, ClusterSettings, DataSource};
 
 use super::Failure;
-use crate::args::CompareArgs;
+use crate::args::{CompareArgs, PaletteType};
 use crate::console::Output;
 use crate::embedded;
 use crate::hub;
@@ -46,7 +46,7 @@ pub fn run(args: CompareArgs) -> Result<(), Failure> {
         seeds: args.seeds,
         clustering: ClusterSettings {
             group: args.group,
-            palette_dtype: args.palette_dtype.into(),
+            palette_dtype: PaletteType::or_default(args.palette_dtype, args.group, None),
             embedding_bits: args.embedding_bits.map(Bits::new).transpose()?,
             channel_scale: if args.per_channel_scale {
                 ChannelScale::RootMeanSquare

@@ -9,7 +9,7 @@ use edkm_train::run::{
 };
 
 use super::{plan, Failure};
-use crate::args::CompressArgs;
+use crate::args::{CompressArgs, PaletteType};
 use crate::console::{bytes, Output};
 use crate::hub;
 use crate::progress::Progress;
@@ -23,7 +23,7 @@ pub fn run(args: CompressArgs) -> Result<(), Failure> {
             group: args.group,
             embedding_bits: args.embedding_bits.map(Bits::new).transpose()?,
             vector: VectorLen::new(args.vector.parse().unwrap_or(1))?,
-            palette_dtype: args.palette_dtype.into(),
+            palette_dtype: PaletteType::or_default(args.palette_dtype, args.group, args.bits_budget),
             channel_scale: if args.per_channel_scale {
                 ChannelScale::RootMeanSquare
             } else {

@@ -40,6 +40,13 @@ fn every_setting_reaches_the_written_model() {
 }
 
 #[test]
+fn palettes_of_groups_are_bytes_by_default() {
+    let found = |more: &[&str]| bits(&run(&[&["--group", "8"], more].concat()).0);
+    assert_eq!(found(&[]), found(&["--palette-dtype", "int8"]));
+    assert!(found(&[]) < found(&["--palette-dtype", "f16"]));
+}
+
+#[test]
 fn every_way_to_train_differs_from_the_plain_one() {
     let after = |more: &[&str]| run(more).0["perplexity_after"].as_f64().unwrap();
     let plain = after(&["--steps", "3", "--lr", "1e-2"]);

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use dfdx_edkm::EdkmDevice;
 use edkm_llama::model::DynamicLlama;
+use edkm_palette::PaletteDType;
 use serde::{Deserialize, Serialize};
 
 use super::sensitivity::{sensitivities, whole_bytes, Candidate, Width};
@@ -75,7 +76,12 @@ pub fn choose_bits<D: EdkmDevice>(
     let mut settings = clustering.clone();
     let mut choices = Vec::with_capacity(candidates.len());
     for (layer, Width { bits, bytes, loss }) in candidates.into_iter().zip(chosen) {
-        settings.rules.0.push(LayerRule::bits_of(&layer.name, bits));
+        // The budget counts palettes of this type: the rules alone shall give the same model.
+        let dtype = clustering.palette_dtype_of(&layer.name);
+        settings.rules.0.push(LayerRule {
+            palette_dtype: (dtype != PaletteDType::F32).then_some(dtype),
+            ..LayerRule::bits_of(&layer.name, bits)
+        });
         choices.push(BitsChoice {
             name: layer.name,
             bits: bits.get(),
