@@ -4,7 +4,7 @@ use crate::vector::hard::nearest_of;
 
 /// A term of the softmax is left out when it is below 2^-34 of the largest.
 ///
-/// A row of 256 terms so loses less than 2^-26 of its sum, half a unit in the last place of the f32 that comes of it; a cluster may miss 2^-34 of a
+/// A row of 256 terms so loses less than 2^-26 of its sum, a quarter of what rounding to f32 may take; a cluster may miss 2^-34 of a
 /// vector's mass for each vector there is: 2e-4 of a single vector's for four million. In four dimensions the clusters that are kept go with the
 /// square of this number.
 pub(crate) const CUTOFF_BITS: f64 = 34.0;
