@@ -45,7 +45,7 @@ pub use checkpoint::{checkpoint, try_checkpoint, try_rematerialize};
 pub use clustering::{Clustering, ClusteringState, LearnedPalette};
 pub use device::EdkmDevice;
 pub use error::EdkmError;
-pub use parameters::{count_parameters, ParameterKind, ParameterVisitor, Parameters};
+pub use parameters::{count_parameters, visit_clustered, ClusteredMatrix, ParameterKind, ParameterVisitor, Parameters};
 pub use save::{SaveAs, SaveForBackward};
 pub use tape::{backward, Failure, StoreTape};
 

@@ -3,7 +3,10 @@
 //! dfdx's `TensorCollection` needs const shapes from outside dfdx (its `TensorOptions` cannot be made otherwise). This smaller trait serves
 //! the optimizer, the checkpoints and the conversions of models whose sizes are read from a file.
 
+use std::marker::PhantomData;
+
 use dfdx::prelude::*;
+use edkm_cluster::MatrixShape;
 
 use crate::{Clustering, EdkmDevice};
 
@@ -52,6 +55,59 @@ pub trait ParameterVisitor<D: EdkmDevice> {
 pub trait Parameters<D: EdkmDevice> {
     /// Calls the visitor for each parameter; names start with `prefix`.
     fn visit_parameters<V: ParameterVisitor<D>>(&mut self, prefix: &str, visitor: &mut V) -> Result<(), V::Error>;
+}
+
+/// A clustered parameter of a model.
+pub struct ClusteredMatrix<'a> {
+    /// The dotted path of the checkpoint.
+    pub name: &'a str,
+    /// What it is.
+    pub kind: ParameterKind<'a>,
+    /// How it is clustered.
+    pub clustering: &'a Clustering,
+    /// Rows and columns.
+    pub shape: MatrixShape,
+    read: &'a dyn Fn() -> Vec<f32>,
+}
+
+impl ClusteredMatrix<'_> {
+    /// The weights `[rows, cols]`, copied from the device.
+    pub fn weight(&self) -> Vec<f32> {
+        (self.read)()
+    }
+}
+
+/// Calls `each` for the clustered matrices of a model, in order.
+///
+/// # Errors
+/// The first of `each`.
+pub fn visit_clustered<D: EdkmDevice, E>(
+    model: &mut impl Parameters<D>,
+    each: impl FnMut(ClusteredMatrix<'_>) -> Result<(), E>,
+) -> Result<(), E> {
+    struct Clustered<F, E>(F, PhantomData<E>);
+    impl<D: EdkmDevice, E, F: FnMut(ClusteredMatrix<'_>) -> Result<(), E>> ParameterVisitor<D> for Clustered<F, E> {
+        type Error = E;
+        fn visit<S: Shape>(
+            &mut self,
+            name: &str,
+            kind: ParameterKind<'_>,
+            parameter: &mut Tensor<S, f32, D>,
+        ) -> Result<(), E> {
+            let sizes = parameter.shape().concrete();
+            let (Some(clustering), &[rows, cols]) = (kind.clustering(), sizes.as_ref()) else {
+                return Ok(());
+            };
+            (self.0)(ClusteredMatrix {
+                name,
+                kind,
+                clustering,
+                shape: MatrixShape { rows, cols },
+                read: &|| parameter.as_vec(),
+            })
+        }
+    }
+    model.visit_parameters("", &mut Clustered(each, PhantomData))
 }
 
 /// The number of trainable numbers in a model.

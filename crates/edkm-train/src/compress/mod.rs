@@ -9,7 +9,9 @@ use std::num::NonZeroUsize;
 
 use dfdx::prelude::*;
 use dfdx_edkm::channel_scale::divided;
-use dfdx_edkm::{ChannelScale, Clustering, EdkmDevice, ParameterKind, ParameterVisitor, Parameters};
+use dfdx_edkm::{
+    visit_clustered, ChannelScale, ClusteredMatrix, Clustering, EdkmDevice, ParameterKind, ParameterVisitor, Parameters,
+};
 use edkm_cluster::{Grouping, MatrixShape, Prepared, Spec};
 use edkm_llama::model::{palette_spec, DynamicLlama, PalettizedParameter};
 use edkm_llama::LlamaError;
@@ -84,7 +86,7 @@ pub fn compress<D: EdkmDevice>(
             visitor.which = Which::Embeddings;
         }
     }
-    model.visit_parameters("", &mut visitor)?;
+    visit_clustered(model, |parameter| visitor.take(&parameter))?;
     match method {
         Method::Gptq(levels) => gptq::gptq(model, visitor.found, text()?, levels, dtype, progress),
         _ => Ok(visitor.found),
@@ -112,32 +114,20 @@ struct Compress<'a> {
     found: Vec<PalettizedParameter>,
 }
 
-impl<D: EdkmDevice> ParameterVisitor<D> for Compress<'_> {
-    type Error = LlamaError;
-
-    fn visit<S: Shape>(
-        &mut self,
-        name: &str,
-        kind: ParameterKind<'_>,
-        parameter: &mut Tensor<S, f32, D>,
-    ) -> Result<(), LlamaError> {
-        let sizes = parameter.shape().concrete();
-        let (Some(clustering), &[rows, cols]) = (kind.clustering(), sizes.as_ref()) else {
-            return Ok(());
-        };
-        if self.which == Which::Embeddings && !matches!(kind, ParameterKind::Embedding { .. }) {
+impl Compress<'_> {
+    fn take(&mut self, parameter: &ClusteredMatrix<'_>) -> Result<(), LlamaError> {
+        if self.which == Which::Embeddings && !matches!(parameter.kind, ParameterKind::Embedding { .. }) {
             return Ok(());
         }
-        let matrix = self.matrix(name, &parameter.as_vec(), MatrixShape { rows, cols }, clustering)?;
+        let (name, shape) = (parameter.name, parameter.shape);
+        let matrix = self.matrix(name, &parameter.weight(), shape, parameter.clustering)?;
         self.found.push(PalettizedParameter {
             name: name.to_owned(),
             matrix,
         });
         Ok(())
     }
-}
 
-impl Compress<'_> {
     fn matrix(
         &self,
         name: &str,

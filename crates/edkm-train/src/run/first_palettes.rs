@@ -1,9 +1,8 @@
 //! The centroids that the first clustered step starts from.
 
-use dfdx::prelude::*;
 use dfdx_edkm::channel_scale::divided;
-use dfdx_edkm::{EdkmDevice, ParameterKind, ParameterVisitor, Parameters};
-use edkm_cluster::{Initialization, MatrixShape, Prepared};
+use dfdx_edkm::{visit_clustered, ClusteredMatrix, EdkmDevice};
+use edkm_cluster::{Initialization, Prepared};
 use edkm_llama::config::LlamaConfig;
 use edkm_llama::model::{ClusterPlan, DynamicLlama};
 use edkm_llama::names::parameters;
@@ -54,7 +53,7 @@ pub(super) fn find<D: EdkmDevice>(
     calibration: &Calibration<'_>,
     observer: &mut impl Observer,
 ) -> Result<(), TrainError> {
-    let mut visitor = match how {
+    let find = match how {
         FirstPalettes::Weights(Initialization::KMeans) => return Ok(()),
         FirstPalettes::Weights(initialization) => Find::Alike(initialization),
         FirstPalettes::SquaredGradients => {
@@ -62,7 +61,7 @@ pub(super) fn find<D: EdkmDevice>(
             Find::Weighted(importance(model, calibration, &mut |share| observer.progress(share))?)
         }
     };
-    Ok(model.visit_parameters("", &mut visitor)?)
+    Ok(visit_clustered(model, |parameter| find.start(&parameter))?)
 }
 
 enum Find {
@@ -70,20 +69,10 @@ enum Find {
     Weighted(Importances),
 }
 
-impl<D: EdkmDevice> ParameterVisitor<D> for Find {
-    type Error = LlamaError;
-
-    fn visit<S: Shape>(
-        &mut self,
-        name: &str,
-        kind: ParameterKind<'_>,
-        parameter: &mut Tensor<S, f32, D>,
-    ) -> Result<(), LlamaError> {
-        let sizes = parameter.shape().concrete();
-        let (Some(clustering), &[rows, cols]) = (kind.clustering(), sizes.as_ref()) else {
-            return Ok(());
-        };
-        let (shape, weight) = (MatrixShape { rows, cols }, parameter.as_vec());
+impl Find {
+    fn start(&self, parameter: &ClusteredMatrix<'_>) -> Result<(), LlamaError> {
+        let (name, shape, clustering) = (parameter.name, parameter.shape, parameter.clustering);
+        let weight = parameter.weight();
         let row_scales = clustering.channel_scale().of(&weight, shape);
         let weight = divided(&weight, row_scales.as_deref());
         let spec = clustering.spec();

@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 
 use dfdx::prelude::*;
-use dfdx_edkm::{ChannelScale, Clustering, EdkmDevice, ParameterKind, ParameterVisitor, Parameters};
+use dfdx_edkm::{visit_clustered, ChannelScale, Clustering, EdkmDevice};
 use edkm_cluster::{Grouping, MatrixShape, Spec};
 use edkm_palette::{PaletteDType, PaletteSpec, PalettizedMatrix};
 
@@ -80,45 +80,17 @@ impl<V: Dim, H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> Llama<V, H, Q, K, F,
         &mut self,
         dtype: &dyn Fn(&str) -> PaletteDType,
     ) -> Result<Vec<PalettizedParameter>, LlamaError> {
-        let mut visitor = Palettize {
-            dtype,
-            found: Vec::new(),
-        };
-        self.visit_parameters("", &mut visitor)?;
-        Ok(visitor.found)
-    }
-}
-
-struct Palettize<'a> {
-    dtype: &'a dyn Fn(&str) -> PaletteDType,
-    found: Vec<PalettizedParameter>,
-}
-
-impl<D: EdkmDevice> ParameterVisitor<D> for Palettize<'_> {
-    type Error = LlamaError;
-
-    fn visit<S: Shape>(
-        &mut self,
-        name: &str,
-        kind: ParameterKind<'_>,
-        parameter: &mut Tensor<S, f32, D>,
-    ) -> Result<(), LlamaError> {
-        let sizes = parameter.shape().concrete();
-        let (Some(clustering), &[rows, cols]) = (kind.clustering(), sizes.as_ref()) else {
-            return Ok(());
-        };
-        let matrix = palettize(
-            name,
-            &parameter.as_vec(),
-            MatrixShape { rows, cols },
-            clustering,
-            (self.dtype)(name),
-        )?;
-        self.found.push(PalettizedParameter {
-            name: name.to_owned(),
-            matrix,
-        });
-        Ok(())
+        let mut found = Vec::new();
+        visit_clustered(self, |parameter| {
+            let (name, shape) = (parameter.name, parameter.shape);
+            let matrix = palettize(name, &parameter.weight(), shape, parameter.clustering, dtype(name))?;
+            found.push(PalettizedParameter {
+                name: name.to_owned(),
+                matrix,
+            });
+            Ok::<_, LlamaError>(())
+        })?;
+        Ok(found)
     }
 }
 
