@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use crate::files::read_capped;
 use crate::TrainError;
 
+mod bounds;
+mod expression;
 mod special;
 mod stream;
 
@@ -43,7 +45,7 @@ impl Tokenizer {
     /// A tokenizer from the bytes of a `tokenizer.json`; `path` is what messages call it.
     ///
     /// # Errors
-    /// If the bytes are not a tokenizer, or a special token is not one of its tokens.
+    /// If the bytes are not a tokenizer, or one that may take long or much memory on some text; or a special token is not one of its tokens.
     pub fn from_bytes(path: &Path, bytes: &[u8], special: SpecialTokens) -> Result<Self, TrainError> {
         let fail = |reason: String| TrainError::Tokenizer {
             path: path.to_path_buf(),
@@ -53,6 +55,7 @@ impl Tokenizer {
             .map_err(|why| fail(format!("not a tokenizer: {why}")))?;
         guarded(|| inner.with_truncation(None).map(|_| ())).map_err(fail)?;
         inner.with_padding(None);
+        bounds::check(&inner).map_err(fail)?;
         let Some(largest) = inner.get_vocab(true).into_values().max() else {
             return Err(TrainError::Tokenizer {
                 path: path.to_path_buf(),

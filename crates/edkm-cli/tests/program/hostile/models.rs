@@ -101,6 +101,30 @@ fn tokenizers() -> Vec<Case> {
                 whole.to_string().into()
             },
         ),
+        tokenizer(
+            "an expression that backtracks",
+            &["quick", "(?:[a-z ]+,?)+"],
+            |mut whole| {
+                whole["pre_tokenizer"] = json!({"type": "Sequence", "pretokenizers": [
+                    {"type": "Split", "pattern": {"Regex": "(?:[a-z ]+,?)+(?=!)|."}, "behavior": "Isolated", "invert": false},
+                    whole["pre_tokenizer"]
+                ]});
+                whole.to_string().into()
+            },
+        ),
+        tokenizer("an expression that refers back", &["quick"], |mut whole| {
+            whole["pre_tokenizer"] = json!({"type": "Split", "pattern": {"Regex": "(.+)(.+)\\2\\1|."}, "behavior": "Isolated", "invert": false});
+            whole.to_string().into()
+        }),
+        tokenizer(
+            "replacements that fill the memory",
+            &["times its length"],
+            |mut whole| {
+                let twice = json!({"type": "Replace", "pattern": {"String": "a"}, "content": "aa"});
+                whole["normalizer"] = json!({"type": "Sequence", "normalizers": vec![twice; 40]});
+                whole.to_string().into()
+            },
+        ),
         tokenizer("a hundred MiB of zeros", &["not a tokenizer"], |_| vec![0; 100 << 20]),
         tokenizer("a million values", &[], |mut whole| {
             whole["truncation"] = json!(vec![0; 1 << 20]);
