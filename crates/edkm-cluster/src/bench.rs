@@ -92,9 +92,10 @@ fn copy(from: &[f32], to: &mut [f32]) {
         .for_each(|(to, from)| to.copy_from_slice(from));
 }
 
-fn median(mut times: Vec<f64>) -> f64 {
+/// The middle of the times, the upper one of two; not a number if there is none.
+pub fn median(mut times: Vec<f64>) -> f64 {
     times.sort_by(f64::total_cmp);
-    times[times.len() / 2]
+    times.get(times.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// Normally distributed numbers of mean 0: Box and Muller's transform of a splitmix64 stream for each part.

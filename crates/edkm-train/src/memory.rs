@@ -4,12 +4,33 @@ use std::path::Path;
 
 /// The most resident memory the process has had, in bytes. `None` where the system does not tell (outside Linux).
 pub fn peak_resident_bytes() -> Option<u64> {
-    status_bytes("VmHWM:")
+    Resident::read().peak
 }
 
 /// The resident memory of the process now, in bytes. `None` where the system does not tell (outside Linux).
 pub fn resident_bytes() -> Option<u64> {
-    status_bytes("VmRSS:")
+    Resident::read().now
+}
+
+/// Resident memory of the process, both figures of the same moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Resident {
+    /// Now, in bytes.
+    pub now: Option<u64>,
+    /// The most so far, in bytes.
+    pub peak: Option<u64>,
+}
+
+impl Resident {
+    /// What the system says, asked once. `None` where it does not tell (outside Linux).
+    pub fn read() -> Self {
+        // absent outside Linux; nothing there depends on this file
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        Self {
+            now: parse(&status, "VmRSS:"),
+            peak: parse(&status, "VmHWM:"),
+        }
+    }
 }
 
 /// Lets the peak begin anew at the present size, where the system allows it (Linux). Elsewhere the peak stays that of the whole process.
@@ -62,11 +83,6 @@ fn left_in_group(folder: &Path, [limit, usage, cache]: [&str; 3]) -> Option<u64>
     // files that were read and are not in use make room
     let used = number(usage)?.saturating_sub(cached.unwrap_or(0));
     Some(number(limit)?.saturating_sub(used))
-}
-
-fn status_bytes(key: &str) -> Option<u64> {
-    // Absent outside Linux; nothing there depends on this file.
-    parse(&std::fs::read_to_string("/proc/self/status").ok()?, key)
 }
 
 /// A line such as `VmHWM:     1234 kB`; the unit is always that.

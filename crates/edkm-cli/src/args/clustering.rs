@@ -1,16 +1,14 @@
 //! How a run clusters: the part of `edkm finetune`'s arguments that becomes [`ClusterSettings`].
 
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{builder::PossibleValuesParser, value_parser, Args as ClapArgs, ValueEnum};
-use dfdx_edkm::ChannelScale;
 use edkm_cluster::{Bits, GradientMode, Initialization, KeepZero, VectorLen};
-use edkm_palette::PaletteDType;
 use edkm_train::run::{ClusterSettings, FirstPalettes, LayerRules};
 use edkm_train::schedule::{Annealing, TemperatureSchedule, TemperatureUnit};
 
+use super::PaletteArgs;
 use crate::commands::Failure;
 
 /// What is clustered, and how.
@@ -20,21 +18,12 @@ pub struct ClusterArgs {
     /// Bits of an index: each weight matrix takes 2^BITS values
     #[arg(long, default_value_t = 3, value_parser = value_parser!(u8).range(1..=8))]
     pub bits: u8,
-    /// One palette for so many output channels, in place of one for each matrix
-    #[arg(long, value_name = "CHANNELS")]
-    pub group: Option<NonZeroUsize>,
+    /// The palettes
+    #[command(flatten)]
+    pub palettes: PaletteArgs,
     /// Weights of a row that share an index; the palette's entries are vectors, and a weight takes BITS / WEIGHTS bits
     #[arg(long, value_name = "WEIGHTS", default_value = "1", value_parser = PossibleValuesParser::new(["1", "2", "4", "8"]))]
     pub vector: String,
-    /// Type of the palettes' numbers in the file; without it int8 with --group or --bits-budget, where palettes are many, and f32 otherwise
-    #[arg(long, value_enum)]
-    pub palette_dtype: Option<PaletteType>,
-    /// Divide each row of a matrix by its root mean square first: a factor for each output channel, 16 bits a row
-    #[arg(long)]
-    pub per_channel_scale: bool,
-    /// Cluster the embedding and the output projection too, to so many bits
-    #[arg(long, value_name = "BITS", value_parser = value_parser!(u8).range(1..=8))]
-    pub embedding_bits: Option<u8>,
     /// Settings of single layers by name pattern, in a TOML file (docs/layers.toml is one)
     #[arg(long, value_name = "FILE")]
     pub layers: Option<PathBuf>,
@@ -71,41 +60,6 @@ pub struct ClusterArgs {
     /// Train the model as it is before this step
     #[arg(long, value_name = "STEP", default_value_t = 0)]
     pub cluster_from: u64,
-}
-
-/// `--palette-dtype`
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub enum PaletteType {
-    /// 32-bit floats
-    F32,
-    /// Half precision
-    F16,
-    /// bfloat16
-    Bf16,
-    /// Bytes and one scale for each palette
-    Int8,
-}
-
-impl PaletteType {
-    /// The type that was given, or the one that is right: bytes where there is a palette for each `group` of rows or a `budget` pays for palettes.
-    pub fn or_default(given: Option<Self>, group: Option<NonZeroUsize>, budget: Option<f64>) -> PaletteDType {
-        match given {
-            Some(given) => given.into(),
-            None if group.is_some() || budget.is_some() => PaletteDType::I8,
-            None => PaletteDType::F32,
-        }
-    }
-}
-
-impl From<PaletteType> for PaletteDType {
-    fn from(dtype: PaletteType) -> Self {
-        match dtype {
-            PaletteType::F32 => PaletteDType::F32,
-            PaletteType::F16 => PaletteDType::F16,
-            PaletteType::Bf16 => PaletteDType::Bf16,
-            PaletteType::Int8 => PaletteDType::I8,
-        }
-    }
 }
 
 /// `--temperature-unit`
@@ -202,9 +156,8 @@ impl ClusterArgs {
                 TemperatureSchedule::new(unit, Annealing::Exponential { from, to, share }, steps)?
             }
         };
+        let defaults = self.palettes.settings(self.bits_budget, defaults)?;
         Ok(ClusterSettings {
-            group: self.group,
-            embedding_bits: self.embedding_bits.map(Bits::new).transpose()?,
             vector: VectorLen::new(self.vector.parse().unwrap_or(1))?,
             first_palettes: self.init.into(),
             iterations: self.iterations,
@@ -221,12 +174,6 @@ impl ClusterArgs {
             },
             temperature: temperature.starting_at(self.cluster_from),
             from_step: self.cluster_from,
-            channel_scale: if self.per_channel_scale {
-                ChannelScale::RootMeanSquare
-            } else {
-                ChannelScale::None
-            },
-            palette_dtype: PaletteType::or_default(self.palette_dtype, self.group, self.bits_budget),
             bits_budget: self.bits_budget,
             rules: self
                 .layers

@@ -1,12 +1,11 @@
 //! `edkm compare`
 
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{value_parser, ArgAction, Args as ClapArgs};
 use edkm_train::compare::{Contender, Width};
 
-use super::clustering::PaletteType;
+use super::PaletteArgs;
 
 /// `edkm compare`
 #[derive(Debug, ClapArgs)]
@@ -53,18 +52,9 @@ pub struct CompareArgs {
     /// Tokens of the validation text that are used
     #[arg(long, value_name = "N", default_value_t = 40_000)]
     pub eval_tokens: usize,
-    /// One palette for so many output channels, in place of one for each matrix
-    #[arg(long, value_name = "CHANNELS")]
-    pub group: Option<NonZeroUsize>,
-    /// Type of the palettes' numbers in the file; without it int8 with --group, where palettes are many, and f32 otherwise
-    #[arg(long, value_enum)]
-    pub palette_dtype: Option<PaletteType>,
-    /// Divide each row of a matrix by its root mean square first: a factor for each output channel, 16 bits a row
-    #[arg(long)]
-    pub per_channel_scale: bool,
-    /// Compress the embedding and the output projection too, to so many bits
-    #[arg(long, value_name = "BITS", value_parser = value_parser!(u8).range(1..=8))]
-    pub embedding_bits: Option<u8>,
+    /// The palettes
+    #[command(flatten)]
+    pub palettes: PaletteArgs,
     /// Folder to write; one with runs of the same comparison is gone on with. Without it a new one, edkm-compare
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,

@@ -1,13 +1,12 @@
 //! `edkm compress`
 
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::builder::PossibleValuesParser;
 use clap::{value_parser, ArgAction, Args as ClapArgs, ValueEnum};
 use edkm_train::compress::{gptq::Levels, Method};
 
-use super::clustering::PaletteType;
+use super::PaletteArgs;
 
 /// How to compress without training.
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -56,21 +55,12 @@ pub struct CompressArgs {
     /// Show what each weight matrix would get, and end
     #[arg(long)]
     pub plan: bool,
-    /// One palette for so many output channels, in place of one for each matrix
-    #[arg(long, value_name = "CHANNELS")]
-    pub group: Option<NonZeroUsize>,
-    /// Palettize the embedding and the output projection too, to so many bits
-    #[arg(long, value_name = "BITS", value_parser = value_parser!(u8).range(1..=8))]
-    pub embedding_bits: Option<u8>,
+    /// The palettes
+    #[command(flatten)]
+    pub palettes: PaletteArgs,
     /// Weights of a row that share an index; the palette's entries are vectors, and a weight takes BITS / WEIGHTS bits
     #[arg(long, value_name = "WEIGHTS", default_value = "1", value_parser = PossibleValuesParser::new(["1", "2", "4", "8"]))]
     pub vector: String,
-    /// Type of the palettes' numbers in the file; without it int8 with --group or --bits-budget, where palettes are many, and f32 otherwise
-    #[arg(long, value_enum)]
-    pub palette_dtype: Option<PaletteType>,
-    /// Divide each row of a matrix by its root mean square first: a factor for each output channel, 16 bits a row
-    #[arg(long)]
-    pub per_channel_scale: bool,
     /// Keep weights that are exactly zero (pruned) exactly zero
     #[arg(long)]
     pub keep_zero: bool,

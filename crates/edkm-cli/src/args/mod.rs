@@ -11,6 +11,7 @@ mod finetune;
 mod generate;
 mod inspect;
 mod make_default;
+mod palettes;
 mod sampling;
 mod task_requests;
 
@@ -24,7 +25,7 @@ pub use bench::{
     BenchStepArgs, LayerSizeArgs, ListBy,
 };
 pub use chat::ChatArgs;
-pub use clustering::{ClusterArgs, PaletteType};
+pub use clustering::ClusterArgs;
 pub use compare::CompareArgs;
 pub use compress::CompressArgs;
 pub use eval::EvalArgs;
@@ -33,6 +34,7 @@ pub use finetune::FinetuneArgs;
 pub use generate::GenerateArgs;
 pub use inspect::InspectArgs;
 pub use make_default::MakeDefaultArgs;
+pub use palettes::PaletteArgs;
 pub use task_requests::TaskRequest;
 
 /// Train-time weight clustering (eDKM) for LLaMA models: weight matrices that take only 2^bits values.

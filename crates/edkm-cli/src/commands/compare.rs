@@ -3,14 +3,13 @@
 use std::path::Path;
 
 use dfdx::prelude::*;
-use dfdx_edkm::ChannelScale;
-use edkm_cluster::{Bits, Spec};
+use edkm_cluster::Spec;
 use edkm_llama::checkpoint::Overwrite;
 use edkm_train::compare::{compare, CompareSettings};
 use edkm_train::run::{free_folder, ClusterSettings, DataSource};
 
 use super::Failure;
-use crate::args::{CompareArgs, PaletteType};
+use crate::args::CompareArgs;
 use crate::console::Output;
 use crate::embedded;
 use crate::hub;
@@ -44,17 +43,9 @@ pub fn run(args: CompareArgs) -> Result<(), Failure> {
         contenders: args.methods,
         widths: args.bits,
         seeds: args.seeds,
-        clustering: ClusterSettings {
-            group: args.group,
-            palette_dtype: PaletteType::or_default(args.palette_dtype, args.group, None),
-            embedding_bits: args.embedding_bits.map(Bits::new).transpose()?,
-            channel_scale: if args.per_channel_scale {
-                ChannelScale::RootMeanSquare
-            } else {
-                ChannelScale::None
-            },
-            ..ClusterSettings::new(Spec::default().bits, args.steps)
-        },
+        clustering: args
+            .palettes
+            .settings(None, ClusterSettings::new(Spec::default().bits, args.steps))?,
         steps: args.steps,
         learning_rate: args.lr,
         sequence: args.seq,

@@ -1,7 +1,6 @@
 //! `edkm compress`
 
 use dfdx::prelude::*;
-use dfdx_edkm::ChannelScale;
 use edkm_cluster::{Bits, KeepZero, Spec, VectorLen};
 use edkm_llama::checkpoint::Overwrite;
 use edkm_train::run::{
@@ -9,26 +8,19 @@ use edkm_train::run::{
 };
 
 use super::{plan, Failure};
-use crate::args::{CompressArgs, PaletteType};
+use crate::args::CompressArgs;
 use crate::console::{bytes, Output};
 use crate::hub;
 use crate::progress::Progress;
 
 pub fn run(args: CompressArgs) -> Result<(), Failure> {
     let output = Output::new(args.json);
+    let plain = ClusterSettings::new(args.bits.map_or(Ok(Spec::default().bits), Bits::new)?, 0);
     let settings = CompressSettings {
         model_dir: hub::folder(&args.model_dir)?,
         method: args.method.into(),
         clustering: ClusterSettings {
-            group: args.group,
-            embedding_bits: args.embedding_bits.map(Bits::new).transpose()?,
             vector: VectorLen::new(args.vector.parse().unwrap_or(1))?,
-            palette_dtype: PaletteType::or_default(args.palette_dtype, args.group, args.bits_budget),
-            channel_scale: if args.per_channel_scale {
-                ChannelScale::RootMeanSquare
-            } else {
-                ChannelScale::None
-            },
             keep_zero: if args.keep_zero {
                 KeepZero::Exact
             } else {
@@ -41,7 +33,7 @@ pub fn run(args: CompressArgs) -> Result<(), Failure> {
                 .map(LayerRules::read)
                 .transpose()?
                 .unwrap_or_default(),
-            ..ClusterSettings::new(args.bits.map_or(Ok(Spec::default().bits), Bits::new)?, 0)
+            ..args.palettes.settings(args.bits_budget, plain)?
         },
         calibration: (!args.data.is_empty()).then_some(CalibrationSettings {
             data: DataSource::Files(args.data),

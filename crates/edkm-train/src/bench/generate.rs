@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use dfdx::prelude::*;
+use edkm_cluster::bench::median;
 use edkm_llama::checkpoint::Checkpoint;
 use edkm_llama::config::LlamaConfig;
 use edkm_llama::inference::{
@@ -14,7 +15,6 @@ use edkm_llama::inference::{
 };
 use edkm_llama::names::{self, Role};
 
-use super::median;
 use crate::memory::{peak_resident_bytes, reset_peak_resident, resident_bytes};
 use crate::TrainError;
 

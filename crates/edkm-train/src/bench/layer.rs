@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use dfdx::prelude::*;
 use dfdx_edkm::{backward, try_checkpoint, ParameterKind, ParameterVisitor, Parameters, StoreTape};
+use edkm_cluster::bench::median;
 use edkm_cluster::Bits;
 use edkm_llama::config::LlamaConfig;
 use edkm_llama::model::DynamicLlama;
@@ -11,7 +12,6 @@ use edkm_store::{Backend, Store};
 use rand_chacha::rand_core::RngCore;
 use serde::{Deserialize, Serialize};
 
-use super::median;
 use super::stock_layer::{FusedDecoderLayer, StockDecoderLayer};
 use crate::init::random_weights;
 use crate::memory::{peak_resident_bytes, reset_peak_resident, resident_bytes};

@@ -16,9 +16,3 @@ pub mod phases;
 pub mod saved;
 pub mod step;
 pub mod stock_layer;
-
-/// The middle of the times, the upper one of two.
-fn median(mut times: Vec<f64>) -> f64 {
-    times.sort_by(f64::total_cmp);
-    times.get(times.len() / 2).copied().unwrap_or(f64::NAN)
-}

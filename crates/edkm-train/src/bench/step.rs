@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use dfdx::prelude::*;
 use dfdx_edkm::optim::AdamWConfig;
+use edkm_cluster::bench::median;
 use edkm_kernels::matmul::{self, Accumulate};
 use edkm_llama::config::LlamaConfig;
 use edkm_llama::model::{DynamicLlama, Recompute};
@@ -12,7 +13,6 @@ use edkm_llama::names::{parameters, Role};
 use edkm_store::Store;
 use rand_chacha::rand_core::RngCore;
 
-use super::median;
 use super::phases::{Phase, PhaseTimes};
 use crate::data::sampler::WindowSampler;
 use crate::data::TokenStream;

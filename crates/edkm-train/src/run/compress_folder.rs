@@ -10,9 +10,10 @@ use edkm_llama::model::DynamicLlama;
 use serde::Serialize;
 
 use super::bits_budget::{settle, write_rules};
-use super::finetune::{check_sequence, float_dtype, sizes};
+use super::float_dtype::float_dtype;
 use super::plan::{plan_folder, PlanText};
-use super::{BitsChoice, ClusterSettings, DataSource, Observer, PlannedLayer, Stage};
+use super::settings::check_sequence;
+use super::{BitsChoice, ClusterSettings, DataSource, Observer, PlannedLayer, Sizes, Stage};
 use crate::compress::{compress, Calibration, Method};
 use crate::data::TokenStream;
 use crate::{Tokenizer, TrainError};
@@ -144,7 +145,7 @@ pub fn compress_folder<D: EdkmDevice>(
     copy_companions(&settings.model_dir, out.path())?;
     out.commit()?;
     Ok(CompressOutcome {
-        bits_per_weight: sizes(&palettes).bits_per_weight(),
+        bits_per_weight: Sizes::of(&palettes).bits_per_weight(),
         size_bytes: written.bytes,
         size_before_bytes: checkpoint.file_bytes(),
         bits_chosen,

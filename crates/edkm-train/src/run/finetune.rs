@@ -1,139 +1,37 @@
 //! Fine-tuning from a folder to a folder.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
-use dfdx::prelude::*;
 use dfdx_edkm::optim::AdamWConfig;
-use dfdx_edkm::{EdkmDevice, ParameterKind, ParameterVisitor, Parameters};
-use edkm_llama::checkpoint::{copy_companions, Checkpoint, Dtype, FloatDtype, OutputDir, Overwrite, Sharding};
+use dfdx_edkm::EdkmDevice;
+use edkm_llama::checkpoint::{copy_companions, Checkpoint, OutputDir, Sharding};
 use edkm_llama::config::LlamaConfig;
-use edkm_llama::model::{DynamicLlama, PalettizedParameter, Recompute};
+use edkm_llama::model::DynamicLlama;
 use edkm_llama::names::Parameter;
-use edkm_store::{Backend, StoreSpec};
+use edkm_store::Backend;
 
 use super::bits_budget::{settle, write_rules};
-use super::checkpoint::{model_fingerprint, run_folder, CheckpointSettings, RunFolder, RunState, Start};
+use super::checkpoint::{model_fingerprint, RunFolder, RunState, Start};
+use super::clustering_bytes::clustering_bytes;
 use super::estimate::estimate;
-use super::plan::{plan, plan_folder, PlanText};
+use super::float_dtype::float_dtype;
+use super::plan::{plan_folder, PlanText};
+use super::settings::{check_objective, check_policy, check_sequence};
 use super::steps::{self, Run};
+use super::texts::{document_beginning, texts};
 use super::{
-    first_palettes, rate_factors, report, Baseline, ClusterSettings, FinetuneOutcome, LayerRules, Observer,
-    OnNonFinite, PlannedLayer, RateUnit, Sizes, Stage,
+    baselines, first_palettes, rate_factors, report, FinetuneOutcome, FinetuneSettings, LayerRules, Measure, Objective,
+    Observer, OnLimits, PlannedLayer, Sizes, Stage,
 };
-use crate::compress::{compress, with_palettes, Calibration, Method};
+use crate::compress::Calibration;
 use crate::data::sampler::WindowSampler;
-use crate::data::windows::check_length;
-use crate::data::TokenStream;
 use crate::evaluate::perplexity;
 use crate::memory::peak_resident_bytes;
 use crate::report::StoreLayerFigures;
 use crate::schedule::LearningRate;
 use crate::trainer::{set_temperature, Trainer, TrainerSettings};
 use crate::{Tokenizer, TrainError};
-
-/// Where text comes from.
-#[derive(Debug, Clone, PartialEq)]
-pub enum DataSource {
-    /// Data files, in order.
-    Files(Vec<PathBuf>),
-    /// Text in memory.
-    Text(String),
-    /// The last part of the training text, which is then not trained on.
-    HeldOut,
-}
-
-/// Whether something is measured that takes time and is not needed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Measure {
-    /// It is.
-    Yes,
-    /// It is not.
-    No,
-}
-
-/// What a model learns.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub enum Objective {
-    /// The text.
-    #[default]
-    Text,
-    /// What the model said of the text before it was clustered, and the text.
-    Teacher {
-        /// The share of the loss that is the distance to the model's predictions, above 0 and at most 1; the rest is the text's.
-        share: f32,
-    },
-}
-
-impl Objective {
-    /// Half the model's predictions, half the text: what experiments found best.
-    pub const HALF_TEACHER: Self = Self::Teacher { share: 0.5 };
-}
-
-/// All that determines a run.
-#[derive(Debug, Clone)]
-pub struct FinetuneSettings {
-    /// The model's folder.
-    pub model_dir: PathBuf,
-    /// What it is trained on.
-    pub data: DataSource,
-    /// What it is measured on.
-    pub validation: DataSource,
-    /// Tokens of the validation text that are used.
-    pub evaluation_tokens: usize,
-    /// How it is clustered; `None` trains it as it is.
-    pub clustering: Option<ClusterSettings>,
-    /// What the model learns.
-    pub objective: Objective,
-    /// Steps of training.
-    pub steps: u64,
-    /// Peak learning rate.
-    pub learning_rate: f64,
-    /// What it is measured in for clustered matrices.
-    pub rate_unit: RateUnit,
-    /// Decoupled weight decay of matrices.
-    pub weight_decay: f32,
-    /// Tokens of a sequence.
-    pub sequence: usize,
-    /// Sequences of a forward pass.
-    pub batch: usize,
-    /// Forward passes of a step.
-    pub accumulate: usize,
-    /// Seed of the data's order.
-    pub seed: u64,
-    /// Where saved tensors go.
-    pub store: StoreSpec,
-    /// What layers save.
-    pub recompute: Recompute,
-    /// Whether compression without training is measured too.
-    pub baselines: Measure,
-    /// The folder to write.
-    pub out: PathBuf,
-    /// What happens to one that is there.
-    pub overwrite: Overwrite,
-    /// What happens when a loss or a gradient is not finite.
-    pub on_non_finite: OnNonFinite,
-    /// When the run writes checkpoints, and whether it goes on from one.
-    pub checkpoints: CheckpointSettings,
-    /// What happens when there seems to be too little memory or disk.
-    pub on_limits: OnLimits,
-}
-
-/// What happens when a run is estimated to need more memory or disk than there is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum OnLimits {
-    /// It is refused.
-    #[default]
-    Refuse,
-    /// It begins all the same.
-    Ignore,
-}
-
-/// Tokens of the validation text that the sample begins with.
-const PROMPT_TOKENS: usize = 12;
-
-/// The share of the text that is held out if there is no other to measure on.
-const HELD_OUT: f64 = 0.1;
 
 /// Windows of the training text on which the bits of layers are chosen.
 const CALIBRATION_WINDOWS: usize = 128;
@@ -257,24 +155,8 @@ pub fn finetune<D: EdkmDevice>(
     let mut baselines = Vec::new();
     if let (Measure::Yes, Some(clustering)) = (settings.baselines, &settings.clustering) {
         observer.stage(Stage::EvaluateBaselines);
-        let is_vector = |layer: &PlannedLayer| layer.palette.as_ref().is_some_and(|palette| palette.vector > 1);
-        // rounding has numbers for levels, not vectors
-        let scalars = !plan(&config, clustering)?.iter().any(is_vector);
-        let rounding = scalars.then_some((Method::RoundToNearest, "rounding to nearest"));
-        let methods = rounding.into_iter().chain([(Method::KMeans, "k-means")]);
-        for (index, (method, name)) in methods.enumerate() {
-            if let Some(&known) = resumed.as_ref().and_then(|(_, state)| state.baselines.get(index)) {
-                baselines.push(Baseline::new(method, known));
-                continue;
-            }
-            let dtype = |name: &str| clustering.palette_dtype_of(name);
-            let palettes = compress(&mut model, method, None, &dtype, &mut |_| {})?;
-            let measured = evaluate(&with_palettes(&model, &palettes)?, &mut |share| {
-                observer.progress(share)
-            })?;
-            observer.result(&format!("perplexity {:.4} by {name}", measured.perplexity));
-            baselines.push(Baseline::new(method, measured.perplexity));
-        }
+        let known = resumed.as_ref().map_or(&[][..], |(_, state)| &state.baselines);
+        baselines = baselines::measure(&mut model, clustering, known, &evaluate, observer)?;
     }
 
     let trainer_settings = TrainerSettings {
@@ -391,7 +273,7 @@ pub fn finetune<D: EdkmDevice>(
         perplexity_before,
         perplexity_after: after.perplexity,
         perplexity_uncompressed: None,
-        bits_per_weight: sizes(&palettes).bits_per_weight(),
+        bits_per_weight: Sizes::of(&palettes).bits_per_weight(),
         size_bytes,
         size_before_bytes,
         steps: settings.steps,
@@ -445,29 +327,6 @@ fn same(what: &'static str, saved: u64, current: u64) -> Result<(), TrainError> 
     }
 }
 
-/// Going back needs something to go back to.
-fn check_policy(settings: &FinetuneSettings) -> Result<(), TrainError> {
-    match (settings.on_non_finite, settings.checkpoints.every) {
-        (OnNonFinite::Rollback, None) => Err(TrainError::Setting {
-            setting: "on-non-finite",
-            value: "rollback, without checkpoints to go back to".to_owned(),
-            expected: "--checkpoint-every N with it, or stop, or skip",
-        }),
-        _ => Ok(()),
-    }
-}
-
-fn check_objective(objective: Objective) -> Result<(), TrainError> {
-    match objective {
-        Objective::Teacher { share } if !(share > 0.0 && share <= 1.0) => Err(TrainError::Setting {
-            setting: "share of distillation",
-            value: share.to_string(),
-            expected: "a part of the loss from 0 to 1",
-        }),
-        _ => Ok(()),
-    }
-}
-
 /// What each parameter would get in this run; nothing is written.
 ///
 /// # Errors
@@ -491,118 +350,4 @@ pub fn plan_finetune<D: EdkmDevice>(
         seed: settings.seed,
     };
     plan_folder(&settings.model_dir, clustering, Some(text), device, observer)
-}
-
-/// A sequence must fit the model's positions.
-pub(crate) fn check_sequence(sequence: usize, config: &LlamaConfig) -> Result<(), TrainError> {
-    if sequence > config.max_position_embeddings {
-        return Err(TrainError::Setting {
-            setting: "sequence length",
-            value: format!(
-                "{sequence} (the model has {} positions)",
-                config.max_position_embeddings
-            ),
-            expected: "at most the model's max_position_embeddings",
-        });
-    }
-    Ok(())
-}
-
-/// Training and validation tokens.
-fn texts(settings: &FinetuneSettings, tokenizer: &Tokenizer) -> Result<(TokenStream, TokenStream), TrainError> {
-    let load = |source: &DataSource| match source {
-        DataSource::Files(paths) => TokenStream::from_files(paths, tokenizer),
-        DataSource::Text(text) => TokenStream::from_text(text, tokenizer),
-        DataSource::HeldOut => Err(TrainError::EmptyData { paths: Vec::new() }),
-    };
-    let mut training = load(&settings.data)?;
-    let mut validation = match &settings.validation {
-        DataSource::HeldOut => training.split_off_share(HELD_OUT),
-        other => load(other)?,
-    };
-    validation.truncate(settings.evaluation_tokens);
-    check_length(&training, settings.sequence)?;
-    check_length(&validation, settings.sequence)?;
-    Ok((training, validation))
-}
-
-/// The first tokens of the first whole document.
-fn document_beginning<'a>(stream: &'a TokenStream, tokenizer: &Tokenizer) -> &'a [u32] {
-    let tokens = stream.tokens();
-    let begins = tokens
-        .iter()
-        .position(|&token| Some(token) == tokenizer.begin_token())
-        .unwrap_or(0);
-    &tokens[begins..tokens.len().min(begins + PROMPT_TOKENS)]
-}
-
-/// The type that weights which are not clustered are written in: the one they came in.
-pub(crate) fn float_dtype(checkpoint: &Checkpoint) -> FloatDtype {
-    let norm = edkm_llama::names::Kind::FinalNorm.name(0);
-    match checkpoint.info(&norm).map(|info| info.dtype) {
-        Some(Dtype::F16) => FloatDtype::F16,
-        Some(Dtype::BF16) => FloatDtype::Bf16,
-        _ => FloatDtype::F32,
-    }
-}
-
-/// Bits and weights of palettized parameters.
-pub(crate) fn sizes(palettes: &[PalettizedParameter]) -> Sizes {
-    palettes.iter().fold(Sizes::default(), |sum, parameter| {
-        let weights = (parameter.matrix.rows() * parameter.matrix.cols()) as f64;
-        Sizes {
-            bits: sum.bits + weights * parameter.matrix.bits_per_weight(),
-            weights: sum.weights + weights,
-        }
-    })
-}
-
-/// Bytes kept from forward to backward for the clusterings of one step.
-#[derive(Clone, Copy, Default)]
-struct ClusteringBytes {
-    here: u64,
-    /// DKM as published: an attention map of weights x clusters in each repetition, 4 bytes an entry.
-    plain_dkm: u64,
-}
-
-impl<D: EdkmDevice> ParameterVisitor<D> for ClusteringBytes {
-    type Error = std::convert::Infallible;
-    fn visit<S: Shape>(
-        &mut self,
-        _: &str,
-        kind: ParameterKind<'_>,
-        parameter: &mut Tensor<S, f32, D>,
-    ) -> Result<(), Self::Error> {
-        if let Some(clustering) = kind.clustering() {
-            let spec = clustering.spec();
-            let map = parameter.shape().num_elements() as u64 / spec.dim() as u64 * spec.clusters() as u64;
-            self.plain_dkm += 4 * map * spec.iterations as u64;
-            self.here += clustering.saved_bytes() as u64;
-        }
-        Ok(())
-    }
-}
-
-fn clustering_bytes<D: EdkmDevice>(model: &mut DynamicLlama<D>) -> ClusteringBytes {
-    let mut bytes = ClusteringBytes::default();
-    match model.visit_parameters("", &mut bytes) {
-        Ok(()) => bytes,
-        Err(never) => match never {},
-    }
-}
-
-/// A folder name that is not taken: `base`, then `base-2`, `base-3` and so on.
-pub fn free_folder(base: &Path) -> PathBuf {
-    let taken = |path: &Path| {
-        path.read_dir()
-            .map_or(path.exists(), |mut entries| entries.next().is_some())
-    };
-    let name = base.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let mut candidate = base.to_path_buf();
-    let mut number = 1;
-    while taken(&candidate) || run_folder(&candidate).exists() {
-        number += 1;
-        candidate = base.with_file_name(format!("{name}-{number}"));
-    }
-    candidate
 }

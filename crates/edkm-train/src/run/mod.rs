@@ -1,12 +1,16 @@
 //! A whole fine-tuning run: a model in, a folder with the clustered model out.
 
+mod baselines;
 mod bits_budget;
 pub mod checkpoint;
 mod clustering;
+mod clustering_bytes;
 mod compress_folder;
 pub mod estimate;
 mod finetune;
 mod first_palettes;
+mod float_dtype;
+mod free_folder;
 mod layers;
 mod non_finite;
 mod observer;
@@ -15,15 +19,17 @@ mod plan;
 mod rate_factors;
 mod report;
 mod sensitivity;
+mod settings;
 mod steps;
+mod texts;
 
 pub use bits_budget::{choose_bits, widths_in_words, BitsChoice};
 pub use clustering::ClusterSettings;
 pub(crate) use compress_folder::stream;
 pub use compress_folder::{compress_folder, plan_compress, CalibrationSettings, CompressOutcome, CompressSettings};
-pub(crate) use finetune::check_sequence;
-pub use finetune::{finetune, free_folder, plan_finetune, DataSource, FinetuneSettings, Measure, Objective, OnLimits};
+pub use finetune::{finetune, plan_finetune};
 pub use first_palettes::FirstPalettes;
+pub use free_folder::free_folder;
 pub use layers::{LayerRule, LayerRules};
 pub(crate) use non_finite::first_not_finite;
 pub use non_finite::{NonFiniteCounts, OnNonFinite, MOST_IN_A_ROW, MOST_ROLLBACKS};
@@ -31,3 +37,5 @@ pub use observer::{Observer, Silent, Stage, StepReport};
 pub use outcome::{Baseline, FinetuneOutcome, Sizes};
 pub use plan::{plan, planned_sizes, PlannedLayer, PlannedPalette};
 pub use rate_factors::{RateUnit, TYPICAL};
+pub(crate) use settings::check_sequence;
+pub use settings::{DataSource, FinetuneSettings, Measure, Objective, OnLimits};

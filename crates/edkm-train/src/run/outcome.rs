@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use edkm_llama::model::PalettizedParameter;
 use serde::Serialize;
 
 use super::{BitsChoice, NonFiniteCounts};
@@ -85,6 +86,17 @@ pub struct Sizes {
 }
 
 impl Sizes {
+    /// Those of palettized parameters.
+    pub(crate) fn of(palettes: &[PalettizedParameter]) -> Self {
+        palettes.iter().fold(Self::default(), |sum, parameter| {
+            let weights = (parameter.matrix.rows() * parameter.matrix.cols()) as f64;
+            Self {
+                bits: sum.bits + weights * parameter.matrix.bits_per_weight(),
+                weights: sum.weights + weights,
+            }
+        })
+    }
+
     /// Bits a weight, if there is any weight.
     pub fn bits_per_weight(self) -> Option<f64> {
         (self.weights > 0.0).then(|| self.bits / self.weights)

@@ -11,7 +11,7 @@ use edkm_llama::LlamaError;
 use serde::Serialize;
 
 use super::bits_budget::settle;
-use super::finetune::check_sequence;
+use super::settings::check_sequence;
 use super::{ClusterSettings, Observer, Sizes, Stage};
 use crate::compress::Calibration;
 use crate::data::TokenStream;

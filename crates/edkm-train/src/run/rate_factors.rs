@@ -55,3 +55,49 @@ impl<D: EdkmDevice> ParameterVisitor<D> for Factors {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use edkm_cluster::Bits;
+    use edkm_llama::config::LlamaConfig;
+
+    use super::*;
+    use crate::init::random_weights;
+    use crate::run::ClusterSettings;
+
+    #[test]
+    fn a_clustered_matrix_is_measured_in_its_own_weights_and_nothing_else_is() {
+        let sizes = r#"{"model_type": "llama", "vocab_size": 16, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 8, "rms_norm_eps": 1e-5}"#;
+        let config = LlamaConfig::from_json("config.json".as_ref(), sizes).unwrap();
+        // one matrix ten times as large, another of zeros
+        let mut weights = random_weights(0, config.num_hidden_layers, 0.03);
+        let mut source = |parameter: &edkm_llama::names::Parameter| {
+            let factor = match parameter.name.as_str() {
+                "model.layers.0.self_attn.q_proj.weight" => 10.0,
+                "model.layers.0.self_attn.k_proj.weight" => 0.0,
+                _ => 1.0,
+            };
+            Ok(weights(parameter)?.into_iter().map(|w| factor * w).collect())
+        };
+        let mut model = DynamicLlama::from_weights(&config, &Cpu::default(), &mut source).unwrap();
+        assert!(
+            rate_factors(&mut model, RateUnit::Relative).is_empty(),
+            "nothing is clustered"
+        );
+
+        model.set_clustering(&ClusterSettings::new(Bits::new(3).unwrap(), 10));
+        assert!(rate_factors(&mut model, RateUnit::Absolute).is_empty());
+        let factors = rate_factors(&mut model, RateUnit::Relative);
+        assert_eq!(factors.len(), 7 * config.num_hidden_layers - 1, "{factors:?}");
+        let of = |name: &str| factors.get(&format!("model.layers.0.{name}.weight")).copied();
+        let near = |factor: Option<f32>, want: f64| {
+            let factor = f64::from(factor.unwrap());
+            // the root mean square of some hundred uniform numbers or more
+            assert!((factor / want - 1.0).abs() < 0.1, "{factor} {want}");
+        };
+        near(of("self_attn.v_proj"), 0.03 / TYPICAL);
+        near(of("self_attn.q_proj"), 0.3 / TYPICAL);
+        assert_eq!(of("self_attn.k_proj"), None);
+    }
+}

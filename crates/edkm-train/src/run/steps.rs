@@ -13,7 +13,7 @@ use super::{
 };
 use crate::compress::Calibration;
 use crate::data::sampler::{Position, WindowSampler};
-use crate::memory::{peak_resident_bytes, resident_bytes};
+use crate::memory::Resident;
 use crate::metrics::{self, MetricsWriter, StepMetrics, Throughput};
 use crate::trainer::{StepOutcome, Trainer};
 use crate::TrainError;
@@ -197,6 +197,7 @@ impl Mishaps {
 }
 
 fn of_step<D: EdkmDevice>(trainer: &Trainer<D>, outcome: &StepOutcome) -> StepMetrics {
+    let Resident { now, peak } = Resident::read();
     StepMetrics {
         step: outcome.step,
         loss: Some(outcome.loss),
@@ -206,8 +207,8 @@ fn of_step<D: EdkmDevice>(trainer: &Trainer<D>, outcome: &StepOutcome) -> StepMe
         tokens: outcome.tokens,
         tokens_per_second: 0.0,
         saved_bytes: edkm_store::Backend::report(trainer.store()).peak_bytes,
-        rss_bytes: resident_bytes(),
-        peak_rss_bytes: peak_resident_bytes(),
+        rss_bytes: now,
+        peak_rss_bytes: peak,
         validation_perplexity: None,
     }
 }

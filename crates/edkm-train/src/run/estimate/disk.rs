@@ -6,8 +6,8 @@ use edkm_llama::names::parameters;
 
 use super::sizes::ModelSizes;
 use super::{share, Share};
-use crate::run::finetune::{float_dtype, FinetuneSettings};
-use crate::run::{plan, PlannedLayer};
+use crate::run::float_dtype::float_dtype;
+use crate::run::{plan, FinetuneSettings, PlannedLayer};
 use crate::TrainError;
 
 /// Bytes of a line of metrics.jsonl.

@@ -2,8 +2,7 @@
 
 use super::sizes::ModelSizes;
 use super::{share, Share, StageMemory, TextSizes, When};
-use crate::run::finetune::{FinetuneSettings, Objective};
-use crate::run::Measure;
+use crate::run::{FinetuneSettings, Measure, Objective};
 
 /// What the program holds that no size of the model explains: code, stacks, packed tiles of the matrix products, the thread pool. What it
 /// holds when the estimate is made counts as measured, and this is what comes to it (release build, x86-64 Linux, two threads).

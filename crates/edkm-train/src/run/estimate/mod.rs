@@ -17,7 +17,7 @@ use edkm_llama::config::LlamaConfig;
 use serde::Serialize;
 
 use self::sizes::ModelSizes;
-use super::finetune::{check_sequence, DataSource, FinetuneSettings};
+use super::{check_sequence, DataSource, FinetuneSettings};
 use crate::{Tokenizer, TrainError};
 
 pub use limits::Limits;

@@ -1,0 +1,147 @@
+//! All that determines a run, and what is refused of it.
+
+use std::path::PathBuf;
+
+use edkm_llama::checkpoint::Overwrite;
+use edkm_llama::config::LlamaConfig;
+use edkm_llama::model::Recompute;
+use edkm_store::StoreSpec;
+
+use super::checkpoint::CheckpointSettings;
+use super::{ClusterSettings, OnNonFinite, RateUnit};
+use crate::TrainError;
+
+/// Where text comes from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum DataSource {
+    /// Data files, in order.
+    Files(Vec<PathBuf>),
+    /// Text in memory.
+    Text(String),
+    /// The last part of the training text, which is then not trained on.
+    HeldOut,
+}
+
+/// Whether something is measured that takes time and is not needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Measure {
+    /// It is.
+    Yes,
+    /// It is not.
+    No,
+}
+
+/// What a model learns.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub enum Objective {
+    /// The text.
+    #[default]
+    Text,
+    /// What the model said of the text before it was clustered, and the text.
+    Teacher {
+        /// The share of the loss that is the distance to the model's predictions, above 0 and at most 1; the rest is the text's.
+        share: f32,
+    },
+}
+
+impl Objective {
+    /// Half the model's predictions, half the text: what experiments found best.
+    pub const HALF_TEACHER: Self = Self::Teacher { share: 0.5 };
+}
+
+/// All that determines a run.
+#[derive(Debug, Clone)]
+pub struct FinetuneSettings {
+    /// The model's folder.
+    pub model_dir: PathBuf,
+    /// What it is trained on.
+    pub data: DataSource,
+    /// What it is measured on.
+    pub validation: DataSource,
+    /// Tokens of the validation text that are used.
+    pub evaluation_tokens: usize,
+    /// How it is clustered; `None` trains it as it is.
+    pub clustering: Option<ClusterSettings>,
+    /// What the model learns.
+    pub objective: Objective,
+    /// Steps of training.
+    pub steps: u64,
+    /// Peak learning rate.
+    pub learning_rate: f64,
+    /// What it is measured in for clustered matrices.
+    pub rate_unit: RateUnit,
+    /// Decoupled weight decay of matrices.
+    pub weight_decay: f32,
+    /// Tokens of a sequence.
+    pub sequence: usize,
+    /// Sequences of a forward pass.
+    pub batch: usize,
+    /// Forward passes of a step.
+    pub accumulate: usize,
+    /// Seed of the data's order.
+    pub seed: u64,
+    /// Where saved tensors go.
+    pub store: StoreSpec,
+    /// What layers save.
+    pub recompute: Recompute,
+    /// Whether compression without training is measured too.
+    pub baselines: Measure,
+    /// The folder to write.
+    pub out: PathBuf,
+    /// What happens to one that is there.
+    pub overwrite: Overwrite,
+    /// What happens when a loss or a gradient is not finite.
+    pub on_non_finite: OnNonFinite,
+    /// When the run writes checkpoints, and whether it goes on from one.
+    pub checkpoints: CheckpointSettings,
+    /// What happens when there seems to be too little memory or disk.
+    pub on_limits: OnLimits,
+}
+
+/// What happens when a run is estimated to need more memory or disk than there is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum OnLimits {
+    /// It is refused.
+    #[default]
+    Refuse,
+    /// It begins all the same.
+    Ignore,
+}
+
+/// Going back needs something to go back to.
+pub(super) fn check_policy(settings: &FinetuneSettings) -> Result<(), TrainError> {
+    match (settings.on_non_finite, settings.checkpoints.every) {
+        (OnNonFinite::Rollback, None) => Err(TrainError::Setting {
+            setting: "on-non-finite",
+            value: "rollback, without checkpoints to go back to".to_owned(),
+            expected: "--checkpoint-every N with it, or stop, or skip",
+        }),
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn check_objective(objective: Objective) -> Result<(), TrainError> {
+    match objective {
+        Objective::Teacher { share } if !(share > 0.0 && share <= 1.0) => Err(TrainError::Setting {
+            setting: "share of distillation",
+            value: share.to_string(),
+            expected: "a part of the loss from 0 to 1",
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// A sequence must fit the model's positions.
+pub(crate) fn check_sequence(sequence: usize, config: &LlamaConfig) -> Result<(), TrainError> {
+    if sequence > config.max_position_embeddings {
+        return Err(TrainError::Setting {
+            setting: "sequence length",
+            value: format!(
+                "{sequence} (the model has {} positions)",
+                config.max_position_embeddings
+            ),
+            expected: "at most the model's max_position_embeddings",
+        });
+    }
+    Ok(())
+}
