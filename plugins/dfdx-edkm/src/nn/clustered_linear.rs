@@ -7,8 +7,8 @@ use num_traits::Float;
 use rand_distr::uniform::SampleUniform;
 use rand_distr::Uniform;
 
-use super::as_matrix;
 use super::unbiased_clustered_linear::uniform_bound;
+use super::{as_matrix, RowsOf};
 use crate::ops::linear::linear;
 use crate::{Clustering, EdkmDevice, ParameterKind, ParameterVisitor, Parameters, SaveForBackward};
 
@@ -79,48 +79,16 @@ impl<I: ConstDim, O: ConstDim, E: Dtype + Float + SampleUniform, D: Device<E>> T
 
 impl<I: Dim, O: Dim, E: Dtype, D: Device<E>> NonMutableModule for ClusteredLinear<I, O, E, D> {}
 
-impl<I: Dim, O: Dim, D: EdkmDevice> ClusteredLinear<I, O, f32, D> {
-    fn apply<S: Shape, Out: Shape, T: SaveForBackward<D>>(
-        &self,
-        x: Tensor<S, f32, D, T>,
-        out: Out,
-    ) -> Result<Tensor<Out, f32, D, T>, D::Err> {
+impl<S: RowsOf<I>, I: Dim, O: Dim, D: EdkmDevice, T: SaveForBackward<D>> Module<Tensor<S, f32, D, T>>
+    for ClusteredLinear<I, O, f32, D>
+{
+    type Output = Tensor<S::With<O>, f32, D, T>;
+    type Error = D::Err;
+    fn try_forward(&self, x: Tensor<S, f32, D, T>) -> Result<Self::Output, D::Err> {
+        let y_shape = x.shape().with(self.weight.shape().0);
         let weight = as_matrix(self.weight.clone())?;
         let bias = self.bias.clone().try_reshape_like(&(weight.shape().0,))?;
-        linear(as_matrix(x)?, &weight, Some(&bias), Some(&self.clustering))?.try_reshape_like(&out)
-    }
-}
-
-impl<I: Dim, O: Dim, D: EdkmDevice, T: SaveForBackward<D>> Module<Tensor<(I,), f32, D, T>>
-    for ClusteredLinear<I, O, f32, D>
-{
-    type Output = Tensor<(O,), f32, D, T>;
-    type Error = D::Err;
-    fn try_forward(&self, x: Tensor<(I,), f32, D, T>) -> Result<Self::Output, D::Err> {
-        let out = (self.weight.shape().0,);
-        self.apply(x, out)
-    }
-}
-
-impl<B: Dim, I: Dim, O: Dim, D: EdkmDevice, T: SaveForBackward<D>> Module<Tensor<(B, I), f32, D, T>>
-    for ClusteredLinear<I, O, f32, D>
-{
-    type Output = Tensor<(B, O), f32, D, T>;
-    type Error = D::Err;
-    fn try_forward(&self, x: Tensor<(B, I), f32, D, T>) -> Result<Self::Output, D::Err> {
-        let out = (x.shape().0, self.weight.shape().0);
-        self.apply(x, out)
-    }
-}
-
-impl<B: Dim, S: Dim, I: Dim, O: Dim, D: EdkmDevice, T: SaveForBackward<D>> Module<Tensor<(B, S, I), f32, D, T>>
-    for ClusteredLinear<I, O, f32, D>
-{
-    type Output = Tensor<(B, S, O), f32, D, T>;
-    type Error = D::Err;
-    fn try_forward(&self, x: Tensor<(B, S, I), f32, D, T>) -> Result<Self::Output, D::Err> {
-        let out = (x.shape().0, x.shape().1, self.weight.shape().0);
-        self.apply(x, out)
+        linear(as_matrix(x)?, &weight, Some(&bias), Some(&self.clustering))?.try_reshape_like(&y_shape)
     }
 }
 

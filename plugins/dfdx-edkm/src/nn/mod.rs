@@ -4,12 +4,14 @@ mod clustered_embedding;
 mod clustered_linear;
 mod convert;
 mod rms_norm;
+mod rows;
 mod unbiased_clustered_linear;
 
 pub use clustered_embedding::ClusteredEmbedding;
 pub use clustered_linear::ClusteredLinear;
 pub use convert::IntoClustered;
 pub use rms_norm::RmsNorm;
+pub use rows::RowsOf;
 pub use unbiased_clustered_linear::UnbiasedClusteredLinear;
 
 /// What `dev.build_module::<…, f32>()` takes.
