@@ -11,9 +11,37 @@ use crate::DType;
 ///
 /// While a store holds a value, `as_bytes` must return the same bytes each time: interior mutability would be seen as
 /// corruption when the value is loaded. The address of the bytes may change.
+///
+/// They need not have arrived yet when they are saved: those of a device are still being copied while its next ops run.
 pub trait SharedBytes: Any + Send + Sync {
-    /// The bytes, in the machine's own byte order.
+    /// The bytes, in the machine's own byte order. Waits for them if they have not arrived; there are none if they cannot.
     fn as_bytes(&self) -> &[u8];
+
+    /// How many they are or will be, without waiting.
+    fn byte_len(&self) -> usize {
+        self.as_bytes().len()
+    }
+
+    /// Waits until the bytes have arrived. A store asks before it packs them.
+    ///
+    /// # Errors
+    /// Why they cannot arrive, in words.
+    fn arrive(&self) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+/// What becomes of a record that was fetched ahead ([`crate::StoreBuilder::overlap`]) before its ticket is loaded, on the thread that fetched it: a
+/// device can begin to take it up.
+pub trait Uptake: Send + Sync {
+    /// Gives what the ticket shall give in place of `bytes`: the same bytes, in whatever wrapping. What fails here is left to him who loads the ticket.
+    fn take_up(&self, bytes: Arc<dyn SharedBytes>) -> Arc<dyn SharedBytes>;
+}
+
+impl std::fmt::Debug for dyn Uptake {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("an uptake")
+    }
 }
 
 impl<T: NoUninit + Send + Sync> SharedBytes for Vec<T> {
@@ -30,7 +58,7 @@ impl<T: NoUninit + Send + Sync> SharedBytes for Box<[T]> {
 
 impl std::fmt::Debug for dyn SharedBytes {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} bytes", self.as_bytes().len())
+        write!(f, "{} bytes", self.byte_len())
     }
 }
 

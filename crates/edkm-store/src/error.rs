@@ -104,6 +104,14 @@ pub enum StoreError {
         /// What it found.
         reason: String,
     },
+    /// The bytes of a record, which were still on their way from a device when it was saved, did not arrive.
+    #[error("saved tensor `{label}` did not arrive from its device: {reason}")]
+    Arrival {
+        /// The record's label.
+        label: &'static str,
+        /// What the device said.
+        reason: String,
+    },
     /// The packing thread could not be started, or something that it ran for a record panicked.
     #[error("the store's packing thread: {reason}")]
     Worker {

@@ -66,7 +66,7 @@ mod unique;
 
 pub use backend::{Backend, Quote};
 pub use builder::StoreBuilder;
-pub use bytes::{downcast, SharedBytes};
+pub use bytes::{downcast, SharedBytes, Uptake};
 pub use codec::{Codec, CodecError, PlaneCodec};
 pub use digest::Digest;
 pub use error::StoreError;

@@ -137,7 +137,7 @@ impl Overlap {
     /// waits until it is alone.
     pub(crate) fn save(self: &Arc<Self>, piece: Piece) -> Result<Box<dyn Held>, StoreError> {
         let shared = &self.shared;
-        let len = piece.bytes().len() as u64;
+        let len = piece.record.len_bytes() as u64;
         let mut queues = lock(&shared.queues);
         while queues.packing > 0 && queues.packing.saturating_add(len) > shared.bound {
             queues = wait(&shared.changed, queues);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{SharedBytes, StoreError};
+use crate::{SharedBytes, StoreError, Uptake};
 
 /// The element type of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -85,6 +85,8 @@ pub struct Record {
     pub keys: Option<Arc<dyn SharedBytes>>,
     /// How exactly it is kept.
     pub precision: Precision,
+    /// What becomes of it when it is fetched ahead.
+    pub uptake: Option<Arc<dyn Uptake>>,
     /// What it is, for errors and reports.
     pub label: &'static str,
 }
@@ -100,6 +102,7 @@ impl Record {
             placement: Placement::Local,
             keys: None,
             precision: Precision::Unsaid,
+            uptake: None,
             label,
         }
     }
@@ -122,9 +125,22 @@ impl Record {
         Self { precision, ..self }
     }
 
+    /// The same record, taken up by `uptake` when it is fetched ahead.
+    pub fn with_uptake(self, uptake: Option<Arc<dyn Uptake>>) -> Self {
+        Self { uptake, ..self }
+    }
+
     /// Number of bytes of the elements.
     pub fn len_bytes(&self) -> usize {
-        self.bytes.as_bytes().len()
+        self.bytes.byte_len()
+    }
+
+    /// Waits until the bytes have arrived.
+    pub(crate) fn arrive(&self) -> Result<(), StoreError> {
+        self.bytes.arrive().map_err(|reason| StoreError::Arrival {
+            label: self.label,
+            reason,
+        })
     }
 
     /// Refuses a record whose bytes or keys do not fit its shape.

@@ -154,8 +154,8 @@ impl Backend for Store {
             record.precision = *unsaid;
         }
         let logical = record.len_bytes();
-        let save = |piece| match top {
-            Top::Inline(top) => top.save(piece),
+        let save = |piece: Piece| match top {
+            Top::Inline(top) => piece.record.arrive().and_then(|()| top.save(piece)),
             Top::Beside(overlap) => overlap.save(piece),
         };
         let held = record.check().and_then(|()| save(Piece::new(record)));

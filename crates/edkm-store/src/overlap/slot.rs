@@ -7,11 +7,12 @@ use super::Flight;
 use crate::layers::{Layer, Piece};
 use crate::lock::{lock, wait};
 use crate::panics;
-use crate::{Held, SharedBytes, StoreError};
+use crate::{Held, SharedBytes, StoreError, Uptake};
 
 /// One record, from its save until its ticket is gone and the packing thread has let go of it.
 pub(super) struct Slot {
     pub(super) sequence: u64,
+    uptake: Option<Arc<dyn Uptake>>,
     phase: Mutex<Phase>,
     changed: Condvar,
 }
@@ -41,6 +42,7 @@ impl Slot {
     pub(super) fn new(sequence: u64, piece: Piece) -> Self {
         Self {
             sequence,
+            uptake: piece.record.uptake.clone(),
             phase: Mutex::new(Phase::Waiting(piece)),
             changed: Condvar::new(),
         }
@@ -65,7 +67,7 @@ impl Slot {
                 }
             }
         };
-        let held = guarded(|| top.save(piece))?;
+        let held = guarded(|| piece.record.arrive().and_then(|()| top.save(piece)))?;
         self.set(Phase::Stored { held, _ahead: None });
         Ok(())
     }
@@ -102,13 +104,20 @@ impl Slot {
                 Err(error) => Phase::Failed(error),
             });
         } else {
-            let (result, kept_bytes) = (guarded(|| held.fetch()), held.kept_bytes());
+            let (result, kept_bytes) = (guarded(|| held.fetch().map(|bytes| self.taken_up(bytes))), held.kept_bytes());
             drop(held);
             self.set(Phase::Fetched {
                 result,
                 kept_bytes,
                 _ahead: flight,
             });
+        }
+    }
+
+    fn taken_up(&self, bytes: Arc<dyn SharedBytes>) -> Arc<dyn SharedBytes> {
+        match &self.uptake {
+            Some(uptake) => uptake.take_up(bytes),
+            None => bytes,
         }
     }
 

@@ -166,3 +166,120 @@ fn tickets_outlive_the_store_and_go_in_any_order_from_any_thread() {
         }
     });
 }
+
+/// Bytes that come from a device, when the test lets them.
+struct Coming {
+    bytes: Vec<u8>,
+    arrived: Mutex<Option<Result<(), String>>>,
+    changed: Condvar,
+}
+
+impl Coming {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            bytes: vec![7; 1000],
+            arrived: Mutex::new(None),
+            changed: Condvar::new(),
+        })
+    }
+
+    fn arrives(&self, how: Result<(), String>) {
+        *lock(&self.arrived) = Some(how);
+        self.changed.notify_all();
+    }
+
+    fn record(self: &Arc<Self>) -> Record {
+        Record::new(self.clone(), DType::U8, [1000], "x")
+    }
+}
+
+impl SharedBytes for Coming {
+    fn as_bytes(&self) -> &[u8] {
+        match self.arrive() {
+            Ok(()) => &self.bytes,
+            Err(_) => &[],
+        }
+    }
+
+    fn byte_len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    fn arrive(&self) -> Result<(), String> {
+        let mut arrived = lock(&self.arrived);
+        loop {
+            match &*arrived {
+                Some(how) => return how.clone(),
+                None => arrived = wait(&self.changed, arrived),
+            }
+        }
+    }
+}
+
+#[test]
+fn saving_does_not_wait_for_bytes_that_are_still_coming() {
+    let store = Store::builder().marshal().overlap(5000).build().expect("legal");
+    let coming = [Coming::new(), Coming::new()];
+    let tickets: Vec<_> = coming
+        .iter()
+        .map(|bytes| store.save(bytes.record()).expect("queued"))
+        .collect();
+    coming.iter().rev().for_each(|bytes| bytes.arrives(Ok(())));
+    assert_eq!(tickets.iter().map(crate::Ticket::kept_bytes).sum::<usize>(), 1000);
+    for ticket in tickets {
+        assert_eq!(ticket.load().expect("loaded").as_bytes(), [7; 1000]);
+    }
+}
+
+#[test]
+fn bytes_that_do_not_arrive_are_an_error() {
+    for store in [
+        Store::memory(),
+        Store::marshaling(),
+        Store::builder().overlap(5000).build().expect("legal"),
+    ] {
+        let coming = Coming::new();
+        coming.arrives(Err("the device is gone".to_owned()));
+        let error = match store.save(coming.record()) {
+            Ok(ticket) => ticket.load().expect_err("nothing came"),
+            Err(error) => error,
+        };
+        let text = error.to_string();
+        assert_eq!(text, "saved tensor `x` did not arrive from its device: the device is gone");
+    }
+}
+
+/// Counts what it is given, and marks it.
+struct Counted(AtomicUsize);
+
+struct Marked(Arc<dyn SharedBytes>);
+
+impl SharedBytes for Marked {
+    fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
+impl crate::Uptake for Counted {
+    fn take_up(&self, bytes: Arc<dyn SharedBytes>) -> Arc<dyn SharedBytes> {
+        self.0.fetch_add(1, SeqCst);
+        Arc::new(Marked(bytes))
+    }
+}
+
+#[test]
+fn what_is_fetched_ahead_is_taken_up_and_nothing_else() {
+    let store = Store::builder().overlap(2000).build().expect("legal");
+    let uptake = Arc::new(Counted(AtomicUsize::new(0)));
+    let mut tickets: Vec<_> = (0..4)
+        .map(|i| record(i).with_uptake(Some(uptake.clone())))
+        .map(|record| store.save(record).expect("queued"))
+        .collect();
+    let last = tickets.pop().expect("the last").load().expect("loaded");
+    assert!(crate::downcast::<Marked>(last).is_err(), "nobody fetched it ahead");
+    store.report();
+    assert_eq!(uptake.0.load(SeqCst), 2, "as far as the bound reaches");
+    let next = tickets.pop().expect("the next").load().expect("loaded");
+    assert_eq!(next.as_bytes(), [2; 1000]);
+    assert!(crate::downcast::<Marked>(next).is_ok());
+}
