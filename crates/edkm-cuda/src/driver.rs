@@ -2,9 +2,15 @@
 //! synchronisation.
 #![allow(unsafe_code)]
 
+mod offload;
+mod pinned;
+mod stream;
+
+pub use offload::{CopyReport, Download, HostBytes, Keep, Offload, Upload, MOST_PINNED_BYTES};
+
 use std::collections::BTreeMap;
 use std::ffi::{c_void, CString};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use cudarc::cublas::{result::CublasError, sys as cublas, CudaBlas};
 use cudarc::driver::{result, sys, CudaDevice, CudaSlice, DevicePtr, DeviceSlice, DriverError};
@@ -67,6 +73,7 @@ pub struct Gpu {
     device: Arc<CudaDevice>,
     blas: CudaBlas,
     functions: BTreeMap<&'static str, sys::CUfunction>,
+    offload: OnceLock<Arc<Offload>>,
 }
 
 // SAFETY: functions of a loaded module are handles that any thread may launch, once the device's context is bound to it (which `launch` does).
@@ -108,6 +115,7 @@ impl Gpu {
             device,
             blas,
             functions,
+            offload: OnceLock::new(),
         })
     }
 
@@ -140,6 +148,19 @@ impl Gpu {
     pub fn count() -> Result<usize, GpuError> {
         result::init()?;
         Ok(CudaDevice::count()?.max(0) as usize)
+    }
+
+    /// The copies beside the computation. The first call makes their stream.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn offload(&self) -> Result<&Arc<Offload>, GpuError> {
+        if let Some(offload) = self.offload.get() {
+            return Ok(offload);
+        }
+        let made = Offload::new(&self.device)?;
+        // another thread may have been faster: then its own is the one
+        Ok(self.offload.get_or_init(|| made))
     }
 
     /// The device.

@@ -176,7 +176,8 @@ impl<D: DeviceMemory> SaveForBackward<D> for StoreTape<f32, D> {
             }));
         }
         let record = Record::new(D::host_bytes(tensor)?, DType::F32, shape.concrete().into(), how.label)
-            .with_placement(how.placement);
+            .with_placement(how.placement)
+            .with_uptake(device.uptake(shape.num_elements()));
         match store.save(record) {
             Ok(ticket) => Ok(StoreSaved::Stored {
                 ticket,

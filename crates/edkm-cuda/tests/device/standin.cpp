@@ -1,14 +1,21 @@
 // A stand-in for the CUDA driver, NVRTC and cuBLAS on a machine without a GPU: what the crates call of them, on the device of machine.h. Kernels of
 // this crate run as they do in the simulator, compiled for the host; of dfdx's own there is `axpy_f32`, others are not found. Fresh memory holds
 // NaN, so that what nobody has written shows. scripts/cuda-on-host.sh builds it.
+//
+// EDKM_STANDIN_STREAMS says when a stream does what it was given:
+//   in-turn       at once
+//   late-copies   streams other than the null stream not before somebody waits for it: the null stream runs far ahead of them
+//   late-kernels  the null stream not before somebody waits for it: the others run far ahead of it
+// So a wait that is missing shows: what comes late is NaN until it has come, and memory that is freed too early fails.
 
 #include "machine.h"
 
+#include <deque>
 #include <mutex>
 
 namespace {
 
-enum { OK = 0, INVALID_VALUE = 1, INVALID_DEVICE = 101, NOT_FOUND = 500 };
+enum { OK = 0, INVALID_VALUE = 1, INVALID_DEVICE = 101, NOT_FOUND = 500, NOT_READY = 600 };
 
 // One call at a time, on whatever thread.
 std::recursive_mutex turn;
@@ -32,15 +39,86 @@ std::map<std::string, Kernel>& kernels() {
 }
 
 // Whether so many bytes from there on were allocated, in one piece.
-bool is_memory(uint64_t address, size_t len) {
-    auto next = memory.upper_bound(address);
-    if (next == memory.begin()) return false;
+bool is_in(const std::map<uint64_t, size_t>& all, uint64_t address, size_t len) {
+    auto next = all.upper_bound(address);
+    if (next == all.begin()) return false;
     auto [first, size] = *std::prev(next);
     return address + len <= first + size;
 }
+bool is_memory(uint64_t address, size_t len) { return is_in(memory, address, len); }
+
+// Page-locked memory of the host.
+std::map<uint64_t, size_t> locked;
+bool is_locked(const void* address, size_t len) { return is_in(locked, reinterpret_cast<uint64_t>(address), len); }
+
+// What was given to a stream, in order, and how much of it is done.
+struct Stream {
+    bool late;
+    std::deque<std::function<void()>> waiting;
+    uint64_t given = 0, done = 0;
+
+    // Does what was given first, up to so much.
+    void advance(uint64_t to) {
+        while (done < to) {
+            auto next = std::move(waiting.front());
+            waiting.pop_front();
+            next();
+            done++;
+        }
+    }
+    void drain() { advance(given); }
+    void give(std::function<void()> work) {
+        waiting.push_back(std::move(work));
+        given++;
+        if (!late) drain();
+    }
+};
+
+bool streams_are(const char* how) {
+    const char* wanted = std::getenv("EDKM_STANDIN_STREAMS");
+    std::string all = " in-turn late-copies late-kernels ";
+    if (wanted != nullptr && all.find(" " + std::string(wanted) + " ") == std::string::npos) fail("EDKM_STANDIN_STREAMS is in-turn, late-copies or late-kernels");
+    return wanted != nullptr && std::string(wanted) == how;
+}
+
+Stream null_stream{streams_are("late-kernels"), {}};
+std::vector<Stream*> streams{&null_stream};
+
+Stream& stream_of(void* handle) { return handle == nullptr ? null_stream : *static_cast<Stream*>(handle); }
+
+void drain_all() {
+    for (auto stream : streams) stream->drain();
+}
+
+// Where a stream stood when the event was recorded.
+struct Event {
+    Stream* stream = nullptr;
+    uint64_t at = 0;
+    bool was_asked = false;
+};
+
+// A copy that a stream is to make. One from or to ordinary memory is made at once, behind what the stream was given.
+int copy_later(void* handle, uint64_t device, const void* host, size_t len, void* to, const void* from) {
+    Stream& stream = stream_of(handle);
+    if (!is_memory(device, len)) return INVALID_VALUE;
+    if (!is_locked(host, len)) {
+        stream.drain();
+        std::memmove(to, from, len);
+        return OK;
+    }
+    // what was there is no longer to be had, and what comes is not yet
+    if (stream.late) std::memset(to, 0xff, len);
+    stream.give([=] {
+        if (!is_memory(device, len)) fail("memory of the GPU that was freed before it was copied");
+        if (!is_locked(host, len)) fail("page-locked memory that was freed before it was copied");
+        std::memmove(to, from, len);
+        check_guards();
+    });
+    return OK;
+}
 
 int copy(uint64_t device, size_t len, void* to, const void* from) {
-    IN_TURN;
+    null_stream.drain();
     if (!is_memory(device, len)) return INVALID_VALUE;
     std::memmove(to, from, len);
     return OK;
@@ -63,16 +141,66 @@ int cuDevicePrimaryCtxRetain(void** context, int) { return *context = &handle, O
 int cuDevicePrimaryCtxRelease_v2(int) { return OK; }
 int cuCtxSetCurrent(void*) { return OK; }
 int cuCtxGetCurrent(void** context) { return *context = &handle, OK; }
-int cuCtxSynchronize() { return OK; }
+int cuCtxSynchronize() {
+    IN_TURN;
+    return drain_all(), OK;
+}
 int cuGetErrorName(int, const char** name) { return *name = "an error of the stand-in", OK; }
 int cuGetErrorString(int, const char** text) { return *text = "an error of the stand-in", OK; }
-int cuStreamCreate(void** stream, unsigned int) { return *stream = &handle, OK; }
-int cuStreamSynchronize(void*) { return OK; }
-int cuStreamDestroy_v2(void*) { return OK; }
-int cuStreamWaitEvent(void*, void*, unsigned int) { return OK; }
-int cuEventCreate(void** event, unsigned int) { return *event = &handle, OK; }
-int cuEventRecord(void*, void*) { return OK; }
-int cuEventDestroy_v2(void*) { return OK; }
+int cuStreamCreate(void** stream, unsigned int flags) {
+    IN_TURN;
+    if (flags != 1) fail("a stream that waits for the null stream");
+    streams.push_back(new Stream{streams_are("late-copies"), {}});
+    return *stream = streams.back(), OK;
+}
+int cuStreamSynchronize(void* stream) {
+    IN_TURN;
+    return stream_of(stream).drain(), OK;
+}
+int cuStreamDestroy_v2(void* stream) { return cuStreamSynchronize(stream); }
+int cuStreamWaitEvent(void* stream, void* event, unsigned int) {
+    IN_TURN;
+    auto [other, at, was_asked] = *static_cast<Event*>(event);
+    if (other == nullptr || other == &stream_of(stream)) return OK;
+    stream_of(stream).give([other = other, at = at] { other->advance(at); });
+    return OK;
+}
+int cuEventCreate(void** event, unsigned int) { return *event = new Event, OK; }
+int cuEventRecord(void* event, void* stream) {
+    IN_TURN;
+    *static_cast<Event*>(event) = Event{&stream_of(stream), stream_of(stream).given, false};
+    return OK;
+}
+int cuEventSynchronize(void* event) {
+    IN_TURN;
+    auto self = static_cast<Event*>(event);
+    if (self->stream != nullptr) self->stream->advance(self->at);
+    return OK;
+}
+// What is not done is done the second time that somebody asks.
+int cuEventQuery(void* event) {
+    IN_TURN;
+    auto self = static_cast<Event*>(event);
+    if (self->stream == nullptr || self->stream->done >= self->at) return OK;
+    if (self->was_asked) return cuEventSynchronize(event);
+    return self->was_asked = true, NOT_READY;
+}
+int cuEventDestroy_v2(void* event) {
+    IN_TURN;
+    return delete static_cast<Event*>(event), OK;
+}
+int cuMemHostAlloc(void** address, size_t len, unsigned int) {
+    IN_TURN;
+    *address = std::malloc(len);
+    std::memset(*address, 0xff, len);
+    locked[reinterpret_cast<uint64_t>(*address)] = len;
+    return OK;
+}
+int cuMemFreeHost(void* address) {
+    IN_TURN;
+    if (locked.erase(reinterpret_cast<uint64_t>(address)) == 0) fail("page-locked memory that is freed twice");
+    return std::free(address), OK;
+}
 int cuDeviceGetDefaultMemPool(void** pool, int) { return *pool = &handle, OK; }
 int cuMemPoolSetAttribute(void*, int attribute, void*) { return attribute == 4 ? OK : INVALID_VALUE; }
 
@@ -85,27 +213,46 @@ int cuMemAlloc_v2(uint64_t* address, size_t len) {
 int cuMemAllocAsync(uint64_t* address, size_t len, void*) { return cuMemAlloc_v2(address, len); }
 int cuMemFree_v2(uint64_t address) {
     IN_TURN;
+    drain_all();
     if (address != 0) release(address);
     return OK;
 }
-int cuMemFreeAsync(uint64_t address, void*) { return cuMemFree_v2(address); }
-int cuMemsetD8_v2(uint64_t address, unsigned char byte, size_t len) {
+int cuMemFreeAsync(uint64_t address, void* stream) {
+    IN_TURN;
+    if (address != 0) stream_of(stream).give([=] { release(address); });
+    return OK;
+}
+int cuMemsetD8Async(uint64_t address, unsigned char byte, size_t len, void* stream) {
     IN_TURN;
     if (len == 0) return OK;
     if (!is_memory(address, len)) return INVALID_VALUE;
-    std::memset(pointer(address), byte, len);
+    stream_of(stream).give([=] { std::memset(pointer(address), byte, len); });
     return OK;
 }
-int cuMemsetD8Async(uint64_t address, unsigned char byte, size_t len, void*) { return cuMemsetD8_v2(address, byte, len); }
-int cuMemcpyHtoD_v2(uint64_t to, const void* from, size_t len) { return copy(to, len, pointer(to), from); }
-int cuMemcpyHtoDAsync_v2(uint64_t to, const void* from, size_t len, void*) { return cuMemcpyHtoD_v2(to, from, len); }
-int cuMemcpyDtoH_v2(void* to, uint64_t from, size_t len) { return copy(from, len, to, pointer(from)); }
-int cuMemcpyDtoHAsync_v2(void* to, uint64_t from, size_t len, void*) { return cuMemcpyDtoH_v2(to, from, len); }
-int cuMemcpyDtoD_v2(uint64_t to, uint64_t from, size_t len) {
+int cuMemsetD8_v2(uint64_t address, unsigned char byte, size_t len) { return cuMemsetD8Async(address, byte, len, nullptr); }
+int cuMemcpyHtoD_v2(uint64_t to, const void* from, size_t len) {
     IN_TURN;
-    return is_memory(to, len) ? copy(from, len, pointer(to), pointer(from)) : INVALID_VALUE;
+    return copy(to, len, pointer(to), from);
 }
-int cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t len, void*) { return cuMemcpyDtoD_v2(to, from, len); }
+int cuMemcpyDtoH_v2(void* to, uint64_t from, size_t len) {
+    IN_TURN;
+    return copy(from, len, to, pointer(from));
+}
+int cuMemcpyHtoDAsync_v2(uint64_t to, const void* from, size_t len, void* stream) {
+    IN_TURN;
+    return copy_later(stream, to, from, len, pointer(to), from);
+}
+int cuMemcpyDtoHAsync_v2(void* to, uint64_t from, size_t len, void* stream) {
+    IN_TURN;
+    return copy_later(stream, from, to, len, to, pointer(from));
+}
+int cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t len, void* stream) {
+    IN_TURN;
+    if (!is_memory(to, len) || !is_memory(from, len)) return INVALID_VALUE;
+    stream_of(stream).give([=] { std::memmove(pointer(to), pointer(from), len); });
+    return OK;
+}
+int cuMemcpyDtoD_v2(uint64_t to, uint64_t from, size_t len) { return cuMemcpyDtoDAsync_v2(to, from, len, nullptr); }
 
 // All kernels are here whatever is loaded.
 int cuModuleLoadData(void** module, const void*) { return *module = &handle, OK; }
@@ -119,12 +266,20 @@ int cuModuleGetFunction(void** function, void*, const char* name) {
     return OK;
 }
 int cuLaunchKernel(
-    void* function, unsigned int grid, unsigned int, unsigned int, unsigned int threads, unsigned int, unsigned int, unsigned int, void*, void** arguments, void**
+    void* function, unsigned int grid, unsigned int, unsigned int, unsigned int threads, unsigned int, unsigned int, unsigned int, void* stream, void** arguments, void**
 ) {
     IN_TURN;
     auto kernel = static_cast<Kernel*>(function);
-    if (kernel->arguments != 5 && threads != THREADS) fail("a launch with another number of threads");
-    kernel->run(grid, std::vector<const void*>(arguments, arguments + kernel->arguments));
+    bool is_axpy = kernel == &kernels()["axpy_f32"];
+    if (!is_axpy && threads != THREADS) fail("a launch with another number of threads");
+    // this crate's arguments are of 8 bytes each; dfdx's numbers are of 4
+    std::vector<uint64_t> values(kernel->arguments);
+    for (size_t i = 0; i < values.size(); i++) std::memcpy(&values[i], arguments[i], is_axpy && (i == 2 || i == 4) ? 4 : 8);
+    stream_of(stream).give([=] {
+        std::vector<const void*> from;
+        for (auto& value : values) from.push_back(&value);
+        kernel->run(grid, from);
+    });
     return OK;
 }
 
@@ -149,8 +304,10 @@ int cublasSgemm_v2(
 ) {
     IN_TURN;
     if (*alpha != 1.0f) return INVALID_VALUE;
-    product(ta == 1, tb == 1, m, n, k, a, lda, b, ldb, *beta, c, ldc);
-    check_guards();
+    null_stream.give([=, beta = *beta] {
+        product(ta == 1, tb == 1, m, n, k, a, lda, b, ldb, beta, c, ldc);
+        check_guards();
+    });
     return OK;
 }
 }

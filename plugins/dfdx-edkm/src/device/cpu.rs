@@ -86,6 +86,10 @@ impl DeviceMemory for Cpu {
         }
     }
 
+    fn address<S: Shape>(tensor: &Tensor<S, f32, Self>) -> u64 {
+        Self::view(tensor).as_ptr() as u64
+    }
+
     fn failed() -> CpuError {
         CpuError::OutOfMemory
     }

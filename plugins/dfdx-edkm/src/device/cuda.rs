@@ -7,13 +7,15 @@
 //! Work of dfdx and of `edkm-cuda` goes to the same stream of the same context: it is done in the order of the calls.
 #![allow(unsafe_code)]
 
+mod offload;
+
 use std::fmt::Write;
 use std::sync::{Arc, OnceLock};
 
 use dfdx::prelude::*;
 use edkm_cuda::driver::{Gpu, GpuError};
 use edkm_cuda::{digest, Slice, SliceMut};
-use edkm_store::{Digest, SharedBytes};
+use edkm_store::{Digest, SharedBytes, Uptake};
 
 use super::DeviceMemory;
 use crate::EdkmError;
@@ -126,9 +128,7 @@ impl DeviceMemory for Cuda {
     }
 
     fn host_bytes<S: Shape>(tensor: Tensor<S, f32, Self>) -> Result<Arc<dyn SharedBytes>, CudaError> {
-        let gpu = gpu(tensor.device()).map_err(error_of_device)?;
-        let numbers = Self::view(&tensor).to_host(&*gpu).map_err(error_of_device)?;
-        Ok(Arc::new(numbers))
+        offload::to_host(tensor)
     }
 
     fn tensor_from_host_bytes<S: Shape>(
@@ -136,17 +136,16 @@ impl DeviceMemory for Cuda {
         bytes: Arc<dyn SharedBytes>,
         shape: S,
     ) -> Result<Tensor<S, f32, Self>, CudaError> {
-        let len = shape.num_elements();
-        if bytes.as_bytes().len() != len * size_of::<f32>() {
-            return Err(CudaError::Cpu(CpuError::WrongNumElements));
-        }
-        let gpu = gpu(self).map_err(error_of_device)?;
-        let mut fresh = Fresh::zeroed(self, len)?;
-        fresh
-            .slice_mut()
-            .write_bytes(&*gpu, bytes.as_bytes())
-            .map_err(error_of_device)?;
+        let fresh = offload::from_host(self, bytes, shape.num_elements())?;
         self.tensor_from_buffer(fresh, shape)
+    }
+
+    fn uptake(&self, len: usize) -> Option<Arc<dyn Uptake>> {
+        Some(Arc::new(offload::TakeUp::new(self, len)))
+    }
+
+    fn address<S: Shape>(tensor: &Tensor<S, f32, Self>) -> u64 {
+        Place::of(tensor).address
     }
 
     fn failed() -> CudaError {

@@ -44,7 +44,8 @@ pub trait DeviceMemory: Device<f32> {
     /// A hash of a contiguous tensor's content, made where it lies. Comparable with others of the same device alone.
     fn digest<S: Shape>(tensor: &Tensor<S, f32, Self>) -> Result<edkm_store::Digest, Self::Err>;
 
-    /// A contiguous tensor as bytes that a store can hold: the tensor itself if the device's memory is the host's, else a copy.
+    /// A contiguous tensor as bytes that a store can hold: the tensor itself if the device's memory is the host's, else a copy, which need not have
+    /// arrived yet.
     fn host_bytes<S: Shape>(
         tensor: Tensor<S, f32, Self>,
     ) -> Result<std::sync::Arc<dyn edkm_store::SharedBytes>, Self::Err>;
@@ -55,6 +56,14 @@ pub trait DeviceMemory: Device<f32> {
         bytes: std::sync::Arc<dyn edkm_store::SharedBytes>,
         shape: S,
     ) -> Result<Tensor<S, f32, Self>, Self::Err>;
+
+    /// What a store is to do with the bytes of a tensor of `len` numbers that it has fetched ahead, if anything.
+    fn uptake(&self, _len: usize) -> Option<std::sync::Arc<dyn edkm_store::Uptake>> {
+        None
+    }
+
+    /// Where the numbers of a contiguous tensor begin: tensors that share them are told by it, while they are there.
+    fn address<S: Shape>(tensor: &Tensor<S, f32, Self>) -> u64;
 
     /// The device's error for a failure that is described elsewhere (see [`crate::Failure`]).
     fn failed() -> Self::Err;

@@ -1,0 +1,153 @@
+//! Saved tensors on their way to the host and back, beside the computation.
+//!
+//! A store that packs on a thread of its own (`edkm_store::StoreBuilder::overlap`) waits there for what still comes, and begins there to bring back
+//! what it has fetched ahead; its bound is that of the copies in either direction. Any other store waits where it is called.
+#![allow(unsafe_code)]
+
+use std::any::Any;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use dfdx::prelude::*;
+use edkm_cuda::driver::{Download, HostBytes, Upload};
+use edkm_store::{downcast, SharedBytes, Uptake};
+
+use super::{error_of_device, gpu, Fresh};
+use crate::device::DeviceMemory;
+
+/// Something of dfdx's that may end on another thread.
+struct Anywhere<T>(T);
+
+// SAFETY: dfdx's `Cuda` and its tensors are made of `Arc`s of handles: a context, streams, cuBLAS, memory. The driver takes each of them from any thread
+// that the context is bound to, and cudarc binds it in every call, those of `drop` too. What keeps them from being `Send` is the raw handle of
+// `CudaStream` alone, which is used the same way.
+unsafe impl<T> Send for Anywhere<T> {}
+
+// SAFETY: as for `Send`: what `&Cuda` can do goes through locks of dfdx's (its cache, its random numbers, its workspace) or the driver's own.
+unsafe impl Sync for Anywhere<Cuda> {}
+
+/// A saved tensor's numbers, as they came or come from the GPU.
+pub(super) struct Leaving(Arc<Download>);
+
+impl SharedBytes for Leaving {
+    fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+
+    fn byte_len(&self) -> usize {
+        self.0.byte_len()
+    }
+
+    fn arrive(&self) -> Result<(), String> {
+        self.0.arrive()
+    }
+}
+
+/// Begins to copy a contiguous tensor to the host, and holds it until it has arrived.
+pub(super) fn to_host<S: Shape>(tensor: Tensor<S, f32, Cuda>) -> Result<Arc<dyn SharedBytes>, CudaError> {
+    let gpu = gpu(tensor.device()).map_err(error_of_device)?;
+    let keep = Box::new(Anywhere(tensor.clone()));
+    // SAFETY: `keep` holds the tensor's memory, which is not written while two tensors share it (`Arc::make_mut`).
+    let download = unsafe {
+        let offload = gpu.offload().map_err(error_of_device)?;
+        offload.download(Cuda::view(&tensor), keep)
+    };
+    Ok(Arc::new(Leaving(Arc::new(download.map_err(error_of_device)?))))
+}
+
+/// Begins to copy so many numbers to the GPU, into memory that nobody else has.
+fn begin(device: &Cuda, bytes: &Arc<dyn SharedBytes>, len: usize) -> Result<(Upload, Fresh), CudaError> {
+    bytes.arrive().map_err(|reason| {
+        tracing::error!(reason, "bytes of a saved tensor did not arrive");
+        Cuda::failed()
+    })?;
+    if bytes.byte_len() != len * size_of::<f32>() {
+        return Err(CudaError::Cpu(CpuError::WrongNumElements));
+    }
+    let gpu = gpu(device).map_err(error_of_device)?;
+    let mut fresh = Fresh::zeroed(device, len)?;
+    let leaving = (&**bytes as &dyn Any).downcast_ref::<Leaving>();
+    let from = match leaving {
+        Some(Leaving(download)) => HostBytes::Downloaded(download),
+        None => HostBytes::Other(bytes.as_bytes()),
+    };
+    // SAFETY: the memory is fresh, and reached through `fresh` alone, which its users here keep until the upload is joined or dropped.
+    let upload = unsafe {
+        let offload = gpu.offload().map_err(error_of_device)?;
+        offload.upload(from, fresh.slice_mut())
+    };
+    Ok((upload.map_err(error_of_device)?, fresh))
+}
+
+/// A saved tensor that is being brought back ahead of its time.
+struct Arriving {
+    bytes: Arc<dyn SharedBytes>,
+    /// Until somebody takes them. In this order: the upload is dropped before the memory that it writes.
+    coming: Mutex<Option<(Upload, Anywhere<Fresh>)>>,
+}
+
+impl SharedBytes for Arriving {
+    fn as_bytes(&self) -> &[u8] {
+        self.bytes.as_bytes()
+    }
+
+    fn byte_len(&self) -> usize {
+        self.bytes.byte_len()
+    }
+
+    fn arrive(&self) -> Result<(), String> {
+        self.bytes.arrive()
+    }
+}
+
+/// Brings what was fetched ahead to the GPU.
+pub(super) struct TakeUp {
+    device: Anywhere<Cuda>,
+    len: usize,
+}
+
+impl TakeUp {
+    pub(super) fn new(device: &Cuda, len: usize) -> Self {
+        Self {
+            device: Anywhere(device.clone()),
+            len,
+        }
+    }
+}
+
+impl Uptake for TakeUp {
+    fn take_up(&self, bytes: Arc<dyn SharedBytes>) -> Arc<dyn SharedBytes> {
+        match begin(&self.device.0, &bytes, self.len) {
+            Ok((upload, fresh)) => Arc::new(Arriving {
+                bytes,
+                coming: Mutex::new(Some((upload, Anywhere(fresh)))),
+            }),
+            Err(error) => {
+                // short of memory, perhaps only now
+                tracing::debug!(%error, "a saved tensor is not brought back ahead of its time");
+                bytes
+            }
+        }
+    }
+}
+
+/// So many numbers on the GPU: those that come already, or copied now. What is launched from here on waits for them, the host does not.
+pub(super) fn from_host(device: &Cuda, bytes: Arc<dyn SharedBytes>, len: usize) -> Result<Fresh, CudaError> {
+    let bytes = match downcast::<Arriving>(bytes) {
+        Ok(arriving) => {
+            let coming = arriving.coming.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some((upload, Anywhere(fresh))) = coming {
+                upload.join().map_err(error_of_device)?;
+                return if fresh.0.shape().0 == len {
+                    Ok(fresh)
+                } else {
+                    Err(CudaError::Cpu(CpuError::WrongNumElements))
+                };
+            }
+            arriving.bytes.clone()
+        }
+        Err(bytes) => bytes,
+    };
+    let (upload, fresh) = begin(device, &bytes, len)?;
+    upload.join().map_err(error_of_device)?;
+    Ok(fresh)
+}
