@@ -47,7 +47,7 @@ pub use device::EdkmDevice;
 pub use error::EdkmError;
 pub use parameters::{count_parameters, visit_clustered, ClusteredMatrix, ParameterKind, ParameterVisitor, Parameters};
 pub use save::{SaveAs, SaveForBackward};
-pub use tape::{backward, Failure, StoreTape};
+pub use tape::{backward, DeviceBudget, Failure, StoreTape};
 
 /// The README's program is compiled and run with the documentation's.
 #[cfg(doctest)]

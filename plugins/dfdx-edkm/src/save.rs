@@ -8,7 +8,7 @@ use edkm_store::{Backend, DType, Placement, Record, Ticket};
 
 use crate::device::DeviceMemory;
 use crate::ops::Vector;
-use crate::tape::{byte_len, Failure, Remake, StoreTape};
+use crate::tape::{byte_len, DeviceBudget, Failure, Remake, Resident, StoreTape, Taken};
 use crate::EdkmError;
 
 /// What a saved tensor is, for the store.
@@ -72,11 +72,16 @@ pub trait SaveForBackward<D: DeviceMemory>: Tape<f32, D> + 'static {
 pub struct SegmentTape {
     store: Option<Arc<dyn Backend>>,
     failure: Failure,
+    budget: Option<DeviceBudget>,
 }
 
 impl SegmentTape {
     pub(crate) fn tape<D: DeviceMemory>(self) -> StoreTape<f32, D> {
-        StoreTape::for_segment(self.store, self.failure)
+        let tape = StoreTape::for_segment(self.store, self.failure);
+        match &self.budget {
+            Some(budget) => tape.with_device_budget(budget),
+            None => tape,
+        }
     }
 
     /// Notes why an op failed in its backward pass.
@@ -146,6 +151,17 @@ pub enum StoreSaved<S: Shape, D: DeviceMemory> {
         /// Where a failed load leaves its reason.
         failure: Failure,
     },
+    /// On the device as long as its budget allows, then in the store.
+    Resident {
+        /// Where it is.
+        resident: Rc<Resident<f32, D>>,
+        /// What it is turned back into.
+        shape: S,
+        /// On which device.
+        device: D,
+        /// Where a failed load leaves its reason.
+        failure: Failure,
+    },
     /// Made again when it is loaded.
     Remade(Remade<S, D>),
 }
@@ -162,7 +178,7 @@ impl<D: DeviceMemory> SaveForBackward<D> for StoreTape<f32, D> {
     type Saved<S: Shape> = StoreSaved<S, D>;
 
     fn save<S: Shape>(&mut self, tensor: Tensor<S, f32, D>, how: SaveAs) -> Result<Self::Saved<S>, D::Err> {
-        let Some(store) = self.store() else {
+        let Some(store) = self.store().cloned() else {
             return Ok(StoreSaved::Owned(tensor));
         };
         let _span = tracing::trace_span!("save", label = how.label).entered();
@@ -175,18 +191,27 @@ impl<D: DeviceMemory> SaveForBackward<D> for StoreTape<f32, D> {
                 failure: self.failure(),
             }));
         }
-        let record = Record::new(D::host_bytes(tensor)?, DType::F32, shape.concrete().into(), how.label)
-            .with_placement(how.placement)
-            .with_uptake(device.uptake(shape.num_elements()));
-        match store.save(record) {
-            Ok(ticket) => Ok(StoreSaved::Stored {
+        let failure = self.failure();
+        let Some(residents) = self.residents_mut() else {
+            let ticket = {
+                let axes: Vec<usize> = shape.concrete().into();
+                to_store(&*store, tensor, &axes, how, &failure)?
+            };
+            return Ok(StoreSaved::Stored {
                 ticket,
                 shape,
                 device,
-                failure: self.failure(),
-            }),
-            Err(error) => Err(self.fail_with(error.into())),
-        }
+                failure,
+            });
+        };
+        let resident = residents.keep(tensor, how)?;
+        residents.make_room(|oldest, shape, how| to_store(&*store, oldest, shape, how, &failure))?;
+        Ok(StoreSaved::Resident {
+            resident,
+            shape,
+            device,
+            failure,
+        })
     }
 
     fn load<S: Shape>(saved: Self::Saved<S>) -> Result<Tensor<S, f32, D>, D::Err> {
@@ -197,16 +222,18 @@ impl<D: DeviceMemory> SaveForBackward<D> for StoreTape<f32, D> {
                 shape,
                 device,
                 failure,
-            } => {
-                let _span = tracing::trace_span!("load").entered();
-                match ticket.load() {
-                    Ok(bytes) => device.tensor_from_host_bytes(bytes, shape),
-                    Err(error) => {
-                        failure.set(error.into());
-                        Err(D::failed())
-                    }
-                }
-            }
+            } => from_store(ticket, &device, shape, &failure),
+            StoreSaved::Resident {
+                resident,
+                shape,
+                device,
+                failure,
+            } => match resident.take() {
+                Taken::Tensor(tensor) => tensor.try_reshape_like(&shape),
+                Taken::Ticket(ticket) => from_store(ticket, &device, shape, &failure),
+                // the tape has the reason of the first time
+                Taken::Nothing => Err(D::failed()),
+            },
             StoreSaved::Remade(Remade {
                 remake,
                 shape,
@@ -235,6 +262,7 @@ impl<D: DeviceMemory> SaveForBackward<D> for StoreTape<f32, D> {
         SegmentTape {
             store: self.store().cloned(),
             failure: self.failure(),
+            budget: self.residents().map(|residents| residents.budget().clone()),
         }
     }
 }
@@ -243,5 +271,40 @@ impl<D: DeviceMemory> StoreTape<f32, D> {
     fn fail_with(&self, error: EdkmError) -> D::Err {
         StoreTape::fail(self, error);
         D::failed()
+    }
+}
+
+/// Gives a contiguous tensor, of such a shape or this one's elements in a row, to a store.
+fn to_store<S: Shape, D: DeviceMemory>(
+    store: &dyn Backend,
+    tensor: Tensor<S, f32, D>,
+    shape: &[usize],
+    how: SaveAs,
+    failure: &Failure,
+) -> Result<Ticket, D::Err> {
+    let uptake = tensor.device().uptake(tensor.shape().num_elements());
+    let record = Record::new(D::host_bytes(tensor)?, DType::F32, shape, how.label)
+        .with_placement(how.placement)
+        .with_uptake(uptake);
+    store.save(record).map_err(|error| {
+        failure.set(error.into());
+        D::failed()
+    })
+}
+
+/// Has it back.
+fn from_store<S: Shape, D: DeviceMemory>(
+    ticket: Ticket,
+    device: &D,
+    shape: S,
+    failure: &Failure,
+) -> Result<Tensor<S, f32, D>, D::Err> {
+    let _span = tracing::trace_span!("load").entered();
+    match ticket.load() {
+        Ok(bytes) => device.tensor_from_host_bytes(bytes, shape),
+        Err(error) => {
+            failure.set(error.into());
+            Err(D::failed())
+        }
     }
 }

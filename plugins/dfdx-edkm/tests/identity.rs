@@ -6,7 +6,7 @@ use dfdx::prelude::*;
 use dfdx_edkm::nn::builders::{ClusteredLinear, RmsNorm, UnbiasedClusteredLinear};
 use dfdx_edkm::nn::IntoClustered;
 use dfdx_edkm::optim::{AdamWConfig, AdamWOptimizer};
-use dfdx_edkm::{backward, checkpoint, StoreTape};
+use dfdx_edkm::{backward, checkpoint, DeviceBudget, StoreTape};
 use edkm_cluster::Spec;
 use edkm_store::{Backend, Store};
 use edkm_testkit::assert_bitwise_equal;
@@ -62,6 +62,34 @@ fn gradients_are_the_same_bits_on_every_tape_and_store() {
     assert!(owned.iter().any(|&g| g != 0.0));
     for (name, store) in [("memory", Store::memory()), ("marshal", Store::marshaling())] {
         assert_bitwise_equal(name, &on_store_tape(&model, &x, store), &owned);
+    }
+}
+
+#[test]
+fn gradients_are_the_same_bits_whatever_stays_on_the_device() {
+    let dev = Cpu::default();
+    let (model, x) = (net(&dev), input(&dev));
+    let owned = on_owned_tape(&model, &x);
+    let mut all = 0;
+    for bytes in [u64::MAX, 4000, 0] {
+        let (store, budget) = (Store::memory(), DeviceBudget::new(bytes));
+        let tape = StoreTape::new(store.clone(), Gradients::leaky()).with_device_budget(&budget);
+        let loss = model.forward(x.clone().put_tape(tape)).square().mean();
+        let (stays, stored) = (budget.held_bytes(), store.report().held_bytes as u64);
+        if bytes == u64::MAX {
+            assert!(stays > 4000);
+            all = stays;
+        }
+        assert!(stays <= bytes && (stays > 0) == (bytes > 0), "{stays} of {bytes}");
+        assert_eq!(stays + stored, all, "each is in one place");
+        let gradients = backward(loss).unwrap();
+        assert_eq!(
+            (budget.held_bytes(), store.report().held_bytes),
+            (0, 0),
+            "something is left"
+        );
+        assert_eq!(budget.peak_bytes(), stays);
+        assert_bitwise_equal(&format!("{bytes} bytes stay"), &flat(&model, &gradients, &x), &owned);
     }
 }
 

@@ -156,7 +156,11 @@ impl Drop for Pinned {
     fn drop(&mut self) {
         let Locked { address, capacity } = self.locked;
         let mut state = self.pool.state();
-        state.idle.entry(capacity).or_default().push(Locked { address, capacity });
+        state
+            .idle
+            .entry(capacity)
+            .or_default()
+            .push(Locked { address, capacity });
     }
 }
 
@@ -174,7 +178,10 @@ mod tests {
         let mut distinct = std::collections::BTreeSet::new();
         for len in (0..1 << 20).step_by(37) {
             let capacity = capacity_for(len);
-            assert!(capacity >= len && capacity <= 4096.max(len + len / 8), "{len}: {capacity}");
+            assert!(
+                capacity >= len && capacity <= 4096.max(len + len / 8),
+                "{len}: {capacity}"
+            );
             assert_eq!(capacity_for(capacity), capacity);
             distinct.insert(capacity);
         }

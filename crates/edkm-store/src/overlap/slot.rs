@@ -104,7 +104,10 @@ impl Slot {
                 Err(error) => Phase::Failed(error),
             });
         } else {
-            let (result, kept_bytes) = (guarded(|| held.fetch().map(|bytes| self.taken_up(bytes))), held.kept_bytes());
+            let (result, kept_bytes) = (
+                guarded(|| held.fetch().map(|bytes| self.taken_up(bytes))),
+                held.kept_bytes(),
+            );
             drop(held);
             self.set(Phase::Fetched {
                 result,

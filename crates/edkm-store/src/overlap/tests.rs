@@ -245,7 +245,10 @@ fn bytes_that_do_not_arrive_are_an_error() {
             Err(error) => error,
         };
         let text = error.to_string();
-        assert_eq!(text, "saved tensor `x` did not arrive from its device: the device is gone");
+        assert_eq!(
+            text,
+            "saved tensor `x` did not arrive from its device: the device is gone"
+        );
     }
 }
 

@@ -13,7 +13,7 @@ use std::fmt::Write;
 use std::sync::{Arc, OnceLock};
 
 use dfdx::prelude::*;
-use edkm_cuda::driver::{Gpu, GpuError};
+use edkm_cuda::driver::{CopyReport, Gpu, GpuError};
 use edkm_cuda::{digest, Slice, SliceMut};
 use edkm_store::{Digest, SharedBytes, Uptake};
 
@@ -30,6 +30,15 @@ pub(crate) type Buffer = <Cuda as Storage<f32>>::Vec;
 pub fn open_gpu(ordinal: usize, seed: u64) -> Result<Cuda, EdkmError> {
     Gpu::of(ordinal).map_err(error_of_op)?;
     Cuda::try_build(ordinal, seed).map_err(|error| EdkmError::Device(format!("GPU {ordinal}: {error}")))
+}
+
+/// The copies of saved tensors between a GPU and the host, since the program began.
+///
+/// # Errors
+/// The driver's.
+pub fn copies(device: &Cuda) -> Result<CopyReport, EdkmError> {
+    let gpu = gpu(device).map_err(error_of_op)?;
+    Ok(gpu.offload().map_err(error_of_op)?.report())
 }
 
 /// The GPU of a dfdx device.

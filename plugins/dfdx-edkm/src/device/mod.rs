@@ -8,9 +8,9 @@ pub(crate) mod cuda;
 
 pub(crate) use cpu::view_mut;
 #[cfg(feature = "cuda")]
-pub use cuda::{open_gpu, Fresh as FreshOnGpu};
+pub use cuda::{copies, open_gpu, Fresh as FreshOnGpu};
 #[cfg(feature = "cuda")]
-pub use edkm_cuda::driver::Precision;
+pub use edkm_cuda::driver::{CopyReport, Precision};
 
 use dfdx::prelude::*;
 

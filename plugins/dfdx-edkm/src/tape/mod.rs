@@ -3,10 +3,13 @@
 mod backward;
 mod failure;
 mod rematerialize;
+mod resident;
 
 pub use backward::backward;
 pub use failure::Failure;
 pub(crate) use rematerialize::{byte_len, Remake, Remakes, Shared};
+pub use resident::DeviceBudget;
+pub(crate) use resident::{Resident, Residents, Taken};
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
@@ -38,6 +41,8 @@ pub struct StoreTape<E, D: Storage<E>> {
     failure: Failure,
     /// What need not be saved, since it can be made again.
     remakes: Remakes<E, D>,
+    /// What need not be saved yet, since the device has room for it.
+    residents: Option<Residents<E, D>>,
 }
 
 impl<E, D: Storage<E>> StoreTape<E, D> {
@@ -54,6 +59,16 @@ impl<E, D: Storage<E>> StoreTape<E, D> {
             store: Some(store),
             failure: Failure::default(),
             remakes: Remakes::default(),
+            residents: None,
+        }
+    }
+
+    /// The same tape, which leaves what it saves in the device's memory as far as `budget` goes, and gives the oldest of it to the store beyond.
+    /// Without a budget everything goes to the store. What stays is not in the store's figures but in those of `budget`.
+    pub fn with_device_budget(self, budget: &DeviceBudget) -> Self {
+        Self {
+            residents: Some(Residents::new(budget.clone())),
+            ..self
         }
     }
 
@@ -75,7 +90,16 @@ impl<E, D: Storage<E>> StoreTape<E, D> {
             store,
             failure,
             remakes: Remakes::default(),
+            residents: None,
         }
+    }
+
+    pub(crate) fn residents(&self) -> Option<&Residents<E, D>> {
+        self.residents.as_ref()
+    }
+
+    pub(crate) fn residents_mut(&mut self) -> Option<&mut Residents<E, D>> {
+        self.residents.as_mut()
     }
 
     /// Runs the recorded operations, newest first, on `gradients`.
@@ -133,6 +157,11 @@ impl<E, D: Storage<E>> Merge<Self> for StoreTape<E, D> {
         };
         kept.operations.append(&mut joined.operations);
         kept.remakes.append(joined.remakes);
+        match (&mut kept.residents, joined.residents) {
+            (Some(earlier), Some(later)) => earlier.append(later),
+            (none, later) if none.is_none() => *none = later,
+            _ => {}
+        }
         kept
     }
 }

@@ -1,11 +1,11 @@
 //! Tensors saved from the GPU to the host.
 
 use dfdx::prelude::*;
-use dfdx_edkm::device::DeviceMemory;
+use dfdx_edkm::device::{copies, DeviceMemory};
 use dfdx_edkm::ops::linear::linear;
 use dfdx_edkm::ops::rms_norm::rms_norm;
 use dfdx_edkm::ops::{Matrix, Vector};
-use dfdx_edkm::{backward, try_rematerialize, ChannelScale, SaveForBackward, StoreTape};
+use dfdx_edkm::{backward, try_rematerialize, ChannelScale, DeviceBudget, SaveForBackward, StoreTape};
 use edkm_cluster::Spec;
 use edkm_store::{Backend, Store, StoreSpec};
 use edkm_testkit::assert_bitwise_equal;
@@ -32,6 +32,72 @@ fn gradients_are_the_same_bits_from_every_store() {
         for (name, got) in gradients(store) {
             assert_bitwise_equal(&format!("{layers}: {name}"), &got, &want[&name]);
         }
+    }
+}
+
+/// The copies of these tests are those of one GPU: one test at a time counts them.
+static COPIES: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
+#[test]
+fn gradients_are_the_same_bits_with_copies_beside_the_computation() {
+    let _turn = COPIES.lock();
+    let dev = gpu();
+    let run = |layers: &str, budget: Option<DeviceBudget>| {
+        let store = layers.parse::<StoreSpec>().unwrap().build().unwrap();
+        let mut net = Net::new(&dev, 21, Some(Spec::default()), ChannelScale::None);
+        let tape = StoreTape::new(store.clone(), Gradients::leaky());
+        let tape = match &budget {
+            Some(budget) => tape.with_device_budget(budget),
+            None => tape,
+        };
+        let loss = net.loss(Loss::Text, tape).unwrap();
+        let gradients = backward(loss).unwrap();
+        assert_eq!(store.report().held_bytes, 0, "something is left in the store");
+        (net.gradients(gradients), store.report().logical_peak_bytes)
+    };
+    let (want, saved) = run("memory", Some(DeviceBudget::new(u64::MAX)));
+    assert_eq!(saved, 0, "everything stays");
+    let all = |what: &str, got: std::collections::BTreeMap<String, Vec<f32>>| {
+        for (name, got) in got {
+            assert_bitwise_equal(&format!("{what}: {name}"), &got, &want[&name]);
+        }
+    };
+    let before = copies(&dev).unwrap();
+    for layers in [
+        "memory",
+        "overlap=1MiB",
+        "marshal,overlap=3KiB",
+        "marshal,compress,overlap=1MiB",
+    ] {
+        for _ in 0..3 {
+            all(layers, run(layers, None).0);
+        }
+        let budget = DeviceBudget::new(10_000);
+        let (got, stored) = run(layers, Some(budget.clone()));
+        all(layers, got);
+        assert!(stored > 0 && budget.peak_bytes() > 0 && budget.peak_bytes() <= 10_000);
+        assert_eq!(budget.held_bytes(), 0);
+    }
+    let after = copies(&dev).unwrap();
+    assert!(
+        after.downloads > before.downloads && after.uploads > before.uploads,
+        "{after:?}"
+    );
+    assert_eq!(after.waited_for, before.waited_for, "page-locked memory was short");
+    assert!(after.pinned_peak_bytes < 1 << 20, "buffers are used again: {after:?}");
+}
+
+#[test]
+fn a_tape_that_is_given_up_leaves_nothing_behind() {
+    let _turn = COPIES.lock();
+    let dev = gpu();
+    for layers in ["overlap=1MiB", "marshal,compress,overlap=1MiB"] {
+        let store = layers.parse::<StoreSpec>().unwrap().build().unwrap();
+        for _ in 0..3 {
+            let net = Net::new(&dev, 21, None, ChannelScale::None);
+            drop(net.hidden(StoreTape::new(store.clone(), Gradients::leaky())).unwrap());
+        }
+        assert_eq!(store.report().held_bytes, 0);
     }
 }
 
