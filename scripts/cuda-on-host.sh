@@ -40,6 +40,7 @@ if [ $# -gt 0 ]; then
 else
     cargo test -p edkm-cuda --features driver --test device
     cargo test -p dfdx-edkm --features cuda --test cuda -- --skip dfdx_own
+    cargo test -p dfdx-edkm --features cuda --test cuda_precision
     # the same with streams far ahead of each other: a wait that is missing shows
     for streams in late-copies late-kernels late; do
         EDKM_STANDIN_STREAMS=$streams cargo test -p dfdx-edkm --features cuda --test cuda -- --skip dfdx_own store

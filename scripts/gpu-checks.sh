@@ -63,6 +63,7 @@ check ops-on-host c++ cargo test -p edkm-cuda --test device
 check plugin-on-host c++ scripts/cuda-on-host.sh target/cuda-stand-in
 check ops-on-gpu nvidia-smi cargo test -p edkm-cuda --features driver --test device --target-dir target/cuda
 check plugin-on-gpu nvidia-smi cargo test -p dfdx-edkm --features cuda --test cuda --target-dir target/cuda
+check plugin-precision nvidia-smi cargo test -p dfdx-edkm --features cuda --test cuda_precision --target-dir target/cuda
 check golden-llama nvidia-smi cargo test -p edkm-tests --features cuda --test llama_golden --target-dir target/cuda -- --nocapture
 check finetune-embedded nvidia-smi finetune_on_both
 for tool in memcheck racecheck initcheck; do

@@ -6,16 +6,17 @@ mod offload;
 mod pinned;
 mod stream;
 
+pub use crate::product::Precision;
 pub use offload::{CopyReport, Download, HostBytes, Keep, Offload, Upload, MOST_PINNED_BYTES};
 
 use std::collections::BTreeMap;
 use std::ffi::{c_void, CString};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use cudarc::cublas::{result::CublasError, sys as cublas, CudaBlas};
 use cudarc::driver::{result, sys, CudaDevice, CudaSlice, DevicePtr, DeviceSlice, DriverError};
 
-use crate::product::{Operation, Product};
+use crate::product::{Operands, Operation, Product};
 use crate::runtime::THREADS;
 use crate::{source, Argument, Runtime, Slice, SliceMut};
 
@@ -58,20 +59,13 @@ impl From<CublasError> for GpuError {
     }
 }
 
-/// How products of f32 matrices are computed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Precision {
-    /// In f32 throughout.
-    #[default]
-    F32,
-    /// Operands rounded to TF32 (10 bits of fraction: a relative error of up to 2^-11 each), sums in f32, on tensor cores.
-    Tf32,
-}
-
 /// A GPU with this crate's kernels.
 pub struct Gpu {
     device: Arc<CudaDevice>,
     blas: CudaBlas,
+    /// For products whose factors stand in the GPU's memory.
+    blas_on_device: CudaBlas,
+    precision: RwLock<Precision>,
     functions: BTreeMap<&'static str, sys::CUfunction>,
     offload: OnceLock<Arc<Offload>>,
 }
@@ -110,27 +104,24 @@ impl Gpu {
             tracing::debug!(?error, "freed memory goes back to the system");
         }
         let blas = CudaBlas::new(device.clone())?;
+        let blas_on_device = CudaBlas::new(device.clone())?;
+        let mode = cublas::cublasPointerMode_t::CUBLAS_POINTER_MODE_DEVICE;
+        // SAFETY: the handle is that of a live `CudaBlas`.
+        unsafe { cublas::cublasSetPointerMode_v2(*blas_on_device.handle(), mode) }.result()?;
         let functions = load(&device)?;
         Ok(Gpu {
             device,
             blas,
+            blas_on_device,
+            precision: RwLock::default(),
             functions,
             offload: OnceLock::new(),
         })
     }
 
     /// Chooses how products are computed from now on, in all threads.
-    ///
-    /// # Errors
-    /// cuBLAS.
-    pub fn set_precision(&self, precision: Precision) -> Result<(), GpuError> {
-        let mode = match precision {
-            Precision::F32 => cublas::cublasMath_t::CUBLAS_DEFAULT_MATH,
-            Precision::Tf32 => cublas::cublasMath_t::CUBLAS_TF32_TENSOR_OP_MATH,
-        };
-        // SAFETY: the handle is that of a live `CudaBlas`.
-        unsafe { cublas::cublasSetMathMode(*self.blas.handle(), mode) }.result()?;
-        Ok(())
+    pub fn set_precision(&self, precision: Precision) {
+        *self.precision.write().unwrap_or_else(PoisonError::into_inner) = precision;
     }
 
     /// The GPU that this memory lies on.
@@ -270,31 +261,84 @@ impl Runtime for Gpu {
         Ok(())
     }
 
+    fn precision(&self) -> Precision {
+        *self.precision.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
     unsafe fn multiply(&self, product: &Product) -> Result<(), GpuError> {
+        use cublas::cudaDataType_t::{CUDA_R_16F, CUDA_R_32F};
+        self.device.bind_to_thread()?;
+        let one = 1.0f32;
+        let host = |x: &f32| std::ptr::from_ref(x).cast::<c_void>();
+        let call = match &product.operands {
+            Operands::F32 { beta } => Call {
+                blas: &self.blas,
+                factors: [host(&one), host(beta)],
+                operands: CUDA_R_32F,
+                // without TF32: cuBLAS takes it only where it is asked for
+                compute: cublas::cublasComputeType_t::CUBLAS_COMPUTE_32F,
+            },
+            Operands::Tf32 { beta } => Call {
+                blas: &self.blas,
+                factors: [host(&one), host(beta)],
+                operands: CUDA_R_32F,
+                compute: cublas::cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32,
+            },
+            Operands::F16 { scales } => Call {
+                blas: &self.blas_on_device,
+                factors: [*scales, *scales + size_of::<f32>() as u64].map(|address| address as *const c_void),
+                operands: CUDA_R_16F,
+                compute: cublas::cublasComputeType_t::CUBLAS_COMPUTE_32F,
+            },
+        };
+        // SAFETY: the caller's contract. The factors are host pointers that live through the call, or stand in the device's memory, as the handle's
+        // pointer mode says.
+        unsafe { call.gemm(product) }?;
+        Ok(())
+    }
+}
+
+/// What differs between the ways to multiply.
+struct Call<'a> {
+    blas: &'a CudaBlas,
+    /// alpha and beta, f32.
+    factors: [*const c_void; 2],
+    operands: cublas::cudaDataType,
+    compute: cublas::cublasComputeType_t,
+}
+
+impl Call<'_> {
+    /// # Safety
+    /// The factors are where the handle looks for them; the matrices lie in the device's memory and are of the type of `operands`, C of f32.
+    unsafe fn gemm(&self, product: &Product) -> Result<(), CublasError> {
         let operation = |operation| match operation {
             Operation::None => cublas::cublasOperation_t::CUBLAS_OP_N,
             Operation::Transpose => cublas::cublasOperation_t::CUBLAS_OP_T,
         };
-        self.device.bind_to_thread()?;
-        // SAFETY: the caller's contract; alpha and beta are host pointers that live through the call (cuBLAS's default pointer mode).
+        let [alpha, beta] = self.factors;
+        // SAFETY: the caller's contract.
         unsafe {
-            cudarc::cublas::result::sgemm(
+            cudarc::cublas::result::gemm_ex(
                 *self.blas.handle(),
                 operation(product.op_a),
                 operation(product.op_b),
                 product.m as i32,
                 product.n as i32,
                 product.k as i32,
-                &1.0,
-                product.a as *const f32,
+                alpha,
+                product.a as *const c_void,
+                self.operands,
                 product.lda as i32,
-                product.b as *const f32,
+                product.b as *const c_void,
+                self.operands,
                 product.ldb as i32,
-                &product.beta,
-                product.c as *mut f32,
+                beta,
+                product.c as *mut c_void,
+                cublas::cudaDataType_t::CUDA_R_32F,
                 product.ldc as i32,
+                self.compute,
+                cublas::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
             )
-        }?;
-        Ok(())
+        }
     }
 }

@@ -4,9 +4,46 @@
 //! operands changed over.
 #![allow(unsafe_code)]
 
-use crate::{check, Runtime, Slice, SliceMut};
+use crate::runtime::{blocks_for, THREADS};
+use crate::Argument::{Float, Size};
+use crate::{check, Array, Runtime, Slice, SliceMut};
 
 pub use edkm_kernels::matmul::Accumulate;
+
+/// How the operands of products are rounded. Sums are taken in f32 in any case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Precision {
+    /// Not at all.
+    #[default]
+    F32,
+    /// To TF32, 10 bits of fraction, by the tensor cores themselves, which may cut off the rest: a relative error of up to 2^-10 each, so up to 2^-9 of the
+    /// sum of the magnitudes of the terms.
+    Tf32,
+    /// To f16, 10 bits of fraction, in scratch memory of two bytes a number. Each operand is multiplied by a power of two before, so that its largest
+    /// number is in the upper range of f16; those down to 2^-28 of it have a relative error of up to 2^-11, and smaller ones an error of up to
+    /// 2^-39 of the largest: up to 2^-10 of the sum of the magnitudes of the terms. Operands whose largest numbers multiply to less than 2^-98 give zeros.
+    F16,
+}
+
+/// What lies where the operands of a [`Product`] begin.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Operands {
+    /// f32; C = op(A) op(B) + beta C.
+    F32 {
+        /// 0 or 1.
+        beta: f32,
+    },
+    /// The same, rounded to TF32 on the way.
+    Tf32 {
+        /// 0 or 1.
+        beta: f32,
+    },
+    /// f16; C = alpha op(A) op(B) + beta C.
+    F16 {
+        /// Where alpha and beta stand, two f32 in the runtime's memory.
+        scales: u64,
+    },
+}
 
 /// Whether cuBLAS reads an operand as it lies, or transposed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,9 +54,11 @@ pub enum Operation {
     Transpose,
 }
 
-/// A product in cuBLAS's terms: C = op(A) op(B) + beta C, column-major, op(A) `m x k`, op(B) `k x n`.
+/// A product in cuBLAS's terms: C = op(A) op(B) + beta C in f32, column-major, op(A) `m x k`, op(B) `k x n`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Product {
+    /// Their type, and beta.
+    pub operands: Operands,
     /// How A is read.
     pub op_a: Operation,
     /// How B is read.
@@ -38,8 +77,6 @@ pub struct Product {
     pub b: u64,
     /// From one column of B to the next.
     pub ldb: usize,
-    /// 0 or 1.
-    pub beta: f32,
     /// Where C begins.
     pub c: u64,
     /// From one column of C to the next.
@@ -111,7 +148,12 @@ fn multiply<R: Runtime>(
     if m == 0 || n == 0 {
         return Ok(());
     }
+    let beta = match accumulate {
+        Accumulate::Overwrite => 0.0,
+        Accumulate::Add => 1.0,
+    };
     let product = Product {
+        operands: Operands::F32 { beta },
         op_a,
         op_b,
         m: n,
@@ -121,13 +163,69 @@ fn multiply<R: Runtime>(
         lda: lda.max(1),
         b: b.address(),
         ldb: ldb.max(1),
-        beta: match accumulate {
-            Accumulate::Overwrite => 0.0,
-            Accumulate::Add => 1.0,
-        },
         c: c.address(),
         ldc: n,
     };
+    let product = match runtime.precision() {
+        Precision::F32 => product,
+        Precision::Tf32 => Product {
+            operands: Operands::Tf32 { beta },
+            ..product
+        },
+        Precision::F16 => {
+            let (a, b) = (Halves::of(runtime, a)?, Halves::of(runtime, b)?);
+            let mut scales = Array::<R, f32>::zeroed(runtime, 2)?;
+            let arguments = [
+                a.magnitude.as_slice().argument(),
+                b.magnitude.as_slice().argument(),
+                Float(beta),
+                scales.as_mut().argument(),
+            ];
+            // SAFETY: edkm_half_scales(magnitude_a, magnitude_b, beta, scales) reaches one number of each magnitude and two of scales.
+            unsafe { runtime.launch("edkm_half_scales", 1, &arguments) }?;
+            let product = Product {
+                operands: Operands::F16 {
+                    scales: scales.as_slice().address(),
+                },
+                a: a.numbers.as_slice().address(),
+                b: b.numbers.as_slice().address(),
+                ..product
+            };
+            // SAFETY: as below, for operands and scales that live until the call returns: what is freed after it is freed behind it.
+            return unsafe { runtime.multiply(&product) };
+        }
+    };
     // SAFETY: the slices are in the runtime's memory, and their lengths are those of the matrices.
     unsafe { runtime.multiply(&product) }
+}
+
+/// An operand rounded to f16.
+struct Halves<R: Runtime> {
+    /// f16
+    numbers: Array<R, u16>,
+    /// The largest magnitude of the operand, as the bits of an f32.
+    magnitude: Array<R, u32>,
+}
+
+impl<R: Runtime> Halves<R> {
+    fn of(runtime: &R, x: Slice<'_, f32>) -> Result<Self, R::Error> {
+        /// Blocks that look for the largest number: each ends with one atomic maximum.
+        const MOST: usize = 1024;
+        let len = x.len();
+        let mut magnitude = Array::zeroed(runtime, 1)?;
+        let arguments = [x.argument(), magnitude.as_mut().argument(), Size(len)];
+        let blocks = len.div_ceil(8 * THREADS).clamp(1, MOST) as u32;
+        // SAFETY: edkm_largest_magnitude(x, magnitude, len) reaches `len` numbers of x and one of magnitude.
+        unsafe { runtime.launch("edkm_largest_magnitude", blocks, &arguments) }?;
+        let mut numbers = Array::zeroed(runtime, len)?;
+        let arguments = [
+            x.argument(),
+            magnitude.as_slice().argument(),
+            numbers.as_mut().argument(),
+            Size(len),
+        ];
+        // SAFETY: edkm_to_half(x, magnitude, half, len) reaches `len` numbers of x and half, and one of magnitude.
+        unsafe { runtime.launch("edkm_to_half", blocks_for(len), &arguments) }?;
+        Ok(Self { numbers, magnitude })
+    }
 }

@@ -1,7 +1,7 @@
 //! What the ops need of a device.
 #![allow(unsafe_code)]
 
-use crate::product::Product;
+use crate::product::{Precision, Product};
 
 /// Threads of a block, in every launch: as in `cuda/prelude.cuh`.
 pub(crate) const THREADS: usize = 256;
@@ -64,6 +64,11 @@ pub trait Runtime {
     /// # Safety
     /// The arguments are those of the kernel, in number and kind, and the memory that it reaches by them is this runtime's.
     unsafe fn launch(&self, kernel: &'static str, blocks: u32, arguments: &[Argument]) -> Result<(), Self::Error>;
+
+    /// How products are to be computed.
+    fn precision(&self) -> Precision {
+        Precision::F32
+    }
 
     /// Multiplies matrices.
     ///

@@ -4,13 +4,14 @@
 pub const PRELUDE: &str = include_str!("../cuda/prelude.cuh");
 
 /// The files, by name.
-pub const FILES: [(&str, &str); 10] = [
+pub const FILES: [(&str, &str); 11] = [
     ("adamw.cu", include_str!("../cuda/adamw.cu")),
     ("attention.cu", include_str!("../cuda/attention.cu")),
     ("clustering.cu", include_str!("../cuda/clustering.cu")),
     ("digest.cu", include_str!("../cuda/digest.cu")),
     ("elementwise.cu", include_str!("../cuda/elementwise.cu")),
     ("embedding.cu", include_str!("../cuda/embedding.cu")),
+    ("half.cu", include_str!("../cuda/half.cu")),
     ("losses.cu", include_str!("../cuda/losses.cu")),
     ("rms_norm.cu", include_str!("../cuda/rms_norm.cu")),
     ("rotary.cu", include_str!("../cuda/rotary.cu")),

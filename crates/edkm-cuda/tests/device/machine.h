@@ -138,15 +138,43 @@ void release(uint64_t address) {
     std::free(reinterpret_cast<unsigned char*>(address) - GUARD);
 }
 
-void product(bool ta, bool tb, size_t m, size_t n, size_t k, const float* a, size_t lda, const float* b, size_t ldb, float beta, float* c, size_t ldc) {
+// As tensor cores read an f32: 10 bits of fraction, rounded to nearest.
+float to_tf32(float x) {
+    unsigned int bits = __float_as_uint(x);
+    return std::isfinite(x) ? __uint_as_float((bits + 0x1000) & ~0x1fffu) : x;
+}
+
+float from_half(unsigned short half) {
+    int exponent = half >> 10 & 31, fraction = half & 0x3ff;
+    float magnitude = exponent == 31 ? (fraction ? NAN : INFINITY) : exponent == 0 ? std::ldexp((float)fraction, -24) : std::ldexp((float)(fraction | 0x400), exponent - 25);
+    return half & 0x8000 ? -magnitude : magnitude;
+}
+
+// C = alpha op(A) op(B) + beta C, operands read by `read`.
+template <class T, class Read>
+void product(bool ta, bool tb, size_t m, size_t n, size_t k, const T* a, size_t lda, const T* b, size_t ldb, float alpha, float beta, float* c, size_t ldc, Read read) {
     for (size_t column = 0; column < n; column++) {
         for (size_t row = 0; row < m; row++) {
             double sum = 0.0;
-            for (size_t i = 0; i < k; i++) sum += (double)(ta ? a[row * lda + i] : a[i * lda + row]) * (double)(tb ? b[i * ldb + column] : b[column * ldb + i]);
+            for (size_t i = 0; i < k; i++) sum += (double)read(ta ? a[row * lda + i] : a[i * lda + row]) * (double)read(tb ? b[i * ldb + column] : b[column * ldb + i]);
             float& to = c[column * ldc + row];
-            to = (float)(sum + (beta == 0.0f ? 0.0 : (double)beta * (double)to));
+            to = (float)((double)alpha * sum + (beta == 0.0f ? 0.0 : (double)beta * (double)to));
         }
     }
+}
+
+enum Kind { F32, TF32, F16 };
+
+// The same of operands of a kind that is known when it runs.
+void product_of(
+    Kind kind, bool ta, bool tb, size_t m, size_t n, size_t k, const void* a, size_t lda, const void* b, size_t ldb, float alpha, float beta, float* c, size_t ldc
+) {
+    auto floats = [](const void* x) { return static_cast<const float*>(x); };
+    auto halves = [](const void* x) { return static_cast<const unsigned short*>(x); };
+    if (kind == F16) product(ta, tb, m, n, k, halves(a), lda, halves(b), ldb, alpha, beta, c, ldc, from_half);
+    else if (kind == TF32) product(ta, tb, m, n, k, floats(a), lda, floats(b), ldb, alpha, beta, c, ldc, to_tf32);
+    else product(ta, tb, m, n, k, floats(a), lda, floats(b), ldb, alpha, beta, c, ldc, [](float x) { return x; });
+    check_guards();
 }
 
 }  // namespace

@@ -5,7 +5,8 @@
 //   w ADDRESS BYTES, bytes                         writes
 //   r ADDRESS BYTES            -> bytes            reads
 //   l NAME BLOCKS COUNT, arguments of 8 bytes      launches a kernel
-//   p TA TB M N K A LDA B LDB BETA C LDC           a matrix product as cuBLAS has it: column-major
+//   p KIND TA TB M N K A LDA B LDB SCALES BETA C LDC   a matrix product as cuBLAS has it, column-major, of KIND 0 f32, 1 TF32, 2 f16;
+//                                                  alpha and beta stand at SCALES if that is not 0
 //
 // Numbers are decimal text in one line; bytes follow the line.
 
@@ -54,14 +55,16 @@ int main() {
             break;
         }
         case 'p': {
-            int ta, tb;
-            unsigned long long m, n, k, a, lda, b, ldb, c, ldc;
+            int kind, ta, tb;
+            unsigned long long m, n, k, a, lda, b, ldb, scales, c, ldc;
             float beta;
-            if (std::scanf("%d %d %llu %llu %llu %llu %llu %llu %llu %f %llu %llu", &ta, &tb, &m, &n, &k, &a, &lda, &b, &ldb, &beta, &c, &ldc) != 12)
+            if (std::scanf("%d %d %d %llu %llu %llu %llu %llu %llu %llu %llu %f %llu %llu", &kind, &ta, &tb, &m, &n, &k, &a, &lda, &b, &ldb, &scales, &beta, &c, &ldc) != 14)
                 fail("a command cut short");
             std::getchar();
-            product(ta, tb, m, n, k, reinterpret_cast<float*>(a), lda, reinterpret_cast<float*>(b), ldb, beta, reinterpret_cast<float*>(c), ldc);
-            check_guards();
+            const float one[2] = {1.0f, beta}, *factors = scales == 0 ? one : reinterpret_cast<float*>(scales);
+            product_of(
+                (Kind)kind, ta, tb, m, n, k, reinterpret_cast<void*>(a), lda, reinterpret_cast<void*>(b), ldb, factors[0], factors[1], reinterpret_cast<float*>(c), ldc
+            );
             break;
         }
         default:

@@ -6,3 +6,4 @@ mod clustering;
 #[cfg_attr(not(feature = "driver"), path = "simulator.rs")]
 mod device;
 mod ops;
+mod precision;

@@ -9,7 +9,7 @@ use edkm_kernels as cpu;
 use edkm_testkit::{assert_bitwise_equal, assert_close};
 
 /// Numbers in [-1, 1), the same in every run.
-fn random(seed: u64, len: usize) -> Vec<f32> {
+pub(crate) fn random(seed: u64, len: usize) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(1);
     (0..len)
         .map(|_| {

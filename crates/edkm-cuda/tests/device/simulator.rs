@@ -7,7 +7,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::rc::Rc;
 use std::sync::OnceLock;
 
-use edkm_cuda::product::{Operation, Product};
+use edkm_cuda::product::{Operands, Operation, Product};
 use edkm_cuda::{source, Argument, Array, Runtime};
 use tempfile::TempDir;
 
@@ -163,9 +163,14 @@ impl Runtime for Simulator {
     unsafe fn multiply(&self, p: &Product) -> Result<(), Self::Error> {
         let transposed = |operation| usize::from(operation == Operation::Transpose);
         let (ta, tb) = (transposed(p.op_a), transposed(p.op_b));
+        let (kind, scales, beta) = match p.operands {
+            Operands::F32 { beta } => (0, 0, beta),
+            Operands::Tf32 { beta } => (1, 0, beta),
+            Operands::F16 { scales } => (2, scales, 0.0),
+        };
         let line = format!(
-            "p {ta} {tb} {} {} {} {} {} {} {} {} {} {}",
-            p.m, p.n, p.k, p.a, p.lda, p.b, p.ldb, p.beta, p.c, p.ldc
+            "p {kind} {ta} {tb} {} {} {} {} {} {} {} {scales} {beta} {} {}",
+            p.m, p.n, p.k, p.a, p.lda, p.b, p.ldb, p.c, p.ldc
         );
         self.send(&line, &[]);
         Ok(())

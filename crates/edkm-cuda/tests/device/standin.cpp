@@ -127,6 +127,10 @@ int copy(uint64_t device, size_t len, void* to, const void* from) {
 
 void* pointer(uint64_t address) { return reinterpret_cast<void*>(address); }
 
+struct Blas {
+    bool factors_on_device = false;
+};
+
 int handle;
 
 }  // namespace
@@ -296,19 +300,24 @@ int nvrtcGetPTX(void*, char* text) { return std::strcpy(text, "standin"), OK; }
 int nvrtcGetProgramLogSize(void*, size_t* len) { return *len = 1, OK; }
 int nvrtcGetProgramLog(void*, char* text) { return *text = 0, OK; }
 
-int cublasCreate_v2(void** blas) { return *blas = &handle, OK; }
-int cublasDestroy_v2(void*) { return OK; }
+int cublasCreate_v2(void** blas) { return *blas = new Blas, OK; }
+int cublasDestroy_v2(void* blas) { return delete static_cast<Blas*>(blas), OK; }
 int cublasSetStream_v2(void*, void*) { return OK; }
-int cublasSetMathMode(void*, int) { return OK; }
-int cublasSgemm_v2(
-    void*, int ta, int tb, int m, int n, int k, const float* alpha, const float* a, int lda, const float* b, int ldb, const float* beta, float* c, int ldc
+int cublasSetPointerMode_v2(void* blas, int mode) { return static_cast<Blas*>(blas)->factors_on_device = mode == 1, OK; }
+int cublasGemmEx(
+    void* blas, int ta, int tb, int m, int n, int k, const float* alpha, const void* a, int type_a, int lda, const void* b, int type_b, int ldb,
+    const float* beta, float* c, int type_c, int ldc, int compute, int
 ) {
     IN_TURN;
-    if (*alpha != 1.0f) return INVALID_VALUE;
-    null_stream.give([=, beta = *beta] {
-        product(ta == 1, tb == 1, m, n, k, a, lda, b, ldb, beta, c, ldc);
-        check_guards();
-    });
+    // CUDA_R_32F is 0, CUDA_R_16F 2; CUBLAS_COMPUTE_32F 68, with TF32 77
+    if (type_a != type_b || type_c != 0 || !((type_a == 0 && (compute == 68 || compute == 77)) || (type_a == 2 && compute == 68))) return INVALID_VALUE;
+    Kind kind = type_a == 2 ? F16 : compute == 77 ? TF32 : F32;
+    if (static_cast<Blas*>(blas)->factors_on_device) {
+        if (!is_memory(reinterpret_cast<uint64_t>(alpha), 4) || !is_memory(reinterpret_cast<uint64_t>(beta), 4)) return INVALID_VALUE;
+        null_stream.give([=] { product_of(kind, ta == 1, tb == 1, m, n, k, a, lda, b, ldb, *alpha, *beta, c, ldc); });
+    } else {
+        null_stream.give([=, alpha = *alpha, beta = *beta] { product_of(kind, ta == 1, tb == 1, m, n, k, a, lda, b, ldb, alpha, beta, c, ldc); });
+    }
     return OK;
 }
 }

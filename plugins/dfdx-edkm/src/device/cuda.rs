@@ -13,7 +13,7 @@ use std::fmt::Write;
 use std::sync::{Arc, OnceLock};
 
 use dfdx::prelude::*;
-use edkm_cuda::driver::{CopyReport, Gpu, GpuError};
+use edkm_cuda::driver::{CopyReport, Gpu, GpuError, Precision};
 use edkm_cuda::{digest, Slice, SliceMut};
 use edkm_store::{Digest, SharedBytes, Uptake};
 
@@ -30,6 +30,15 @@ pub(crate) type Buffer = <Cuda as Storage<f32>>::Vec;
 pub fn open_gpu(ordinal: usize, seed: u64) -> Result<Cuda, EdkmError> {
     Gpu::of(ordinal).map_err(error_of_op)?;
     Cuda::try_build(ordinal, seed).map_err(|error| EdkmError::Device(format!("GPU {ordinal}: {error}")))
+}
+
+/// How the products of all ops on a GPU are computed from now on. Attention, norms, losses and the optimizer stay in f32.
+///
+/// # Errors
+/// The driver's.
+pub fn set_precision(device: &Cuda, precision: Precision) -> Result<(), EdkmError> {
+    gpu(device).map_err(error_of_op)?.set_precision(precision);
+    Ok(())
 }
 
 /// The copies of saved tensors between a GPU and the host, since the program began.

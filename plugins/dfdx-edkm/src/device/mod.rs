@@ -8,7 +8,7 @@ pub(crate) mod cuda;
 
 pub(crate) use cpu::view_mut;
 #[cfg(feature = "cuda")]
-pub use cuda::{copies, open_gpu, Fresh as FreshOnGpu};
+pub use cuda::{copies, open_gpu, set_precision, Fresh as FreshOnGpu};
 #[cfg(feature = "cuda")]
 pub use edkm_cuda::driver::{CopyReport, Precision};
 

@@ -42,7 +42,7 @@ pub struct StoreTape<E, D: Storage<E>> {
     /// What need not be saved, since it can be made again.
     remakes: Remakes<E, D>,
     /// What need not be saved yet, since the device has room for it.
-    residents: Option<Residents<E, D>>,
+    residents: Option<Box<Residents<E, D>>>,
 }
 
 impl<E, D: Storage<E>> StoreTape<E, D> {
@@ -67,7 +67,7 @@ impl<E, D: Storage<E>> StoreTape<E, D> {
     /// Without a budget everything goes to the store. What stays is not in the store's figures but in those of `budget`.
     pub fn with_device_budget(self, budget: &DeviceBudget) -> Self {
         Self {
-            residents: Some(Residents::new(budget.clone())),
+            residents: Some(Box::new(Residents::new(budget.clone()))),
             ..self
         }
     }
@@ -95,11 +95,11 @@ impl<E, D: Storage<E>> StoreTape<E, D> {
     }
 
     pub(crate) fn residents(&self) -> Option<&Residents<E, D>> {
-        self.residents.as_ref()
+        self.residents.as_deref()
     }
 
     pub(crate) fn residents_mut(&mut self) -> Option<&mut Residents<E, D>> {
-        self.residents.as_mut()
+        self.residents.as_deref_mut()
     }
 
     /// Runs the recorded operations, newest first, on `gradients`.
@@ -158,7 +158,7 @@ impl<E, D: Storage<E>> Merge<Self> for StoreTape<E, D> {
         kept.operations.append(&mut joined.operations);
         kept.remakes.append(joined.remakes);
         match (&mut kept.residents, joined.residents) {
-            (Some(earlier), Some(later)) => earlier.append(later),
+            (Some(earlier), Some(later)) => earlier.append(*later),
             (none, later) if none.is_none() => *none = later,
             _ => {}
         }
