@@ -56,4 +56,21 @@ __device__ inline float block_max(float x) {
 
 __device__ inline float negative_infinity() { return __int_as_float(0xff800000); }
 
+// A number as 16 bits, in clustering the key of a weight: rounded to nearest, ties to even. kind 0: bf16; 1: f16.
+__device__ inline unsigned int key_of(float weight, size_t kind) {
+    unsigned int bits = __float_as_uint(weight);
+    if (kind == 0) return (bits + 0x7fff + (bits >> 16 & 1)) >> 16 & 0xffff;
+    unsigned int sign = bits >> 16 & 0x8000, magnitude = bits & 0x7fffffff;
+    // 65520 and above round to infinity; NaN gets some key that is not finite
+    if (magnitude >= 0x477ff000) return sign | 0x7c00 | (magnitude > 0x7f800000 ? 0x200 : 0);
+    if (magnitude >= 0x38800000) {
+        // Normal: the exponent moves from a bias of 127 to one of 15; 13 bits of the fraction go.
+        magnitude -= 112u << 23;
+        return sign | (magnitude + 0xfff + (magnitude >> 13 & 1)) >> 13;
+    }
+    // Subnormal: multiples of 2^-24, rounded by the addition in f32.
+    float shifted = __uint_as_float(magnitude) + 0.5f;
+    return sign | (__float_as_uint(shifted) - 0x3f000000);
+}
+
 #endif
