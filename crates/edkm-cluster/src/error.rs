@@ -29,7 +29,7 @@ pub enum ClusterError {
         dim: usize,
     },
     /// A setting is not a usable number.
-    #[error("{setting} is {value}: it must be {needed}")]
+    #[error("{setting} is {}: it must be {needed}", short(*value))]
     Setting {
         /// Name of the setting.
         setting: &'static str,
@@ -131,4 +131,12 @@ pub enum ClusterError {
         /// What differs.
         what: &'static str,
     },
+}
+
+/// A number in few characters: very large and very small ones have an exponent.
+fn short(value: f64) -> String {
+    match value == 0.0 || !value.is_finite() || (1e-6..1e9).contains(&value.abs()) {
+        true => value.to_string(),
+        false => format!("{value:e}"),
+    }
 }

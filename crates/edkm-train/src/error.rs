@@ -229,8 +229,10 @@ pub enum TrainError {
         paths: Vec<PathBuf>,
     },
     /// The data are shorter than one window.
-    #[error("the data have {tokens} tokens but one window takes {window} (the sequence and the token after it); give more data or a shorter sequence")]
+    #[error("{text} has {tokens} tokens but one window takes {window} (the sequence and the token after it); give more text or a shorter sequence")]
     TooFewTokens {
+        /// Which text.
+        text: &'static str,
         /// Tokens that there are.
         tokens: usize,
         /// Tokens that one window takes.
@@ -292,7 +294,13 @@ pub enum TrainError {
         /// The folder of the run.
         folder: PathBuf,
     },
-    /// There is nothing to resume.
+    /// There is no run to resume.
+    #[error("there is no run to go on with: {} is not there; name the OUT that the run was to write", folder.display())]
+    NoRun {
+        /// The folder where it would be.
+        folder: PathBuf,
+    },
+    /// There is nothing to resume from.
     #[error("{}: no checkpoint that can be used{}", folder.display(), reasons(damaged))]
     NoCheckpoint {
         /// The folder of the run.

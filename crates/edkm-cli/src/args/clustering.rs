@@ -40,7 +40,7 @@ pub struct ClusterArgs {
     #[arg(long, value_enum, default_value_t = Unit::Relative)]
     pub temperature_unit: Unit,
     /// The part of the run over which the temperature falls; it stays at TO for the rest
-    #[arg(long, value_name = "SHARE", default_value_t = 1.0)]
+    #[arg(long, value_name = "SHARE", default_value_t = 1.0, requires = "temperature")]
     pub temperature_share: f64,
     /// How the first palettes are found
     #[arg(long, value_enum, default_value_t = Init::Kmeans)]

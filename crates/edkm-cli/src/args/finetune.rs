@@ -55,7 +55,7 @@ pub struct FinetuneArgs {
     #[arg(long)]
     pub no_distill: bool,
     /// Train the model as it is, without clustering
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["bits", "bits_budget", "layers", "group", "vector", "embedding_bits", "palette_dtype", "per_channel_scale", "plan"])]
     pub no_cluster: bool,
     /// Tokens of the validation text that are used
     #[arg(long, value_name = "N", default_value_t = 40_000)]

@@ -40,7 +40,7 @@ pub fn show(output: Output, estimate: &Estimate, on_limits: OnLimits) -> Result<
     output.line("");
     stages.lines().for_each(|line| output.line(line));
     output.line("");
-    shares(output, ["disk at the end", ""], &estimate.disk);
+    shares(output, ["disk at the peak", ""], &estimate.disk);
     if estimate.disk_bytes_if_interrupted > 0 {
         let checkpoint = bytes(estimate.disk_bytes_if_interrupted);
         output.line(format!("and {checkpoint} for a checkpoint, if interrupted"));

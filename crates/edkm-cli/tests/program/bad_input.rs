@@ -223,9 +223,9 @@ fn layer_rules_that_cannot_be() {
 #[test]
 fn a_budget_that_cannot_be() {
     let shop = Workshop::new();
-    for budget in ["0.5", "-1", "NaN"] {
+    for (budget, part) in [("0.5", "the least"), ("-1", "above 0"), ("NaN", "above 0")] {
         let budget = format!("--bits-budget={budget}");
-        assert_refused(&shop.finetune(&[&budget]), &["budget", "the least"], &shop.out());
+        assert_refused(&shop.finetune(&[&budget]), &["budget", part], &shop.out());
     }
     let output = edkm()
         .args(["compress", "--method", "kmeans", "--bits-budget", "3"])
@@ -261,4 +261,128 @@ fn a_gpu_without_the_feature() {
         let refused = shop.finetune(&["--device", asked]);
         assert_refused(&refused, &[named, "cargo build --release --features cuda"], &shop.out());
     }
+}
+
+#[test]
+fn settings_without_a_meaning_are_refused_before_any_work() {
+    let shop = Workshop::new();
+    for (arguments, parts) in [
+        (&["--batch", "0"][..], &["--batch", "is 0"][..]),
+        (&["--accumulate", "0"], &["--accumulate", "is 0"]),
+        // once more than fits any list
+        (&["--accumulate", "18446744073709551615"], &["--accumulate"]),
+        (&["--keep", "0", "--checkpoint-every", "1"], &["--keep", "is 0"]),
+        (&["--eval-tokens", "32"], &["--eval-tokens", "is 32", "--seq"]),
+        (&["--weight-decay", "nan"], &["weight decay is NaN"]),
+        (&["--weight-decay=-1"], &["weight decay is -1"]),
+        (&["--cluster-from", "2"], &["--cluster-from", "is 2", "--steps"]),
+        (&["--bits-budget", "nan"], &["budget", "NaN"]),
+        (&["--bits-budget", "0"], &["budget", "is 0"]),
+        (&["--iterations", "0"], &["iterations is 0"]),
+        (&["--tolerance", "nan"], &["tolerance is NaN"]),
+        (&["--temperature", "1e-300"], &["temperature is 1e-300:"]),
+        (&["--temperature", "0.1:1e300"], &["temperature is 1e300:"]),
+    ] {
+        let output = shop.finetune(arguments);
+        assert_refused(&output, parts, &shop.out());
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!said.contains("reading the model"), "{arguments:?}: {said}");
+        assert!(!shop.path("out.run").exists(), "{arguments:?} left a run");
+    }
+    let text = shop.text();
+    let output = edkm()
+        .arg("compare")
+        .arg(shop.model())
+        .args([
+            "--methods",
+            "dkm",
+            "--bits",
+            "3",
+            "--seeds",
+            "1",
+            "--seq",
+            "32",
+            "--batch",
+            "0",
+        ])
+        .args([
+            "--data".as_ref(),
+            text.as_os_str(),
+            "--valid".as_ref(),
+            text.as_os_str(),
+        ])
+        .arg("--out")
+        .arg(shop.out())
+        .output()
+        .unwrap();
+    assert_refused(&output, &["--batch", "is 0"], &shop.out());
+}
+
+#[test]
+fn settings_of_clustering_do_not_go_with_none() {
+    let shop = Workshop::new();
+    for arguments in [
+        &["--no-cluster", "--bits", "4"][..],
+        &["--no-cluster", "--layers", "rules.toml"],
+        &["--no-cluster", "--bits-budget", "3"],
+        &["--temperature-share", "0.5"],
+    ] {
+        let output = shop.finetune(arguments);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(arguments[arguments.len() - 2]), "{said}");
+        assert!(!shop.out().exists());
+    }
+}
+
+#[test]
+fn a_model_is_not_replaced_by_what_is_made_of_it() {
+    let shop = Workshop::new();
+    let before = std::fs::read(shop.weights()).unwrap();
+    let out = shop.model().join("../model");
+    for command in ["finetune", "compress"] {
+        let mut program = edkm();
+        program.arg(command).arg(shop.model()).arg("--out").arg(&out);
+        match command {
+            "finetune" => program
+                .arg("--data")
+                .arg(shop.text())
+                .args(["--steps", "1", "--seq", "32"]),
+            _ => program.args(["--method", "rtn", "--bits", "3"]),
+        };
+        let output = program.arg("--overwrite").output().unwrap();
+        assert_refused(&output, &["the model would be lost"], &shop.out());
+        assert_eq!(std::fs::read(shop.weights()).unwrap(), before);
+    }
+}
+
+#[test]
+fn a_text_that_is_too_short_is_named() {
+    let shop = Workshop::new();
+    let short = shop.path("short.txt");
+    std::fs::write(&short, "Hi.").unwrap();
+    let output = shop.finetune(&["--valid", short.to_str().unwrap()]);
+    assert_refused(
+        &output,
+        &["the validation text has", "one window takes 33"],
+        &shop.out(),
+    );
+    std::fs::copy(&short, shop.text()).unwrap();
+    assert_refused(&shop.finetune(&[]), &["the training text has"], &shop.out());
+}
+
+#[test]
+fn a_text_on_both_sides_is_pointed_out() {
+    let shop = Workshop::new();
+    let output = shop.finetune(&["--valid", shop.text().to_str().unwrap()]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("text.txt is trained on and measured on"), "{said}");
+}
+
+#[test]
+fn a_run_that_was_never_begun_cannot_go_on() {
+    let shop = Workshop::new();
+    let output = edkm().args(["finetune", "--resume"]).arg(shop.out()).output().unwrap();
+    assert_refused(&output, &["there is no run to go on with", "out.run"], &shop.out());
 }

@@ -80,6 +80,8 @@ fn a_run_that_cannot_fit_is_refused_with_figures() {
             &shop.out(),
         );
     }
+    let output = shop.finetune(&["--accumulate", "1000000000"]);
+    assert_refused(&output, &["GiB of memory", "a smaller --accumulate"], &shop.out());
     let output = shop.finetune(&["--steps", "1000000000000000"]);
     assert_refused(&output, &["GiB of disk", "are there", "--out"], &shop.out());
     let output = shop.finetune(&["--batch", "1000000000", "--dry-run", "--ignore-limits"]);
@@ -97,4 +99,34 @@ fn a_run_that_cannot_fit_is_refused_with_figures() {
     ] {
         assert!(shown.contains(part), "no `{part}` in: {shown}");
     }
+}
+
+#[test]
+fn checkpoints_take_the_disk_that_was_said() {
+    let shop = Workshop::new();
+    let arguments = [
+        "--no-cluster",
+        "--eval-tokens",
+        "100",
+        "--steps",
+        "4",
+        "--checkpoint-every",
+        "1",
+        "--keep",
+        "1",
+    ];
+    let dry = json(&shop.finetune(&[&arguments[..], &["--dry-run", "--json"]].concat()));
+    // at this rate the run ends behind its first checkpoint, and leaves it
+    let output = shop.finetune(&[&arguments[..], &["--lr", "1e30"]].concat());
+    assert_eq!(output.status.code(), Some(1));
+    let checkpoints = shop.path("out.run").join("checkpoints");
+    assert_eq!(checkpoints.read_dir().unwrap().count(), 1);
+    // the new one and the one before it; OUT, which is smaller, comes when that has gone
+    let most = 2 * bytes_of(&checkpoints);
+    close(
+        dry["disk_bytes"].as_f64().unwrap(),
+        most as f64,
+        0.15,
+        "disk with checkpoints",
+    );
 }

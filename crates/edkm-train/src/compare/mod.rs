@@ -35,8 +35,9 @@ use crate::data::TokenStream;
 use crate::evaluate::perplexity;
 use crate::run::checkpoint::{model_fingerprint, CheckpointSettings, RunFolder, Start};
 use crate::run::{
-    check_sequence, compress_folder, finetune, stream, CalibrationSettings, ClusterSettings, CompressSettings,
-    DataSource, FinetuneSettings, Measure, Objective, Observer, OnLimits, OnNonFinite, RateUnit, Stage,
+    check_batch, check_sequence, compress_folder, finetune, stream, CalibrationSettings, ClusterSettings,
+    CompressSettings, DataSource, FinetuneSettings, Measure, Objective, Observer, OnLimits, OnNonFinite, RateUnit,
+    Stage,
 };
 use crate::{Tokenizer, TrainError};
 use conditions::Conditions;
@@ -85,9 +86,10 @@ pub fn compare<D: EdkmDevice>(
     device: &D,
     observer: &mut impl Observer,
 ) -> Result<Comparison, TrainError> {
+    check_batch(settings.batch)?;
     observer.stage(Stage::LoadModel);
     let config = LlamaConfig::read(&settings.model_dir)?;
-    check_sequence(settings.sequence, &config)?;
+    check_sequence(settings.sequence, settings.evaluation_tokens, &config)?;
     let checkpoint = Checkpoint::open(&settings.model_dir)?;
     let mut model: DynamicLlama<D> = DynamicLlama::from_checkpoint(&checkpoint, &config, device)?;
     let size_bytes = checkpoint.file_bytes();
@@ -98,8 +100,8 @@ pub fn compare<D: EdkmDevice>(
     let training = stream(&settings.data, &tokenizer)?;
     let mut validation = stream(&settings.validation, &tokenizer)?;
     validation.truncate(settings.evaluation_tokens);
-    check_length(&training, settings.sequence)?;
-    check_length(&validation, settings.sequence)?;
+    check_length(&training, settings.sequence, "the training text")?;
+    check_length(&validation, settings.sequence, "the validation text")?;
 
     let prints = [
         model_fingerprint(&mut model),

@@ -102,7 +102,7 @@ impl<'a> WindowSampler<'a> {
     }
 
     fn at(stream: &'a TokenStream, sequence: usize, position: Position) -> Result<Self, TrainError> {
-        check_length(stream, sequence)?;
+        check_length(stream, sequence, "the text")?;
         if !(1..stream.len()).any(|target| stream.counts(target)) {
             return Err(TrainError::NothingToLearn { tokens: stream.len() });
         }

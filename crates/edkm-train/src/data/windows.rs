@@ -53,11 +53,11 @@ impl Batch {
     }
 }
 
-/// Checks that the stream has the `sequence + 1` tokens of one window.
+/// Checks that the stream has the `sequence + 1` tokens of one window. `text` is what messages call it.
 ///
 /// # Errors
 /// [`TrainError::TooFewTokens`] with both numbers, [`TrainError::Setting`] for a sequence of 0.
-pub fn check_length(stream: &TokenStream, sequence: usize) -> Result<(), TrainError> {
+pub fn check_length(stream: &TokenStream, sequence: usize, text: &'static str) -> Result<(), TrainError> {
     if sequence == 0 {
         return Err(TrainError::Setting {
             setting: "sequence length",
@@ -68,6 +68,7 @@ pub fn check_length(stream: &TokenStream, sequence: usize) -> Result<(), TrainEr
     // `tokens <= sequence` and not `tokens < sequence + 1`: the sum could overflow.
     if stream.len() <= sequence {
         return Err(TrainError::TooFewTokens {
+            text,
             tokens: stream.len(),
             window: sequence.saturating_add(1),
         });
@@ -89,7 +90,7 @@ pub fn evaluation_batches(
     sequence: usize,
     batch: usize,
 ) -> Result<impl Iterator<Item = Batch> + '_, TrainError> {
-    check_length(stream, sequence)?;
+    check_length(stream, sequence, "the text")?;
     if batch == 0 {
         return Err(TrainError::Setting {
             setting: "batch",

@@ -10,6 +10,7 @@ use edkm_palette::PaletteDType;
 
 use super::{FirstPalettes, LayerRule, LayerRules};
 use crate::schedule::{TemperatureSchedule, TemperatureUnit};
+use crate::TrainError;
 
 /// The clustering of a run: every linear layer inside the decoder, and the embeddings if they are given bits.
 #[derive(Debug, Clone, PartialEq)]
@@ -85,6 +86,21 @@ impl ClusterSettings {
             TemperatureUnit::Absolute => Temperature::Absolute(self.temperature.at(step)),
             TemperatureUnit::Relative => Temperature::Relative(self.temperature.at(step)),
         }
+    }
+
+    /// Checks what does not depend on a matrix, at the first step that clusters and at the last of `steps`.
+    ///
+    /// # Errors
+    /// A number of repetitions, a tolerance or a temperature that cannot be used.
+    pub(super) fn check(&self, steps: u64) -> Result<(), TrainError> {
+        let last = Spec {
+            temperature: self.temperature_at(steps),
+            ..self.spec_of(self.bits)
+        };
+        [self.spec_of(self.bits), last]
+            .iter()
+            .try_for_each(Spec::check)
+            .map_err(|source| TrainError::Clustering { source })
     }
 
     /// The settings of a parameter of so many bits.

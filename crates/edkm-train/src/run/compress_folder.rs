@@ -10,9 +10,9 @@ use edkm_llama::model::DynamicLlama;
 use serde::Serialize;
 
 use super::bits_budget::{settle, write_rules};
+use super::check::{check_apart, check_positions};
 use super::float_dtype::float_dtype;
 use super::plan::{plan_folder, PlanText};
-use super::settings::check_sequence;
 use super::{BitsChoice, ClusterSettings, DataSource, Observer, PlannedLayer, Sizes, Stage};
 use crate::compress::{compress, Calibration, Method};
 use crate::data::TokenStream;
@@ -109,6 +109,7 @@ pub fn compress_folder<D: EdkmDevice>(
             method: settings.method.name(),
         });
     }
+    check_apart(&settings.model_dir, &settings.out)?;
     observer.stage(Stage::LoadModel);
     let out = OutputDir::create(&settings.out, settings.overwrite)?;
     let config = LlamaConfig::read(&settings.model_dir)?;
@@ -118,7 +119,7 @@ pub fn compress_folder<D: EdkmDevice>(
         Some(calibration) if needs_text => {
             observer.stage(Stage::LoadData);
             let sequence = calibration.sequence;
-            check_sequence(sequence, &config)?;
+            check_positions(sequence, &config)?;
             let tokenizer = Tokenizer::from_dir(&settings.model_dir)?;
             tokenizer.check_vocabulary(config.vocab_size)?;
             Some((calibration, stream(&calibration.data, &tokenizer)?))

@@ -12,12 +12,12 @@ use edkm_llama::names::Parameter;
 use edkm_store::Backend;
 
 use super::bits_budget::{settle, write_rules};
+use super::check::{check, check_sequence};
 use super::checkpoint::{model_fingerprint, RunFolder, RunState, Start};
 use super::clustering_bytes::clustering_bytes;
 use super::estimate::estimate;
 use super::float_dtype::float_dtype;
 use super::plan::{plan_folder, PlanText};
-use super::settings::{check_objective, check_policy, check_sequence};
 use super::steps::{self, Run};
 use super::texts::{document_beginning, texts};
 use super::{
@@ -47,6 +47,7 @@ pub fn finetune<D: EdkmDevice>(
 ) -> Result<FinetuneOutcome, TrainError> {
     let start = Instant::now();
     // refused before any work
+    check(settings)?;
     drop(OutputDir::create(&settings.out, settings.overwrite)?);
     let resumed = match settings.checkpoints.start {
         Start::Fresh => {
@@ -59,7 +60,6 @@ pub fn finetune<D: EdkmDevice>(
             Some((folder, newest))
         }
     };
-    check_policy(settings)?;
     let store = settings.store.build()?;
     let estimated = estimate(settings)?;
     observer.estimate(&estimated);
@@ -67,7 +67,6 @@ pub fn finetune<D: EdkmDevice>(
         estimated.check()?;
     }
     let learning_rate = LearningRate::cosine(settings.learning_rate, settings.steps)?;
-    check_objective(settings.objective)?;
     let config = LlamaConfig::read(&settings.model_dir)?;
     let checkpoint = Checkpoint::open(&settings.model_dir)?;
     observer.stage(Stage::LoadModel);
@@ -75,7 +74,7 @@ pub fn finetune<D: EdkmDevice>(
     model.recompute = settings.recompute;
     let (size_before_bytes, dtype) = (checkpoint.file_bytes(), float_dtype(&checkpoint));
     drop(checkpoint);
-    check_sequence(settings.sequence, &config)?;
+    check_sequence(settings.sequence, settings.evaluation_tokens, &config)?;
 
     observer.stage(Stage::LoadData);
     let tokenizer = Tokenizer::from_dir(&settings.model_dir)?;

@@ -2,6 +2,7 @@
 
 mod baselines;
 mod bits_budget;
+mod check;
 pub mod checkpoint;
 mod clustering;
 mod clustering_bytes;
@@ -24,6 +25,7 @@ mod steps;
 mod texts;
 
 pub use bits_budget::{choose_bits, widths_in_words, BitsChoice};
+pub(crate) use check::{check_batch, check_sequence};
 pub use clustering::ClusterSettings;
 pub(crate) use compress_folder::stream;
 pub use compress_folder::{compress_folder, plan_compress, CalibrationSettings, CompressOutcome, CompressSettings};
@@ -37,5 +39,4 @@ pub use observer::{Observer, Silent, Stage, StepReport};
 pub use outcome::{Baseline, FinetuneOutcome, Sizes};
 pub use plan::{plan, planned_sizes, PlannedLayer, PlannedPalette};
 pub use rate_factors::{RateUnit, TYPICAL};
-pub(crate) use settings::check_sequence;
 pub use settings::{DataSource, FinetuneSettings, Measure, Objective, OnLimits};

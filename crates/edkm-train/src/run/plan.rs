@@ -11,7 +11,7 @@ use edkm_llama::LlamaError;
 use serde::Serialize;
 
 use super::bits_budget::settle;
-use super::settings::check_sequence;
+use super::check::check_positions;
 use super::{ClusterSettings, Observer, Sizes, Stage};
 use crate::compress::Calibration;
 use crate::data::TokenStream;
@@ -112,7 +112,7 @@ pub(super) fn plan_folder<D: EdkmDevice, F: FnOnce(&Tokenizer) -> Result<TokenSt
         method: "a bits budget",
     })?;
     observer.stage(Stage::LoadData);
-    check_sequence(text.sequence, &config)?;
+    check_positions(text.sequence, &config)?;
     let tokenizer = Tokenizer::from_dir(model_dir)?;
     tokenizer.check_vocabulary(config.vocab_size)?;
     let stream = (text.load)(&tokenizer)?;

@@ -1,15 +1,13 @@
-//! All that determines a run, and what is refused of it.
+//! All that determines a run.
 
 use std::path::PathBuf;
 
 use edkm_llama::checkpoint::Overwrite;
-use edkm_llama::config::LlamaConfig;
 use edkm_llama::model::Recompute;
 use edkm_store::StoreSpec;
 
 use super::checkpoint::CheckpointSettings;
 use super::{ClusterSettings, OnNonFinite, RateUnit};
-use crate::TrainError;
 
 /// Where text comes from.
 #[derive(Debug, Clone, PartialEq)]
@@ -106,42 +104,4 @@ pub enum OnLimits {
     Refuse,
     /// It begins all the same.
     Ignore,
-}
-
-/// Going back needs something to go back to.
-pub(super) fn check_policy(settings: &FinetuneSettings) -> Result<(), TrainError> {
-    match (settings.on_non_finite, settings.checkpoints.every) {
-        (OnNonFinite::Rollback, None) => Err(TrainError::Setting {
-            setting: "on-non-finite",
-            value: "rollback, without checkpoints to go back to".to_owned(),
-            expected: "--checkpoint-every N with it, or stop, or skip",
-        }),
-        _ => Ok(()),
-    }
-}
-
-pub(super) fn check_objective(objective: Objective) -> Result<(), TrainError> {
-    match objective {
-        Objective::Teacher { share } if !(share > 0.0 && share <= 1.0) => Err(TrainError::Setting {
-            setting: "share of distillation",
-            value: share.to_string(),
-            expected: "a part of the loss from 0 to 1",
-        }),
-        _ => Ok(()),
-    }
-}
-
-/// A sequence must fit the model's positions.
-pub(crate) fn check_sequence(sequence: usize, config: &LlamaConfig) -> Result<(), TrainError> {
-    if sequence > config.max_position_embeddings {
-        return Err(TrainError::Setting {
-            setting: "sequence length",
-            value: format!(
-                "{sequence} (the model has {} positions)",
-                config.max_position_embeddings
-            ),
-            expected: "at most the model's max_position_embeddings",
-        });
-    }
-    Ok(())
 }

@@ -1,5 +1,7 @@
 //! The texts of a run as tokens.
 
+use std::path::{Path, PathBuf};
+
 use super::DataSource;
 use crate::data::windows::check_length;
 use crate::data::TokenStream;
@@ -22,15 +24,34 @@ pub(super) fn texts(
         DataSource::Text(text) => TokenStream::from_text(text, tokenizer),
         DataSource::HeldOut => Err(TrainError::EmptyData { paths: Vec::new() }),
     };
+    if let Some(both) = in_both(settings) {
+        tracing::warn!(
+            "{} is trained on and measured on: the perplexity says nothing of other text",
+            both.display()
+        );
+    }
     let mut training = load(&settings.data)?;
     let mut validation = match &settings.validation {
         DataSource::HeldOut => training.split_off_share(HELD_OUT),
         other => load(other)?,
     };
     validation.truncate(settings.evaluation_tokens);
-    check_length(&training, settings.sequence)?;
-    check_length(&validation, settings.sequence)?;
+    check_length(&training, settings.sequence, "the training text")?;
+    check_length(&validation, settings.sequence, "the validation text")?;
     Ok((training, validation))
+}
+
+/// A file that is trained on and measured on.
+fn in_both(settings: &FinetuneSettings) -> Option<&Path> {
+    let (DataSource::Files(data), DataSource::Files(validation)) = (&settings.data, &settings.validation) else {
+        return None;
+    };
+    let whole = |path: &PathBuf| path.canonicalize().ok();
+    let data: Vec<PathBuf> = data.iter().filter_map(whole).collect();
+    let both = validation
+        .iter()
+        .find(|path| whole(path).is_some_and(|path| data.contains(&path)));
+    both.map(PathBuf::as_path)
 }
 
 /// The first tokens of the first whole document.

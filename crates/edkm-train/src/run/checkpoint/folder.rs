@@ -87,14 +87,11 @@ impl RunFolder {
     /// The folder of a run that goes on.
     ///
     /// # Errors
-    /// [`TrainError::NoCheckpoint`] if it is not there; [`TrainError::Running`] if another process works on it.
+    /// [`TrainError::NoRun`] if it is not there; [`TrainError::Running`] if another process works on it.
     pub fn open_locked(out: &Path) -> Result<Self, TrainError> {
         let mut folder = Self::open(out);
         if !folder.path.exists() {
-            return Err(TrainError::NoCheckpoint {
-                folder: folder.path,
-                damaged: Vec::new(),
-            });
+            return Err(TrainError::NoRun { folder: folder.path });
         }
         folder.lock = Some(folder.locked()?);
         Ok(folder)
@@ -134,6 +131,11 @@ impl RunFolder {
     /// A file that is not there, or larger than 1 MiB, or not text.
     pub fn arguments(&self) -> Result<String, TrainError> {
         let path = self.arguments_path();
+        if !self.path.exists() {
+            return Err(TrainError::NoRun {
+                folder: self.path.clone(),
+            });
+        }
         if !path.exists() {
             return Err(TrainError::NoCheckpoint {
                 folder: self.path.clone(),

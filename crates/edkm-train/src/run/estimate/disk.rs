@@ -5,7 +5,7 @@ use edkm_llama::config::LlamaConfig;
 use edkm_llama::names::parameters;
 
 use super::sizes::ModelSizes;
-use super::{share, Share};
+use super::{share, sum, Share};
 use crate::run::float_dtype::float_dtype;
 use crate::run::{plan, FinetuneSettings, PlannedLayer};
 use crate::TrainError;
@@ -25,7 +25,7 @@ const REPORT_POINTS: u64 = 2000;
 /// Bytes that the header of a safetensors file has for a tensor.
 const HEADER_ENTRY: u64 = 110;
 
-/// What the run will have on disk when it ends.
+/// What the run will have on disk when it has most: when a checkpoint is whole and the oldest is not removed yet, or when OUT is.
 pub(super) fn shares(
     settings: &FinetuneSettings,
     config: &LlamaConfig,
@@ -33,28 +33,32 @@ pub(super) fn shares(
 ) -> Result<Vec<Share>, TrainError> {
     let model = ModelSizes::new(config, settings.clustering.as_ref());
     let metrics = METRICS_LINE.saturating_mul(settings.steps);
-    let mut shares = vec![share("OUT: weights", weights(settings, config, checkpoint)?)];
+    let mut out = vec![share("OUT: weights", weights(settings, config, checkpoint)?)];
     let beside = COMPANIONS.iter().map(|name| settings.model_dir.join(name));
     let tokenizer = beside
         .filter_map(|path| std::fs::metadata(path).ok())
         .map(|file| file.len());
-    shares.push(share("OUT: tokenizer", tokenizer.sum()));
+    out.push(share("OUT: tokenizer", tokenizer.sum()));
     let report = REPORT + figures(settings, config)? + REPORT_STEP * settings.steps.min(REPORT_POINTS);
-    shares.push(share("OUT: metrics and report", metrics.saturating_add(report)));
-    if settings.checkpoints.every.is_some() {
-        // the new one is whole before the oldest is removed
-        let at_once = settings.checkpoints.keep.max(1) as u64 + 1;
-        let written = settings
-            .checkpoints
-            .every
-            .map_or(0, |every| settings.steps.div_ceil(every.get()));
-        shares.push(share(
-            "OUT.run: checkpoints",
-            at_once.min(written) * self::checkpoint(&model),
-        ));
-    }
-    shares.push(share("OUT.run: metrics", metrics));
-    Ok(shares)
+    out.push(share("OUT: metrics and report", metrics.saturating_add(report)));
+    let checkpoints = |at_most: u64| {
+        let every = settings.checkpoints.every?;
+        let written = settings.steps.div_ceil(every.get());
+        let bytes = at_most.min(written).saturating_mul(self::checkpoint(&model));
+        Some(share("OUT.run: checkpoints", bytes))
+    };
+    let kept = settings.checkpoints.keep.max(1) as u64;
+    let metrics = share("OUT.run: metrics", metrics);
+    let training: Vec<Share> = checkpoints(kept.saturating_add(1))
+        .into_iter()
+        .chain([metrics.clone()])
+        .collect();
+    out.extend(checkpoints(kept));
+    out.push(metrics);
+    Ok(match sum(&training) > sum(&out) {
+        true => training,
+        false => out,
+    })
 }
 
 /// The histograms in report.html: every matrix has one.

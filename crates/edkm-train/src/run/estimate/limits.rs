@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use super::memory::TEXT_OF_A_STEP;
 use super::Estimate;
 use crate::memory::{available_bytes, resident_bytes};
 use crate::TrainError;
@@ -69,6 +70,7 @@ impl Estimate {
                     *bytes as f64 / (1u64 << 30) as f64
                 )
             }
+            (Some(TEXT_OF_A_STEP), _) => "a smaller --accumulate".to_owned(),
             _ => "a smaller --batch (with --accumulate) or --seq, --checkpoint-layers, --no-distill".to_owned(),
         }
     }

@@ -17,6 +17,9 @@ const ENCODED_TOGETHER: u64 = 4 << 20;
 /// Tokens of one forward pass of an evaluation (see `evaluate`).
 const EVALUATED_TOGETHER: u64 = 2048;
 
+/// The name of a share: all passes of a step are drawn from the text before the first runs.
+pub(super) const TEXT_OF_A_STEP: &str = "text of a step";
+
 /// The parts of the run, in their order. The process holds `program` bytes before it begins.
 pub(super) fn stages(
     settings: &FinetuneSettings,
@@ -29,11 +32,24 @@ pub(super) fn stages(
     let with = |shares: Vec<Share>| [held.clone(), shares].concat();
     let weights = share("weights", model.parameters);
     let evaluation = share("evaluation", evaluation(settings, model));
+    let budget = settings
+        .clustering
+        .as_ref()
+        .and_then(|clustering| clustering.bits_budget);
 
-    let mut stages = vec![
-        always("reading the text", with(vec![weights.clone(), encoding(text)])),
-        always("evaluation", with(vec![weights.clone(), evaluation.clone()])),
-    ];
+    let mut stages = vec![always("reading the text", with(vec![weights.clone(), encoding(text)]))];
+    if budget.is_some() {
+        stages.push(always("squared gradients", with(squared_gradients(settings, model))));
+        // each layer's weights and importances, and the model with palettes
+        let layers = share("layers that are tried", 2 * model.clustered);
+        let palettized = share("palettized model", model.clustered);
+        let tried = share("the op that runs", evaluation.bytes.max(3 * model.clustering_buffers));
+        stages.push(always(
+            "choice of bits",
+            with(vec![weights.clone(), layers, palettized, tried]),
+        ));
+    }
+    stages.push(always("evaluation", with(vec![weights.clone(), evaluation.clone()])));
     if let (Measure::Yes, true) = (settings.baselines, model.clustered > 0) {
         let compressed = share("compressed model", model.parameters + model.clustered / 4);
         stages.push(always(
@@ -86,6 +102,20 @@ fn evaluation(settings: &FinetuneSettings, model: &ModelSizes) -> u64 {
     model.forward_of_layer(tokens).max(model.loss(tokens, 1))
 }
 
+/// A backward pass of one sequence, and the squares that are summed.
+fn squared_gradients(settings: &FinetuneSettings, model: &ModelSizes) -> Vec<Share> {
+    let sequence = settings.sequence as u64;
+    let of_layer = model.saved_by_layer(settings.recompute, sequence, sequence);
+    let work = model.work_of_layer(settings.recompute, sequence, sequence);
+    vec![
+        share("weights", model.parameters),
+        share("squared gradients", model.parameters),
+        share("gradients", model.parameters),
+        share("saved for backward", model.layers.saturating_mul(of_layer)),
+        share("the op that runs", work.max(model.loss(sequence, 1))),
+    ]
+}
+
 /// What stays from step to step.
 fn kept(settings: &FinetuneSettings, model: &ModelSizes) -> Vec<Share> {
     let mut kept = vec![share("weights", model.parameters)];
@@ -131,9 +161,12 @@ fn training(settings: &FinetuneSettings, model: &ModelSizes) -> Vec<Share> {
         true => begins,
         false => ends,
     };
+    // tokens, those to predict, and their weights, of all passes of the step
+    let text = 12u64.saturating_mul(tokens).saturating_mul(settings.accumulate as u64);
     vec![
         share("gradients", gradients),
         share("saved for backward", saved),
         share("the op that runs", work),
+        share(TEXT_OF_A_STEP, text),
     ]
 }

@@ -86,7 +86,7 @@ impl StageMemory {
         Self {
             stage,
             when,
-            bytes: shares.iter().fold(0, |sum, share| share.bytes.saturating_add(sum)),
+            bytes: sum(&shares),
             shares,
         }
     }
@@ -96,6 +96,10 @@ fn share(what: &'static str, bytes: u64) -> Share {
     Share { what, bytes }
 }
 
+fn sum(shares: &[Share]) -> u64 {
+    shares.iter().fold(0, |sum, share| share.bytes.saturating_add(sum))
+}
+
 /// What the run of `settings` will take. Reads the model's headers, its tokenizer, and the beginning of each data file.
 ///
 /// # Errors
@@ -103,7 +107,7 @@ fn share(what: &'static str, bytes: u64) -> Share {
 pub fn estimate(settings: &FinetuneSettings) -> Result<Estimate, TrainError> {
     let limits = Limits::now(&settings.out);
     let config = LlamaConfig::read(&settings.model_dir)?;
-    check_sequence(settings.sequence, &config)?;
+    check_sequence(settings.sequence, settings.evaluation_tokens, &config)?;
     let checkpoint = Checkpoint::open(&settings.model_dir)?;
     let tokenizer = Tokenizer::from_dir(&settings.model_dir)?;
     let text = TextSizes::of(settings, &tokenizer)?;
@@ -114,7 +118,7 @@ pub fn estimate(settings: &FinetuneSettings) -> Result<Estimate, TrainError> {
     Ok(Estimate {
         memory_bytes: always.map(|stage| stage.bytes).max().unwrap_or(0),
         memory,
-        disk_bytes: disk.iter().fold(0, |sum: u64, share| sum.saturating_add(share.bytes)),
+        disk_bytes: sum(&disk),
         disk,
         disk_bytes_if_interrupted: match settings.checkpoints.every {
             Some(_) => 0,

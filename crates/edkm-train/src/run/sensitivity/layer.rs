@@ -40,7 +40,8 @@ impl Layer {
 /// Finds the layers of a model, with their widths.
 pub(super) struct MeasureWidths<'a> {
     pub(super) clustering: &'a ClusterSettings,
-    pub(super) importances: &'a Importances,
+    /// What is found of a layer is taken from them.
+    pub(super) importances: Importances,
     pub(super) layers: usize,
     pub(super) done: usize,
     pub(super) progress: &'a mut dyn FnMut(f64),
@@ -72,11 +73,7 @@ impl<D: EdkmDevice> ParameterVisitor<D> for MeasureWidths<'_> {
                     widths: Vec::new(),
                 },
                 weight: parameter.as_vec(),
-                importance: self
-                    .importances
-                    .get(name)
-                    .cloned()
-                    .unwrap_or_else(|| vec![1.0; rows * cols]),
+                importance: self.importances.remove(name).unwrap_or_else(|| vec![1.0; rows * cols]),
                 shape: MatrixShape { rows, cols },
                 spec,
                 channel_scale: clustering.channel_scale(),

@@ -32,7 +32,7 @@ const BATCHES_OF_MOVES: usize = 16;
 /// What each width costs each clustered layer of `model`, in the order of the model. Layers whose bits a rule has set, and embeddings, have one width.
 /// `progress` is told the share that is done.
 ///
-/// Memory: 20 bytes a clustered weight.
+/// Memory: 12 bytes a clustered weight, and before that what [`importance`] takes.
 ///
 /// # Errors
 /// Those of [`importance`] and of clustering.
@@ -48,14 +48,15 @@ pub(super) fn sensitivities<D: EdkmDevice>(
     model.set_clustering(clustering);
     let mut measure = MeasureWidths {
         clustering,
-        importances: &importances,
+        importances,
         layers: edkm_llama::names::parameters(&model.config).count(),
         done: 0,
         progress: &mut |share| progress(0.3 + 0.3 * share),
         found: Vec::new(),
     };
     model.visit_parameters("", &mut measure)?;
-    let mut layers = measure.found;
+    // what is left of the importances goes with the rest
+    let MeasureWidths { found: mut layers, .. } = measure;
     let windows = (TOKENS_OF_MOVES / calibration.sequence.max(1)).clamp(1, calibration.windows.max(1));
     let batches = Calibration {
         windows,

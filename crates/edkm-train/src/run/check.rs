@@ -1,0 +1,143 @@
+//! What is refused of a run's settings before any work.
+
+use std::path::Path;
+
+use edkm_llama::config::LlamaConfig;
+
+use super::{ClusterSettings, FinetuneSettings, Objective, OnNonFinite};
+use crate::TrainError;
+
+/// Sequences and forward passes of a step, checkpoints: more than this is a slip of the keyboard, and sizes would overflow.
+const MOST: usize = 1 << 30;
+
+/// Everything but what needs the model or the text.
+pub(super) fn check(settings: &FinetuneSettings) -> Result<(), TrainError> {
+    check_apart(&settings.model_dir, &settings.out)?;
+    check_policy(settings)?;
+    check_objective(settings.objective)?;
+    check_numbers(&[
+        ("number of sequences, --batch,", settings.batch),
+        ("number of forward passes, --accumulate,", settings.accumulate),
+        ("number of checkpoints that stay, --keep,", settings.checkpoints.keep),
+    ])?;
+    let decay = settings.weight_decay;
+    let is_decay = decay.is_finite() && decay >= 0.0;
+    holds("weight decay", decay, "a finite number from 0", is_decay)?;
+    match &settings.clustering {
+        Some(clustering) => check_clustering(clustering, settings.steps),
+        None => Ok(()),
+    }
+}
+
+/// Numbers of which there must be one.
+fn check_numbers(numbers: &[(&'static str, usize)]) -> Result<(), TrainError> {
+    numbers
+        .iter()
+        .try_for_each(|&(setting, value)| holds(setting, value, "from 1 to 1073741824", (1..=MOST).contains(&value)))
+}
+
+/// Sequences of a step.
+pub(crate) fn check_batch(batch: usize) -> Result<(), TrainError> {
+    check_numbers(&[("number of sequences, --batch,", batch)])
+}
+
+fn check_clustering(clustering: &ClusterSettings, steps: u64) -> Result<(), TrainError> {
+    let from = clustering.from_step;
+    let begins = from == 0 || from < steps;
+    holds(
+        "first step that clusters, --cluster-from,",
+        from,
+        "a step of the run, below --steps",
+        begins,
+    )?;
+    if let Some(budget) = clustering.bits_budget {
+        let is_budget = budget.is_finite() && budget > 0.0;
+        holds("budget of bits a weight", budget, "a finite number above 0", is_budget)?;
+    }
+    clustering.check(steps)
+}
+
+fn holds(
+    setting: &'static str,
+    value: impl std::fmt::Debug,
+    expected: &'static str,
+    holds: bool,
+) -> Result<(), TrainError> {
+    match holds {
+        true => Ok(()),
+        false => Err(TrainError::Setting {
+            setting,
+            value: format!("{value:?}"),
+            expected,
+        }),
+    }
+}
+
+/// A result is not put in the place of the model that it comes from, and not around it.
+pub(super) fn check_apart(model_dir: &Path, out: &Path) -> Result<(), TrainError> {
+    let (Ok(model), Ok(out)) = (model_dir.canonicalize(), out.canonicalize()) else {
+        // one of them is not there: another check says so, or there is nothing to lose
+        return Ok(());
+    };
+    match model.starts_with(&out) {
+        true => Err(TrainError::Setting {
+            setting: "folder to write",
+            value: format!("{}, where the model itself is", out.display()),
+            expected: "another folder: the model would be lost",
+        }),
+        false => Ok(()),
+    }
+}
+
+/// Going back needs something to go back to.
+fn check_policy(settings: &FinetuneSettings) -> Result<(), TrainError> {
+    match (settings.on_non_finite, settings.checkpoints.every) {
+        (OnNonFinite::Rollback, None) => Err(TrainError::Setting {
+            setting: "on-non-finite",
+            value: "rollback, without checkpoints to go back to".to_owned(),
+            expected: "--checkpoint-every N with it, or stop, or skip",
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn check_objective(objective: Objective) -> Result<(), TrainError> {
+    match objective {
+        Objective::Teacher { share } if !(share > 0.0 && share <= 1.0) => Err(TrainError::Setting {
+            setting: "share of distillation",
+            value: share.to_string(),
+            expected: "a part of the loss from 0 to 1",
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// A sequence must fit the model's positions, and the tokens that are measured on must hold one.
+pub(crate) fn check_sequence(
+    sequence: usize,
+    evaluation_tokens: usize,
+    config: &LlamaConfig,
+) -> Result<(), TrainError> {
+    check_positions(sequence, config)?;
+    holds(
+        "number of tokens to measure on, --eval-tokens,",
+        evaluation_tokens,
+        "more than those of a sequence, --seq",
+        evaluation_tokens > sequence,
+    )
+}
+
+/// A sequence must fit the model's positions.
+pub(super) fn check_positions(sequence: usize, config: &LlamaConfig) -> Result<(), TrainError> {
+    if sequence > config.max_position_embeddings {
+        return Err(TrainError::Setting {
+            setting: "sequence length",
+            value: format!(
+                "{sequence} (the model has {} positions)",
+                config.max_position_embeddings
+            ),
+            expected: "at most the model's max_position_embeddings",
+        });
+    }
+    Ok(())
+}
