@@ -48,6 +48,7 @@ pub fn init(
     let (layer, trace) = match trace {
         None => (None, None),
         Some(path) => {
+            super::commands::check_written_over(path, "json")?;
             let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
             let cannot = |error: std::io::Error| format!("cannot write the trace {}: {error}", path.display());
             let file = new_file(folder.unwrap_or(Path::new("."))).map_err(cannot)?;

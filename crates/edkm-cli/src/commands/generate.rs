@@ -50,8 +50,10 @@ pub fn run(args: GenerateArgs) -> Result<(), Failure> {
         &options,
         &args.sampling.stop,
         |piece| output.piece(piece),
-    )?;
+    );
+    // a message begins on a line of its own
     output.line("");
+    let written = written?;
     let generation = &written.generation;
     let weights = model.weight_bytes().total();
     eprintln!(

@@ -7,7 +7,7 @@ use edkm_llama::config::{LlamaConfig, CONFIG_FILE};
 use edkm_train::report;
 use serde::Serialize;
 
-use super::Failure;
+use super::{check_written_over, Failure};
 use crate::args::InspectArgs;
 use crate::console::{bytes, Output};
 use crate::hub;
@@ -45,6 +45,9 @@ struct Palette {
 
 pub fn run(args: InspectArgs) -> Result<(), Failure> {
     let output = Output::new(args.json);
+    if let Some(page) = &args.html {
+        check_written_over(page, "html")?;
+    }
     let path = hub::folder(&args.path)?;
     let checkpoint = open(&path)?;
     let contents = read(&path, &checkpoint)?;
