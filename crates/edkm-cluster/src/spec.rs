@@ -232,7 +232,10 @@ impl Spec {
     }
 
     /// Checks the settings against a matrix.
-    pub(crate) fn check_for(&self, shape: MatrixShape) -> Result<(), ClusterError> {
+    ///
+    /// # Errors
+    /// A setting out of its range, an empty matrix, columns that are no whole number of vectors, more weights than can be addressed.
+    pub fn check_for(&self, shape: MatrixShape) -> Result<(), ClusterError> {
         self.check()?;
         if shape.is_empty() {
             return Err(ClusterError::Empty {

@@ -154,6 +154,30 @@ impl Gpu {
         Ok(self.offload.get_or_init(|| made))
     }
 
+    /// Waits for all that the null stream was given.
+    ///
+    /// # Errors
+    /// The driver's: what went wrong in between shows here.
+    pub fn wait(&self) -> Result<(), GpuError> {
+        Ok(self.device.synchronize()?)
+    }
+
+    /// Copies numbers on the GPU.
+    ///
+    /// # Errors
+    /// The driver's.
+    ///
+    /// # Panics
+    /// If the lengths differ.
+    pub fn copy(&self, from: Slice<'_, f32>, mut to: SliceMut<'_, f32>) -> Result<(), GpuError> {
+        crate::check::len("from", from.len(), to.len());
+        let bytes = to.len() * size_of::<f32>();
+        self.device.bind_to_thread()?;
+        // SAFETY: both slices are of so many bytes of this GPU's memory, and `to` is borrowed uniquely.
+        unsafe { result::memcpy_dtod_async(to.address(), from.address(), bytes, std::ptr::null_mut()) }?;
+        Ok(())
+    }
+
     /// The device.
     pub fn device(&self) -> &Arc<CudaDevice> {
         &self.device

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use dfdx::prelude::*;
 use dfdx_edkm::ops::cross_entropy::Targets;
 use dfdx_edkm::optim::{AdamW, AdamWConfig, StepError};
-use dfdx_edkm::{backward, EdkmDevice, ParameterKind, ParameterVisitor, Parameters, StoreTape};
+use dfdx_edkm::{backward, DeviceBudget, EdkmDevice, ParameterKind, ParameterVisitor, Parameters, StoreTape};
 use edkm_cluster::Temperature;
 use edkm_llama::model::{DynamicLlama, Tokens};
 use edkm_store::{Backend, Store};
@@ -41,6 +41,7 @@ pub struct Trainer<D: EdkmDevice> {
     /// The model whose predictions are learned, if it is not the text alone.
     teacher: Option<(DynamicLlama<D>, f32)>,
     store: Store,
+    device_budget: Option<DeviceBudget>,
     step: u64,
 }
 
@@ -71,6 +72,7 @@ impl<D: EdkmDevice> Trainer<D> {
             settings,
             teacher: None,
             store,
+            device_budget: None,
             step: 0,
         }
     }
@@ -89,6 +91,7 @@ impl<D: EdkmDevice> Trainer<D> {
             settings,
             teacher: None,
             store,
+            device_budget: None,
             step,
         }
     }
@@ -98,6 +101,14 @@ impl<D: EdkmDevice> Trainer<D> {
     pub fn with_teacher(self, teacher: DynamicLlama<D>, share: f32) -> Self {
         Self {
             teacher: Some((teacher, share)),
+            ..self
+        }
+    }
+
+    /// The same run, which leaves of what ops save for backward as much as `budget` allows on the device.
+    pub fn with_device_budget(self, budget: DeviceBudget) -> Self {
+        Self {
+            device_budget: Some(budget),
             ..self
         }
     }
@@ -134,6 +145,11 @@ impl<D: EdkmDevice> Trainer<D> {
     /// The model; all else is freed.
     pub fn into_model(self) -> DynamicLlama<D> {
         self.model
+    }
+
+    /// What stays on the device of what ops save, if anything may.
+    pub fn device_budget(&self) -> Option<&DeviceBudget> {
+        self.device_budget.as_ref()
     }
 
     /// The store, for its report.
@@ -189,7 +205,10 @@ impl<D: EdkmDevice> Trainer<D> {
         share: f64,
         gradients: Gradients<f32, D>,
     ) -> Result<(f64, Gradients<f32, D>), TrainError> {
-        let tape = StoreTape::shared(Arc::new(self.store.clone()) as Arc<dyn Backend>, gradients);
+        let mut tape = StoreTape::shared(Arc::new(self.store.clone()) as Arc<dyn Backend>, gradients);
+        if let Some(budget) = &self.device_budget {
+            tape = tape.with_device_budget(budget);
+        }
         let failure = tape.failure();
         let (tokens, targets) = model_input(batch);
         let forward = tracing::trace_span!("forward").entered();

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use clap::{value_parser, Args as ClapArgs, Subcommand, ValueEnum};
 use edkm_train::bench::layer::Variant;
 
+use super::DeviceArgs;
+
 /// `edkm bench ...`
 #[derive(Debug, Subcommand)]
 pub enum BenchCommand {
@@ -70,6 +72,9 @@ pub struct BenchClusterArgs {
     /// Weights of a vector that shares an index: 1, 2, 4 or 8
     #[arg(long, default_value_t = 1)]
     pub vector: usize,
+    /// Where it is clustered, and the copies made that it is compared with
+    #[command(flatten)]
+    pub device: DeviceArgs,
     /// Measurements, of which the median is shown
     #[arg(long, default_value_t = 7)]
     pub repeats: usize,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args as ClapArgs};
 
 use super::task_requests::TaskRequests;
+use super::DeviceArgs;
 
 /// `edkm eval`
 #[derive(Debug, ClapArgs)]
@@ -29,6 +30,9 @@ pub struct EvalArgs {
     /// Measure this model too, for a table; may be repeated
     #[arg(long, value_name = "DIR", action = ArgAction::Append)]
     pub compare: Vec<PathBuf>,
+    /// Where it is measured. On a GPU: perplexity alone, with weights unpacked to f32
+    #[command(flatten)]
+    pub device: DeviceArgs,
     /// Write the log likelihoods of all answers to this file, one JSON object a line
     #[arg(long, value_name = "FILE")]
     pub log_samples: Option<PathBuf>,

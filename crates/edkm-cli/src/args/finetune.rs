@@ -4,10 +4,10 @@ use std::num::NonZeroU64;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args as ClapArgs};
+use edkm_store::Bytes;
 use edkm_train::run::{OnNonFinite, RateUnit};
 
-use super::ClusterArgs;
-use crate::device::DeviceChoice;
+use super::{ClusterArgs, DeviceArgs};
 
 /// `edkm finetune`
 #[derive(Debug, ClapArgs)]
@@ -89,9 +89,13 @@ pub struct FinetuneArgs {
     /// for programs of your own (StoreSpec::build_for in edkm-store), and for `edkm bench ablation`, which runs several learners.
     #[arg(long, value_name = "LAYERS", default_value = "marshal", verbatim_doc_comment)]
     pub store: String,
-    /// Where the model is trained: cpu, cuda or cuda:N, the number of a GPU (for a program built with the feature cuda)
-    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
-    pub device: DeviceChoice,
+    /// Where the model is trained
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    /// How much of the tensors saved for backward stays in the GPU's memory (as in 20GiB), the newest; the others go to the store. Without it all go.
+    /// They are copied beside the computation if the store has `overlap=BOUND`
+    #[arg(long, value_name = "BUDGET")]
+    pub device_memory: Option<Bytes>,
     /// Folder to write; without it a new one, edkm-out
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,

@@ -107,6 +107,10 @@ impl OnDevice for Training<'_> {
 }
 
 fn settings(args: &FinetuneArgs, embedded_folder: Option<&Path>) -> Result<FinetuneSettings, Failure> {
+    args.device.check()?;
+    if args.device_memory.is_some() && args.device.device == DeviceChoice::Cpu {
+        return Err("the CPU's memory is the store's: --device-memory is for --device cuda:N".into());
+    }
     let files = |paths: &[PathBuf]| DataSource::Files(paths.to_vec());
     let (data, held_out) = match (args.data.as_slice(), embedded_folder) {
         ([], Some(_)) => (
@@ -167,7 +171,8 @@ fn settings(args: &FinetuneArgs, embedded_folder: Option<&Path>) -> Result<Finet
         on_non_finite: args.on_non_finite.into(),
         checkpoints: CheckpointSettings::default(),
         // a GPU has its own memory, which is not estimated
-        on_limits: match (args.device, args.ignore_limits) {
+        device_memory: args.device_memory,
+        on_limits: match (args.device.device, args.ignore_limits) {
             (DeviceChoice::Cpu, false) => OnLimits::Refuse,
             _ => OnLimits::Ignore,
         },
@@ -210,6 +215,9 @@ fn show_store(output: Output, outcome: &FinetuneOutcome) {
             layer.pack_seconds,
             layer.unpack_seconds
         ));
+    }
+    if outcome.saved_bytes_device > 0 {
+        output.line(format!("  on the device     {:>12}", bytes(outcome.saved_bytes_device)));
     }
     if outcome.saved_bytes_disk > 0 {
         output.line(format!("  on disk           {:>12}", bytes(outcome.saved_bytes_disk)));

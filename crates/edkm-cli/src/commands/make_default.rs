@@ -62,6 +62,7 @@ pub fn run(args: MakeDefaultArgs) -> Result<(), Failure> {
         accumulate: 1,
         seed: SEED,
         store: StoreSpec::default(),
+        device_memory: None,
         recompute: Recompute::Nothing,
         baselines: Measure::No,
         out: args.out,

@@ -11,6 +11,7 @@ use std::str::FromStr;
 use dfdx::prelude::*;
 use dfdx_edkm::EdkmDevice;
 
+use crate::args::{DeviceArgs, PrecisionChoice};
 use crate::commands::Failure;
 
 /// The device that is asked for.
@@ -47,17 +48,28 @@ pub trait OnDevice {
     fn run<D: EdkmDevice>(self, device: &D) -> Result<Self::Output, Failure>;
 }
 
-impl DeviceChoice {
-    /// Does `work` on this device.
+impl DeviceArgs {
+    /// Refuses what the device cannot do.
+    pub fn check(self) -> Result<(), Failure> {
+        match (self.device, self.precision) {
+            (DeviceChoice::Cpu, PrecisionChoice::Tf32 | PrecisionChoice::F16) => {
+                Err("the CPU multiplies in f32; --precision is for --device cuda:N".into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Does `work` on the device.
     pub fn run<W: OnDevice>(self, work: W) -> Result<W::Output, Failure> {
-        match self {
-            Self::Cpu => {
+        self.check()?;
+        match self.device {
+            DeviceChoice::Cpu => {
                 let device = Cpu::default();
                 // freed memory goes back: what is measured is what is held
                 device.disable_cache();
                 work.run(&device)
             }
-            Self::Cuda(ordinal) => gpu::run(ordinal, work),
+            DeviceChoice::Cuda(ordinal) => gpu::run(ordinal, self.precision, work),
         }
     }
 }

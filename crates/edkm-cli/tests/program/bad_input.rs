@@ -411,3 +411,14 @@ fn a_page_or_a_trace_does_not_replace_a_file_of_another_kind() {
     );
     assert_eq!(std::fs::read(shop.weights()).unwrap(), before);
 }
+
+#[test]
+fn what_is_for_a_gpu_is_refused_on_the_cpu() {
+    let shop = Workshop::new();
+    let refused = shop.finetune(&["--precision", "f16"]);
+    assert_refused(&refused, &["--precision", "--device cuda:N"], &shop.out());
+    let refused = shop.finetune(&["--device-memory", "1GiB"]);
+    assert_refused(&refused, &["--device-memory", "--device cuda:N"], &shop.out());
+    let refused = shop.finetune(&["--device-memory", "much"]);
+    assert_eq!(refused.status.code(), Some(2));
+}

@@ -295,6 +295,7 @@ impl Planned {
                 accumulate: 1,
                 seed: self.seed.unwrap_or(0),
                 store: StoreSpec::default(),
+                device_memory: None,
                 on_limits: OnLimits::Refuse,
                 recompute: Recompute::Nothing,
                 baselines: Measure::No,

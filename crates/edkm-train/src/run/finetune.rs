@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use dfdx_edkm::optim::AdamWConfig;
-use dfdx_edkm::EdkmDevice;
+use dfdx_edkm::{DeviceBudget, EdkmDevice};
 use edkm_llama::checkpoint::{copy_companions, Checkpoint, OutputDir, Sharding};
 use edkm_llama::config::LlamaConfig;
 use edkm_llama::model::DynamicLlama;
@@ -188,6 +188,9 @@ pub fn finetune<D: EdkmDevice>(
         }
     };
     trainer = trainer.with_rate_factors(factors);
+    if let Some(bytes) = settings.device_memory {
+        trainer = trainer.with_device_budget(DeviceBudget::new(bytes));
+    }
     if let Some((teacher, share)) = teacher {
         trainer = trainer.with_teacher(teacher, share);
     }
@@ -237,7 +240,7 @@ pub fn finetune<D: EdkmDevice>(
     };
     let (steps, non_finite) = run.train(&mut trainer, &mut sampler, non_finite, observer)?;
     let training_seconds = earlier.1 + training_start.elapsed().as_secs_f64();
-    let store = trainer.store().report();
+    let (store, budget) = (trainer.store().report(), trainer.device_budget().cloned());
     // optimizer and teacher have done their part
     let mut model = trainer.into_model();
     let clustering_bytes = clustering_bytes(&mut model);
@@ -283,6 +286,7 @@ pub fn finetune<D: EdkmDevice>(
         peak_rss_bytes: peak_resident_bytes(),
         saved_bytes_peak: store.peak_bytes,
         saved_bytes_logical: store.logical_peak_bytes,
+        saved_bytes_device: budget.map_or(0, |budget| budget.peak_bytes()),
         saved_bytes_disk: store.disk_peak_bytes,
         store_layers: StoreLayerFigures::of(&store),
         saved_bytes_clustering: clustering_bytes.here,

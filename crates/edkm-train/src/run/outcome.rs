@@ -40,6 +40,8 @@ pub struct FinetuneOutcome {
     pub saved_bytes_peak: u64,
     /// Bytes of the tensors that the ops saved at once at the peak, before any layer of the store acted.
     pub saved_bytes_logical: u64,
+    /// The most bytes of saved tensors that stayed in the memory of the device, beside the store's.
+    pub saved_bytes_device: u64,
     /// The most bytes that the store has kept on disk at once.
     pub saved_bytes_disk: u64,
     /// What each layer of the store did, in the order in which they act; of a run that was resumed, since then.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use edkm_llama::checkpoint::Overwrite;
 use edkm_llama::model::Recompute;
-use edkm_store::StoreSpec;
+use edkm_store::{Bytes, StoreSpec};
 
 use super::checkpoint::CheckpointSettings;
 use super::{ClusterSettings, OnNonFinite, RateUnit};
@@ -80,6 +80,8 @@ pub struct FinetuneSettings {
     pub seed: u64,
     /// Where saved tensors go.
     pub store: StoreSpec,
+    /// How much of them stays in the memory of the device; none if it is not said.
+    pub device_memory: Option<Bytes>,
     /// What layers save.
     pub recompute: Recompute,
     /// Whether compression without training is measured too.

@@ -7,6 +7,7 @@
 //! Work of dfdx and of `edkm-cuda` goes to the same stream of the same context: it is done in the order of the calls.
 #![allow(unsafe_code)]
 
+mod clustering_bench;
 mod offload;
 
 use std::fmt::Write;

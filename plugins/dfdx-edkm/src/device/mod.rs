@@ -2,10 +2,12 @@
 //!
 //! dfdx keeps a tensor's storage private; [`DeviceMemory`] is the one place that reaches it. Everything else works on its views.
 
+mod clustering_bench;
 mod cpu;
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;
 
+pub use clustering_bench::ClusteringBench;
 pub(crate) use cpu::view_mut;
 #[cfg(feature = "cuda")]
 pub use cuda::{copies, open_gpu, set_precision, Fresh as FreshOnGpu};
@@ -82,6 +84,7 @@ pub trait EdkmDevice:
     + RotaryKernel
     + SwigluKernel
     + AdamWKernel
+    + ClusteringBench
 {
 }
 
@@ -91,13 +94,13 @@ impl<D> EdkmDevice for D where
         + AttentionKernel
         + CrossEntropyKernel
         + DistillationKernel
-        + DistillationKernel
         + EmbeddingKernel
         + LinearKernel
         + RmsNormKernel
         + RotaryKernel
         + SwigluKernel
         + AdamWKernel
+        + ClusteringBench
 {
 }
 

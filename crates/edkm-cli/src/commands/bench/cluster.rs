@@ -1,11 +1,14 @@
 //! `edkm bench cluster`
 
-use edkm_cluster::{bench, Bits, Grouping, Spec, VectorLen};
+use dfdx_edkm::EdkmDevice;
+use edkm_cluster::bench::ClusterBench;
+use edkm_cluster::{Bits, Grouping, Spec, VectorLen};
 use serde::Serialize;
 
 use crate::args::BenchClusterArgs;
 use crate::commands::Failure;
 use crate::console::{bytes, Output};
+use crate::device::OnDevice;
 
 #[derive(Serialize)]
 struct Figures {
@@ -17,6 +20,21 @@ struct Figures {
     saved_bytes: usize,
 }
 
+/// The measurement.
+struct Bench<'a> {
+    args: &'a BenchClusterArgs,
+    spec: Spec,
+}
+
+impl OnDevice for Bench<'_> {
+    type Output = ClusterBench;
+
+    fn run<D: EdkmDevice>(self, device: &D) -> Result<ClusterBench, Failure> {
+        let Self { args, spec } = self;
+        Ok(device.bench_clustering(args.rows, args.cols, &spec, args.repeats)?)
+    }
+}
+
 pub fn run(args: BenchClusterArgs) -> Result<(), Failure> {
     let output = Output::new(args.json);
     let spec = Spec::new(Bits::new(args.bits)?)
@@ -24,7 +42,7 @@ pub fn run(args: BenchClusterArgs) -> Result<(), Failure> {
         .with_grouping(args.group.map_or(Grouping::PerTensor, Grouping::PerChannels))
         .with_vector(VectorLen::new(args.vector)?);
     let _span = tracing::trace_span!("bench cluster").entered();
-    let measured = bench::run(args.rows, args.cols, &spec, args.repeats)?;
+    let measured = args.device.run(Bench { args: &args, spec })?;
     let figures = Figures {
         forward_seconds: measured.forward_seconds,
         backward_seconds: measured.backward_seconds,
@@ -40,7 +58,7 @@ pub fn run(args: BenchClusterArgs) -> Result<(), Failure> {
     output.line(format!("  forward          {:9.4} s", figures.forward_seconds));
     output.line(format!("  backward         {:9.4} s", figures.backward_seconds));
     output.line(format!(
-        "  copying the same {:9.4} s  (W, W~, g and dW once, same threads)",
+        "  copying the same {:9.4} s  (W, W~, g and dW once, on the same device)",
         figures.memcpy_seconds
     ));
     output.line(format!("  ratio            {:9.2}", figures.ratio));

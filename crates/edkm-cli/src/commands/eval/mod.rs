@@ -1,5 +1,7 @@
 //! `edkm eval`
 
+mod unpacked;
+
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -14,6 +16,7 @@ use serde::Serialize;
 use super::Failure;
 use crate::args::{EvalArgs, TaskRequest};
 use crate::console::{bytes, Output};
+use crate::device::DeviceChoice;
 use crate::hub;
 use crate::progress::Counter;
 use crate::table::Table;
@@ -79,6 +82,10 @@ pub fn run(args: EvalArgs) -> Result<(), Failure> {
         .iter()
         .map(|request| prepare(request, &args))
         .collect::<Result<Vec<_>, Failure>>()?;
+    if args.device.device != DeviceChoice::Cpu {
+        return show(output, &unpacked::measure(&args)?);
+    }
+    args.device.check()?;
     let mut samples = match &args.log_samples {
         Some(path) => Some(Samples::create(path)?),
         None => None,
@@ -112,15 +119,7 @@ pub fn run(args: EvalArgs) -> Result<(), Failure> {
     if let Some(samples) = samples {
         samples.finish()?;
     }
-    show(output, &results);
-    output.json(&Figures {
-        only: match &results[..] {
-            [only] => Some(&only.measures),
-            _ => None,
-        },
-        results: &results,
-    })?;
-    Ok(())
+    show(output, &results)
 }
 
 fn prepare(request: &TaskRequest, args: &EvalArgs) -> Result<Prepared, Failure> {
@@ -174,18 +173,7 @@ impl Candidate {
     }
 
     fn perplexity(&self, request: &TaskRequest, args: &EvalArgs) -> Result<Measures, Failure> {
-        let positions = self.model.context_limit();
-        if args.seq > positions {
-            return Err(format!(
-                "--seq {} is beyond the model's {positions} positions; give at most that",
-                args.seq
-            )
-            .into());
-        }
-        let mut stream = TokenStream::from_files(std::slice::from_ref(&request.data), &self.tokenizer)?;
-        if let Some(tokens) = args.max_tokens {
-            stream.truncate(tokens);
-        }
+        let stream = stream(request, args, &self.tokenizer, self.model.context_limit())?;
         let counter = Counter::new(&format!("{} perplexity", self.name), stream.len());
         let measured = packed_perplexity(&self.model, &stream, args.seq, |done| counter.set(done))?;
         Ok(Measures::Text {
@@ -193,6 +181,27 @@ impl Candidate {
             tokens: measured.tokens,
         })
     }
+}
+
+/// The tokens of a text, for a model of so many positions.
+fn stream(
+    request: &TaskRequest,
+    args: &EvalArgs,
+    tokenizer: &Tokenizer,
+    positions: usize,
+) -> Result<TokenStream, Failure> {
+    if args.seq > positions {
+        return Err(format!(
+            "--seq {} is beyond the model's {positions} positions; give at most that",
+            args.seq
+        )
+        .into());
+    }
+    let mut stream = TokenStream::from_files(std::slice::from_ref(&request.data), tokenizer)?;
+    if let Some(tokens) = args.max_tokens {
+        stream.truncate(tokens);
+    }
+    Ok(stream)
 }
 
 fn choice(task: Task, few_shot: usize, scores: &Scores) -> Measures {
@@ -207,8 +216,21 @@ fn choice(task: Task, few_shot: usize, scores: &Scores) -> Measures {
     }
 }
 
+/// All figures, in either form.
+fn show(output: Output, results: &[Measured]) -> Result<(), Failure> {
+    show_table(output, results);
+    output.json(&Figures {
+        only: match results {
+            [only] => Some(&only.measures),
+            _ => None,
+        },
+        results,
+    })?;
+    Ok(())
+}
+
 /// One line a model and task; models of the same task stand together.
-fn show(output: Output, results: &[Measured]) {
+fn show_table(output: Output, results: &[Measured]) {
     let mut table = Table::new(["task", "model", "weights", "n", "measure", "value"]);
     let mut tasks: Vec<(&str, &Path)> = Vec::new();
     for result in results {

@@ -1,0 +1,83 @@
+use std::time::Instant;
+
+use dfdx::prelude::*;
+use edkm_cluster::bench::{median, normal, ClusterBench};
+use edkm_cluster::{MatrixShape, Prepared, Spec};
+use edkm_cuda::driver::Gpu;
+use edkm_cuda::Array;
+
+use super::{error_of_op, gpu};
+use crate::device::clustering_bench::ClusteringBench;
+use crate::ops::linear::cuda_clustered::{backward_accumulate, cluster, Effective};
+use crate::ops::linear::LinearDims;
+use crate::{Clustering, EdkmError};
+
+impl ClusteringBench for Cuda {
+    /// Memory: nine matrices on the GPU.
+    fn bench_clustering(
+        &self,
+        rows: usize,
+        cols: usize,
+        spec: &Spec,
+        repeats: usize,
+    ) -> Result<ClusterBench, EdkmError> {
+        let gpu = &*gpu(self).map_err(error_of_op)?;
+        let shape = MatrixShape::new(rows, cols);
+        let refused = |source| EdkmError::Cluster {
+            op: "bench".into(),
+            source,
+        };
+        spec.check_for(shape).map_err(refused)?;
+        // those of the CPU
+        let (weights, upstream) = (normal(shape.len(), 1, 0.02), normal(shape.len(), 2, 1.0));
+        let distinct_values = Prepared::new(&weights, shape, spec).map_err(refused)?.distinct_values();
+        let dims = LinearDims {
+            tokens: 1,
+            inputs: cols,
+            outputs: rows,
+        };
+        let array = |numbers: &[f32]| Array::<Gpu, f32>::from_host(gpu, numbers).map_err(error_of_op);
+        let zeros = || Array::<Gpu, f32>::zeroed(gpu, shape.len()).map_err(error_of_op);
+        let (w, g, mut total) = (array(&weights)?, array(&upstream)?, zeros()?);
+        let mut copies = [zeros()?, zeros()?, zeros()?, zeros()?];
+        let clustering = Clustering::new(*spec);
+        let mut times: [Vec<f64>; 3] = Default::default();
+        let mut saved_bytes = 0;
+        let since = |time: Instant| -> Result<f64, EdkmError> {
+            gpu.wait().map_err(error_of_op)?;
+            Ok(time.elapsed().as_secs_f64())
+        };
+        for repeat in 0..=repeats.max(1) {
+            gpu.wait().map_err(error_of_op)?;
+            let time = Instant::now();
+            let used = cluster(gpu, "bench", w.as_slice(), shape, &clustering)?;
+            let clustered = Effective::of(gpu, dims, w.as_slice(), Some(&used))?;
+            let forward = since(time)?;
+
+            let time = Instant::now();
+            backward_accumulate(gpu, dims, w.as_slice(), &used, g.as_slice(), total.as_mut())?;
+            let backward = since(time)?;
+
+            let from = [w.as_slice(), clustered.as_slice(), g.as_slice(), total.as_slice()];
+            let time = Instant::now();
+            for (from, to) in from.into_iter().zip(&mut copies) {
+                gpu.copy(from, to.as_mut()).map_err(error_of_op)?;
+            }
+            let memcpy = since(time)?;
+            saved_bytes = used.trajectory.saved_bytes();
+            if repeat > 0 {
+                for (times, time) in times.iter_mut().zip([forward, backward, memcpy]) {
+                    times.push(time);
+                }
+            }
+        }
+        let [forward_seconds, backward_seconds, memcpy_seconds] = times.map(median);
+        Ok(ClusterBench {
+            forward_seconds,
+            backward_seconds,
+            memcpy_seconds,
+            distinct_values,
+            saved_bytes,
+        })
+    }
+}
