@@ -234,7 +234,7 @@ impl Spec {
     /// Checks the settings against a matrix.
     ///
     /// # Errors
-    /// A setting out of its range, an empty matrix, columns that are no whole number of vectors, more weights than can be addressed.
+    /// A setting out of its range, an empty matrix, columns that are no whole number of vectors, 2^32 weights of one palette or more.
     pub fn check_for(&self, shape: MatrixShape) -> Result<(), ClusterError> {
         self.check()?;
         if shape.is_empty() {

@@ -25,6 +25,7 @@ pub mod elementwise;
 pub mod embedding;
 mod logits;
 mod memory;
+pub mod packed;
 pub mod product;
 pub mod rms_norm;
 pub mod rotary;

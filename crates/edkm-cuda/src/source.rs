@@ -4,7 +4,7 @@
 pub const PRELUDE: &str = include_str!("../cuda/prelude.cuh");
 
 /// The files, by name.
-pub const FILES: [(&str, &str); 11] = [
+pub const FILES: [(&str, &str); 12] = [
     ("adamw.cu", include_str!("../cuda/adamw.cu")),
     ("attention.cu", include_str!("../cuda/attention.cu")),
     ("clustering.cu", include_str!("../cuda/clustering.cu")),
@@ -13,6 +13,7 @@ pub const FILES: [(&str, &str); 11] = [
     ("embedding.cu", include_str!("../cuda/embedding.cu")),
     ("half.cu", include_str!("../cuda/half.cu")),
     ("losses.cu", include_str!("../cuda/losses.cu")),
+    ("packed.cu", include_str!("../cuda/packed.cu")),
     ("rms_norm.cu", include_str!("../cuda/rms_norm.cu")),
     ("rotary.cu", include_str!("../cuda/rotary.cu")),
     ("swiglu.cu", include_str!("../cuda/swiglu.cu")),

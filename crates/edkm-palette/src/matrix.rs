@@ -124,6 +124,21 @@ impl PalettizedMatrix {
             .unwrap_or_default()
     }
 
+    /// The packed words, as in a file: `[tiles, words of a row, 16]`. Empty if the file that they are mapped from has become shorter.
+    pub fn packed_words(&self) -> &[u32] {
+        self.words.as_lanes().as_flattened()
+    }
+
+    /// Tiles of 16 row slots, and words of a row.
+    pub fn packed_shape(&self) -> [usize; 2] {
+        [self.layout.tiles, self.layout.words_per_row]
+    }
+
+    /// Row slots that a group takes in the tiles: its rows, or more where each group begins with a tile.
+    pub fn group_slots(&self) -> usize {
+        self.layout.group_slots
+    }
+
     /// The factor of each row, where there is one.
     pub fn row_scales(&self) -> Option<&[f32]> {
         self.row_scales.as_ref().map(RowScales::values)

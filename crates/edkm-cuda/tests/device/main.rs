@@ -6,4 +6,5 @@ mod clustering;
 #[cfg_attr(not(feature = "driver"), path = "simulator.rs")]
 mod device;
 mod ops;
+mod packed;
 mod precision;
