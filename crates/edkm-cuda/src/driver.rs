@@ -2,6 +2,8 @@
 //! synchronisation.
 #![allow(unsafe_code)]
 
+#[cfg(feature = "nccl")]
+pub mod nccl;
 mod offload;
 mod pinned;
 mod stream;

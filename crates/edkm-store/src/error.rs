@@ -119,3 +119,13 @@ pub enum StoreError {
         reason: String,
     },
 }
+
+impl StoreError {
+    /// A learner that gathers something else than the others.
+    pub(crate) fn came_apart(rank: usize, world: usize) -> Self {
+        let reason = "gathers another record than the others: its program took another course, or what it saved as \
+                      replicated is not"
+            .to_owned();
+        Self::Learner { rank, world, reason }
+    }
+}

@@ -1,12 +1,21 @@
 //! The seam for distribution: learners that hold the same bytes and gather each other's parts.
 
+mod equal_parts;
 mod in_process;
 
+pub use equal_parts::gather_equal_parts;
 pub use in_process::{in_process_learners, InProcessLearner, DEFAULT_PATIENCE};
 
 use std::sync::Arc;
 
 use crate::{SharedBytes, StoreError};
+
+/// The first rank whose tag the fewest learners share, unless all are equal.
+fn odd_one_out(tags: &[u64]) -> Option<usize> {
+    let sharing = |tag: u64| tags.iter().filter(|&&other| other == tag).count();
+    let odd = (0..tags.len()).min_by_key(|&rank| sharing(tags[rank]))?;
+    (sharing(tags[odd]) < tags.len()).then_some(odd)
+}
 
 /// One learner's view of the group that it trains with: the seam behind which threads, MPI or NCCL stand.
 ///

@@ -70,7 +70,7 @@ pub use bytes::{downcast, SharedBytes, Uptake};
 pub use codec::{Codec, CodecError, PlaneCodec};
 pub use digest::Digest;
 pub use error::StoreError;
-pub use learners::{in_process_learners, InProcessLearner, LearnerGroup, DEFAULT_PATIENCE};
+pub use learners::{gather_equal_parts, in_process_learners, InProcessLearner, LearnerGroup, DEFAULT_PATIENCE};
 pub use record::{DType, Placement, Precision, Record};
 pub use report::{LayerReport, Report};
 pub use size::{Bytes, ParseBytesError};

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::LearnerGroup;
+use super::{odd_one_out, LearnerGroup};
 use crate::lock::lock;
 use crate::{SharedBytes, StoreError};
 
@@ -97,12 +97,7 @@ impl State {
         let (tags, parts): (Vec<_>, Vec<_>) = self.parts.iter_mut().filter_map(Option::take).unzip();
         let result = match odd_one_out(&tags) {
             None => Ok(parts.into()),
-            Some(rank) => {
-                let reason = "gathers another record than the others: its program took another course, or what it \
-                              saved as replicated is not"
-                    .to_owned();
-                Err(StoreError::Learner { rank, world, reason })
-            }
+            Some(rank) => Err(StoreError::came_apart(rank, world)),
         };
         self.round += 1;
         self.done = Some((result, world));
@@ -117,13 +112,6 @@ impl State {
             Some(result.clone())
         }
     }
-}
-
-/// The first rank whose tag the fewest learners share, unless all are equal.
-fn odd_one_out(tags: &[u64]) -> Option<usize> {
-    let sharing = |tag: u64| tags.iter().filter(|&&other| other == tag).count();
-    let odd = (0..tags.len()).min_by_key(|&rank| sharing(tags[rank]))?;
-    (sharing(tags[odd]) < tags.len()).then_some(odd)
 }
 
 impl LearnerGroup for InProcessLearner {

@@ -8,6 +8,8 @@
 #![allow(unsafe_code)]
 
 mod clustering_bench;
+#[cfg(feature = "nccl")]
+pub(crate) mod nccl;
 mod offload;
 
 use std::fmt::Write;

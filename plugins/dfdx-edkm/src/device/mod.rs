@@ -9,6 +9,8 @@ pub(crate) mod cuda;
 
 pub use clustering_bench::ClusteringBench;
 pub(crate) use cpu::view_mut;
+#[cfg(feature = "nccl")]
+pub use cuda::nccl::{nccl_learners, NcclLearner};
 #[cfg(feature = "cuda")]
 pub use cuda::{copies, open_gpu, set_precision, Fresh as FreshOnGpu};
 #[cfg(feature = "cuda")]
