@@ -75,6 +75,10 @@ enum Prepared {
 
 pub fn run(args: EvalArgs) -> Result<(), Failure> {
     let output = Output::new(args.json);
+    args.device.check()?;
+    if args.device.device != DeviceChoice::Cpu {
+        return show(output, &unpacked::measure(&args)?);
+    }
     // all files before the first model: what is wrong with one shows at once
     let prepared = args
         .tasks
@@ -82,10 +86,6 @@ pub fn run(args: EvalArgs) -> Result<(), Failure> {
         .iter()
         .map(|request| prepare(request, &args))
         .collect::<Result<Vec<_>, Failure>>()?;
-    if args.device.device != DeviceChoice::Cpu {
-        return show(output, &unpacked::measure(&args)?);
-    }
-    args.device.check()?;
     let mut samples = match &args.log_samples {
         Some(path) => Some(Samples::create(path)?),
         None => None,

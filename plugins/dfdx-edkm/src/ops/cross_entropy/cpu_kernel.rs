@@ -2,8 +2,7 @@ use dfdx::prelude::*;
 use edkm_kernels::cross_entropy::{self, Losses};
 
 use super::{CrossEntropyKernel, CrossEntropySaved, Targets};
-use crate::ops::linear::{cluster_error, device_error, with_effective, ClusteredUse, LinearDims};
-use crate::ops::scratch::with_scratch;
+use crate::ops::linear::{device_error, with_effective, with_gradient, ClusteredUse, LinearDims};
 use crate::EdkmError;
 
 type Buffer = <Cpu as Storage<f32>>::Vec;
@@ -32,28 +31,10 @@ impl CrossEntropyKernel for Cpu {
         grad_x: &mut Buffer,
         grad_head: &mut Buffer,
     ) -> Result<(), EdkmError> {
-        let CrossEntropySaved {
-            x,
-            head,
-            clustered,
-            lse,
-            targets,
-            scale,
-        } = saved;
-        let scale = scale * grad_loss[0];
-        let Targets { ids, weights } = targets;
-        let Some(clustered_use) = clustered else {
-            cross_entropy::backward(x, head, ids, weights, lse, scale, grad_x, grad_head);
-            return Ok(());
-        };
-        with_scratch(head.len(), |grad_clustered| {
-            grad_clustered.fill(0.0);
-            with_effective(dims, head, clustered, |effective| {
-                cross_entropy::backward(x, effective, ids, weights, lse, scale, grad_x, grad_clustered);
-            })?;
-            clustered_use
-                .backward_accumulate(head, dims.weight_shape(), grad_clustered, grad_head)
-                .map_err(cluster_error)
+        let scale = saved.scale * grad_loss[0];
+        let Targets { ids, weights } = saved.targets;
+        with_gradient(dims, saved.head, saved.clustered, grad_head, |head, grad_head| {
+            cross_entropy::backward(saved.x, head, ids, weights, saved.lse, scale, grad_x, grad_head);
         })
     }
 }

@@ -1,12 +1,12 @@
 use dfdx::prelude::*;
 use edkm_cuda::cross_entropy::{self, Projection};
 use edkm_cuda::driver::Gpu;
-use edkm_cuda::{Array, Slice};
+use edkm_cuda::Slice;
 use edkm_kernels::cross_entropy::Losses;
 
 use super::{CrossEntropyKernel, CrossEntropySaved, Targets};
 use crate::device::cuda::{error_of_op, gpu, Buffer, Fresh};
-use crate::ops::linear::cuda_clustered::{backward_accumulate, Effective};
+use crate::ops::linear::cuda_clustered::{with_gradient, Effective};
 use crate::ops::linear::{fresh_on_gpu, ClusteredUse, LinearDims};
 use crate::EdkmError;
 
@@ -39,32 +39,24 @@ impl CrossEntropyKernel for Cuda {
         grad_x: &mut Buffer,
         grad_head: &mut Buffer,
     ) -> Result<(), EdkmError> {
-        let CrossEntropySaved {
-            x,
-            head,
-            clustered,
-            lse,
-            targets,
-            scale,
-        } = saved;
-        let gpu = Gpu::of_memory(grad_loss).map_err(error_of_op)?;
-        let lse = lse.to_host(&*gpu).map_err(error_of_op)?;
-        let effective = Effective::of(&gpu, dims, head, clustered)?;
-        let projection = Projection {
-            x,
-            w: effective.as_slice(),
-        };
-        let targets = on_device(targets);
+        let gpu = &*Gpu::of_memory(grad_loss).map_err(error_of_op)?;
+        let lse = saved.lse.to_host(gpu).map_err(error_of_op)?;
+        let targets = on_device(saved.targets);
         let (grad_loss, grad_x) = ((&**grad_loss).into(), (&mut **grad_x).into());
         let grad_head = (&mut **grad_head).into();
-        let Some(clustered) = clustered else {
-            return cross_entropy::backward(&*gpu, projection, targets, &lse, grad_loss, scale, grad_x, grad_head)
-                .map_err(error_of_op);
-        };
-        let mut upstream = Array::zeroed(&*gpu, head.len()).map_err(error_of_op)?;
-        let to = upstream.as_mut();
-        cross_entropy::backward(&*gpu, projection, targets, &lse, grad_loss, scale, grad_x, to).map_err(error_of_op)?;
-        backward_accumulate(&gpu, dims, head, clustered, upstream.as_slice(), grad_head)
+        with_gradient(gpu, dims, saved.head, saved.clustered, grad_head, |w, grad_head| {
+            let projection = Projection { x: saved.x, w };
+            cross_entropy::backward(
+                gpu,
+                projection,
+                targets,
+                &lse,
+                grad_loss,
+                saved.scale,
+                grad_x,
+                grad_head,
+            )
+        })
     }
 }
 

@@ -3,8 +3,7 @@ use edkm_kernels::cross_entropy::Losses;
 use edkm_kernels::distillation::{self, LogSumExp, Projection};
 
 use super::{DistillationKernel, DistillationViews};
-use crate::ops::linear::{cluster_error, with_effective, LinearDims};
-use crate::ops::scratch::with_scratch;
+use crate::ops::linear::{with_effective, with_gradient, LinearDims};
 use crate::EdkmError;
 
 type Buffer = <Cpu as Storage<f32>>::Vec;
@@ -34,33 +33,14 @@ impl DistillationKernel for Cpu {
         grad_x: &mut Buffer,
         grad_head: &mut Buffer,
     ) -> Result<(), EdkmError> {
-        let DistillationViews {
-            x,
-            head,
-            clustered,
-            teacher_x,
-            teacher_head,
-            lesson,
-        } = views;
         let teacher = Projection {
-            x: teacher_x,
-            w: teacher_head,
+            x: views.teacher_x,
+            w: views.teacher_head,
         };
         let scale = scale * grad_loss[0];
-        let Some(clustered_use) = clustered else {
-            let student = Projection { x, w: head };
-            distillation::backward(student, teacher, lesson, lse, scale, grad_x, grad_head);
-            return Ok(());
-        };
-        with_scratch(head.len(), |grad_clustered| {
-            grad_clustered.fill(0.0);
-            with_effective(dims, head, clustered, |w| {
-                let student = Projection { x, w };
-                distillation::backward(student, teacher, lesson, lse, scale, grad_x, grad_clustered);
-            })?;
-            clustered_use
-                .backward_accumulate(head, dims.weight_shape(), grad_clustered, grad_head)
-                .map_err(cluster_error)
+        with_gradient(dims, views.head, views.clustered, grad_head, |w, grad_head| {
+            let student = Projection { x: views.x, w };
+            distillation::backward(student, teacher, views.lesson, lse, scale, grad_x, grad_head);
         })
     }
 }

@@ -116,3 +116,24 @@ pub(crate) fn cluster_error(source: ClusterError) -> EdkmError {
 pub(crate) fn device_error(error: CpuError) -> EdkmError {
     EdkmError::Device(error.to_string())
 }
+
+/// Runs `f` on the weight that multiplies and on its gradient, to be added to, and takes that to the weight itself.
+pub(crate) fn with_gradient(
+    dims: LinearDims,
+    weight: &[f32],
+    clustered: Option<&ClusteredUse>,
+    grad_weight: &mut [f32],
+    f: impl FnOnce(&[f32], &mut [f32]),
+) -> Result<(), EdkmError> {
+    let Some(clustered_use) = clustered else {
+        f(weight, grad_weight);
+        return Ok(());
+    };
+    with_scratch(weight.len(), |grad_clustered| {
+        grad_clustered.fill(0.0);
+        with_effective(dims, weight, clustered, |effective| f(effective, grad_clustered))?;
+        clustered_use
+            .backward_accumulate(weight, dims.weight_shape(), grad_clustered, grad_weight)
+            .map_err(cluster_error)
+    })
+}

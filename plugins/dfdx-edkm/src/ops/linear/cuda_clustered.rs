@@ -5,7 +5,7 @@
 
 use edkm_cluster::{ClusterError, Counted, HalfKind, KeyCounts, MatrixShape, Prepared, Spec};
 use edkm_cuda::clustering::{count, look_up, multiply_add, sum_by_key, Half, KEYS};
-use edkm_cuda::driver::Gpu;
+use edkm_cuda::driver::{Gpu, GpuError};
 use edkm_cuda::{elementwise, Array, Slice, SliceMut};
 
 use super::{ClusteredUse, LinearDims};
@@ -106,6 +106,27 @@ impl Effective<'_> {
             Effective::Clustered(clustered) => clustered.as_slice(),
         }
     }
+}
+
+/// Runs `f` on the weight that multiplies and on its gradient, to be added to, and takes that to the weight itself. Memory: twice the weight's size, if it is
+/// clustered.
+pub(crate) fn with_gradient(
+    gpu: &Gpu,
+    dims: LinearDims,
+    weight: Slice<'_, f32>,
+    clustered: Option<&ClusteredUse>,
+    grad_weight: SliceMut<'_, f32>,
+    f: impl FnOnce(Slice<'_, f32>, SliceMut<'_, f32>) -> Result<(), GpuError>,
+) -> Result<(), EdkmError> {
+    let Some(clustered_use) = clustered else {
+        return f(weight, grad_weight).map_err(error_of_op);
+    };
+    let effective = Effective::of(gpu, dims, weight, clustered)?;
+    let mut grad_clustered = Array::zeroed(gpu, weight.len()).map_err(error_of_op)?;
+    f(effective.as_slice(), grad_clustered.as_mut()).map_err(error_of_op)?;
+    // its memory serves the next step
+    drop(effective);
+    backward_accumulate(gpu, dims, weight, clustered_use, grad_clustered.as_slice(), grad_weight)
 }
 
 /// Adds dL/dW to `grad_weight`, given dL/dW~.

@@ -8,7 +8,7 @@ pub(crate) mod cuda_clustered;
 mod cuda_kernel;
 
 pub use clustered_use::ClusteredUse;
-pub(crate) use cpu_kernel::{cluster_error, device_error, with_effective};
+pub(crate) use cpu_kernel::{cluster_error, device_error, with_effective, with_gradient};
 #[cfg(feature = "cuda")]
 pub(crate) use cuda_kernel::fresh as fresh_on_gpu;
 
