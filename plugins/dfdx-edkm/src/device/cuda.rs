@@ -35,6 +35,14 @@ pub fn open_gpu(ordinal: usize, seed: u64) -> Result<Cuda, EdkmError> {
     Cuda::try_build(ordinal, seed).map_err(|error| EdkmError::Device(format!("GPU {ordinal}: {error}")))
 }
 
+/// How many GPUs there are.
+///
+/// # Errors
+/// A driver that does not answer.
+pub fn count_gpus() -> Result<usize, EdkmError> {
+    Gpu::count().map_err(error_of_op)
+}
+
 /// How the products of all ops on a GPU are computed from now on. Attention, norms, losses and the optimizer stay in f32.
 ///
 /// # Errors

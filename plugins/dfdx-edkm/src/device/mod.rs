@@ -12,7 +12,7 @@ pub(crate) use cpu::view_mut;
 #[cfg(feature = "nccl")]
 pub use cuda::nccl::{nccl_learners, NcclLearner};
 #[cfg(feature = "cuda")]
-pub use cuda::{copies, open_gpu, set_precision, Fresh as FreshOnGpu};
+pub use cuda::{copies, count_gpus, open_gpu, set_precision, Fresh as FreshOnGpu};
 #[cfg(feature = "cuda")]
 pub use edkm_cuda::driver::{CopyReport, Precision};
 
