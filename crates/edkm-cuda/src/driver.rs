@@ -164,6 +164,16 @@ impl Gpu {
         Ok(self.device.synchronize()?)
     }
 
+    /// Bytes of the GPU's memory that are taken, by whomever. What this process has freed counts as long as the driver's pool keeps it.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn taken_bytes(&self) -> Result<u64, GpuError> {
+        self.device.bind_to_thread()?;
+        let (free, total) = result::mem_get_info()?;
+        Ok(total.saturating_sub(free) as u64)
+    }
+
     /// Copies numbers on the GPU.
     ///
     /// # Errors

@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{value_parser, Args as ClapArgs, Subcommand, ValueEnum};
+use edkm_store::Bytes;
 use edkm_train::bench::layer::Variant;
 
 use super::DeviceArgs;
@@ -89,7 +90,7 @@ pub struct BenchClusterArgs {
 /// `edkm bench generate`
 #[derive(Debug, ClapArgs)]
 pub struct BenchGenerateArgs {
-    /// tinyllama-1.1b, smollm-135m, or a config.json
+    /// llama-7b, tinyllama-1.1b, smollm-135m, or a config.json
     #[arg(long, default_value = "tinyllama-1.1b")]
     pub config: String,
     /// Bits of an index in the decoder's layers
@@ -212,7 +213,7 @@ pub enum ListBy {
 /// `edkm bench step`
 #[derive(Debug, ClapArgs)]
 pub struct BenchStepArgs {
-    /// tinyllama-1.1b, smollm-135m, or a config.json
+    /// llama-7b, tinyllama-1.1b, smollm-135m, or a config.json
     #[arg(long, default_value = "smollm-135m")]
     pub config: String,
     /// Tokens of a sequence
@@ -233,6 +234,15 @@ pub struct BenchStepArgs {
     /// Save the input of each layer in place of attention's inside, and run that part again in backward
     #[arg(long)]
     pub checkpoint_attention: bool,
+    /// Storage of tensors saved for backward, as for `edkm finetune`
+    #[arg(long, value_name = "LAYERS", default_value = "marshal")]
+    pub store: String,
+    /// Where the step is done
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    /// How much of the tensors saved for backward stays in the GPU's memory, as for `edkm finetune`
+    #[arg(long, value_name = "BUDGET")]
+    pub device_memory: Option<Bytes>,
     /// Steps, of which the median is shown
     #[arg(long, default_value_t = 5)]
     pub repeats: usize,

@@ -108,9 +108,7 @@ impl OnDevice for Training<'_> {
 
 fn settings(args: &FinetuneArgs, embedded_folder: Option<&Path>) -> Result<FinetuneSettings, Failure> {
     args.device.check()?;
-    if args.device_memory.is_some() && args.device.device == DeviceChoice::Cpu {
-        return Err("the CPU's memory is the store's: --device-memory is for --device cuda:N".into());
-    }
+    args.device.check_memory(args.device_memory)?;
     let files = |paths: &[PathBuf]| DataSource::Files(paths.to_vec());
     let (data, held_out) = match (args.data.as_slice(), embedded_folder) {
         ([], Some(_)) => (

@@ -10,6 +10,7 @@ use std::str::FromStr;
 
 use dfdx::prelude::*;
 use dfdx_edkm::EdkmDevice;
+use edkm_store::Bytes;
 
 use crate::args::{DeviceArgs, PrecisionChoice};
 use crate::commands::Failure;
@@ -49,6 +50,16 @@ pub trait OnDevice {
 }
 
 impl DeviceArgs {
+    /// Refuses a budget of device memory where there is none.
+    pub fn check_memory(self, budget: Option<Bytes>) -> Result<(), Failure> {
+        match (self.device, budget) {
+            (DeviceChoice::Cpu, Some(_)) => {
+                Err("the CPU's memory is the store's: --device-memory is for --device cuda:N".into())
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Refuses what the device cannot do.
     pub fn check(self) -> Result<(), Failure> {
         match (self.device, self.precision) {

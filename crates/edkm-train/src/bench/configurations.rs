@@ -7,11 +7,17 @@ use edkm_llama::config::LlamaConfig;
 use crate::TrainError;
 
 /// Names and what the models' `config.json` say of their sizes.
-const NAMED: [(&str, &str); 2] = [
+const NAMED: [(&str, &str); 3] = [
     (
         "tinyllama-1.1b",
         r#"{"model_type": "llama", "vocab_size": 32000, "hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 22,
             "num_attention_heads": 32, "num_key_value_heads": 4, "max_position_embeddings": 2048, "rms_norm_eps": 1e-5,
+            "rope_theta": 10000.0, "tie_word_embeddings": false}"#,
+    ),
+    (
+        "llama-7b",
+        r#"{"model_type": "llama", "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
+            "num_attention_heads": 32, "num_key_value_heads": 32, "max_position_embeddings": 2048, "rms_norm_eps": 1e-6,
             "rope_theta": 10000.0, "tie_word_embeddings": false}"#,
     ),
     (
@@ -22,7 +28,7 @@ const NAMED: [(&str, &str); 2] = [
     ),
 ];
 
-/// A configuration by name (`tinyllama-1.1b`, `smollm-135m`), or that of a `config.json` file or of the folder that holds one.
+/// A configuration by name (`llama-7b`, `tinyllama-1.1b`, `smollm-135m`), or that of a `config.json` file or of the folder that holds one.
 ///
 /// # Errors
 /// Something that is neither; a configuration that cannot be used.
@@ -35,7 +41,7 @@ pub fn configuration(name_or_path: &str) -> Result<LlamaConfig, TrainError> {
         return Err(TrainError::Setting {
             setting: "--config",
             value: name_or_path.to_owned(),
-            expected: "tinyllama-1.1b, smollm-135m, a config.json, or a folder with one",
+            expected: "llama-7b, tinyllama-1.1b, smollm-135m, a config.json, or a folder with one",
         });
     }
     let folder = match path.is_dir() {
@@ -59,6 +65,7 @@ mod tests {
             configuration("tinyllama-1.1b").unwrap().parameter_count(),
             1_100_048_384
         );
+        assert_eq!(configuration("llama-7b").unwrap().parameter_count(), 6_738_415_616);
         assert_eq!(configuration("smollm-135m").unwrap().parameter_count(), 134_515_008);
     }
 

@@ -3,14 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use dfdx::prelude::*;
 use dfdx_edkm::optim::AdamWConfig;
+use dfdx_edkm::{DeviceBudget, EdkmDevice};
 use edkm_cluster::bench::median;
-use edkm_kernels::matmul::{self, Accumulate};
 use edkm_llama::config::LlamaConfig;
 use edkm_llama::model::{DynamicLlama, Recompute};
 use edkm_llama::names::{parameters, Role};
-use edkm_store::Store;
+use edkm_store::{Bytes, StoreSpec};
 use rand_chacha::rand_core::RngCore;
 
 use super::phases::{Phase, PhaseTimes};
@@ -37,6 +36,10 @@ pub struct StepSettings {
     pub batch: usize,
     /// What layers save.
     pub recompute: Recompute,
+    /// Where it goes.
+    pub store: StoreSpec,
+    /// How much of it stays in the memory of the device; none if it is not said.
+    pub device_memory: Option<Bytes>,
     /// Steps, of which the median is taken.
     pub repeats: usize,
 }
@@ -54,21 +57,27 @@ pub struct StepBench {
     pub matmul_flop: f64,
     /// The most resident memory the process has had.
     pub peak_rss_bytes: Option<u64>,
+    /// Memory of the device that is taken after the steps, where it is not the host's. A GPU's driver keeps what was freed for later, so it is the most
+    /// that was used.
+    pub device_bytes: Option<u64>,
 }
 
-/// Measures `repeats` steps (at least one) after one that is not counted; `times` must be a layer of the subscriber in use.
+/// Measures `repeats` steps (at least one) after one that is not counted; `times` must be a layer of the subscriber in use. The phases are the host's
+/// times: on a GPU what is launched in one may run in the next.
 ///
 /// Memory: 16 bytes a parameter (weight, gradient, two moments), and the activations.
 ///
 /// # Errors
 /// A sequence of no tokens or more than the model has positions; a step that fails.
-pub fn run(settings: &StepSettings, device: &Cpu, times: &PhaseTimes) -> Result<StepBench, TrainError> {
+pub fn run<D: EdkmDevice>(settings: &StepSettings, device: &D, times: &PhaseTimes) -> Result<StepBench, TrainError> {
     let StepSettings {
         config,
         clustering,
         sequence,
         batch,
         recompute,
+        store,
+        device_memory,
         repeats,
     } = settings;
     if *sequence == 0 || *sequence > config.max_position_embeddings || *batch == 0 {
@@ -95,7 +104,10 @@ pub fn run(settings: &StepSettings, device: &Cpu, times: &PhaseTimes) -> Result<
     let tokens = (0..(batch + 2) * sequence).map(|_| random.next_u32() % config.vocab_size as u32);
     let stream = TokenStream::from_tokens(tokens.collect());
     let mut sampler = WindowSampler::new(&stream, *sequence, 0)?;
-    let mut trainer = Trainer::new(model, device.clone(), settings, Store::marshaling());
+    let mut trainer = Trainer::new(model, device.clone(), settings, store.build()?);
+    if let Some(bytes) = device_memory {
+        trainer = trainer.with_device_budget(DeviceBudget::new(*bytes));
+    }
 
     let mut seconds = Vec::new();
     let mut phases: [Vec<f64>; Phase::ALL.len()] = Default::default();
@@ -103,6 +115,7 @@ pub fn run(settings: &StepSettings, device: &Cpu, times: &PhaseTimes) -> Result<
         let before = Phase::ALL.map(|phase| times.get(phase));
         let start = Instant::now();
         trainer.step(&mut sampler)?;
+        device.try_synchronize().map_err(device_error)?;
         let elapsed = start.elapsed().as_secs_f64();
         if step > 0 {
             seconds.push(elapsed);
@@ -111,20 +124,21 @@ pub fn run(settings: &StepSettings, device: &Cpu, times: &PhaseTimes) -> Result<
             }
         }
     }
-    let peak_rss_bytes = peak_resident_bytes();
+    let (peak_rss_bytes, device_bytes) = (peak_resident_bytes(), device.taken_bytes().map_err(device_error)?);
     drop(trainer);
-    let (matmul_seconds, matmul_flop) = matrix_products(config, batch * sequence);
+    let (matmul_seconds, matmul_flop) = matrix_products(config, batch * sequence, device)?;
     Ok(StepBench {
         seconds: median(seconds),
         phases: phases.map(median),
         matmul_seconds,
         matmul_flop,
         peak_rss_bytes,
+        device_bytes,
     })
 }
 
 /// Seconds and operations of a step's products with weights, by the kernels of the ops, each shape timed alone (median of five).
-fn matrix_products(config: &LlamaConfig, tokens: usize) -> (f64, f64) {
+fn matrix_products<D: EdkmDevice>(config: &LlamaConfig, tokens: usize, device: &D) -> Result<(f64, f64), TrainError> {
     let mut shapes = BTreeMap::new();
     for parameter in parameters(config) {
         let is_product = match parameter.role {
@@ -138,37 +152,24 @@ fn matrix_products(config: &LlamaConfig, tokens: usize) -> (f64, f64) {
     }
     let (mut seconds, mut flop) = (0.0, 0.0);
     for ((outputs, inputs), count) in shapes {
-        let mut random = generator(3, 0);
-        let mut numbers = |len| -> Vec<f32> {
-            (0..len)
-                .map(|_| random.next_u32() as i32 as f32 / 2f32.powi(31))
-                .collect()
-        };
         // the output projection runs in chunks of tokens, whose logits stay below 64 MiB
         let rows = tokens.min(((16 << 20) / outputs).max(16));
-        let (x, w, dy) = (
-            numbers(rows * inputs),
-            numbers(outputs * inputs),
-            numbers(rows * outputs),
-        );
-        let (mut y, mut dx, mut dw) = (dy.clone(), x.clone(), w.clone());
-        let mut times = Vec::new();
-        for _ in 0..6 {
-            let start = Instant::now();
-            matmul::nt(rows, outputs, inputs, &x, &w, &mut y, Accumulate::Overwrite);
-            matmul::nn(rows, inputs, outputs, &dy, &w, &mut dx, Accumulate::Add);
-            matmul::tn(outputs, inputs, rows, &dy, &x, &mut dw, Accumulate::Add);
-            times.push(start.elapsed().as_secs_f64());
-        }
-        times.remove(0);
-        seconds += count as f64 * median(times) * tokens as f64 / rows as f64;
+        let once = device.bench_products(rows, outputs, inputs).map_err(device_error)?;
+        seconds += count as f64 * once * tokens as f64 / rows as f64;
         flop += 6.0 * (count * tokens * outputs * inputs) as f64;
     }
-    (seconds, flop)
+    Ok((seconds, flop))
+}
+
+fn device_error(error: impl std::fmt::Display) -> TrainError {
+    TrainError::Device {
+        reason: error.to_string(),
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use dfdx::prelude::Cpu;
     use edkm_cluster::Bits;
     use tracing_subscriber::layer::SubscriberExt;
 
@@ -184,6 +185,8 @@ mod tests {
             sequence: 16,
             batch: 2,
             recompute: Recompute::Nothing,
+            store: StoreSpec::default(),
+            device_memory: Some(Bytes(1 << 14)),
             repeats: 1,
         };
         let times = PhaseTimes::default();

@@ -7,7 +7,7 @@
 //! Work of dfdx and of `edkm-cuda` goes to the same stream of the same context: it is done in the order of the calls.
 #![allow(unsafe_code)]
 
-mod clustering_bench;
+mod bench;
 #[cfg(feature = "nccl")]
 pub(crate) mod nccl;
 mod offload;

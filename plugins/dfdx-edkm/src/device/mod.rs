@@ -2,12 +2,12 @@
 //!
 //! dfdx keeps a tensor's storage private; [`DeviceMemory`] is the one place that reaches it. Everything else works on its views.
 
-mod clustering_bench;
+mod bench;
 mod cpu;
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;
 
-pub use clustering_bench::ClusteringBench;
+pub use bench::DeviceBench;
 pub(crate) use cpu::view_mut;
 #[cfg(feature = "nccl")]
 pub use cuda::nccl::{nccl_learners, NcclLearner};
@@ -86,7 +86,7 @@ pub trait EdkmDevice:
     + RotaryKernel
     + SwigluKernel
     + AdamWKernel
-    + ClusteringBench
+    + DeviceBench
 {
 }
 
@@ -102,7 +102,7 @@ impl<D> EdkmDevice for D where
         + RotaryKernel
         + SwigluKernel
         + AdamWKernel
-        + ClusteringBench
+        + DeviceBench
 {
 }
 

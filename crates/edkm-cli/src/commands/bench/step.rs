@@ -1,16 +1,18 @@
 //! `edkm bench step`
 
-use dfdx::prelude::*;
+use dfdx_edkm::EdkmDevice;
 use edkm_cluster::Bits;
+use edkm_store::StoreSpec;
 use edkm_train::bench::configurations::configuration;
 use edkm_train::bench::phases::PhaseTimes;
-use edkm_train::bench::step::{self, StepSettings};
+use edkm_train::bench::step::{self, StepBench, StepSettings};
 use edkm_train::run::ClusterSettings;
 use serde::Serialize;
 
 use crate::args::BenchStepArgs;
 use crate::commands::{recompute, Failure};
 use crate::console::{bytes, Output};
+use crate::device::OnDevice;
 
 #[derive(Serialize)]
 struct Figures {
@@ -28,10 +30,26 @@ struct Figures {
     tokens_per_second: f64,
     parameters: u64,
     peak_rss_bytes: Option<u64>,
+    device_bytes: Option<u64>,
+}
+
+/// The measurement.
+struct Bench<'a> {
+    settings: &'a StepSettings,
+    times: &'a PhaseTimes,
+}
+
+impl OnDevice for Bench<'_> {
+    type Output = StepBench;
+
+    fn run<D: EdkmDevice>(self, device: &D) -> Result<StepBench, Failure> {
+        Ok(step::run(self.settings, device, self.times)?)
+    }
 }
 
 pub fn run(args: BenchStepArgs, times: &PhaseTimes) -> Result<(), Failure> {
     let output = Output::new(args.json);
+    args.device.check_memory(args.device_memory)?;
     let clustering = match args.no_cluster {
         true => None,
         false => Some(ClusterSettings::new(Bits::new(args.bits)?, args.repeats as u64 + 1)),
@@ -41,10 +59,15 @@ pub fn run(args: BenchStepArgs, times: &PhaseTimes) -> Result<(), Failure> {
         clustering,
         sequence: args.seq,
         batch: args.batch,
+        store: args.store.parse::<StoreSpec>()?,
+        device_memory: args.device_memory,
         recompute: recompute(args.checkpoint_layers, args.checkpoint_attention),
         repeats: args.repeats,
     };
-    let measured = step::run(&settings, &Cpu::default(), times)?;
+    let measured = args.device.run(Bench {
+        settings: &settings,
+        times,
+    })?;
     let [forward, backward, clustering, optimizer, store] = measured.phases;
     let figures = Figures {
         seconds: measured.seconds,
@@ -61,6 +84,7 @@ pub fn run(args: BenchStepArgs, times: &PhaseTimes) -> Result<(), Failure> {
         tokens_per_second: (args.batch * args.seq) as f64 / measured.seconds,
         parameters: settings.config.parameter_count(),
         peak_rss_bytes: measured.peak_rss_bytes,
+        device_bytes: measured.device_bytes,
     };
     output.line(format!(
         "a training step of {} ({} parameters), {} x {} tokens, median of {}",
@@ -86,6 +110,9 @@ pub fn run(args: BenchStepArgs, times: &PhaseTimes) -> Result<(), Failure> {
         figures.tokens_per_second,
         figures.peak_rss_bytes.map_or("unknown".to_owned(), bytes)
     ));
+    if let Some(taken) = figures.device_bytes {
+        output.line(format!("  memory of the GPU that is taken {}", bytes(taken)));
+    }
     output.json(&figures)?;
     Ok(())
 }

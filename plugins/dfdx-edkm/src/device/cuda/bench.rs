@@ -3,16 +3,17 @@ use std::time::Instant;
 use dfdx::prelude::*;
 use edkm_cluster::bench::{median, normal, ClusterBench};
 use edkm_cluster::{MatrixShape, Prepared, Spec};
-use edkm_cuda::driver::Gpu;
+use edkm_cuda::driver::{Gpu, GpuError};
+use edkm_cuda::product::{self, Accumulate};
 use edkm_cuda::Array;
 
 use super::{error_of_op, gpu};
-use crate::device::clustering_bench::ClusteringBench;
+use crate::device::bench::{operands, DeviceBench, PRODUCT_REPEATS};
 use crate::ops::linear::cuda_clustered::{backward_accumulate, cluster, Effective};
 use crate::ops::linear::LinearDims;
 use crate::{Clustering, EdkmError};
 
-impl ClusteringBench for Cuda {
+impl DeviceBench for Cuda {
     /// Memory: nine matrices on the GPU.
     fn bench_clustering(
         &self,
@@ -79,5 +80,38 @@ impl ClusteringBench for Cuda {
             distinct_values,
             saved_bytes,
         })
+    }
+
+    fn bench_products(&self, tokens: usize, outputs: usize, inputs: usize) -> Result<f64, EdkmError> {
+        let gpu = &*gpu(self).map_err(error_of_op)?;
+        let [x, w, dy] = operands(tokens, outputs, inputs);
+        let array = |numbers: &[f32]| Array::<Gpu, f32>::from_host(gpu, numbers);
+        let run = || -> Result<f64, GpuError> {
+            let (x, w, dy) = (array(&x)?, array(&w)?, array(&dy)?);
+            let (mut y, mut dx, mut dw) = (
+                Array::zeroed(gpu, tokens * outputs)?,
+                Array::zeroed(gpu, tokens * inputs)?,
+                Array::zeroed(gpu, outputs * inputs)?,
+            );
+            let (x, w, dy) = (x.as_slice(), w.as_slice(), dy.as_slice());
+            let mut times = Vec::new();
+            for _ in 0..=PRODUCT_REPEATS {
+                gpu.wait()?;
+                let start = Instant::now();
+                product::nt(gpu, [tokens, outputs, inputs], x, w, y.as_mut(), Accumulate::Overwrite)?;
+                product::nn(gpu, [tokens, inputs, outputs], dy, w, dx.as_mut(), Accumulate::Add)?;
+                product::tn(gpu, [outputs, inputs, tokens], dy, x, dw.as_mut(), Accumulate::Add)?;
+                gpu.wait()?;
+                times.push(start.elapsed().as_secs_f64());
+            }
+            times.remove(0);
+            Ok(median(times))
+        };
+        run().map_err(error_of_op)
+    }
+
+    fn taken_bytes(&self) -> Result<Option<u64>, EdkmError> {
+        let gpu = gpu(self).map_err(error_of_op)?;
+        gpu.taken_bytes().map(Some).map_err(error_of_op)
     }
 }
