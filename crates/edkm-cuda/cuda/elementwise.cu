@@ -4,8 +4,17 @@ EDKM_KERNEL edkm_add(const float* x, const float* y, float* out, size_t len) {
     for (size_t i = FIRST; i < len; i += STRIDE) out[i] = x[i] + y[i];
 }
 
+EDKM_KERNEL edkm_subtract(const float* x, const float* y, float* out, size_t len) {
+    for (size_t i = FIRST; i < len; i += STRIDE) out[i] = x[i] - y[i];
+}
+
 EDKM_KERNEL edkm_add_assign(float* to, const float* from, size_t len) {
     for (size_t i = FIRST; i < len; i += STRIDE) to[i] += from[i];
+}
+
+// to += factor * times[0] * from
+EDKM_KERNEL edkm_add_times(float* to, const float* from, float factor, const float* times, size_t len) {
+    for (size_t i = FIRST; i < len; i += STRIDE) to[i] += factor * times[0] * from[i];
 }
 
 EDKM_KERNEL edkm_scale(float* x, float factor, size_t len) {

@@ -38,11 +38,11 @@ EDKM_KERNEL edkm_cross_entropy_backward(
     }
 }
 
-// lse of student and teacher, and the loss share KL(teacher || student) - (1 - share) log softmax(student)[target], with logits multiplied by scale
-// (one over the temperature).
+// found[part, row]: lse of student and of teacher, KL(teacher || student), -log softmax(student)[target] and -log softmax(teacher)[target], with logits
+// multiplied by scale (one over the temperature).
 EDKM_KERNEL edkm_distillation_forward(
-    const float* student, const float* teacher, const unsigned int* targets, float scale, float share, float* student_lse, float* teacher_lse,
-    float* loss, size_t rows, size_t vocabulary
+    const float* student, const float* teacher, const unsigned int* targets, float scale, float* found, size_t rows,
+    size_t vocabulary
 ) {
     for (size_t row = blockIdx.x; row < rows; row += gridDim.x) {
         const float* s = student + row * vocabulary;
@@ -55,11 +55,11 @@ EDKM_KERNEL edkm_distillation_forward(
         }
         sum = block_sum(sum);
         if (threadIdx.x == 0) {
-            double divergence = sum - (double)of_teacher + (double)of_student;
-            double cross_entropy = (double)of_student - (double)(s[targets[row]] * scale);
-            student_lse[row] = of_student;
-            teacher_lse[row] = of_teacher;
-            loss[row] = (float)((double)share * divergence + (1.0 - (double)share) * cross_entropy);
+            found[row] = of_student;
+            found[rows + row] = of_teacher;
+            found[2 * rows + row] = (float)(sum - (double)of_teacher + (double)of_student);
+            found[3 * rows + row] = (float)((double)of_student - (double)(s[targets[row]] * scale));
+            found[4 * rows + row] = (float)((double)of_teacher - (double)(t[targets[row]] * scale));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Divergence from a teacher's predictions, in chunks of tokens, as `edkm_kernels::distillation`.
 #![allow(unsafe_code)]
 
-use edkm_kernels::distillation::{Lesson, LogSumExp, Losses};
+use edkm_kernels::distillation::{Lesson, LogSumExp, Sums};
 
 use crate::logits::{check_targets, chunks, Projection};
 use crate::runtime::blocks;
@@ -19,14 +19,17 @@ pub struct Comparison<'a> {
     pub lesson: Lesson<'a>,
 }
 
-/// The weighted sum of the losses, and what backward needs.
+/// What edkm_distillation_forward finds of a row: both models' log-sum-exp, the divergence, both models' cross-entropy.
+const PARTS: usize = 5;
+
+/// The weighted sums of what both say of each token, and what backward needs.
 ///
 /// # Errors
 /// The runtime's.
 ///
 /// # Panics
 /// If a target that counts is not below V.
-pub fn forward<R: Runtime>(runtime: &R, comparison: Comparison<'_>) -> Result<(Losses, LogSumExp), R::Error> {
+pub fn forward<R: Runtime>(runtime: &R, comparison: Comparison<'_>) -> Result<(Sums, LogSumExp), R::Error> {
     let Comparison {
         student,
         teacher,
@@ -35,18 +38,18 @@ pub fn forward<R: Runtime>(runtime: &R, comparison: Comparison<'_>) -> Result<(L
     let Lesson {
         targets,
         token_weights,
-        teacher_share,
         temperature,
+        ..
     } = lesson;
     let tokens = token_weights.len();
     check::len("targets [N]", targets.len(), tokens);
-    let mut losses = Losses::default();
+    let mut sums = Sums::default();
     let mut lse = LogSumExp {
         student: vec![0.0; tokens],
         teacher: vec![0.0; tokens],
     };
     if tokens == 0 {
-        return Ok((losses, lse));
+        return Ok((sums, lse));
     }
     let (axes, teacher_axes) = (student.axes(tokens), teacher.axes(tokens));
     check::len("teacher's vocabulary", teacher_axes.vocabulary, axes.vocabulary);
@@ -57,36 +60,37 @@ pub fn forward<R: Runtime>(runtime: &R, comparison: Comparison<'_>) -> Result<(L
         let of_student = student.logits(runtime, axes, &chunk)?;
         let of_teacher = teacher.logits(runtime, teacher_axes, &chunk)?;
         let ids = chunk.pick(runtime, targets)?;
-        let mut found = Array::<R, f32>::zeroed(runtime, 3 * rows)?;
+        let mut found = Array::<R, f32>::zeroed(runtime, PARTS * rows)?;
         let mut found_mut = found.as_mut();
         let arguments = [
             of_student.logits.as_slice().argument(),
             of_teacher.logits.as_slice().argument(),
             ids.as_slice().argument(),
             Float(temperature.recip()),
-            Float(teacher_share),
-            found_mut.part(0, rows).argument(),
-            found_mut.part(rows, rows).argument(),
-            found_mut.part(2 * rows, rows).argument(),
+            found_mut.argument(),
             Size(rows),
             Size(axes.vocabulary),
         ];
-        // SAFETY: edkm_distillation_forward(student, teacher, targets, scale, share, student_lse, teacher_lse, loss, rows, vocabulary) reaches rows x vocabulary
-        // logits of each model, the targets of which were checked, and `rows` numbers of each third of `found`.
+        // SAFETY: edkm_distillation_forward(student, teacher, targets, scale, found, rows, vocabulary) reaches rows x vocabulary logits of each model, the
+        // targets of which were checked, and PARTS x rows numbers of found.
         unsafe { runtime.launch("edkm_distillation_forward", blocks(rows), &arguments) }?;
         let found = found.to_host(runtime)?;
         for (i, &token) in chunk.positions.iter().enumerate() {
             let weight = f64::from(token_weights[token]);
-            losses.weight += weight;
-            losses.total += weight * f64::from(found[2 * rows + i]) * f64::from(temperature).powi(2);
-            lse.student[token] = found[i];
-            lse.teacher[token] = found[rows + i];
+            let [student_lse, teacher_lse, divergence, by_student, by_teacher] =
+                std::array::from_fn::<_, PARTS, _>(|part| found[part * rows + i]);
+            sums.weight += weight;
+            sums.divergence += weight * f64::from(divergence);
+            sums.cross_entropy += weight * f64::from(by_student);
+            sums.teacher_cross_entropy += weight * f64::from(by_teacher);
+            lse.student[token] = student_lse;
+            lse.teacher[token] = teacher_lse;
         }
     }
-    Ok((losses, lse))
+    Ok((sums, lse))
 }
 
-/// Adds `scale` x `grad_loss[0]` times the gradients of the weighted sum to `grad_x [N, H]` and `grad_w [V, H]` of the student.
+/// Adds `scale` x `grad_loss[0]` times the gradients of [`Lesson::total`] to `grad_x [N, H]` and `grad_w [V, H]` of the student.
 ///
 /// # Errors
 /// The runtime's.

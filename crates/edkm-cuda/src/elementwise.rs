@@ -25,6 +25,47 @@ pub fn add<R: Runtime>(
     unsafe { runtime.launch("edkm_add", blocks_for(out.len()), &arguments) }
 }
 
+/// out = x - y. All of one length.
+///
+/// # Errors
+/// The runtime's.
+pub fn subtract<R: Runtime>(
+    runtime: &R,
+    x: Slice<'_, f32>,
+    y: Slice<'_, f32>,
+    mut out: SliceMut<'_, f32>,
+) -> Result<(), R::Error> {
+    check::len("x", x.len(), out.len());
+    check::len("y", y.len(), out.len());
+    let arguments = [x.argument(), y.argument(), out.argument(), Size(out.len())];
+    // SAFETY: edkm_subtract(x, y, out, len) reaches `len` numbers of each, which is their length.
+    unsafe { runtime.launch("edkm_subtract", blocks_for(out.len()), &arguments) }
+}
+
+/// to += factor x times x from, with `times` one number and the others of one length.
+///
+/// # Errors
+/// The runtime's.
+pub fn add_times<R: Runtime>(
+    runtime: &R,
+    mut to: SliceMut<'_, f32>,
+    from: Slice<'_, f32>,
+    factor: f32,
+    times: Slice<'_, f32>,
+) -> Result<(), R::Error> {
+    check::len("from", from.len(), to.len());
+    check::len("times", times.len(), 1);
+    let arguments = [
+        to.argument(),
+        from.argument(),
+        Float(factor),
+        times.argument(),
+        Size(to.len()),
+    ];
+    // SAFETY: edkm_add_times(to, from, factor, times, len) reaches `len` numbers of to and from, which is their length, and one of times.
+    unsafe { runtime.launch("edkm_add_times", blocks_for(to.len()), &arguments) }
+}
+
 /// to += from. Both of one length.
 ///
 /// # Errors

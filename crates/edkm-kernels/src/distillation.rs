@@ -17,7 +17,7 @@ use crate::{
     logits::{self, map_rows, Axes},
 };
 
-pub use crate::logits::{Losses, Projection};
+pub use crate::logits::Projection;
 
 /// Log-sum-exp of each token's logits over the temperature (0 where the weight is 0), which backward needs.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,22 +41,43 @@ pub struct Lesson<'a> {
     pub temperature: f32,
 }
 
-/// The loss of each token, weighted and summed. `student` and `teacher` have the same N and V, and may differ in H.
+impl Lesson<'_> {
+    /// The weighted sum of the losses, of its parts.
+    pub fn total(&self, sums: &Sums) -> f64 {
+        let share = f64::from(self.teacher_share);
+        let loss = share * sums.divergence + (1.0 - share) * sums.cross_entropy;
+        f64::from(self.temperature).powi(2) * loss
+    }
+}
+
+/// Sums over the tokens of weight x what was found of each, in nats, with logits over the temperature.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Sums {
+    /// Of the weights alone.
+    pub weight: f64,
+    /// KL(teacher || student).
+    pub divergence: f64,
+    /// -log softmax(student)[target].
+    pub cross_entropy: f64,
+    /// -log softmax(teacher)[target].
+    pub teacher_cross_entropy: f64,
+}
+
+/// What both say of each token, weighted and summed; `lesson.teacher_share` is for [`Lesson::total`] and [`backward`]. `student` and `teacher` have the same N and V, and may differ in H.
 ///
 /// # Panics
 ///
 /// If lengths do not match, the temperature is not positive, or a target that counts is outside the vocabulary.
-pub fn forward(student: Projection<'_>, teacher: Projection<'_>, lesson: Lesson<'_>) -> (Losses, LogSumExp) {
+pub fn forward(student: Projection<'_>, teacher: Projection<'_>, lesson: Lesson<'_>) -> (Sums, LogSumExp) {
     let Lesson {
         targets,
         token_weights,
-        teacher_share,
         temperature,
+        ..
     } = lesson;
     check::len("targets [N]", targets, token_weights.len());
-    let text_share = 1.0 - f64::from(teacher_share);
     let tokens = token_weights.len();
-    let mut losses = Losses::default();
+    let mut sums = Sums::default();
     let mut lse = LogSumExp {
         student: vec![0.0; tokens],
         teacher: vec![0.0; tokens],
@@ -76,26 +97,26 @@ pub fn forward(student: Projection<'_>, teacher: Projection<'_>, lesson: Lesson<
                     || lanes::sum_of2(teacher, student, |t, s| exp(t - teacher_lse) * (t - s)),
                 );
                 let divergence = difference - f64::from(teacher_lse) + f64::from(student_lse);
-                let cross_entropy = f64::from(student_lse) - f64::from(student[targets[chunk[i]] as usize]);
-                (
-                    f64::from(teacher_share) * divergence + text_share * cross_entropy,
-                    student_lse,
-                    teacher_lse,
-                )
+                let target = targets[chunk[i]] as usize;
+                let cross_entropy = |lse: f32, logits: &[f32]| f64::from(lse) - f64::from(logits[target]);
+                let cross_entropies = [cross_entropy(student_lse, student), cross_entropy(teacher_lse, teacher)];
+                (divergence, cross_entropies, student_lse, teacher_lse)
             });
-            for (&token, (loss, student_lse, teacher_lse)) in chunk.iter().zip(found) {
+            for (&token, (divergence, [by_student, by_teacher], student_lse, teacher_lse)) in chunk.iter().zip(found) {
                 let weight = f64::from(token_weights[token]);
-                losses.weight += weight;
-                losses.total += weight * loss * f64::from(temperature).powi(2);
+                sums.weight += weight;
+                sums.divergence += weight * divergence;
+                sums.cross_entropy += weight * by_student;
+                sums.teacher_cross_entropy += weight * by_teacher;
                 lse.student[token] = student_lse;
                 lse.teacher[token] = teacher_lse;
             }
         },
     );
-    (losses, lse)
+    (sums, lse)
 }
 
-/// Adds the gradient of `scale` x `total` with respect to the student to `grad_x [N, H]` and `grad_w [V, H]`; the other
+/// Adds the gradient of `scale` x [`Lesson::total`] with respect to the student to `grad_x [N, H]` and `grad_w [V, H]`; the other
 /// arguments as in [`forward`], `lse` as it returned it. The teacher is a constant.
 ///
 /// # Panics

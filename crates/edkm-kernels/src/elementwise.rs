@@ -32,13 +32,18 @@ pub fn axpy(a: f32, x: &[f32], y: &mut [f32]) {
 pub fn add(a: &[f32], b: &[f32], out: &mut [f32]) {
     check::len("a", a, out.len());
     check::len("b", b, out.len());
-    parallel::for_each_piece(out, parallel::PIECE, |first, out| {
-        let (a, b) = (&a[first..][..out.len()], &b[first..][..out.len()]);
-        dispatch(
-            #[inline(always)]
-            || out.iter_mut().zip(a).zip(b).for_each(|((out, &a), &b)| *out = a + b),
-        );
-    });
+    of_two(a, b, out, |a, b| a + b);
+}
+
+/// out = a - b. All of one length.
+///
+/// # Panics
+///
+/// If the lengths differ.
+pub fn subtract(a: &[f32], b: &[f32], out: &mut [f32]) {
+    check::len("a", a, out.len());
+    check::len("b", b, out.len());
+    of_two(a, b, out, |a, b| a - b);
 }
 
 /// y *= a.
@@ -68,6 +73,16 @@ fn in_place(y: &mut [f32], f: impl Fn(f32) -> f32 + Send + Sync) {
         dispatch(
             #[inline(always)]
             || y.iter_mut().for_each(|y| *y = f(*y)),
+        );
+    });
+}
+
+fn of_two(a: &[f32], b: &[f32], out: &mut [f32], f: impl Fn(f32, f32) -> f32 + Send + Sync) {
+    parallel::for_each_piece(out, parallel::PIECE, |first, out| {
+        let (a, b) = (&a[first..][..out.len()], &b[first..][..out.len()]);
+        dispatch(
+            #[inline(always)]
+            || out.iter_mut().zip(a).zip(b).for_each(|((out, &a), &b)| *out = f(a, b)),
         );
     });
 }
@@ -108,6 +123,8 @@ mod tests {
             let mut out = vec![f32::NAN; n];
             add(&x, &y, &mut out);
             check("add", &out, |x, y| x + y);
+            subtract(&x, &y, &mut out);
+            check("subtract", &out, |x, y| x - y);
             let mut out = x.clone();
             scale(&mut out, -0.25);
             check("scale", &out, |x, _| -0.25 * x);

@@ -8,7 +8,7 @@ use dfdx_edkm::ops::cross_entropy::Targets;
 use dfdx_edkm::optim::{AdamW, AdamWConfig, StepError};
 use dfdx_edkm::{backward, DeviceBudget, EdkmDevice, ParameterKind, ParameterVisitor, Parameters, StoreTape};
 use edkm_cluster::Temperature;
-use edkm_llama::model::{DynamicLlama, Tokens};
+use edkm_llama::model::{Distillation, DynamicLlama, Tokens};
 use edkm_store::{Backend, Store};
 
 use crate::data::sampler::WindowSampler;
@@ -39,7 +39,7 @@ pub struct Trainer<D: EdkmDevice> {
     optimizer: AdamW<D>,
     settings: TrainerSettings,
     /// The model whose predictions are learned, if it is not the text alone.
-    teacher: Option<(DynamicLlama<D>, f32)>,
+    teacher: Option<(DynamicLlama<D>, Distillation)>,
     store: Store,
     device_budget: Option<DeviceBudget>,
     step: u64,
@@ -96,11 +96,10 @@ impl<D: EdkmDevice> Trainer<D> {
         }
     }
 
-    /// The same run, where `share` of the loss (from 0 to 1) is the divergence from the predictions of `teacher` (arXiv 1503.02531) and the rest
-    /// the text's cross-entropy.
-    pub fn with_teacher(self, teacher: DynamicLlama<D>, share: f32) -> Self {
+    /// The same run, where part of the loss is what the model loses against `teacher`.
+    pub fn with_teacher(self, teacher: DynamicLlama<D>, lesson: Distillation) -> Self {
         Self {
-            teacher: Some((teacher, share)),
+            teacher: Some((teacher, lesson)),
             ..self
         }
     }
@@ -214,9 +213,9 @@ impl<D: EdkmDevice> Trainer<D> {
         let forward = tracing::trace_span!("forward").entered();
         let loss = match &self.teacher {
             None => self.model.try_loss(&tokens, targets, tape),
-            Some((teacher, share)) => self
+            Some((teacher, lesson)) => self
                 .model
-                .try_distillation_loss(teacher, *share, &tokens, targets, tape),
+                .try_distillation_loss(teacher, *lesson, &tokens, targets, tape),
         };
         let loss = match loss {
             Ok(loss) => loss,

@@ -47,11 +47,19 @@ pub struct FinetuneArgs {
     /// Seed of the data's order
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
-    /// The share of the loss that is the distance to the predictions of the model as it came, the rest being the text's; 0 learns the text
-    /// alone and spares a third of a step's time. Not used with --no-cluster
+    /// The share of the loss that is the distance to the predictions of the model as it came, the rest being the text's. Not used with
+    /// --no-cluster
     #[arg(long, value_name = "SHARE", num_args = 0..=1, require_equals = true, default_value_t = 0.5, default_missing_value = "1")]
     pub distill: f32,
-    /// The same as --distill=0
+    /// The weight of the distance, relative to their size, of the hidden states behind each layer from those of the model as it came, which comes to
+    /// the loss besides; 0 leaves them free
+    #[arg(long, value_name = "WEIGHT", default_value_t = 0.3)]
+    pub distill_hidden: f32,
+    /// Both fade as training takes the model beyond what it was: they are gone once it predicts a batch better than the model as it came by so many
+    /// nats a token. inf: they stay
+    #[arg(long, value_name = "NATS", default_value_t = 0.1)]
+    pub distill_fade: f32,
+    /// The same as --distill=0 --distill-hidden 0: the text alone, in two thirds of a step's time
     #[arg(long)]
     pub no_distill: bool,
     /// Train the model as it is, without clustering

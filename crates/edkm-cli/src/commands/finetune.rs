@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use dfdx_edkm::EdkmDevice;
 use edkm_llama::checkpoint::Overwrite;
+use edkm_llama::model::Distillation;
 use edkm_store::StoreSpec;
 use edkm_train::run::checkpoint::{completed, CheckpointSettings, Completed, Start};
 use edkm_train::run::estimate::estimate;
@@ -128,9 +129,15 @@ fn settings(args: &FinetuneArgs, embedded_folder: Option<&Path>) -> Result<Finet
     };
     let default_rate = clustering.as_ref().map_or(1e-3, ClusterSettings::learning_rate);
     let learning_rate = args.lr.unwrap_or(default_rate);
-    let objective = match args.distill {
-        share if share != 0.0 && !args.no_distill && !args.no_cluster => Objective::Teacher { share },
-        _ => Objective::Text,
+    let lesson = Distillation {
+        share: args.distill,
+        hidden: args.distill_hidden,
+        fade: args.distill_fade,
+    };
+    let nothing = lesson.share == 0.0 && lesson.hidden == 0.0;
+    let objective = match args.no_distill || args.no_cluster || nothing {
+        true => Objective::Text,
+        false => Objective::Teacher(lesson),
     };
     let model_dir = match (&args.model_dir, embedded_folder) {
         (Some(dir), _) => hub::folder(dir)?,

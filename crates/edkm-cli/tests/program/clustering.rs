@@ -65,6 +65,9 @@ fn every_way_to_train_differs_from_the_plain_one() {
         &["--cluster-from", "2"],
         &["--distill=1"],
         &["--distill=0"],
+        &["--distill-hidden", "3"],
+        &["--distill-hidden", "0"],
+        &["--no-distill"],
     ] {
         let other = after(&[&["--steps", "3", "--lr", "1e-2"], arguments].concat());
         assert_ne!(other, plain, "{arguments:?} changes nothing");
@@ -81,6 +84,8 @@ fn settings_that_cannot_be_used_are_named() {
         (&["--temperature", "0.1:0.01", "--temperature-share", "2"], "share"),
         (&["--tolerance=-1"], "tolerance"),
         (&["--distill=2"], "distillation"),
+        (&["--distill-hidden=-1"], "hidden states"),
+        (&["--distill-fade", "nan"], "fade"),
         (&["--iterations", "0"], "iterations"),
         (&["--init", "quantile", "--vector", "2"], "quantile"),
     ] {

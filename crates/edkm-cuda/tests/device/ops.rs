@@ -53,6 +53,28 @@ fn sums_of_matrices_and_rows() {
             cpu::elementwise::add_assign(&mut want, &x);
             assert_bitwise_equal("add_assign", &ok(out.to_host(s)), &want);
 
+            let mut difference = s.array(&vec![f32::NAN; x.len()]);
+            ok(elementwise::subtract(
+                s,
+                dx.as_slice(),
+                dy.as_slice(),
+                difference.as_mut(),
+            ));
+            let mut want_difference = vec![f32::NAN; x.len()];
+            cpu::elementwise::subtract(&x, &y, &mut want_difference);
+            assert_bitwise_equal("subtract", &ok(difference.to_host(s)), &want_difference);
+
+            let times = s.array(&[0.75]);
+            ok(elementwise::add_times(
+                s,
+                difference.as_mut(),
+                dx.as_slice(),
+                -0.5,
+                times.as_slice(),
+            ));
+            cpu::elementwise::axpy(-0.5 * 0.75, &x, &mut want_difference);
+            assert_close("add_times", &ok(difference.to_host(s)), &want_difference, SUMS);
+
             ok(elementwise::add_to_rows(s, out.as_mut(), dbias.as_slice()));
             want.chunks_exact_mut(width)
                 .for_each(|row| cpu::elementwise::add_assign(row, &bias));
@@ -331,7 +353,9 @@ fn distillation_and_its_gradients() {
             };
             let (got, lse) = ok(distillation::forward(s, comparison));
             assert_eq!(got.weight, want.weight);
-            assert_close("total", &[got.total], &[want.total], 1e-5);
+            let numbers =
+                |sums: cpu::distillation::Sums| [sums.divergence, sums.cross_entropy, sums.teacher_cross_entropy];
+            assert_close("sums", &numbers(got), &numbers(want), 1e-5);
             assert_close("lse of the student", &lse.student, &want_lse.student, 1e-6);
             assert_close("lse of the teacher", &lse.teacher, &want_lse.teacher, 1e-6);
 

@@ -55,16 +55,31 @@ fn agrees_with_the_definition_and_its_differences() {
     let [sx, sw, tx, tw] = inputs();
     for (share, temperature) in [(1.0f32, 1.0f32), (1.0, 2.0), (0.25, 1.0), (0.5, 0.5), (0.0, 1.0)] {
         let (student, teacher) = (Projection { x: &sx, w: &sw }, Projection { x: &tx, w: &tw });
-        let (losses, lse) = forward(student, teacher, lesson(share, temperature));
+        let (sums, lse) = forward(student, teacher, lesson(share, temperature));
+        let total = lesson(share, temperature).total(&sums);
         let loss = |sx: &[f64], sw: &[f64]| {
             reference(sx, sw, &wide(&tx), &wide(&tw), f64::from(share), f64::from(temperature))
         };
         let expected = loss(&wide(&sx), &wide(&sw));
         assert!(
-            (losses.total - expected).abs() <= 2e-6 * expected,
-            "{losses:?}, expected {expected}"
+            (total - expected).abs() <= 2e-6 * expected,
+            "{sums:?}: {total}, expected {expected}"
         );
-        assert_eq!(losses.weight, 5.0);
+        assert_eq!(sums.weight, 5.0);
+        // the teacher on the text is a student that learns the text alone
+        let as_student = reference(
+            &wide(&tx),
+            &wide(&tw),
+            &wide(&tx),
+            &wide(&tw),
+            0.0,
+            f64::from(temperature),
+        );
+        let by_teacher = f64::from(temperature).powi(2) * sums.teacher_cross_entropy;
+        assert!(
+            (by_teacher - as_student).abs() <= 2e-6 * as_student,
+            "{sums:?}, expected {as_student}"
+        );
 
         let (mut to_x, mut to_w) = (vec![1.0; sx.len()], vec![-1.0; sw.len()]);
         backward(
@@ -87,8 +102,9 @@ fn agrees_with_the_definition_and_its_differences() {
 fn a_student_like_its_teacher_has_no_loss() {
     let [sx, sw, ..] = inputs();
     let both = Projection { x: &sx, w: &sw };
-    let (losses, lse) = forward(both, both, lesson(1.0, 1.5));
-    assert!(losses.total.abs() <= 1e-6, "{losses:?}");
+    let (sums, lse) = forward(both, both, lesson(1.0, 1.5));
+    assert!(sums.divergence.abs() <= 1e-6, "{sums:?}");
+    assert_eq!(sums.cross_entropy, sums.teacher_cross_entropy);
     let (mut to_x, mut to_w) = (vec![0.0; sx.len()], vec![0.0; sw.len()]);
     backward(both, both, lesson(1.0, 1.5), &lse, 1.0, &mut to_x, &mut to_w);
     assert!(to_x.iter().chain(&to_w).all(|&g| g == 0.0));

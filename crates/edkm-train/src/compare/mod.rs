@@ -283,7 +283,7 @@ impl Planned {
                 evaluation_tokens: settings.evaluation_tokens,
                 clustering,
                 objective: match self.contender {
-                    Contender::Training(Training::Dkm | Training::StraightThrough) => Objective::HALF_TEACHER,
+                    Contender::Training(Training::Dkm | Training::StraightThrough) => Objective::BEST,
                     _ => Objective::Text,
                 },
                 steps: settings.steps,

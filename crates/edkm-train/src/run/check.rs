@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use edkm_llama::config::LlamaConfig;
+use edkm_llama::model::Distillation;
 
 use super::{ClusterSettings, FinetuneSettings, Objective, OnNonFinite};
 use crate::TrainError;
@@ -102,14 +103,24 @@ fn check_policy(settings: &FinetuneSettings) -> Result<(), TrainError> {
 }
 
 fn check_objective(objective: Objective) -> Result<(), TrainError> {
-    match objective {
-        Objective::Teacher { share } if !(share > 0.0 && share <= 1.0) => Err(TrainError::Setting {
-            setting: "share of distillation",
-            value: share.to_string(),
-            expected: "a part of the loss from 0 to 1",
-        }),
-        _ => Ok(()),
-    }
+    let Objective::Teacher(Distillation { share, hidden, fade }) = objective else {
+        return Ok(());
+    };
+    let is_share = (0.0..=1.0).contains(&share);
+    holds(
+        "share of distillation",
+        share,
+        "a part of the loss from 0 to 1",
+        is_share,
+    )?;
+    let is_weight = hidden.is_finite() && hidden >= 0.0;
+    holds(
+        "weight of hidden states in distillation",
+        hidden,
+        "a finite number from 0",
+        is_weight,
+    )?;
+    holds("fade of distillation", fade, "nats a token from 0, or inf", fade >= 0.0)
 }
 
 /// A sequence must fit the model's positions, and the tokens that are measured on must hold one.

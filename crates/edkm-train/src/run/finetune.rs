@@ -145,7 +145,7 @@ pub fn finetune<D: EdkmDevice>(
     // shares the weights' memory until the first step changes them
     let teacher = match settings.objective {
         Objective::Text => None,
-        Objective::Teacher { share } => Some((model.clone(), share)),
+        Objective::Teacher(lesson) => Some((model.clone(), lesson)),
     };
     if let Some(clustering) = &settings.clustering {
         model.set_clustering(clustering);
@@ -191,8 +191,8 @@ pub fn finetune<D: EdkmDevice>(
     if let Some(bytes) = settings.device_memory {
         trainer = trainer.with_device_budget(DeviceBudget::new(bytes));
     }
-    if let Some((teacher, share)) = teacher {
-        trainer = trainer.with_teacher(teacher, share);
+    if let Some((teacher, lesson)) = teacher {
+        trainer = trainer.with_teacher(teacher, lesson);
     }
     if settings
         .clustering

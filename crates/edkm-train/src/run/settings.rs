@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use edkm_llama::checkpoint::Overwrite;
-use edkm_llama::model::Recompute;
+use edkm_llama::model::{Distillation, Recompute};
 use edkm_store::{Bytes, StoreSpec};
 
 use super::checkpoint::CheckpointSettings;
@@ -36,15 +36,17 @@ pub enum Objective {
     #[default]
     Text,
     /// What the model said of the text before it was clustered, and the text.
-    Teacher {
-        /// The share of the loss that is the distance to the model's predictions, above 0 and at most 1; the rest is the text's.
-        share: f32,
-    },
+    Teacher(Distillation),
 }
 
 impl Objective {
-    /// Half the model's predictions, half the text: what experiments found best.
-    pub const HALF_TEACHER: Self = Self::Teacher { share: 0.5 };
+    /// Half the model's predictions, half the text, and the hidden states of each layer besides, as far as it is worth following: what experiments
+    /// found best.
+    pub const BEST: Self = Self::Teacher(Distillation {
+        share: 0.5,
+        hidden: 0.3,
+        fade: 0.1,
+    });
 }
 
 /// All that determines a run.

@@ -5,12 +5,14 @@
 #![allow(non_snake_case)]
 
 mod build;
+mod distillation;
 mod files;
 mod layer;
 mod palettes;
 mod projection;
 
 pub use build::WeightSource;
+pub use distillation::Distillation;
 pub use layer::{AttentionSettings, DecoderLayer, Residual};
 
 pub use palettes::{palette_spec, palettize, ClusterPlan, PalettizedParameter};
@@ -21,7 +23,6 @@ use std::sync::Arc;
 use dfdx::prelude::*;
 use dfdx_edkm::nn::RmsNorm;
 use dfdx_edkm::ops::cross_entropy::{cross_entropy, Targets};
-use dfdx_edkm::ops::distillation::{distillation, Teacher};
 use dfdx_edkm::ops::embedding::embedding;
 use dfdx_edkm::ops::linear::linear;
 use dfdx_edkm::ops::{as_matrix, Matrix};
@@ -87,14 +88,23 @@ impl<V: Dim, H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> Llama<V, H, Q, K, F,
     /// # Errors
     /// An id outside the vocabulary, sequences longer than the rotary table, a store that fails: the reason is in the tape's failure.
     pub fn try_hidden<T: SaveForBackward<D>>(&self, tokens: &Tokens, tape: T) -> Result<Matrix<D, T>, D::Err> {
-        let table = as_matrix(self.embed_VH.clone())?;
-        let h_NH = embedding(tokens.ids.clone(), &table, self.embed_clustering.as_ref(), tape)?;
-        let mut h_BSH = h_NH.try_reshape_like(&(tokens.batch, tokens.seq(), self.embed_VH.shape().1))?;
+        let mut h_BSH = self.try_embed(tokens, tape)?;
         for (index, layer) in self.layers.iter().enumerate() {
             let _span = tracing::trace_span!("layer", index).entered();
             h_BSH = layer.try_forward_saving(h_BSH, self.recompute)?;
         }
         as_matrix(self.norm.try_forward(h_BSH)?)
+    }
+
+    /// What the first layer is given.
+    fn try_embed<T: SaveForBackward<D>>(
+        &self,
+        tokens: &Tokens,
+        tape: T,
+    ) -> Result<Residual<usize, usize, H, D, T>, D::Err> {
+        let table = as_matrix(self.embed_VH.clone())?;
+        let h_NH = embedding(tokens.ids.clone(), &table, self.embed_clustering.as_ref(), tape)?;
+        h_NH.try_reshape_like(&(tokens.batch, tokens.seq(), self.embed_VH.shape().1))
     }
 
     /// Logits `[N, V]` of the token that follows each one: for tests and short texts, since they are whole.
@@ -120,32 +130,6 @@ impl<V: Dim, H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> Llama<V, H, Q, K, F,
         let h_NH = self.try_hidden(tokens, tape)?;
         let (head, clustering) = self.head_weight()?;
         cross_entropy(h_NH, &head, clustering, targets)
-    }
-
-    /// `share` (from 0 to 1) of the mean divergence from `teacher`'s predictions, what the model loses against the one that it is to stand for, and
-    /// the rest of the mean cross-entropy of `targets`; in nats a token. The teacher runs without a tape.
-    ///
-    /// # Errors
-    /// Those of [`Self::try_hidden`], and a teacher of another vocabulary.
-    pub fn try_distillation_loss<T: SaveForBackward<D>>(
-        &self,
-        teacher: &Self,
-        share: f32,
-        tokens: &Tokens,
-        targets: Targets,
-        tape: T,
-    ) -> Result<Tensor<Rank0, f32, D, T>, D::Err> {
-        let hidden = teacher.try_hidden(tokens, NoneTape)?;
-        let teacher = Teacher {
-            hidden,
-            head: teacher.head_weight()?.0,
-            // the student learns the teacher's probabilities as they are
-            temperature: 1.0,
-            share,
-        };
-        let h_NH = self.try_hidden(tokens, tape)?;
-        let (head, clustering) = self.head_weight()?;
-        distillation(h_NH, &head, clustering, teacher, targets)
     }
 
     /// The matrix that turns hidden states into logits, and how it is clustered.

@@ -20,8 +20,8 @@ use dfdx::prelude::*;
 
 use crate::ops::{
     add::AddKernel, attention::AttentionKernel, cross_entropy::CrossEntropyKernel, distillation::DistillationKernel,
-    embedding::EmbeddingKernel, linear::LinearKernel, rms_norm::RmsNormKernel, rotary::RotaryKernel,
-    swiglu::SwigluKernel,
+    embedding::EmbeddingKernel, hidden_distance::HiddenDistanceKernel, linear::LinearKernel, rms_norm::RmsNormKernel,
+    rotary::RotaryKernel, swiglu::SwigluKernel,
 };
 use crate::optim::AdamWKernel;
 
@@ -81,6 +81,7 @@ pub trait EdkmDevice:
     + CrossEntropyKernel
     + DistillationKernel
     + EmbeddingKernel
+    + HiddenDistanceKernel
     + LinearKernel
     + RmsNormKernel
     + RotaryKernel
@@ -97,6 +98,7 @@ impl<D> EdkmDevice for D where
         + CrossEntropyKernel
         + DistillationKernel
         + EmbeddingKernel
+        + HiddenDistanceKernel
         + LinearKernel
         + RmsNormKernel
         + RotaryKernel

@@ -2,6 +2,8 @@
 
 use super::sizes::ModelSizes;
 use super::{share, Share, StageMemory, TextSizes, When};
+use edkm_llama::model::Distillation;
+
 use crate::run::{FinetuneSettings, Measure, Objective};
 
 /// What the program holds that no size of the model explains: code, stacks, packed tiles of the matrix products, the thread pool. What it
@@ -119,7 +121,7 @@ fn squared_gradients(settings: &FinetuneSettings, model: &ModelSizes) -> Vec<Sha
 /// What stays from step to step.
 fn kept(settings: &FinetuneSettings, model: &ModelSizes) -> Vec<Share> {
     let mut kept = vec![share("weights", model.parameters)];
-    if let Objective::Teacher { .. } = settings.objective {
+    if let Objective::Teacher(_) = settings.objective {
         kept.push(share("teacher", model.parameters));
     }
     kept.push(share("optimizer", 2 * model.parameters));
@@ -137,10 +139,16 @@ fn training(settings: &FinetuneSettings, model: &ModelSizes) -> Vec<Share> {
         settings.recompute,
         match settings.objective {
             Objective::Text => 1,
-            Objective::Teacher { .. } => 2,
+            Objective::Teacher(_) => 2,
         },
     );
-    let of_layer = model.saved_by_layer(recompute, tokens, sequence);
+    let hidden_states = match settings.objective {
+        Objective::Teacher(Distillation { hidden, .. }) if hidden != 0.0 => model.hidden(tokens),
+        _ => 0,
+    };
+    let of_layer = model
+        .saved_by_layer(recompute, tokens, sequence)
+        .saturating_add(hidden_states);
     let work = model.work_of_layer(recompute, tokens, sequence);
     // behind the layers: the last norm's input, and the teacher's hidden states
     let saved = model

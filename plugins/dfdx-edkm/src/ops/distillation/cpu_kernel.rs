@@ -1,6 +1,5 @@
 use dfdx::prelude::*;
-use edkm_kernels::cross_entropy::Losses;
-use edkm_kernels::distillation::{self, LogSumExp, Projection};
+use edkm_kernels::distillation::{self, LogSumExp, Projection, Sums};
 
 use super::{DistillationKernel, DistillationViews};
 use crate::ops::linear::{with_effective, with_gradient, LinearDims};
@@ -13,7 +12,7 @@ impl DistillationKernel for Cpu {
         &self,
         dims: LinearDims,
         views: DistillationViews<'_, Self>,
-    ) -> Result<(Losses, LogSumExp), EdkmError> {
+    ) -> Result<(Sums, LogSumExp), EdkmError> {
         let teacher = Projection {
             x: views.teacher_x,
             w: views.teacher_head,

@@ -3,8 +3,7 @@ use edkm_cuda::cross_entropy::Projection;
 use edkm_cuda::distillation::{self, Comparison};
 use edkm_cuda::driver::Gpu;
 use edkm_cuda::Slice;
-use edkm_kernels::cross_entropy::Losses;
-use edkm_kernels::distillation::LogSumExp;
+use edkm_kernels::distillation::{LogSumExp, Sums};
 
 use super::{DistillationKernel, DistillationViews};
 use crate::device::cuda::{error_of_op, gpu, Buffer};
@@ -17,7 +16,7 @@ impl DistillationKernel for Cuda {
         &self,
         dims: LinearDims,
         views: DistillationViews<'_, Self>,
-    ) -> Result<(Losses, LogSumExp), EdkmError> {
+    ) -> Result<(Sums, LogSumExp), EdkmError> {
         let gpu = &*gpu(self).map_err(error_of_op)?;
         let effective = Effective::of(gpu, dims, views.head, views.clustered)?;
         distillation::forward(gpu, comparison(&views, effective.as_slice())).map_err(error_of_op)

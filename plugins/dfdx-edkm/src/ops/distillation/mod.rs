@@ -5,7 +5,7 @@ mod cpu_kernel;
 mod cuda_kernel;
 
 use dfdx::prelude::*;
-use edkm_kernels::distillation::{Lesson, LogSumExp};
+use edkm_kernels::distillation::{Lesson, LogSumExp, Sums};
 
 use super::cross_entropy::Targets;
 use super::linear::{cluster, ClusteredUse, LinearDims};
@@ -24,14 +24,35 @@ pub struct Teacher<D: EdkmDevice> {
     pub temperature: f32,
     /// The share of the loss that is the divergence from the teacher, from 0 to 1; the rest is the text's cross-entropy.
     pub share: f32,
+    /// The teacher is believed while the student predicts the text no better than it; the better it does, the less, and not at all once it is by so
+    /// many nats a token (of the same batch). Infinity: always.
+    pub fade: f32,
+}
+
+/// The loss, and how far the teacher was believed.
+pub struct Taught<D: EdkmDevice, T> {
+    /// In nats a token.
+    pub loss: Tensor<Rank0, f32, D, T>,
+    /// What the teacher's share was multiplied by, from 0 to 1. A constant of the gradient.
+    pub trust: f32,
 }
 
 impl<D: EdkmDevice> Teacher<D> {
-    fn lesson<'a>(&self, targets: &'a Targets) -> Lesson<'a> {
+    /// How far it is believed, where that has been found of both.
+    fn trust(&self, sums: &Sums) -> f32 {
+        if sums.weight == 0.0 || sums.cross_entropy >= sums.teacher_cross_entropy {
+            return 1.0;
+        }
+        let ahead = (sums.teacher_cross_entropy - sums.cross_entropy) / sums.weight;
+        // a student ahead of a teacher that is not believed then is not taught: 0 for a fade of 0
+        (1.0 - ahead / f64::from(self.fade)).max(0.0) as f32
+    }
+
+    fn lesson<'a>(&self, targets: &'a Targets, trust: f32) -> Lesson<'a> {
         Lesson {
             targets: &targets.ids,
             token_weights: &targets.weights,
-            teacher_share: self.share,
+            teacher_share: self.share * trust,
             temperature: self.temperature,
         }
     }
@@ -55,12 +76,12 @@ pub struct DistillationViews<'a, D: DeviceMemory> {
 
 /// The device's part.
 pub trait DistillationKernel: DeviceMemory {
-    /// The weighted sum of divergences, the sum of the weights, and what backward needs of the rows.
+    /// Weighted sums of what both models say of each token, and what backward needs of the rows. The lesson's share does not matter.
     fn distillation_forward(
         &self,
         dims: LinearDims,
         views: DistillationViews<'_, Self>,
-    ) -> Result<(edkm_kernels::cross_entropy::Losses, LogSumExp), EdkmError>;
+    ) -> Result<(Sums, LogSumExp), EdkmError>;
 
     /// Adds `scale` times the gradients of the weighted sum, times the gradient of the loss.
     fn distillation_backward(
@@ -77,7 +98,7 @@ pub trait DistillationKernel: DeviceMemory {
 
 /// The teacher's share of the mean divergence KL(teacher || student) of the predictions, and the rest of the mean cross-entropy of `targets`, in
 /// nats a token times the temperature squared (arXiv 1503.02531), for the student's x `[tokens, hidden]` and head `[vocabulary, hidden]`.
-/// The teacher is a constant.
+/// The teacher is a constant, and so is how far it is believed ([`Teacher::fade`]).
 ///
 /// Saves x and two numbers a token; the teacher's hidden states are kept as they are.
 ///
@@ -89,7 +110,7 @@ pub fn distillation<D: EdkmDevice, T: SaveForBackward<D>>(
     clustering: Option<&Clustering>,
     teacher: Teacher<D>,
     targets: Targets,
-) -> Result<Tensor<Rank0, f32, D, T>, D::Err> {
+) -> Result<Taught<D, T>, D::Err> {
     let _span = tracing::trace_span!("distillation").entered();
     let (x, mut tape) = contiguous(x)?.split_tape();
     let device = x.device().clone();
@@ -102,19 +123,21 @@ pub fn distillation<D: EdkmDevice, T: SaveForBackward<D>>(
         && (0.0..=1.0).contains(&teacher.share)
         && teacher_shape.0 == tokens
         && teacher_head == (vocabulary, teacher_shape.1)
-        && teacher.temperature > 0.0;
+        && teacher.temperature > 0.0
+        && teacher.fade >= 0.0;
     if !fits {
         return Err(tape.fail(EdkmError::Shape {
             op: "distillation",
-            expected: format!("a teacher of the same {tokens} tokens and {vocabulary} words, a target below {vocabulary} and a weight for each token, a temperature above 0, a share from 0 to 1"),
+            expected: format!("a teacher of the same {tokens} tokens and {vocabulary} words, a target below {vocabulary} and a weight for each token, a temperature above 0, a share from 0 to 1, a fade from 0"),
             got: format!(
-                "x {:?}, head {:?}, teacher {teacher_shape:?} and {teacher_head:?}, {} targets, {} weights, temperature {}, share {}",
+                "x {:?}, head {:?}, teacher {teacher_shape:?} and {teacher_head:?}, {} targets, {} weights, temperature {}, share {}, fade {}",
                 x.shape(),
                 head.shape(),
                 targets.ids.len(),
                 targets.weights.len(),
                 teacher.temperature,
-                teacher.share
+                teacher.share,
+                teacher.fade
             ),
         }));
     }
@@ -130,15 +153,18 @@ pub fn distillation<D: EdkmDevice, T: SaveForBackward<D>>(
         clustered: clustered.as_ref(),
         teacher_x: D::view(&teacher.hidden),
         teacher_head: D::view(&teacher.head),
-        lesson: teacher.lesson(&targets),
+        lesson: teacher.lesson(&targets, 1.0),
     };
-    let (losses, lse) = device
+    let (sums, lse) = device
         .distillation_forward(dims, views)
         .map_err(|error| tape.fail(error))?;
-    let scale = if losses.weight > 0.0 { 1.0 / losses.weight } else { 0.0 };
-    let loss = device.try_tensor_from_vec(vec![(losses.total * scale) as f32], ())?;
+    let trust = teacher.trust(&sums);
+    let scale = if sums.weight > 0.0 { 1.0 / sums.weight } else { 0.0 };
+    let total = teacher.lesson(&targets, trust).total(&sums);
+    let loss = device.try_tensor_from_vec(vec![(total * scale) as f32], ())?;
     if !T::OWNS_TAPE {
-        return Ok(loss.put_tape(tape));
+        let loss = loss.put_tape(tape);
+        return Ok(Taught { loss, trust });
     }
     let (x_ghost, head_ghost, loss_ghost) = (x.ghost(), head.ghost(), loss.ghost());
     let head = head.clone();
@@ -155,12 +181,13 @@ pub fn distillation<D: EdkmDevice, T: SaveForBackward<D>>(
             clustered: clustered.as_ref(),
             teacher_x: D::view(&teacher.hidden),
             teacher_head: D::view(&teacher.head),
-            lesson: teacher.lesson(&targets),
+            lesson: teacher.lesson(&targets, trust),
         };
         let grad_head = grads.get_or_alloc_mut(&head_ghost)?;
         let outcome = device.distillation_backward(dims, views, &lse, scale as f32, &grad_loss, &mut grad_x, grad_head);
         *grads.get_or_alloc_mut(&x_ghost)? = grad_x;
         outcome.map_err(|error| segment.fail::<D>(error))
     });
-    Ok(loss.put_tape(tape))
+    let loss = loss.put_tape(tape);
+    Ok(Taught { loss, trust })
 }

@@ -1,0 +1,150 @@
+//! What a model learns of another: hidden states, predictions, and how far either is believed.
+
+use dfdx::prelude::*;
+use dfdx_edkm::ops::cross_entropy::{cross_entropy, Targets};
+use dfdx_edkm::ops::distillation::{distillation, Taught, Teacher};
+use dfdx_edkm::ops::hidden_distance::hidden_distance;
+use dfdx_edkm::ops::Matrix;
+use dfdx_edkm::{backward, StoreTape};
+use edkm_store::{Backend, Store};
+use edkm_testkit::{assert_bitwise_equal, assert_close};
+
+const TOKENS: usize = 5;
+const HIDDEN: usize = 6;
+const VOCABULARY: usize = 11;
+const IDS: [u32; TOKENS] = [3, 10, 0, 7, 3];
+
+fn numbers(seed: usize, len: usize) -> Vec<f32> {
+    (0..len)
+        .map(|i| ((i * 37 + seed * 101) % 64) as f32 / 32.0 - 1.0)
+        .collect()
+}
+
+fn matrix(dev: &Cpu, seed: usize, shape: (usize, usize)) -> Matrix<Cpu> {
+    dev.tensor_from_vec(numbers(seed, shape.0 * shape.1), shape)
+}
+
+fn tape(store: &Store) -> StoreTape<f32, Cpu> {
+    StoreTape::new(store.clone(), Gradients::leaky())
+}
+
+#[test]
+fn hidden_states_are_drawn_to_the_teachers() {
+    let dev = Cpu::default();
+    let (x, teacher) = (
+        matrix(&dev, 1, (TOKENS, HIDDEN)),
+        matrix(&dev, 2, (TOKENS, HIDDEN)).try_mul(3.0).unwrap(),
+    );
+    let wide = |tensor: &Matrix<Cpu>| -> Vec<f64> { tensor.as_vec().iter().map(|&x| x.into()).collect() };
+    let (wx, wt) = (wide(&x), wide(&teacher));
+    let size: f64 = wt.iter().map(|t| t * t).sum();
+    let expected: f64 = wx.iter().zip(&wt).map(|(x, t)| 0.5 * (x - t) * (x - t) / size).sum();
+    // the loss is sum(x) - 4 distance: the distance's gradient comes besides that of what x goes on to
+    let by_x: Vec<f64> = wx.iter().zip(&wt).map(|(x, t)| 1.0 - 4.0 * (x - t) / size).collect();
+    for store in [Store::memory(), Store::marshaling()] {
+        let (out, distance) = hidden_distance(x.clone().put_tape(tape(&store)), teacher.clone(), 0.5).unwrap();
+        assert_eq!(out.as_vec(), x.as_vec());
+        assert_close("distance", &[distance.array()], &[expected], 1e-6);
+        assert_eq!(store.report().held_bytes, (TOKENS * HIDDEN * 4) as u64);
+        let (sum, tape) = out.sum::<Rank0, _>().split_tape();
+        let (scaled, tape) = distance.put_tape(tape).try_mul(-4.0).unwrap().split_tape();
+        let gradients = backward(sum.put_tape(tape).try_add(scaled).unwrap()).unwrap();
+        assert_close("gradient", &gradients.get(&x).as_vec(), &by_x, 1e-6);
+        assert_eq!(store.report().held_bytes, 0);
+    }
+}
+
+#[test]
+fn a_teacher_of_zeros_has_no_distance_and_one_of_another_shape_is_refused() {
+    let dev = Cpu::default();
+    let x = matrix(&dev, 1, (TOKENS, HIDDEN));
+    let (_, distance) = hidden_distance(x.clone(), dev.zeros_like(&x), 0.5).unwrap();
+    assert_eq!(distance.array(), 0.0);
+    let tape = tape(&Store::memory());
+    let failure = tape.failure();
+    assert!(hidden_distance(x.put_tape(tape), matrix(&dev, 2, (TOKENS, HIDDEN + 1)), 0.5).is_err());
+    let reason = failure.take().expect("a reason").to_string();
+    assert!(
+        reason.contains("hidden_distance") && reason.contains("(5, 7)"),
+        "{reason}"
+    );
+}
+
+/// Loss, gradient of x, and trust, of a student whose logits are `times` the right answer's.
+fn taught(times: f32, teacher_times: f32, fade: f32) -> (f32, Vec<f32>, f32) {
+    let dev = Cpu::default();
+    let (x, head) = right(&dev, times);
+    let (hidden, teacher_head) = right(&dev, teacher_times);
+    let teacher = Teacher {
+        hidden,
+        head: teacher_head,
+        temperature: 1.0,
+        share: 0.75,
+        fade,
+    };
+    let store = Store::memory();
+    let Taught { loss, trust } =
+        distillation(x.clone().put_tape(tape(&store)), &head, None, teacher, targets()).unwrap();
+    let value = loss.array();
+    (value, backward(loss).unwrap().get(&x).as_vec(), trust)
+}
+
+/// Hidden states and a head that give the target's logit this value, and all others 0.
+fn right(dev: &Cpu, times: f32) -> (Matrix<Cpu>, Matrix<Cpu>) {
+    let mut x = vec![0.0; TOKENS * VOCABULARY];
+    for (row, &id) in x.chunks_mut(VOCABULARY).zip(&IDS) {
+        row[id as usize] = times;
+    }
+    let mut head = vec![0.0; VOCABULARY * VOCABULARY];
+    (0..VOCABULARY).for_each(|i| head[i * VOCABULARY + i] = 1.0);
+    (
+        dev.tensor_from_vec(x, (TOKENS, VOCABULARY)),
+        dev.tensor_from_vec(head, (VOCABULARY, VOCABULARY)),
+    )
+}
+
+fn targets() -> Targets {
+    Targets {
+        ids: IDS.to_vec().into(),
+        weights: vec![1.0; TOKENS].into(),
+    }
+}
+
+/// Nats a token.
+fn cross_entropy_of(times: f64) -> f64 {
+    (times.exp() + (VOCABULARY - 1) as f64).ln() - times
+}
+
+#[test]
+fn a_teacher_is_believed_until_the_student_is_better() {
+    // a better teacher, and one that is as good
+    for teacher in [2.0, 1.0] {
+        let (believed, gradient, trust) = taught(1.0, teacher, 0.1);
+        let (always, same, _) = taught(1.0, teacher, f32::INFINITY);
+        assert_eq!((trust, believed), (1.0, always));
+        assert_bitwise_equal("gradient", &gradient, &same);
+    }
+    // halfway
+    let ahead = cross_entropy_of(1.0) - cross_entropy_of(1.2);
+    let (_, _, trust) = taught(1.2, 1.0, (2.0 * ahead) as f32);
+    assert_close("trust", &[trust], &[0.5], 1e-5);
+    assert_eq!(taught(1.2, 1.0, f32::INFINITY).2, 1.0);
+    // and not at all: what is left is the text
+    for fade in [(0.9 * ahead) as f32, 0.0] {
+        let (value, gradient, trust) = taught(1.2, 1.0, fade);
+        assert_eq!(trust, 0.0);
+        let dev = Cpu::default();
+        let (x, head) = right(&dev, 1.2);
+        let store = Store::memory();
+        let text = cross_entropy(x.clone().put_tape(tape(&store)), &head, None, targets()).unwrap();
+        assert_close("loss", &[value], &[f64::from(text.array())], 1e-6);
+        let of_text: Vec<f64> = backward(text)
+            .unwrap()
+            .get(&x)
+            .as_vec()
+            .iter()
+            .map(|&g| g.into())
+            .collect();
+        assert_close("gradient", &gradient, &of_text, 1e-6);
+    }
+}
