@@ -57,9 +57,9 @@ pub struct Sums {
     pub weight: f64,
     /// KL(teacher || student).
     pub divergence: f64,
-    /// -log softmax(student)[target].
+    /// -log softmax(student) at the target.
     pub cross_entropy: f64,
-    /// -log softmax(teacher)[target].
+    /// -log softmax(teacher) at the target.
     pub teacher_cross_entropy: f64,
 }
 

@@ -3,7 +3,7 @@
 use dfdx::prelude::*;
 use dfdx_edkm::ops::cross_entropy::{cross_entropy, Targets};
 use dfdx_edkm::ops::distillation::{distillation, Taught, Teacher};
-use dfdx_edkm::ops::hidden_distance::hidden_distance;
+use dfdx_edkm::ops::hidden_distance::{add_distances, hidden_distance};
 use dfdx_edkm::ops::Matrix;
 use dfdx_edkm::{backward, StoreTape};
 use edkm_store::{Backend, Store};
@@ -39,7 +39,7 @@ fn hidden_states_are_drawn_to_the_teachers() {
     let (wx, wt) = (wide(&x), wide(&teacher));
     let size: f64 = wt.iter().map(|t| t * t).sum();
     let expected: f64 = wx.iter().zip(&wt).map(|(x, t)| 0.5 * (x - t) * (x - t) / size).sum();
-    // the loss is sum(x) - 4 distance: the distance's gradient comes besides that of what x goes on to
+    // the loss is sum(x) - 2 distance - 2 distance: the distance's gradient comes besides that of what x goes on to
     let by_x: Vec<f64> = wx.iter().zip(&wt).map(|(x, t)| 1.0 - 4.0 * (x - t) / size).collect();
     for store in [Store::memory(), Store::marshaling()] {
         let (out, distance) = hidden_distance(x.clone().put_tape(tape(&store)), teacher.clone(), 0.5).unwrap();
@@ -47,8 +47,10 @@ fn hidden_states_are_drawn_to_the_teachers() {
         assert_close("distance", &[distance.array()], &[expected], 1e-6);
         assert_eq!(store.report().held_bytes, (TOKENS * HIDDEN * 4) as u64);
         let (sum, tape) = out.sum::<Rank0, _>().split_tape();
-        let (scaled, tape) = distance.put_tape(tape).try_mul(-4.0).unwrap().split_tape();
-        let gradients = backward(sum.put_tape(tape).try_add(scaled).unwrap()).unwrap();
+        let value = sum.array();
+        let loss = add_distances(sum.put_tape(tape), &[distance.clone(), distance], -2.0).unwrap();
+        assert_close("loss", &[loss.array()], &[f64::from(value) - 4.0 * expected], 1e-6);
+        let gradients = backward(loss).unwrap();
         assert_close("gradient", &gradients.get(&x).as_vec(), &by_x, 1e-6);
         assert_eq!(store.report().held_bytes, 0);
     }

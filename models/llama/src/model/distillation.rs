@@ -4,7 +4,7 @@
 use dfdx::prelude::*;
 use dfdx_edkm::ops::cross_entropy::Targets;
 use dfdx_edkm::ops::distillation::{distillation, Taught, Teacher};
-use dfdx_edkm::ops::hidden_distance::hidden_distance;
+use dfdx_edkm::ops::hidden_distance::{add_distances, hidden_distance};
 use dfdx_edkm::ops::{as_matrix, Matrix};
 use dfdx_edkm::{EdkmDevice, EdkmError, SaveForBackward};
 
@@ -66,13 +66,8 @@ impl<V: Dim, H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> Llama<V, H, Q, K, F,
             fade: lesson.fade,
         };
         let (head, clustering) = self.head_weight()?;
-        let Taught { mut loss, trust } = distillation(h_NH, &head, clustering, teacher, targets)?;
-        for distance in distances {
-            let (so_far, tape) = loss.split_tape();
-            let (distance, tape) = distance.put_tape(tape).try_mul(trust)?.split_tape();
-            loss = so_far.put_tape(tape).try_add(distance)?;
-        }
-        Ok(loss)
+        let Taught { loss, trust } = distillation(h_NH, &head, clustering, teacher, targets)?;
+        add_distances(loss, &distances, trust)
     }
 
     /// Both models' hidden states behind the last norm, and the distance of the students' from the teacher's behind each layer, times `weight`. Layer by

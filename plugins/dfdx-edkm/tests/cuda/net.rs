@@ -9,7 +9,7 @@ use dfdx_edkm::ops::attention::{attention, AttentionDims};
 use dfdx_edkm::ops::cross_entropy::{cross_entropy, Targets};
 use dfdx_edkm::ops::distillation::{distillation, Teacher};
 use dfdx_edkm::ops::embedding::embedding;
-use dfdx_edkm::ops::hidden_distance::hidden_distance;
+use dfdx_edkm::ops::hidden_distance::{add_distances, hidden_distance};
 use dfdx_edkm::ops::linear::linear;
 use dfdx_edkm::ops::rms_norm::rms_norm;
 use dfdx_edkm::ops::rotary::{rotary, RotaryDims};
@@ -154,7 +154,7 @@ impl<D: EdkmDevice> Net<D> {
                 };
                 let (x, distance) = hidden_distance(x, other(202, (tokens, HIDDEN))?, 0.5)?;
                 let taught = distillation(x, head, clustering.as_ref(), teacher, targets)?;
-                taught.loss.try_add(distance)
+                add_distances(taught.loss, &[distance], 0.5 * taught.trust)
             }
         }
     }

@@ -17,14 +17,8 @@ impl HiddenDistanceKernel for Cpu {
         })
     }
 
-    fn hidden_distance_backward(
-        &self,
-        difference: &[f32],
-        factor: f32,
-        grad_distance: &Buffer,
-        grad: &mut Buffer,
-    ) -> Result<(), CpuError> {
-        axpy(factor * grad_distance[0], difference, grad);
+    fn add_times(&self, from: &[f32], factor: f32, times: &Buffer, to: &mut Buffer) -> Result<(), CpuError> {
+        axpy(factor * times[0], from, to);
         Ok(())
     }
 }

@@ -20,15 +20,8 @@ impl HiddenDistanceKernel for Cuda {
         })
     }
 
-    fn hidden_distance_backward(
-        &self,
-        difference: Slice<'_, f32>,
-        factor: f32,
-        grad_distance: &Buffer,
-        grad: &mut Buffer,
-    ) -> Result<(), CudaError> {
-        let gpu = Gpu::of_memory(grad_distance).map_err(error_of_device)?;
-        let (grad, grad_distance) = ((&mut **grad).into(), (&**grad_distance).into());
-        elementwise::add_times(&*gpu, grad, difference, factor, grad_distance).map_err(error_of_device)
+    fn add_times(&self, from: Slice<'_, f32>, factor: f32, times: &Buffer, to: &mut Buffer) -> Result<(), CudaError> {
+        let gpu = Gpu::of_memory(times).map_err(error_of_device)?;
+        elementwise::add_times(&*gpu, (&mut **to).into(), from, factor, (&**times).into()).map_err(error_of_device)
     }
 }

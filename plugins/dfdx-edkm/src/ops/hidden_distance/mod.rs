@@ -26,19 +26,19 @@ pub trait HiddenDistanceKernel: DeviceMemory {
     /// The difference of two runs of one length; sums in a fixed order.
     fn difference(&self, x: Self::View<'_>, y: Self::View<'_>) -> Result<Difference<Self>, Self::Err>;
 
-    /// grad += factor x grad_distance x difference, with `grad_distance` one number.
-    fn hidden_distance_backward(
+    /// to += factor x times x from, with `times` one number and the others of one length.
+    fn add_times(
         &self,
-        difference: Self::View<'_>,
+        from: Self::View<'_>,
         factor: f32,
-        grad_distance: &<Self as Storage<f32>>::Vec,
-        grad: &mut <Self as Storage<f32>>::Vec,
+        times: &<Self as Storage<f32>>::Vec,
+        to: &mut <Self as Storage<f32>>::Vec,
     ) -> Result<(), Self::Err>;
 }
 
 /// `weight` times the mean squared distance of the hidden states x `[tokens, hidden]` from the teacher's, relative to the mean square of the
 /// teacher's, so that one weight serves layers and models of any scale; 0 where the teacher's are all zero. Gives x as it came, on its tape, and the
-/// distance, which is part of the loss once it is added to it. The teacher is a constant.
+/// distance, which is part of the loss once it is added to it ([`add_distances`]). The teacher is a constant.
 ///
 /// Saves the difference, as large as x.
 ///
@@ -83,7 +83,38 @@ pub fn hidden_distance<D: EdkmDevice, T: SaveForBackward<D>>(
         let difference = T::load(saved)?;
         let grad_distance = take_gradient(&device, grads.get_or_alloc_mut(&distance_ghost)?)?;
         let grad_x = grads.get_or_alloc_mut(&x_ghost)?;
-        device.hidden_distance_backward(D::view(&difference), (2.0 * relative) as f32, &grad_distance, grad_x)
+        device.add_times(D::view(&difference), (2.0 * relative) as f32, &grad_distance, grad_x)
     });
     Ok((x.put_tape(tape), distance))
+}
+
+/// loss + trust x the sum of the distances. Saves nothing.
+///
+/// # Errors
+/// The device's.
+pub fn add_distances<D: EdkmDevice, T: SaveForBackward<D>>(
+    loss: Tensor<Rank0, f32, D, T>,
+    distances: &[Tensor<Rank0, f32, D>],
+    trust: f32,
+) -> Result<Tensor<Rank0, f32, D, T>, D::Err> {
+    let (loss, mut tape) = loss.split_tape();
+    let device = loss.device().clone();
+    let number = |tensor: &Tensor<Rank0, f32, D>| tensor.as_vec()[0];
+    let total = number(&loss) + trust * distances.iter().map(number).sum::<f32>();
+    let total = device.try_tensor_from_vec(vec![total], ())?;
+    if !T::OWNS_TAPE {
+        return Ok(total.put_tape(tape));
+    }
+    let mut parts = vec![(loss.ghost(), 1.0)];
+    parts.extend(distances.iter().map(|distance| (distance.ghost(), trust)));
+    let total_ghost = total.ghost();
+    let one = device.tensor_from_host(vec![1.0], (1usize,))?;
+    tape.add_backward_op(move |grads| {
+        let grad_total = take_gradient(&device, grads.get_or_alloc_mut(&total_ghost)?)?;
+        for (part, factor) in parts {
+            device.add_times(D::view(&one), factor, &grad_total, grads.get_or_alloc_mut(&part)?)?;
+        }
+        Ok(())
+    });
+    Ok(total.put_tape(tape))
 }
