@@ -8,6 +8,8 @@
 pub mod dkm;
 pub mod golden;
 pub mod mutations;
+mod random;
 pub mod tolerance;
 
+pub use random::random;
 pub use tolerance::{assert_bitwise_equal, assert_close, largest_error};

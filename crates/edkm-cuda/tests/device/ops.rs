@@ -6,20 +6,7 @@ use edkm_cuda::{
     adamw, attention, cross_entropy, digest, distillation, elementwise, embedding, product, rms_norm, rotary, swiglu,
 };
 use edkm_kernels as cpu;
-use edkm_testkit::{assert_bitwise_equal, assert_close};
-
-/// Numbers in [-1, 1), the same in every run.
-pub(crate) fn random(seed: u64, len: usize) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(1);
-    (0..len)
-        .map(|_| {
-            state = state
-                .wrapping_mul(0x5851_f42d_4c95_7f2d)
-                .wrapping_add(0x1405_7b7e_f767_814f);
-            (state >> 40) as f32 / (1 << 23) as f32 - 1.0
-        })
-        .collect()
-}
+use edkm_testkit::{assert_bitwise_equal, assert_close, random};
 
 /// Both sum in f32, in different orders.
 const SUMS: f64 = 2e-6;

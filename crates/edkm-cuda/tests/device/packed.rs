@@ -7,7 +7,7 @@ use edkm_palette::{PaletteSpec, PalettizedMatrix};
 use edkm_testkit::assert_bitwise_equal;
 
 use crate::device::device;
-use crate::ops::random;
+use edkm_testkit::random;
 
 fn matrix(rows: usize, cols: usize, spec: PaletteSpec, scaled: Option<()>) -> PalettizedMatrix {
     let palettes = random(1, spec.groups(rows) * spec.palette_len());

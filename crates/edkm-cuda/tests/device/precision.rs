@@ -4,7 +4,7 @@ use edkm_cuda::product::{self, Accumulate, Precision, Product};
 use edkm_cuda::{Argument, Runtime};
 
 use crate::device::{device, Device};
-use crate::ops::random;
+use edkm_testkit::random;
 
 /// The device, multiplying in another way.
 struct With<'a>(&'a Device, Precision);

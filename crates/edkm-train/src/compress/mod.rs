@@ -258,6 +258,38 @@ fn round_to_nearest(weight: &[f32], shape: MatrixShape, spec: &Spec) -> (Vec<f32
     (palettes.concat(), indices.concat())
 }
 
+/// Gives parameters other numbers: those that `values` has for their name, if it has any.
+///
+/// # Errors
+/// The device's, when it cannot hold them.
+pub(crate) fn replace_values<D: EdkmDevice>(
+    model: &mut DynamicLlama<D>,
+    values: impl FnMut(&str) -> Option<Vec<f32>>,
+) -> Result<(), TrainError> {
+    struct Replace<F>(F);
+    impl<D: EdkmDevice, F: FnMut(&str) -> Option<Vec<f32>>> ParameterVisitor<D> for Replace<F> {
+        type Error = TrainError;
+        fn visit<S: Shape>(
+            &mut self,
+            name: &str,
+            _: ParameterKind<'_>,
+            parameter: &mut Tensor<S, f32, D>,
+        ) -> Result<(), TrainError> {
+            let Some(values) = self.0(name) else {
+                return Ok(());
+            };
+            let (device, shape) = (parameter.device().clone(), *parameter.shape());
+            *parameter = device
+                .tensor_from_host(values, shape)
+                .map_err(|error| TrainError::Device {
+                    reason: format!("{name}: {error}"),
+                })?;
+            Ok(())
+        }
+    }
+    model.visit_parameters("", &mut Replace(values))
+}
+
 /// A copy of `model` that computes with the palettized weights, unclustered: what the compressed model will say.
 ///
 /// # Errors
@@ -266,29 +298,11 @@ pub fn with_palettes<D: EdkmDevice>(
     model: &DynamicLlama<D>,
     palettes: &[PalettizedParameter],
 ) -> Result<DynamicLlama<D>, TrainError> {
-    struct Replace<'a>(&'a [PalettizedParameter]);
-    impl<D: EdkmDevice> ParameterVisitor<D> for Replace<'_> {
-        type Error = TrainError;
-        fn visit<S: Shape>(
-            &mut self,
-            name: &str,
-            _: ParameterKind<'_>,
-            parameter: &mut Tensor<S, f32, D>,
-        ) -> Result<(), TrainError> {
-            let Some(palettized) = self.0.iter().find(|p| p.name == name) else {
-                return Ok(());
-            };
-            let (device, shape) = (parameter.device().clone(), *parameter.shape());
-            *parameter = device
-                .tensor_from_host(palettized.matrix.dequantize(), shape)
-                .map_err(|error| TrainError::Device {
-                    reason: format!("{name}: {error}"),
-                })?;
-            Ok(())
-        }
-    }
     let mut copy = model.clone();
-    copy.visit_parameters("", &mut Replace(palettes))?;
+    replace_values(&mut copy, |name| {
+        let palettized = palettes.iter().find(|palettized| palettized.name == name)?;
+        Some(palettized.matrix.dequantize())
+    })?;
     copy.set_clustering(&|_: &edkm_llama::names::Parameter| None);
     Ok(copy)
 }

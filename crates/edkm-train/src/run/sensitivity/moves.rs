@@ -1,11 +1,12 @@
 //! What the loss does when one layer is moved by a bit, the others staying where they are.
 
-use dfdx::prelude::*;
-use dfdx_edkm::{EdkmDevice, ParameterKind, ParameterVisitor, Parameters};
+use dfdx::prelude::NoneTape;
+use dfdx_edkm::EdkmDevice;
 use edkm_cluster::Bits;
 use edkm_llama::model::DynamicLlama;
 
 use super::layer::Layer;
+use crate::compress::replace_values;
 use crate::data::windows::Batch;
 use crate::trainer::model_input;
 use crate::TrainError;
@@ -137,28 +138,8 @@ pub(super) fn set_weight<D: EdkmDevice>(
     layer: &Layer,
     bits: Bits,
 ) -> Result<(), TrainError> {
-    struct Set<'a>(&'a str, Option<Vec<f32>>);
-    impl<D: EdkmDevice> ParameterVisitor<D> for Set<'_> {
-        type Error = TrainError;
-        fn visit<S: Shape>(
-            &mut self,
-            name: &str,
-            _: ParameterKind<'_>,
-            parameter: &mut Tensor<S, f32, D>,
-        ) -> Result<(), TrainError> {
-            if let Some(values) = self.1.take_if(|_| name == self.0) {
-                let (device, shape) = (parameter.device().clone(), *parameter.shape());
-                *parameter = device
-                    .tensor_from_host(values, shape)
-                    .map_err(|error| TrainError::Device {
-                        reason: format!("{name}: {error}"),
-                    })?;
-            }
-            Ok(())
-        }
-    }
-    let values = layer.palettized(bits)?.dequantize();
-    model.visit_parameters("", &mut Set(&layer.candidate.name, Some(values)))
+    let mut values = Some(layer.palettized(bits)?.dequantize());
+    replace_values(model, |name| values.take_if(|_| name == layer.candidate.name))
 }
 
 #[cfg(test)]
