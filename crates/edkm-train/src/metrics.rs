@@ -14,7 +14,8 @@ use crate::{files, TrainError};
 pub struct StepMetrics {
     /// The step, from 0.
     pub step: u64,
-    /// Mean negative log likelihood over the tokens of the step that count, in nats; `null` for a step that was left out.
+    /// What the step learned from: the mean negative log likelihood over its tokens that count, in nats, mixed with what a teacher's lesson adds
+    /// ([`crate::run::Objective`]); `null` for a step that was left out.
     pub loss: Option<f64>,
     /// The learning rate that the step used.
     pub learning_rate: f64,

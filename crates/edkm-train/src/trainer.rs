@@ -50,7 +50,7 @@ pub struct Trainer<D: EdkmDevice> {
 pub struct StepOutcome {
     /// The step, from 0.
     pub step: u64,
-    /// Mean loss in nats a token, before the update.
+    /// The loss before the update: nats a token of the text, or as the lesson of a teacher mixes it, distances of hidden states included.
     pub loss: f64,
     /// Norm of all gradients before clipping.
     pub gradient_norm: f64,
