@@ -6,10 +6,14 @@
 pub mod nccl;
 mod offload;
 mod pinned;
+mod pool;
 mod stream;
+mod traffic;
 
 pub use crate::product::Precision;
 pub use offload::{CopyReport, Download, HostBytes, Keep, Offload, Upload, MOST_PINNED_BYTES};
+pub use pool::PoolUse;
+pub use traffic::{Copies, Traffic};
 
 use std::collections::BTreeMap;
 use std::ffi::{c_void, CString};
@@ -21,6 +25,8 @@ use cudarc::driver::{result, sys, CudaDevice, CudaSlice, DevicePtr, DeviceSlice,
 use crate::product::{Operands, Operation, Product};
 use crate::runtime::THREADS;
 use crate::{source, Argument, Runtime, Slice, SliceMut};
+use pool::MemoryPool;
+use traffic::TrafficMeter;
 
 /// What a GPU can fail with.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -70,6 +76,7 @@ pub struct Gpu {
     precision: RwLock<Precision>,
     functions: BTreeMap<&'static str, sys::CUfunction>,
     offload: OnceLock<Arc<Offload>>,
+    traffic: Arc<TrafficMeter>,
 }
 
 // SAFETY: functions of a loaded module are handles that any thread may launch, once the device's context is bound to it (which `launch` does).
@@ -102,7 +109,8 @@ impl Gpu {
         }
         let device = CudaDevice::new(ordinal)?;
         // a device without memory pools works too
-        if let Err(error) = keep_freed_memory(&device) {
+        let kept = MemoryPool::of(&device).and_then(|pool| pool.map_or(Ok(()), |pool| pool.keep_freed_memory()));
+        if let Err(error) = kept {
             tracing::debug!(?error, "freed memory goes back to the system");
         }
         let blas = CudaBlas::new(device.clone())?;
@@ -118,6 +126,7 @@ impl Gpu {
             precision: RwLock::default(),
             functions,
             offload: OnceLock::new(),
+            traffic: Arc::default(),
         })
     }
 
@@ -151,7 +160,7 @@ impl Gpu {
         if let Some(offload) = self.offload.get() {
             return Ok(offload);
         }
-        let made = Offload::new(&self.device)?;
+        let made = Offload::new(&self.device, self.traffic.clone())?;
         // another thread may have been faster: then its own is the one
         Ok(self.offload.get_or_init(|| made))
     }
@@ -172,6 +181,31 @@ impl Gpu {
         self.device.bind_to_thread()?;
         let (free, total) = result::mem_get_info()?;
         Ok(total.saturating_sub(free) as u64)
+    }
+
+    /// Memory that this process's numbers take on the GPU; none where the driver has no pools. Waits for the device, so that what was freed is free.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn pool_use(&self) -> Result<Option<PoolUse>, GpuError> {
+        self.wait()?;
+        let pool = MemoryPool::of(&self.device)?;
+        Ok(pool.map(|pool| pool.used()).transpose()?)
+    }
+
+    /// Lets the peak of [`Self::pool_use`] begin anew, from what is used at present.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn reset_peak(&self) -> Result<(), GpuError> {
+        self.wait()?;
+        let pool = MemoryPool::of(&self.device)?;
+        Ok(pool.map_or(Ok(()), |pool| pool.reset_peak())?)
+    }
+
+    /// What was copied between the host and this GPU so far.
+    pub fn traffic(&self) -> Traffic {
+        self.traffic.get()
     }
 
     /// Copies numbers on the GPU.
@@ -207,18 +241,6 @@ impl<'a, T> From<&'a mut CudaSlice<T>> for SliceMut<'a, T> {
     fn from(memory: &'a mut CudaSlice<T>) -> Self {
         // SAFETY: cudarc's slice owns so many numbers from there on, and lends them to nobody else for `'a`.
         unsafe { SliceMut::from_raw(*memory.device_ptr(), memory.len()) }
-    }
-}
-
-/// Lets freed memory stay with the driver's pool: it would go back to the system whenever the device is waited for, and be mapped anew.
-fn keep_freed_memory(device: &CudaDevice) -> Result<(), DriverError> {
-    let mut pool: sys::CUmemoryPool = std::ptr::null_mut();
-    let mut threshold = u64::MAX;
-    let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
-    // SAFETY: the device is open; both calls write to or read from the local variable that they are given, a pool and a 64-bit number.
-    unsafe {
-        sys::cuDeviceGetDefaultMemPool(&mut pool, *device.cu_device()).result()?;
-        sys::cuMemPoolSetAttribute(pool, attribute, std::ptr::from_mut(&mut threshold).cast()).result()
     }
 }
 
@@ -271,6 +293,7 @@ impl Runtime for Gpu {
         self.device.bind_to_thread()?;
         // SAFETY: the caller's contract. The copy is on the null stream and done when the call returns.
         unsafe { result::memcpy_htod_sync(to, bytes) }?;
+        self.traffic.to_gpu(bytes.len());
         Ok(())
     }
 
@@ -278,6 +301,7 @@ impl Runtime for Gpu {
         self.device.bind_to_thread()?;
         // SAFETY: the caller's contract. The copy is on the null stream, so behind all launches.
         unsafe { result::memcpy_dtoh_sync(bytes, from) }?;
+        self.traffic.to_host(bytes.len());
         Ok(())
     }
 

@@ -15,6 +15,7 @@ use cudarc::driver::{result, CudaDevice, DriverError};
 
 use super::pinned::{in_words, Pinned, Pool};
 use super::stream::{Event, Stream};
+use super::traffic::TrafficMeter;
 use super::GpuError;
 use crate::{Slice, SliceMut};
 
@@ -29,6 +30,7 @@ pub struct Offload {
     /// What uploads read, until they are done.
     read: Mutex<VecDeque<(Event, Source)>>,
     counts: [AtomicU64; 4],
+    traffic: Arc<TrafficMeter>,
 }
 
 /// What was copied so far.
@@ -65,13 +67,14 @@ enum Source {
 }
 
 impl Offload {
-    pub(super) fn new(device: &Arc<CudaDevice>) -> Result<Arc<Self>, GpuError> {
+    pub(super) fn new(device: &Arc<CudaDevice>, traffic: Arc<TrafficMeter>) -> Result<Arc<Self>, GpuError> {
         Ok(Arc::new(Self {
             device: device.clone(),
             stream: Stream::new(device)?,
             pool: Pool::new(device, MOST_PINNED_BYTES),
             read: Mutex::default(),
             counts: Default::default(),
+            traffic,
         }))
     }
 
@@ -109,6 +112,7 @@ impl Offload {
             // SAFETY: the caller's contract. On the null stream, so behind all that was launched.
             unsafe { result::memcpy_dtoh_sync(&mut bytes, from.address()) }?;
             self.count(Count::WaitedFor, len);
+            self.traffic.to_host(len);
             return Ok(Download {
                 place: Place::Ordinary(bytes),
                 state: Mutex::new(State::Arrived),
@@ -123,6 +127,7 @@ impl Offload {
             Err(error) => return Err(self.end(error)),
         };
         self.count(Count::Downloads, len);
+        self.traffic.to_host(len);
         Ok(Download {
             place: Place::Pinned(pinned),
             state: Mutex::new(State::Coming { event, keep }),
@@ -158,6 +163,7 @@ impl Offload {
             // SAFETY: the caller's contract. On the null stream, and done when the call returns.
             unsafe { result::memcpy_htod_sync(address, bytes) }?;
             self.count(Count::WaitedFor, len);
+            self.traffic.to_gpu(len);
             return Ok(Upload {
                 coming: None,
                 offload: self.clone(),
@@ -175,6 +181,7 @@ impl Offload {
             Err(error) => return Err(self.end(error)),
         };
         self.count(Count::Uploads, len);
+        self.traffic.to_gpu(len);
         Ok(Upload {
             coming: Some((event, source)),
             offload: self.clone(),

@@ -11,6 +11,7 @@
 
 #include "machine.h"
 
+#include <algorithm>
 #include <deque>
 #include <mutex>
 
@@ -47,6 +48,15 @@ bool is_in(const std::map<uint64_t, size_t>& all, uint64_t address, size_t len) 
     return address + len <= first + size;
 }
 bool is_memory(uint64_t address, size_t len) { return is_in(memory, address, len); }
+
+// What the pool has given and not taken back, at its most.
+std::map<uint64_t, size_t> pooled;
+uint64_t pool_peak = 0;
+uint64_t pool_used() {
+    uint64_t used = 0;
+    for (auto& [address, len] : pooled) used += len;
+    return used;
+}
 
 // Page-locked memory of the host.
 std::map<uint64_t, size_t> locked;
@@ -207,7 +217,18 @@ int cuMemFreeHost(void* address) {
     return std::free(address), OK;
 }
 int cuDeviceGetDefaultMemPool(void** pool, int) { return *pool = &handle, OK; }
-int cuMemPoolSetAttribute(void*, int attribute, void*) { return attribute == 4 ? OK : INVALID_VALUE; }
+// 4: how much is kept free, 7: what is used, 8: the most that was, which can be set to zero alone
+int cuMemPoolSetAttribute(void*, int attribute, void* value) {
+    IN_TURN;
+    if (attribute == 4) return OK;
+    if (attribute != 8 || *static_cast<uint64_t*>(value) != 0) return INVALID_VALUE;
+    return pool_peak = pool_used(), OK;
+}
+int cuMemPoolGetAttribute(void*, int attribute, void* value) {
+    IN_TURN;
+    if (attribute != 7 && attribute != 8) return INVALID_VALUE;
+    return *static_cast<uint64_t*>(value) = attribute == 7 ? pool_used() : pool_peak, OK;
+}
 
 int cuMemGetInfo_v2(size_t* free, size_t* total) {
     IN_TURN;
@@ -221,7 +242,12 @@ int cuMemAlloc_v2(uint64_t* address, size_t len) {
     *address = allocate(len, 0xff);
     return OK;
 }
-int cuMemAllocAsync(uint64_t* address, size_t len, void*) { return cuMemAlloc_v2(address, len); }
+int cuMemAllocAsync(uint64_t* address, size_t len, void*) {
+    IN_TURN;
+    cuMemAlloc_v2(address, len);
+    pooled[*address] = len;
+    return pool_peak = std::max(pool_peak, pool_used()), OK;
+}
 int cuMemFree_v2(uint64_t address) {
     IN_TURN;
     drain_all();
@@ -230,7 +256,10 @@ int cuMemFree_v2(uint64_t address) {
 }
 int cuMemFreeAsync(uint64_t address, void* stream) {
     IN_TURN;
-    if (address != 0) stream_of(stream).give([=] { release(address); });
+    if (address == 0) return OK;
+    // who asks for memory in the same stream may have this from now on
+    pooled.erase(address);
+    stream_of(stream).give([=] { release(address); });
     return OK;
 }
 int cuMemsetD8Async(uint64_t address, unsigned char byte, size_t len, void* stream) {
@@ -325,5 +354,12 @@ int cublasGemmEx(
         null_stream.give([=, alpha = *alpha, beta = *beta] { product_of(kind, ta == 1, tb == 1, m, n, k, a, lda, b, ldb, alpha, beta, c, ldc); });
     }
     return OK;
+}
+// dfdx's own products, which stand behind kernels of its that are not here: not supported
+int cublasSgemm_v2(void*, int, int, int, int, int, const float*, const float*, int, const float*, int, const float*, float*, int) { return 15; }
+int cublasSgemmStridedBatched(
+    void*, int, int, int, int, int, const float*, const float*, int, long long, const float*, int, long long, const float*, float*, int, long long, int
+) {
+    return 15;
 }
 }

@@ -37,6 +37,47 @@ pub trait DeviceBench: DeviceMemory + Synchronize {
     /// # Errors
     /// The device's.
     fn taken_bytes(&self) -> Result<Option<u64>, EdkmError>;
+
+    /// What this program uses of the device's own memory, and what was copied to and from it; none if its memory is the host's. Waits for the device.
+    ///
+    /// # Errors
+    /// The device's.
+    fn usage(&self) -> Result<Option<DeviceUsage>, EdkmError>;
+
+    /// Lets the peak of [`Self::usage`] begin anew.
+    ///
+    /// # Errors
+    /// The device's.
+    fn reset_peak(&self) -> Result<(), EdkmError>;
+}
+
+/// What is used of a device whose memory is its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeviceUsage {
+    /// Its memory; none where its driver does not tell.
+    pub memory: Option<MemoryUsage>,
+    /// Copies from it to the host since the program began, without those that dfdx makes.
+    pub to_host: Copies,
+    /// Copies from the host to it, likewise.
+    pub to_device: Copies,
+}
+
+/// Memory that this program's numbers take, without what is kept free for later and without the driver's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryUsage {
+    /// Bytes at present.
+    pub used_bytes: u64,
+    /// Bytes at the most since the peak was reset.
+    pub peak_bytes: u64,
+}
+
+/// Copies in one direction.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Copies {
+    /// How many.
+    pub count: u64,
+    /// Their bytes.
+    pub bytes: u64,
 }
 
 /// Measurements of products, of which the first is not counted.
@@ -83,5 +124,13 @@ impl DeviceBench for Cpu {
 
     fn taken_bytes(&self) -> Result<Option<u64>, EdkmError> {
         Ok(None)
+    }
+
+    fn usage(&self) -> Result<Option<DeviceUsage>, EdkmError> {
+        Ok(None)
+    }
+
+    fn reset_peak(&self) -> Result<(), EdkmError> {
+        Ok(())
     }
 }

@@ -7,7 +7,7 @@ mod cpu;
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;
 
-pub use bench::DeviceBench;
+pub use bench::{Copies, DeviceBench, DeviceUsage, MemoryUsage};
 pub(crate) use cpu::view_mut;
 #[cfg(feature = "nccl")]
 pub use cuda::nccl::{nccl_learners, NcclLearner};

@@ -3,12 +3,12 @@ use std::time::Instant;
 use dfdx::prelude::*;
 use edkm_cluster::bench::{median, normal, ClusterBench};
 use edkm_cluster::{MatrixShape, Prepared, Spec};
-use edkm_cuda::driver::{Gpu, GpuError};
+use edkm_cuda::driver::{self, Gpu, GpuError};
 use edkm_cuda::product::{self, Accumulate};
 use edkm_cuda::Array;
 
 use super::{error_of_op, gpu};
-use crate::device::bench::{operands, DeviceBench, PRODUCT_REPEATS};
+use crate::device::bench::{operands, Copies, DeviceBench, DeviceUsage, MemoryUsage, PRODUCT_REPEATS};
 use crate::ops::linear::cuda_clustered::{backward_accumulate, cluster, Effective};
 use crate::ops::linear::LinearDims;
 use crate::{Clustering, EdkmError};
@@ -113,5 +113,33 @@ impl DeviceBench for Cuda {
     fn taken_bytes(&self) -> Result<Option<u64>, EdkmError> {
         let gpu = gpu(self).map_err(error_of_op)?;
         gpu.taken_bytes().map(Some).map_err(error_of_op)
+    }
+
+    fn usage(&self) -> Result<Option<DeviceUsage>, EdkmError> {
+        let gpu = gpu(self).map_err(error_of_op)?;
+        let pool = gpu.pool_use().map_err(error_of_op)?;
+        let traffic = gpu.traffic();
+        Ok(Some(DeviceUsage {
+            memory: pool.map(|pool| MemoryUsage {
+                used_bytes: pool.used_bytes,
+                peak_bytes: pool.peak_bytes,
+            }),
+            to_host: traffic.to_host.into(),
+            to_device: traffic.to_gpu.into(),
+        }))
+    }
+
+    fn reset_peak(&self) -> Result<(), EdkmError> {
+        let gpu = gpu(self).map_err(error_of_op)?;
+        gpu.reset_peak().map_err(error_of_op)
+    }
+}
+
+impl From<driver::Copies> for Copies {
+    fn from(copies: driver::Copies) -> Self {
+        Self {
+            count: copies.count,
+            bytes: copies.bytes,
+        }
     }
 }
