@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{value_parser, Args as ClapArgs, Subcommand, ValueEnum};
 use edkm_store::Bytes;
 use edkm_train::bench::layer::Variant;
+use edkm_train::bench::saved::SavedPart;
 
 use super::DeviceArgs;
 
@@ -148,12 +149,21 @@ pub struct BenchLayerArgs {
     /// Sizes of the layer
     #[command(flatten)]
     pub sizes: LayerSizeArgs,
+    /// Storage of tensors saved for backward, as for `edkm finetune`
+    #[arg(long, value_name = "LAYERS", default_value = "marshal")]
+    pub store: String,
+    /// Where the layer is computed
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    /// How much of the tensors saved for backward stays in the GPU's memory, as for `edkm finetune`
+    #[arg(long, value_name = "BUDGET")]
+    pub device_memory: Option<Bytes>,
     /// Measurements, of which the median is shown
     #[arg(long, default_value_t = 5)]
     pub repeats: usize,
-    /// Measure the memory of one row alone, in this process
+    /// Measure one row alone, in this process: its memory, and on a GPU its time
     #[arg(long, hide = true)]
-    pub memory_of: Option<LayerVariant>,
+    pub row: Option<LayerVariant>,
     /// Write a trace of every layer and op, to be opened in Perfetto (ui.perfetto.dev)
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
@@ -192,15 +202,36 @@ pub struct BenchSavedArgs {
     /// Sizes of the layer
     #[command(flatten)]
     pub sizes: LayerSizeArgs,
+    /// Where the layer is computed
+    #[command(flatten)]
+    pub device: DeviceArgs,
     /// List what is kept
     #[arg(long, value_name = "WHAT")]
     pub by: Option<ListBy>,
-    /// Measure in this process and print the rows alone
+    /// Measure these rows alone, in this process
     #[arg(long, hide = true)]
-    pub in_this_process: bool,
+    pub rows: Option<SavedRows>,
     /// Print one JSON object as the last line of standard output
     #[arg(long)]
     pub json: bool,
+}
+
+/// Rows of `edkm bench saved`
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum SavedRows {
+    /// dfdx's own ops
+    Stock,
+    /// Ours
+    Fused,
+}
+
+impl From<SavedRows> for SavedPart {
+    fn from(rows: SavedRows) -> Self {
+        match rows {
+            SavedRows::Stock => SavedPart::Stock,
+            SavedRows::Fused => SavedPart::Fused,
+        }
+    }
 }
 
 /// What `edkm bench saved` lists

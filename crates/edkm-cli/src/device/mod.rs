@@ -6,8 +6,10 @@ mod gpu;
 #[path = "no_gpu.rs"]
 mod gpu;
 
+use std::fmt;
 use std::str::FromStr;
 
+use clap::ValueEnum;
 use dfdx::prelude::*;
 use dfdx_edkm::EdkmDevice;
 use edkm_store::Bytes;
@@ -40,6 +42,15 @@ impl FromStr for DeviceChoice {
     }
 }
 
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
+        }
+    }
+}
+
 /// Something to do on a device of whatever kind.
 pub trait OnDevice {
     /// What comes of it.
@@ -50,6 +61,15 @@ pub trait OnDevice {
 }
 
 impl DeviceArgs {
+    /// The same as arguments again, for a process of its own.
+    pub fn arguments(self) -> Vec<String> {
+        let precision = self.precision.to_possible_value();
+        let precision = precision.map(|value| ["--precision".to_owned(), value.get_name().to_owned()]);
+        let mut arguments = vec!["--device".to_owned(), self.device.to_string()];
+        arguments.extend(precision.into_iter().flatten());
+        arguments
+    }
+
     /// Refuses a budget of device memory where there is none.
     pub fn check_memory(self, budget: Option<Bytes>) -> Result<(), Failure> {
         match (self.device, budget) {

@@ -261,6 +261,15 @@ fn a_gpu_without_the_feature() {
         let refused = shop.finetune(&["--device", asked]);
         assert_refused(&refused, &[named, "cargo build --release --features cuda"], &shop.out());
     }
+    // measured in processes of their own
+    for bench in ["layer", "saved"] {
+        let refused = edkm().args(["bench", bench, "--device", "cuda"]).output().unwrap();
+        assert_refused(
+            &refused,
+            &["cuda:0", "cargo build --release --features cuda"],
+            &shop.out(),
+        );
+    }
 }
 
 #[test]

@@ -3,15 +3,19 @@
 use std::time::Instant;
 
 use dfdx::prelude::*;
-use dfdx_edkm::{backward, try_checkpoint, ParameterKind, ParameterVisitor, Parameters, StoreTape};
+use dfdx_edkm::device::take_gradient;
+use dfdx_edkm::{
+    backward, try_checkpoint, DeviceBudget, EdkmDevice, ParameterKind, ParameterVisitor, Parameters, StoreTape,
+};
 use edkm_cluster::bench::median;
 use edkm_cluster::Bits;
 use edkm_llama::config::LlamaConfig;
 use edkm_llama::model::DynamicLlama;
-use edkm_store::{Backend, Store};
+use edkm_store::{Backend, Bytes, StoreSpec};
 use rand_chacha::rand_core::RngCore;
 use serde::{Deserialize, Serialize};
 
+use super::device_figures::{DeviceFigures, Watch};
 use super::stock_layer::{FusedDecoderLayer, StockDecoderLayer};
 use crate::init::random_weights;
 use crate::memory::{peak_resident_bytes, reset_peak_resident, resident_bytes};
@@ -20,7 +24,7 @@ use crate::run::ClusterSettings;
 use crate::TrainError;
 
 /// The layer and what goes through it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct LayerSettings {
     /// Width of the residual stream.
     pub hidden: usize,
@@ -36,6 +40,10 @@ pub struct LayerSettings {
     pub batch: usize,
     /// Bits of the clustered layers.
     pub bits: Bits,
+    /// Where the ops of this project save what backward needs.
+    pub store: StoreSpec,
+    /// How much of it stays in the memory of the device; none if it is not said.
+    pub device_memory: Option<Bytes>,
 }
 
 /// A way of computing the layer.
@@ -44,7 +52,7 @@ pub struct LayerSettings {
 pub enum Variant {
     /// dfdx's own ops on its `OwnedTape`, not clustered.
     Stock,
-    /// The ops of this project, not clustered, over a marshaling store.
+    /// The ops of this project, not clustered, over a store.
     Unclustered,
     /// The same, clustered.
     Clustered,
@@ -75,29 +83,39 @@ impl Variant {
 /// Memory of one forward and backward pass.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct LayerMemory {
-    /// The most resident memory in the pass, beyond the program, the weights and the weights' gradients.
+    /// The most resident memory in the pass, beyond the program, the weights and the weights' gradients. `null` on a GPU.
     pub peak_resident_bytes: Option<u64>,
-    /// By how much the resident memory has grown between the beginning of forward and that of backward.
+    /// By how much the resident memory has grown between the beginning of forward and that of backward. `null` on a GPU.
     pub kept_bytes: Option<u64>,
-    /// What the store says that it keeps at that moment, with the clusterings' trajectories. 0 for stock ops, which have no store.
+    /// What the store says that it keeps at that moment, with the clusterings' trajectories: bytes of the host. 0 for stock ops, which have no store.
     pub store_bytes: u64,
+    /// The GPU's part, if there is one.
+    #[serde(flatten)]
+    pub device: Option<DeviceFigures>,
 }
 
 /// The layer, its input, and the ways to compute it.
-pub struct LayerBench {
+pub struct LayerBench<D: EdkmDevice> {
     settings: LayerSettings,
-    pub(super) unclustered: FusedDecoderLayer,
-    pub(super) clustered: FusedDecoderLayer,
-    pub(super) stock: StockDecoderLayer,
-    pub(super) x_bsh: Tensor<(usize, usize, usize), f32, Cpu>,
+    pub(super) unclustered: FusedDecoderLayer<D>,
+    pub(super) clustered: FusedDecoderLayer<D>,
+    pub(super) stock: StockDecoderLayer<D>,
+    pub(super) x_bsh: Hidden<D>,
+    /// Memory of the device that was in use before the layer was there.
+    pub(super) used_before: u64,
 }
 
-impl LayerBench {
+/// `[batch, sequence, hidden]`
+pub(super) type Hidden<D, T = NoneTape> = Tensor<(usize, usize, usize), f32, D, T>;
+/// What a pass ends with.
+pub(super) type Loss<D, T> = Tensor<Rank0, f32, D, T>;
+
+impl<D: EdkmDevice> LayerBench<D> {
     /// A layer with random weights. `device` should be one whose cache is off.
     ///
     /// # Errors
-    /// Sizes that do not make a layer.
-    pub fn new(settings: LayerSettings, device: &Cpu) -> Result<Self, TrainError> {
+    /// Sizes that do not make a layer; too little memory.
+    pub fn new(settings: LayerSettings, device: &D) -> Result<Self, TrainError> {
         for (setting, value) in [("--seq", settings.sequence), ("--batch", settings.batch)] {
             if value == 0 {
                 return Err(TrainError::Setting {
@@ -107,6 +125,10 @@ impl LayerBench {
                 });
             }
         }
+        let usage = device.usage().map_err(device_error)?;
+        let used_before = usage
+            .and_then(|usage| usage.memory)
+            .map_or(0, |memory| memory.used_bytes);
         let config: LlamaConfig = LlamaConfig::from_json(
             std::path::Path::new("bench layer"),
             &serde_json::json!({
@@ -123,7 +145,7 @@ impl LayerBench {
             .to_string(),
         )?;
         let mut model = DynamicLlama::from_weights(&config, device, &mut random_weights(0, 1, 0.02))?;
-        let layer = |model: &DynamicLlama<Cpu>| model.layers[0].clone();
+        let layer = |model: &DynamicLlama<D>| model.layers[0].clone();
         let unclustered = layer(&model);
         model.set_clustering(&ClusterSettings::new(settings.bits, 1));
         let stock = StockDecoderLayer::like(&unclustered).map_err(device_error)?;
@@ -135,7 +157,8 @@ impl LayerBench {
             clustered: layer(&model),
             unclustered,
             stock,
-            x_bsh: device.try_tensor_from_vec(x.collect(), shape).map_err(device_error)?,
+            x_bsh: device.tensor_from_host(x.collect(), shape).map_err(device_error)?,
+            used_before,
         })
     }
 
@@ -165,26 +188,47 @@ impl LayerBench {
         let mut times: [Vec<f64>; Variant::ALL.len()] = Default::default();
         for repeat in 0..=repeats.max(1) {
             for (variant, times) in Variant::ALL.into_iter().zip(&mut times) {
-                let _span = tracing::trace_span!("pass", variant = variant.name()).entered();
-                let start = Instant::now();
-                self.pass(variant, |_| {})?;
+                let seconds = self.timed_pass(variant)?;
                 if repeat > 0 {
-                    times.push(start.elapsed().as_secs_f64());
+                    times.push(seconds);
                 }
             }
         }
         Ok(times.map(median))
     }
 
+    /// The same of one variant alone.
+    ///
+    /// # Errors
+    /// An op that fails.
+    pub fn seconds_of(&self, variant: Variant, repeats: usize) -> Result<f64, TrainError> {
+        self.timed_pass(variant)?;
+        let times = (0..repeats.max(1)).map(|_| self.timed_pass(variant));
+        Ok(median(times.collect::<Result<_, _>>()?))
+    }
+
+    /// The seconds of a pass, until the device has done it.
+    fn timed_pass(&self, variant: Variant) -> Result<f64, TrainError> {
+        let _span = tracing::trace_span!("pass", variant = variant.name()).entered();
+        let device = self.x_bsh.device();
+        device.try_synchronize().map_err(device_error)?;
+        let start = Instant::now();
+        self.pass(variant, |_| Ok(()))?;
+        device.try_synchronize().map_err(device_error)?;
+        Ok(start.elapsed().as_secs_f64())
+    }
+
     /// The memory of one pass of a variant after one that is not counted. `resident_before` is what the process had before the layer was made.
     ///
-    /// For the figures to be those of the variant it must be the only one that the process runs, and freed memory must go back to the
+    /// For the process's figures to be those of the variant it must be the only one that the process runs, and freed memory must go back to the
     /// system at once (with glibc: `MALLOC_MMAP_THRESHOLD_=65536` and `MALLOC_TRIM_THRESHOLD_=0` in the environment).
     ///
     /// # Errors
     /// An op that fails.
     pub fn memory(&self, variant: Variant, resident_before: Option<u64>) -> Result<LayerMemory, TrainError> {
-        self.pass(variant, |_| {})?;
+        self.pass(variant, |_| Ok(()))?;
+        let device = self.x_bsh.device();
+        let mut watch = Watch::begin(device)?;
         reset_peak_resident();
         let start = resident_bytes();
         let (mut kept_bytes, mut store_bytes) = (None, 0);
@@ -192,32 +236,38 @@ impl LayerBench {
             let grown = |start: u64| resident_bytes().map(|now| now.saturating_sub(start));
             kept_bytes = start.and_then(grown);
             store_bytes = stored;
+            watch.between(device)
         })?;
-        let parameters = dfdx_edkm::count_parameters(&mut self.unclustered.clone()) as u64 * 4;
-        let beyond = |peak: u64| Some(peak.saturating_sub(resident_before?).saturating_sub(2 * parameters));
+        let gradients = self.parameter_bytes();
+        let beyond = |peak: u64| Some(peak.saturating_sub(resident_before?).saturating_sub(2 * gradients));
+        let peak_resident_bytes = peak_resident_bytes().and_then(beyond);
+        let device = watch.end(device, self.used_before + 2 * gradients)?;
+        // the memory that counts is the GPU's, where there is one: the process's is page-locked, or that of the driver
+        let of_the_host = |bytes: Option<u64>| bytes.filter(|_| device.is_none());
         Ok(LayerMemory {
-            peak_resident_bytes: peak_resident_bytes().and_then(beyond),
-            kept_bytes,
+            peak_resident_bytes: of_the_host(peak_resident_bytes),
+            kept_bytes: of_the_host(kept_bytes),
             store_bytes,
+            device,
         })
     }
 
+    /// Bytes of the weights, which are those of their gradients too.
+    pub(super) fn parameter_bytes(&self) -> u64 {
+        dfdx_edkm::count_parameters(&mut self.unclustered.clone()) as u64 * size_of::<f32>() as u64
+    }
+
     /// One forward and backward pass. Between the two it tells how many bytes the store and the clusterings keep.
-    fn pass(&self, variant: Variant, between: impl FnOnce(u64)) -> Result<(), TrainError> {
+    fn pass(&self, variant: Variant, between: impl FnOnce(u64) -> Result<(), TrainError>) -> Result<(), TrainError> {
         let x = self.x_bsh.clone();
         if variant == Variant::Stock {
-            let loss = self
-                .stock
-                .try_forward(x.put_tape(OwnedTape::default()))
-                .and_then(|out| out.try_mean());
-            let loss: Tensor<Rank0, f32, Cpu, OwnedTape<f32, Cpu>> = loss.map_err(device_error)?;
-            between(0);
-            let gradients = loss.backward_in_place()?;
-            drop(gradients);
-            return Ok(());
+            let out = self.stock.try_forward(x.put_tape(OwnedTape::default()));
+            let loss = self.loss(out.map_err(device_error)?).map_err(device_error)?;
+            between(0)?;
+            return backward_owned(loss);
         }
-        let store = Store::marshaling();
-        let tape = StoreTape::new(store.clone(), Gradients::leaky());
+        let store = self.settings.store.build()?;
+        let tape = self.tape(store.clone());
         let (layer, x) = match variant {
             Variant::Stock | Variant::Unclustered => (&self.unclustered, x.put_tape(tape)),
             Variant::Clustered | Variant::Checkpointed => (&self.clustered, x.put_tape(tape)),
@@ -226,33 +276,51 @@ impl LayerBench {
             Variant::Checkpointed => try_checkpoint(layer, x),
             _ => layer.try_forward(x),
         };
-        let loss = out.and_then(|out| out.try_mean::<Rank0, _>()).map_err(device_error)?;
-        between(store.report().held_bytes + clustering_bytes(layer));
+        let loss = self.loss(out.map_err(device_error)?).map_err(device_error)?;
+        between(store.report().held_bytes + clustering_bytes(layer))?;
         backward(loss).map_err(device_error)?;
         Ok(())
     }
-}
 
-/// dfdx's backward pass with this module's error.
-trait BackwardInPlace {
-    fn backward_in_place(self) -> Result<Gradients<f32, Cpu>, TrainError>;
-}
+    /// A tape for one pass.
+    pub(super) fn tape(&self, store: impl Backend) -> StoreTape<f32, D> {
+        let tape = StoreTape::new(store, Gradients::leaky());
+        match self.settings.device_memory {
+            Some(bytes) => tape.with_device_budget(&DeviceBudget::new(bytes)),
+            None => tape,
+        }
+    }
 
-impl BackwardInPlace for Tensor<Rank0, f32, Cpu, OwnedTape<f32, Cpu>> {
-    fn backward_in_place(self) -> Result<Gradients<f32, Cpu>, TrainError> {
-        self.try_backward().map_err(device_error)
+    /// The mean of the output times the input, number by number: a loss whose gradient differs from number to number, and which takes no memory and
+    /// no kernel of dfdx's. Its value is not computed, 0 stands for it.
+    pub(super) fn loss<T: Tape<f32, D>>(&self, out: Hidden<D, T>) -> Result<Loss<D, T>, D::Err> {
+        let (out, mut tape) = out.split_tape();
+        let (x, device) = (self.x_bsh.clone(), out.device().clone());
+        let loss = device.try_zeros_like(&())?;
+        let (out_ghost, loss_ghost) = (out.ghost(), loss.ghost());
+        let factor = 1.0 / out.shape().num_elements() as f32;
+        tape.add_backward_op(move |grads| {
+            let grad_loss = take_gradient(&device, grads.get_or_alloc_mut(&loss_ghost)?)?;
+            device.add_times(D::view(&x), factor, &grad_loss, grads.get_or_alloc_mut(&out_ghost)?)
+        });
+        Ok(loss.put_tape(tape))
     }
 }
 
-pub(super) fn clustering_bytes(layer: &FusedDecoderLayer) -> u64 {
+/// dfdx's backward pass.
+pub(super) fn backward_owned<D: EdkmDevice>(loss: Loss<D, OwnedTape<f32, D>>) -> Result<(), TrainError> {
+    loss.try_backward().map(drop).map_err(device_error)
+}
+
+pub(super) fn clustering_bytes<D: EdkmDevice>(layer: &FusedDecoderLayer<D>) -> u64 {
     struct Bytes(u64);
-    impl ParameterVisitor<Cpu> for Bytes {
+    impl<D: EdkmDevice> ParameterVisitor<D> for Bytes {
         type Error = std::convert::Infallible;
         fn visit<S: Shape>(
             &mut self,
             _: &str,
             kind: ParameterKind<'_>,
-            _: &mut Tensor<S, f32, Cpu>,
+            _: &mut Tensor<S, f32, D>,
         ) -> Result<(), Self::Error> {
             self.0 += kind
                 .clustering()
@@ -287,9 +355,11 @@ mod tests {
             sequence: 8,
             batch: 2,
             bits: Bits::new(3).unwrap(),
+            store: StoreSpec::default(),
+            device_memory: None,
         };
         let device = Cpu::default();
-        let bench = LayerBench::new(settings, &device).unwrap();
+        let bench = LayerBench::new(settings.clone(), &device).unwrap();
         assert!(bench.seconds(1).unwrap().iter().all(|&seconds| seconds > 0.0));
         let kept = Variant::ALL.map(|variant| bench.memory(variant, Some(0)).unwrap().store_bytes);
         let [stock, unclustered, clustered, checkpointed] = kept;
@@ -301,7 +371,7 @@ mod tests {
         assert!(LayerBench::new(
             LayerSettings {
                 kv_heads: 3,
-                ..settings
+                ..settings.clone()
             },
             &device
         )

@@ -3,19 +3,30 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use dfdx::prelude::*;
-use dfdx_edkm::StoreTape;
+use dfdx_edkm::{backward, EdkmDevice, StoreTape};
 use edkm_llama::model::Recompute;
 use edkm_store::{Backend, Quote, Record, Report, Store, StoreError, StoreSpec, Ticket};
 use serde::{Deserialize, Serialize};
 
-use super::layer::{clustering_bytes, device_error, LayerBench};
+use super::device_figures::{DeviceFigures, Watch};
+use super::layer::{backward_owned, clustering_bytes, device_error, Hidden, LayerBench, Loss};
 use crate::memory::resident_bytes;
 use crate::TrainError;
 
 /// The stores of the rows, as [`StoreSpec`] reads them: the default one, and that with compression.
 const STORES: [&str; 2] = ["marshal", "marshal,compress"];
+
+/// Rows that are measured together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SavedPart {
+    /// dfdx's own ops on its own tape.
+    Stock,
+    /// The ops of this project, over every store, with every recomputation.
+    Fused,
+}
 
 /// One way to keep what backward needs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -26,14 +37,62 @@ pub struct SavedRow {
     pub store: String,
     /// What is run again in backward: `nothing`, `attention` or `layer`.
     pub recompute: String,
-    /// By how much the process has grown in forward, the input of the layer counted; `null` where the system does not tell.
+    /// By how much the process has grown in forward, the input of the layer counted; on a GPU, its memory in use and what the store holds on the
+    /// host. `null` where the system does not tell.
     pub kept_bytes: Option<u64>,
     /// `kept_bytes` of the stock ops over that of this row.
     pub times_less: Option<f64>,
     /// What the store says that it keeps, with the clusterings' trajectories; `null` for stock ops, which have none.
     pub store_bytes: Option<u64>,
+    /// Seconds of forward and backward on a GPU; `null` on the CPU, where backward is not run.
+    pub seconds: Option<f64>,
+    /// The GPU's memory and copies, if there is one, in forward and backward.
+    #[serde(flatten)]
+    pub device: Option<DeviceFigures>,
+    /// Why the row was not measured.
+    pub not_measured: Option<String>,
     /// What ops have saved through the store.
     pub tensors: Vec<SavedTensors>,
+}
+
+impl SavedRow {
+    /// The row of stock ops that could not be measured.
+    pub fn stock_not_measured(reason: String) -> Self {
+        Self {
+            not_measured: Some(reason),
+            ..Self::of(Ops::Stock, "OwnedTape", Recompute::Nothing, Kept::default())
+        }
+    }
+
+    fn of(ops: Ops, store: &str, recompute: Recompute, kept: Kept) -> Self {
+        Self {
+            ops: ops.name().into(),
+            store: store.into(),
+            recompute: match recompute {
+                Recompute::Nothing => "nothing",
+                Recompute::Attention => "attention",
+                Recompute::Layers => "layer",
+            }
+            .into(),
+            kept_bytes: kept.bytes,
+            times_less: None,
+            store_bytes: kept.store,
+            seconds: kept.seconds,
+            device: kept.device,
+            not_measured: None,
+            tensors: kept.tensors,
+        }
+    }
+}
+
+/// Sets `times_less` of every row, the first of which is that of stock ops.
+pub fn compare_with_stock(rows: &mut [SavedRow]) {
+    let stock = rows.first().and_then(|row| row.kept_bytes);
+    for row in rows {
+        row.times_less = stock
+            .zip(row.kept_bytes)
+            .map(|(stock, kept)| stock as f64 / kept.max(1) as f64);
+    }
 }
 
 /// The tensors that ops have saved under one name.
@@ -49,43 +108,24 @@ pub struct SavedTensors {
     pub kept_bytes: u64,
 }
 
-impl LayerBench {
-    /// Forward passes of the layer each way, after one that is not counted. The figures of the process's memory need an allocator that gives
-    /// freed memory back at once, as those of [`LayerBench::memory`] do.
+impl<D: EdkmDevice> LayerBench<D> {
+    /// Forward passes of the layer each way, after one that is not counted; on a GPU with their backward passes. The figures of the process's memory
+    /// need an allocator that gives freed memory back at once, as those of [`LayerBench::memory`] do. What is saved goes to the stores of the rows,
+    /// whatever the settings say.
     ///
     /// # Errors
     /// An op or a store that fails.
-    pub fn saved(&self) -> Result<Vec<SavedRow>, TrainError> {
-        self.stock_kept()?;
-        let stock = self.stock_kept()?;
-        let times_less = |kept: Option<u64>| Some(stock? as f64 / kept?.max(1) as f64);
-        let mut rows = vec![SavedRow {
-            ops: "stock".into(),
-            store: "OwnedTape".into(),
-            recompute: "nothing".into(),
-            kept_bytes: stock,
-            times_less: times_less(stock),
-            store_bytes: None,
-            tensors: Vec::new(),
-        }];
-        for (recompute, again) in [
-            (Recompute::Nothing, "nothing"),
-            (Recompute::Attention, "attention"),
-            (Recompute::Layers, "layer"),
-        ] {
+    pub fn saved(&self, part: SavedPart) -> Result<Vec<SavedRow>, TrainError> {
+        if part == SavedPart::Stock {
+            let kept = self.stock_kept()?;
+            return Ok(vec![SavedRow::of(Ops::Stock, "OwnedTape", Recompute::Nothing, kept)]);
+        }
+        let mut rows = Vec::new();
+        for recompute in [Recompute::Nothing, Recompute::Attention, Recompute::Layers] {
             for store in STORES {
                 for ops in [Ops::Unclustered, Ops::Clustered] {
-                    self.kept(ops, store, recompute)?;
-                    let kept = self.kept(ops, store, recompute)?;
-                    rows.push(SavedRow {
-                        ops: ops.name().into(),
-                        store: store.into(),
-                        recompute: again.into(),
-                        kept_bytes: kept.resident,
-                        times_less: times_less(kept.resident),
-                        store_bytes: Some(kept.store),
-                        tensors: kept.tensors,
-                    });
+                    let kept = self.fused_kept(ops, store, recompute)?;
+                    rows.push(SavedRow::of(ops, store, recompute, kept));
                 }
             }
         }
@@ -93,57 +133,102 @@ impl LayerBench {
     }
 
     /// A copy of the input that nobody else holds, as the layer before would hand it on.
-    fn input(&self) -> Result<Input, TrainError> {
+    fn input(&self) -> Result<Hidden<D>, TrainError> {
         let x = &self.x_bsh;
         x.device()
-            .try_tensor_from_vec(x.as_vec(), *x.shape())
+            .tensor_from_host(x.as_vec(), *x.shape())
             .map_err(device_error)
     }
 
-    fn stock_kept(&self) -> Result<Option<u64>, TrainError> {
-        let start = resident_bytes();
-        let x = self.input()?.put_tape(OwnedTape::default());
-        let loss = self.stock.try_forward(x).and_then(|out| out.try_mean::<Rank0, _>());
-        let loss = loss.map_err(device_error)?;
-        let kept = grown(start);
-        drop(loss);
-        Ok(kept)
+    fn stock_kept(&self) -> Result<Kept, TrainError> {
+        let forward = |x: Hidden<D>| {
+            let out = self.stock.try_forward(x.put_tape(OwnedTape::default()));
+            let loss = out.and_then(|out| self.loss(out)).map_err(device_error)?;
+            Ok(Passed { loss, saved: None })
+        };
+        self.kept(forward, backward_owned)
     }
 
-    fn kept(&self, ops: Ops, store: &str, recompute: Recompute) -> Result<Kept, TrainError> {
-        let start = resident_bytes();
+    fn fused_kept(&self, ops: Ops, store: &str, recompute: Recompute) -> Result<Kept, TrainError> {
         let layer = match ops {
-            Ops::Unclustered => &self.unclustered,
+            Ops::Stock | Ops::Unclustered => &self.unclustered,
             Ops::Clustered => &self.clustered,
         };
-        let store = store.parse::<StoreSpec>()?.build()?;
-        let listing = Listing::new(store.clone());
-        let tape = StoreTape::new(listing.clone(), Gradients::leaky());
-        let out = layer.try_forward_saving(self.input()?.put_tape(tape), recompute);
-        let loss = out.and_then(|out| out.try_mean::<Rank0, _>()).map_err(device_error)?;
-        let kept = grown(start);
-        let store_bytes = store.report().held_bytes + clustering_bytes(layer);
-        drop(loss);
-        Ok(Kept {
-            resident: kept,
-            store: store_bytes,
-            tensors: listing.tensors(),
-        })
+        let spec = store.parse::<StoreSpec>()?;
+        let forward = |x: Hidden<D>| {
+            let listing = Listing::new(spec.build()?);
+            let tape = StoreTape::new(listing.clone(), Gradients::leaky());
+            let out = layer.try_forward_saving(x.put_tape(tape), recompute);
+            let loss = out.and_then(|out| self.loss(out)).map_err(device_error)?;
+            let saved = Some((listing.report().held_bytes + clustering_bytes(layer), listing));
+            Ok(Passed { loss, saved })
+        };
+        self.kept(forward, |loss| backward(loss).map(drop).map_err(device_error))
+    }
+
+    /// What is kept between a forward pass, after one that is not counted, and its backward pass, which is run on a GPU alone.
+    fn kept<T>(
+        &self,
+        forward: impl Fn(Hidden<D>) -> Result<Passed<D, T>, TrainError>,
+        backward: impl Fn(Loss<D, T>) -> Result<(), TrainError>,
+    ) -> Result<Kept, TrainError> {
+        let device = self.x_bsh.device();
+        drop(forward(self.input()?)?);
+        let mut watch = Watch::begin(device)?;
+        let start = resident_bytes();
+        let x = self.input()?;
+        watch.forget_copies(device)?;
+        let Passed { loss, saved } = forward(x)?;
+        let grown = resident_bytes().and_then(|now| Some(now.saturating_sub(start?)));
+        watch.between(device)?;
+        let (store, tensors) = match saved {
+            Some((bytes, listing)) => (Some(bytes), listing.tensors()),
+            None => (None, Vec::new()),
+        };
+        let mut kept = Kept {
+            bytes: grown,
+            store,
+            tensors,
+            ..Kept::default()
+        };
+        if !watch.sees_a_device() {
+            return Ok(kept);
+        }
+        backward(loss)?;
+        kept.device = watch.end(device, self.used_before + 2 * self.parameter_bytes())?;
+        let on_device = kept.device.and_then(|device| device.device_kept_bytes);
+        kept.bytes = on_device.map(|bytes| bytes + store.unwrap_or(0));
+
+        let x = self.input()?;
+        device.try_synchronize().map_err(device_error)?;
+        let start = Instant::now();
+        backward(forward(x)?.loss)?;
+        device.try_synchronize().map_err(device_error)?;
+        kept.seconds = Some(start.elapsed().as_secs_f64());
+        Ok(kept)
     }
 }
 
-/// `[batch, sequence, hidden]`
-type Input = Tensor<(usize, usize, usize), f32, Cpu>;
-
 /// Between forward and backward.
+struct Passed<D: EdkmDevice, T> {
+    loss: Loss<D, T>,
+    /// What the store keeps, and what was saved.
+    saved: Option<(u64, Listing)>,
+}
+
+/// What a pass keeps.
+#[derive(Default)]
 struct Kept {
-    resident: Option<u64>,
-    store: u64,
+    bytes: Option<u64>,
+    store: Option<u64>,
+    seconds: Option<f64>,
+    device: Option<DeviceFigures>,
     tensors: Vec<SavedTensors>,
 }
 
 #[derive(Clone, Copy)]
 enum Ops {
+    Stock,
     Unclustered,
     Clustered,
 }
@@ -151,14 +236,11 @@ enum Ops {
 impl Ops {
     fn name(self) -> &'static str {
         match self {
+            Self::Stock => "stock",
             Self::Unclustered => "unclustered",
             Self::Clustered => "clustered",
         }
     }
-}
-
-fn grown(start: Option<u64>) -> Option<u64> {
-    resident_bytes().and_then(|now| Some(now.saturating_sub(start?)))
 }
 
 /// A store that notes what is saved in it.
@@ -225,9 +307,17 @@ mod tests {
             sequence: 8,
             batch: 2,
             bits: Bits::new(3).unwrap(),
+            store: StoreSpec::default(),
+            device_memory: None,
         };
-        let rows = LayerBench::new(settings, &Cpu::default()).unwrap().saved().unwrap();
+        let bench = LayerBench::new(settings, &Cpu::default()).unwrap();
+        let mut rows = bench.saved(SavedPart::Stock).unwrap();
+        rows.extend(bench.saved(SavedPart::Fused).unwrap());
+        compare_with_stock(&mut rows);
         assert_eq!(rows.len(), 1 + 3 * STORES.len() * 2);
+        assert!(rows
+            .iter()
+            .all(|row| row.device.is_none() && row.not_measured.is_none()));
         let store_bytes = |recompute: &str| {
             let row =
                 |row: &&SavedRow| row.ops == "unclustered" && row.store == "marshal" && row.recompute == recompute;

@@ -1,33 +1,57 @@
-//! Memory is measured in a process that does one thing alone, with an allocator that gives freed memory back at once. (Not times: to ask the
-//! system for fresh pages over and over takes time.)
+//! Memory is measured in a process that does one thing alone. On a GPU everything is: kernels that fail there fail for the rest of their process.
 
-use std::process::{Command, Stdio};
+use std::io::Write;
+use std::process::{Command, Output};
 
 use serde::de::DeserializeOwned;
 
-use super::layer::size_arguments;
-use crate::args::LayerSizeArgs;
 use crate::commands::Failure;
 
 /// For glibc's allocator: freed memory goes back to the system at once.
 const FREED_MEMORY_GOES_BACK: [(&str, &str); 2] =
     [("MALLOC_MMAP_THRESHOLD_", "65536"), ("MALLOC_TRIM_THRESHOLD_", "0")];
 
-/// Runs `edkm bench ARGUMENTS` for a layer of these sizes and reads the JSON that it prints; `what` is measured.
+/// What becomes of memory that the process frees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Freed {
+    /// It goes back to the system at once: resident memory is what is held. To ask for fresh pages over and over takes time.
+    GoesBack,
+    /// What the allocator likes.
+    IsKept,
+}
+
+/// Runs `edkm bench ARGUMENTS` and reads the JSON that it prints; `what` is measured.
+///
+/// # Errors
+/// A process that fails, with what it said last.
 pub(super) fn measure<T: DeserializeOwned>(
-    arguments: &[&str],
-    sizes: &LayerSizeArgs,
+    arguments: impl IntoIterator<Item = String>,
+    freed: Freed,
     what: &str,
 ) -> Result<T, Failure> {
-    let output = Command::new(std::env::current_exe()?)
-        .arg("bench")
-        .args(arguments)
-        .args(size_arguments(sizes))
-        .envs(FREED_MEMORY_GOES_BACK)
-        .stderr(Stdio::inherit())
-        .output()?;
-    if !output.status.success() {
-        return Err(format!("measuring {what} failed: {}", output.status).into());
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg("bench").args(arguments);
+    if freed == Freed::GoesBack {
+        command.envs(FREED_MEMORY_GOES_BACK);
     }
+    let output = command.output()?;
+    if !output.status.success() {
+        return Err(format!("measuring {what} failed: {}", reason(&output)).into());
+    }
+    // warnings; where nobody can read them the work goes on without
+    let _ = std::io::stderr().write_all(&output.stderr);
     Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+/// The last line that a process has left, but for a panic's hint, and how it ended.
+fn reason(output: &Output) -> String {
+    let text = String::from_utf8_lossy(&output.stderr);
+    let said = text
+        .lines()
+        .map(str::trim)
+        .rfind(|line| !line.is_empty() && !line.starts_with("note: "));
+    match said {
+        Some(line) => format!("{} ({})", line.strip_prefix("error: ").unwrap_or(line), output.status),
+        None => output.status.to_string(),
+    }
 }

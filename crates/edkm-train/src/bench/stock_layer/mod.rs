@@ -10,41 +10,42 @@ mod tests;
 use dfdx::nn::modules::NonMutableModule;
 use dfdx::prelude::*;
 use dfdx_edkm::nn::RmsNorm;
+use dfdx_edkm::EdkmDevice;
 use edkm_llama::model::{DecoderLayer, Projection};
 
 /// A matrix of run-time shape on a tape.
-type Matrix<T = NoneTape> = Tensor<(usize, usize), f32, Cpu, T>;
+type Matrix<D, T = NoneTape> = Tensor<(usize, usize), f32, D, T>;
 /// Heads beside each other: `[B, A, S, D]`.
-type Heads<T = NoneTape> = Tensor<(usize, usize, usize, usize), f32, Cpu, T>;
+type Heads<D, T = NoneTape> = Tensor<(usize, usize, usize, usize), f32, D, T>;
 
 /// The decoder layer whose sizes are known at run time, with the ops of this project.
-pub type FusedDecoderLayer = DecoderLayer<usize, usize, usize, usize, Cpu>;
+pub type FusedDecoderLayer<D> = DecoderLayer<usize, usize, usize, usize, D>;
 
 /// The same layer as [`FusedDecoderLayer`] without clustering, of ops that dfdx ships: RMSNorm by square, mean and root; rotary embedding by
 /// halves; grouped queries by broadcast; a causal mask on the whole `[B, A, S, S]` map of scores; softmax; SwiGLU by sigmoid.
 ///
 /// Made by [`StockDecoderLayer::like`]; it shares its weights' storage and the identity of their gradients with that layer.
 #[derive(Debug, Clone)]
-pub struct StockDecoderLayer {
-    input_norm_H: Norm,
-    query_QH: Matrix,
-    key_KH: Matrix,
-    value_KH: Matrix,
-    output_HQ: Matrix,
-    post_attention_norm_H: Norm,
-    gate_FH: Matrix,
-    up_FH: Matrix,
-    down_HF: Matrix,
+pub struct StockDecoderLayer<D: EdkmDevice> {
+    input_norm_H: Norm<D>,
+    query_QH: Matrix<D>,
+    key_KH: Matrix<D>,
+    value_KH: Matrix<D>,
+    output_HQ: Matrix<D>,
+    post_attention_norm_H: Norm<D>,
+    gate_FH: Matrix<D>,
+    up_FH: Matrix<D>,
+    down_HF: Matrix<D>,
     heads: HeadSizes,
     /// Cosine of each position's angle, both halves of a head: `[positions, D]`.
-    cosines_SD: Matrix,
+    cosines_SD: Matrix<D>,
     /// Sine of the same.
-    sines_SD: Matrix,
+    sines_SD: Matrix<D>,
 }
 
 #[derive(Debug, Clone)]
-struct Norm {
-    weight_H: Tensor<(usize,), f32, Cpu>,
+struct Norm<D: EdkmDevice> {
+    weight_H: Tensor<(usize,), f32, D>,
     eps: f32,
 }
 
@@ -63,17 +64,17 @@ pub struct HasBias {
     pub name: &'static str,
 }
 
-impl StockDecoderLayer {
+impl<D: EdkmDevice> StockDecoderLayer<D> {
     /// The layer with the weights of `layer`, which are shared and not copied. A clustering is left out.
     ///
     /// # Errors
     /// A projection with a bias.
-    pub fn like(layer: &FusedDecoderLayer) -> Result<Self, HasBias> {
-        let weight = |name, projection: &Projection<usize, usize, Cpu>| match projection.bias {
+    pub fn like(layer: &FusedDecoderLayer<D>) -> Result<Self, HasBias> {
+        let weight = |name, projection: &Projection<usize, usize, D>| match projection.bias {
             None => Ok(projection.weight.clone()),
             Some(_) => Err(HasBias { name }),
         };
-        let norm = |norm: &RmsNorm<usize, f32, Cpu>| Norm {
+        let norm = |norm: &RmsNorm<usize, f32, D>| Norm {
             weight_H: norm.weight.clone(),
             eps: norm.eps as f32,
         };
@@ -104,11 +105,11 @@ impl StockDecoderLayer {
         })
     }
 
-    fn attend<T: Tape<f32, Cpu> + Merge<T>>(&self, x_NH: Matrix<T>, batch: usize) -> Result<Matrix<T>, CpuError> {
+    fn attend<T: Tape<f32, D> + Merge<T>>(&self, x_NH: Matrix<D, T>, batch: usize) -> Result<Matrix<D, T>, D::Err> {
         let HeadSizes { query, key, features } = self.heads;
         let tokens = x_NH.shape().0;
         let seq = tokens / batch.max(1);
-        let in_heads = |x: Matrix<T>, heads| -> Result<Heads<T>, CpuError> {
+        let in_heads = |x: Matrix<D, T>, heads| -> Result<Heads<D, T>, D::Err> {
             x.try_reshape_like(&(batch, seq, heads, features))?
                 .try_permute::<(usize, usize, usize, usize), Axes4<0, 2, 1, 3>>()
         };
@@ -134,10 +135,10 @@ impl StockDecoderLayer {
     }
 
     /// The rotary embedding: x cos + rotated(x) sin, where rotated(x) is the second half negated, then the first.
-    fn turn<T: Tape<f32, Cpu> + Merge<T>>(&self, x_BASD: Heads<T>) -> Result<Heads<T>, CpuError> {
+    fn turn<T: Tape<f32, D> + Merge<T>>(&self, x_BASD: Heads<D, T>) -> Result<Heads<D, T>, D::Err> {
         let shape = *x_BASD.shape();
         let (_, _, seq, features) = shape;
-        let angles = |table: &Matrix| {
+        let angles = |table: &Matrix<D>| {
             let rows = table.clone().try_slice((..seq, ..features))?;
             rows.try_broadcast_like::<_, Axes2<0, 1>>(&shape)
         };
@@ -154,7 +155,7 @@ impl StockDecoderLayer {
         rotated.try_mul(angles(&self.sines_SD)?)?.try_add(turned)
     }
 
-    fn feed_forward<T: Tape<f32, Cpu> + Merge<T>>(&self, x_NH: Matrix<T>) -> Result<Matrix<T>, CpuError> {
+    fn feed_forward<T: Tape<f32, D> + Merge<T>>(&self, x_NH: Matrix<D, T>) -> Result<Matrix<D, T>, D::Err> {
         let (x, tape) = x_NH.split_tape();
         let (gate, tape) = linear(x.clone().put_tape(tape), &self.gate_FH)?.split_tape();
         let (up, tape) = linear(x.put_tape(tape), &self.up_FH)?.split_tape();
@@ -163,14 +164,16 @@ impl StockDecoderLayer {
     }
 }
 
-impl NonMutableModule for StockDecoderLayer {}
+impl<D: EdkmDevice> NonMutableModule for StockDecoderLayer<D> {}
 
-impl<T: Tape<f32, Cpu> + Merge<T>> Module<Tensor<(usize, usize, usize), f32, Cpu, T>> for StockDecoderLayer {
-    type Output = Tensor<(usize, usize, usize), f32, Cpu, T>;
-    type Error = CpuError;
+impl<D: EdkmDevice, T: Tape<f32, D> + Merge<T>> Module<Tensor<(usize, usize, usize), f32, D, T>>
+    for StockDecoderLayer<D>
+{
+    type Output = Tensor<(usize, usize, usize), f32, D, T>;
+    type Error = D::Err;
 
     /// x `[B, S, H]`. Sequences longer than the rotary table are dfdx's panic, as everywhere in dfdx.
-    fn try_forward(&self, x_BSH: Tensor<(usize, usize, usize), f32, Cpu, T>) -> Result<Self::Output, CpuError> {
+    fn try_forward(&self, x_BSH: Tensor<(usize, usize, usize), f32, D, T>) -> Result<Self::Output, D::Err> {
         let shape = *x_BSH.shape();
         let (batch, seq, hidden) = shape;
         let (x, tape) = x_BSH.try_reshape_like(&(batch * seq, hidden))?.split_tape();
@@ -182,9 +185,9 @@ impl<T: Tape<f32, Cpu> + Merge<T>> Module<Tensor<(usize, usize, usize), f32, Cpu
     }
 }
 
-impl Norm {
+impl<D: EdkmDevice> Norm<D> {
     /// x / sqrt(mean(x^2) + eps) * w
-    fn apply<T: Tape<f32, Cpu> + Merge<T>>(&self, x_NH: Matrix<T>) -> Result<Matrix<T>, CpuError> {
+    fn apply<T: Tape<f32, D> + Merge<T>>(&self, x_NH: Matrix<D, T>) -> Result<Matrix<D, T>, D::Err> {
         let shape = *x_NH.shape();
         let (x, tape) = x_NH.split_tape();
         let mean_N = x.clone().put_tape(tape).try_square()?.try_mean::<(usize,), Axis<1>>()?;
@@ -198,12 +201,15 @@ impl Norm {
 }
 
 /// y = x W^T
-fn linear<T: Tape<f32, Cpu> + Merge<T>>(x_NI: Matrix<T>, weight_OI: &Matrix) -> Result<Matrix<T>, CpuError> {
+fn linear<D: EdkmDevice, T: Tape<f32, D> + Merge<T>>(
+    x_NI: Matrix<D, T>,
+    weight_OI: &Matrix<D>,
+) -> Result<Matrix<D, T>, D::Err> {
     x_NI.try_matmul(weight_OI.retaped::<T>().try_permute::<(usize, usize), Axes2<1, 0>>()?)
 }
 
 /// Each key head once for every query head that it serves: `[B, G, S, D]` to `[B, G * R, S, D]`.
-fn repeat<T: Tape<f32, Cpu>>(x_BGSD: Heads<T>, times: usize) -> Result<Heads<T>, CpuError> {
+fn repeat<D: EdkmDevice, T: Tape<f32, D>>(x_BGSD: Heads<D, T>, times: usize) -> Result<Heads<D, T>, D::Err> {
     let (batch, heads, seq, features) = *x_BGSD.shape();
     if times == 1 {
         return Ok(x_BGSD);
@@ -214,7 +220,7 @@ fn repeat<T: Tape<f32, Cpu>>(x_BGSD: Heads<T>, times: usize) -> Result<Heads<T>,
 }
 
 /// Zero where the query (row) may look at the key (column), minus infinity where the key comes later.
-fn causal_mask(dev: &Cpu, seq: usize) -> Result<Matrix, CpuError> {
+fn causal_mask<D: EdkmDevice>(dev: &D, seq: usize) -> Result<Matrix<D>, D::Err> {
     let entry = |query: usize, key: usize| if key > query { f32::NEG_INFINITY } else { 0.0 };
     let entries = (0..seq).flat_map(|query| (0..seq).map(move |key| entry(query, key)));
     dev.try_tensor_from_vec(entries.collect(), (seq, seq))

@@ -32,7 +32,7 @@ fn norm(dev: &Cpu) -> RmsNorm<usize, f32, Cpu> {
     }
 }
 
-fn fused(dev: &Cpu, heads: usize, kv_heads: usize) -> FusedDecoderLayer {
+fn fused(dev: &Cpu, heads: usize, kv_heads: usize) -> FusedDecoderLayer<Cpu> {
     let frequencies: Vec<f64> = (0..HEAD / 2).map(|j| 0.3f64.powi(j as i32)).collect();
     DecoderLayer {
         input_norm: norm(dev),
@@ -56,7 +56,7 @@ fn fused(dev: &Cpu, heads: usize, kv_heads: usize) -> FusedDecoderLayer {
 /// The output, then the gradients of x and of every weight.
 fn run<M>(
     layer: &M,
-    weights: &FusedDecoderLayer,
+    weights: &FusedDecoderLayer<Cpu>,
     x: &Tensor<(usize, usize, usize), f32, Cpu>,
 ) -> Vec<(&'static str, Vec<f32>)>
 where
@@ -115,7 +115,7 @@ fn a_bias_is_refused_by_name() {
 
 /// All gradients of a layer whose loss is the mean square, one behind the other.
 fn gradients(
-    layer: &FusedDecoderLayer,
+    layer: &FusedDecoderLayer<Cpu>,
     x: &Tensor<(usize, usize, usize), f32, Cpu>,
     grads: &Gradients<f32, Cpu>,
 ) -> Vec<f32> {
