@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use dfdx::prelude::*;
 use dfdx_edkm::{backward, EdkmDevice, StoreTape};
+use edkm_cluster::bench::median;
 use edkm_llama::model::Recompute;
 use edkm_store::{Backend, Quote, Record, Report, Store, StoreError, StoreSpec, Ticket};
 use serde::{Deserialize, Serialize};
@@ -18,6 +19,9 @@ use crate::TrainError;
 
 /// The stores of the rows, as [`StoreSpec`] reads them: the default one, and that with compression.
 const STORES: [&str; 2] = ["marshal", "marshal,compress"];
+
+/// Passes on a GPU, of whose seconds the median is taken.
+const TIMED_PASSES: usize = 3;
 
 /// Rows that are measured together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +48,7 @@ pub struct SavedRow {
     pub times_less: Option<f64>,
     /// What the store says that it keeps, with the clusterings' trajectories; `null` for stock ops, which have none.
     pub store_bytes: Option<u64>,
-    /// Seconds of forward and backward on a GPU; `null` on the CPU, where backward is not run.
+    /// Seconds of forward and backward on a GPU, median of three; `null` on the CPU, where backward is not run.
     pub seconds: Option<f64>,
     /// The GPU's memory and copies, if there is one, in forward and backward.
     #[serde(flatten)]
@@ -199,12 +203,16 @@ impl<D: EdkmDevice> LayerBench<D> {
         let on_device = kept.device.and_then(|device| device.device_kept_bytes);
         kept.bytes = on_device.map(|bytes| bytes + store.unwrap_or(0));
 
-        let x = self.input()?;
-        device.try_synchronize().map_err(device_error)?;
-        let start = Instant::now();
-        backward(forward(x)?.loss)?;
-        device.try_synchronize().map_err(device_error)?;
-        kept.seconds = Some(start.elapsed().as_secs_f64());
+        let timed = || -> Result<f64, TrainError> {
+            let x = self.input()?;
+            device.try_synchronize().map_err(device_error)?;
+            let start = Instant::now();
+            backward(forward(x)?.loss)?;
+            device.try_synchronize().map_err(device_error)?;
+            Ok(start.elapsed().as_secs_f64())
+        };
+        let times = (0..TIMED_PASSES).map(|_| timed());
+        kept.seconds = Some(median(times.collect::<Result<_, _>>()?));
         Ok(kept)
     }
 }
