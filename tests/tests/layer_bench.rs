@@ -17,11 +17,11 @@ fn alone() -> MutexGuard<'static, ()> {
 
 fn bench(device: &Cuda, device_memory: Option<Bytes>) -> LayerBench<Cuda> {
     let settings = LayerSettings {
-        hidden: 64,
-        intermediate: 96,
+        hidden: 32,
+        intermediate: 48,
         heads: 4,
         kv_heads: 2,
-        sequence: 16,
+        sequence: 8,
         batch: 2,
         bits: Bits::new(3).unwrap(),
         store: "marshal".parse().unwrap(),
@@ -31,7 +31,7 @@ fn bench(device: &Cuda, device_memory: Option<Bytes>) -> LayerBench<Cuda> {
 }
 
 /// What a pass keeps at the least: x, q, k, v, the sum behind attention, gate, up, and the log-sum-exp of each query and head.
-const SAVED: u64 = 2 * 16 * 4 * (3 * 64 + 2 * 32 + 2 * 96 + 4);
+const SAVED: u64 = 2 * 8 * 4 * (3 * 32 + 2 * 16 + 2 * 48 + 4);
 
 fn memory(bench: &LayerBench<Cuda>, variant: Variant) -> (LayerMemory, DeviceFigures) {
     let memory = bench.memory(variant, Some(0)).unwrap();
@@ -95,7 +95,7 @@ fn what_a_pass_saves_goes_to_the_host_and_back_or_stays() {
     assert_eq!(host.store_bytes, 0);
     assert_eq!((device.copies_to_device, device.bytes_to_device), (0, 0));
     // x is there in any case
-    let x = 2 * 16 * 64 * 4;
+    let x = 2 * 8 * 32 * 4;
     assert!(device.device_kept_bytes.unwrap() >= SAVED - x, "{device:?}");
     assert!(device.device_kept_bytes.unwrap() > kept_away, "{device:?}");
 
@@ -118,7 +118,7 @@ fn what_a_pass_saves_goes_to_the_host_and_back_or_stays() {
 fn every_way_to_keep_is_measured_on_both_sides() {
     let _turn = alone();
     let dev = open_gpu(0, 0).unwrap();
-    let rows = bench(&dev, None).saved(SavedPart::Fused).unwrap();
+    let rows = bench(&dev, None).saved(SavedPart::Fused, 1).unwrap();
     assert_eq!(rows.len(), 12);
     for row in &rows {
         let device = row.device.expect("a GPU has figures");
@@ -133,7 +133,7 @@ fn every_way_to_keep_is_measured_on_both_sides() {
         rows.iter().find(row).unwrap()
     };
     assert_eq!(find("nothing").store_bytes, Some(SAVED));
-    assert_eq!(find("layer").store_bytes, Some(2 * 16 * 64 * 4));
+    assert_eq!(find("layer").store_bytes, Some(2 * 8 * 32 * 4));
     assert!(find("layer").kept_bytes < find("nothing").kept_bytes);
     // the layer's input goes away with the layer
     assert_eq!(find("nothing").device.unwrap().bytes_to_device, SAVED);
@@ -150,7 +150,7 @@ fn dfdx_own_ops_keep_everything_on_the_gpu() {
     let (_, fused) = memory(&bench, Variant::Unclustered);
     assert_eq!(host.store_bytes, 0);
     assert!(stock.device_kept_bytes > fused.device_kept_bytes, "{stock:?} {fused:?}");
-    let [row] = &bench.saved(SavedPart::Stock).unwrap()[..] else {
+    let [row] = &bench.saved(SavedPart::Stock, 1).unwrap()[..] else {
         panic!("stock ops have one row")
     };
     assert_eq!(row.kept_bytes, row.device.unwrap().device_kept_bytes);

@@ -20,9 +20,6 @@ use crate::TrainError;
 /// The stores of the rows, as [`StoreSpec`] reads them: the default one, and that with compression.
 const STORES: [&str; 2] = ["marshal", "marshal,compress"];
 
-/// Passes on a GPU, of whose seconds the median is taken.
-const TIMED_PASSES: usize = 3;
-
 /// Rows that are measured together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SavedPart {
@@ -48,7 +45,7 @@ pub struct SavedRow {
     pub times_less: Option<f64>,
     /// What the store says that it keeps, with the clusterings' trajectories; `null` for stock ops, which have none.
     pub store_bytes: Option<u64>,
-    /// Seconds of forward and backward on a GPU, median of three; `null` on the CPU, where backward is not run.
+    /// Seconds of forward and backward on a GPU, a median; `null` on the CPU, where backward is not run.
     pub seconds: Option<f64>,
     /// The GPU's memory and copies, if there is one, in forward and backward.
     #[serde(flatten)]
@@ -113,22 +110,22 @@ pub struct SavedTensors {
 }
 
 impl<D: EdkmDevice> LayerBench<D> {
-    /// Forward passes of the layer each way, after one that is not counted; on a GPU with their backward passes. The figures of the process's memory
+    /// Forward passes of the layer each way, after one that is not counted; on a GPU with their backward passes, `repeats` more of which are timed. The figures of the process's memory
     /// need an allocator that gives freed memory back at once, as those of [`LayerBench::memory`] do. What is saved goes to the stores of the rows,
     /// whatever the settings say.
     ///
     /// # Errors
     /// An op or a store that fails.
-    pub fn saved(&self, part: SavedPart) -> Result<Vec<SavedRow>, TrainError> {
+    pub fn saved(&self, part: SavedPart, repeats: usize) -> Result<Vec<SavedRow>, TrainError> {
         if part == SavedPart::Stock {
-            let kept = self.stock_kept()?;
+            let kept = self.stock_kept(repeats)?;
             return Ok(vec![SavedRow::of(Ops::Stock, "OwnedTape", Recompute::Nothing, kept)]);
         }
         let mut rows = Vec::new();
         for recompute in [Recompute::Nothing, Recompute::Attention, Recompute::Layers] {
             for store in STORES {
                 for ops in [Ops::Unclustered, Ops::Clustered] {
-                    let kept = self.fused_kept(ops, store, recompute)?;
+                    let kept = self.fused_kept(ops, store, recompute, repeats)?;
                     rows.push(SavedRow::of(ops, store, recompute, kept));
                 }
             }
@@ -144,16 +141,16 @@ impl<D: EdkmDevice> LayerBench<D> {
             .map_err(device_error)
     }
 
-    fn stock_kept(&self) -> Result<Kept, TrainError> {
+    fn stock_kept(&self, repeats: usize) -> Result<Kept, TrainError> {
         let forward = |x: Hidden<D>| {
             let out = self.stock.try_forward(x.put_tape(OwnedTape::default()));
             let loss = out.and_then(|out| self.loss(out)).map_err(device_error)?;
             Ok(Passed { loss, saved: None })
         };
-        self.kept(forward, backward_owned)
+        self.kept(repeats, forward, backward_owned)
     }
 
-    fn fused_kept(&self, ops: Ops, store: &str, recompute: Recompute) -> Result<Kept, TrainError> {
+    fn fused_kept(&self, ops: Ops, store: &str, recompute: Recompute, repeats: usize) -> Result<Kept, TrainError> {
         let layer = match ops {
             Ops::Stock | Ops::Unclustered => &self.unclustered,
             Ops::Clustered => &self.clustered,
@@ -167,12 +164,13 @@ impl<D: EdkmDevice> LayerBench<D> {
             let saved = Some((listing.report().held_bytes + clustering_bytes(layer), listing));
             Ok(Passed { loss, saved })
         };
-        self.kept(forward, |loss| backward(loss).map(drop).map_err(device_error))
+        self.kept(repeats, forward, |loss| backward(loss).map(drop).map_err(device_error))
     }
 
     /// What is kept between a forward pass, after one that is not counted, and its backward pass, which is run on a GPU alone.
     fn kept<T>(
         &self,
+        repeats: usize,
         forward: impl Fn(Hidden<D>) -> Result<Passed<D, T>, TrainError>,
         backward: impl Fn(Loss<D, T>) -> Result<(), TrainError>,
     ) -> Result<Kept, TrainError> {
@@ -211,7 +209,7 @@ impl<D: EdkmDevice> LayerBench<D> {
             device.try_synchronize().map_err(device_error)?;
             Ok(start.elapsed().as_secs_f64())
         };
-        let times = (0..TIMED_PASSES).map(|_| timed());
+        let times = (0..repeats.max(1)).map(|_| timed());
         kept.seconds = Some(median(times.collect::<Result<_, _>>()?));
         Ok(kept)
     }
@@ -319,8 +317,8 @@ mod tests {
             device_memory: None,
         };
         let bench = LayerBench::new(settings, &Cpu::default()).unwrap();
-        let mut rows = bench.saved(SavedPart::Stock).unwrap();
-        rows.extend(bench.saved(SavedPart::Fused).unwrap());
+        let mut rows = bench.saved(SavedPart::Stock, 1).unwrap();
+        rows.extend(bench.saved(SavedPart::Fused, 1).unwrap());
         compare_with_stock(&mut rows);
         assert_eq!(rows.len(), 1 + 3 * STORES.len() * 2);
         assert!(rows
