@@ -422,12 +422,24 @@ fn a_page_or_a_trace_does_not_replace_a_file_of_another_kind() {
 }
 
 #[test]
-fn what_is_for_a_gpu_is_refused_on_the_cpu() {
+fn what_is_for_one_device_is_refused_on_the_other() {
     let shop = Workshop::new();
     let refused = shop.finetune(&["--precision", "f16"]);
     assert_refused(&refused, &["--precision", "--device cuda:N"], &shop.out());
     let refused = shop.finetune(&["--device-memory", "1GiB"]);
     assert_refused(&refused, &["--device-memory", "--device cuda:N"], &shop.out());
+    let refused = edkm()
+        .args(["bench", "layer", "--device-memory", "1GiB"])
+        .output()
+        .unwrap();
+    assert_refused(&refused, &["--device-memory", "--device cuda:N"], &shop.out());
+    let trace = shop.path("trace.json");
+    let refused = edkm()
+        .args(["bench", "layer", "--device", "cuda", "--trace"])
+        .arg(&trace)
+        .output()
+        .unwrap();
+    assert_refused(&refused, &["--trace", "--device cpu"], &shop.out());
     let refused = shop.finetune(&["--device-memory", "much"]);
     assert_eq!(refused.status.code(), Some(2));
 }

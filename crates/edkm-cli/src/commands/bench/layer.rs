@@ -119,6 +119,9 @@ pub fn run(args: BenchLayerArgs) -> Result<(), Failure> {
         ..settings(&args.sizes)?
     };
     let on_cpu = args.device.device == DeviceChoice::Cpu;
+    if args.trace.is_some() && !on_cpu {
+        return Err("--trace is for --device cpu: on a GPU every row has a process of its own; bench step --trace shows what is launched".into());
+    }
     if let Some(variant) = args.row {
         let row = OneRow {
             settings,
