@@ -70,7 +70,7 @@ impl HalfKind {
     }
 
     /// The smallest f32 magnitude, as bits, that does not round to a finite number. All larger bits, NaN included, do not either.
-    pub(crate) fn first_unusable_bits(self) -> u32 {
+    pub fn first_unusable_bits(self) -> u32 {
         match self {
             HalfKind::Bf16 => 0x7f7f_8000,
             // 65520, half way between the largest number and the next.

@@ -39,6 +39,7 @@ mod bits;
 mod centroids;
 mod counted;
 mod dispatch;
+pub mod elsewhere;
 mod engine;
 mod error;
 mod fingerprint;

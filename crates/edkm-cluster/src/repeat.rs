@@ -1,5 +1,6 @@
 //! The repetitions of assignment and update, whatever is assigned.
 
+use crate::elsewhere::PaletteStart;
 use crate::temperature::gap;
 use crate::trajectory::PaletteTrajectory;
 use crate::{KeepZero, Spec};
@@ -20,13 +21,12 @@ pub(crate) fn repeat(
     start_kd: &[f64],
     mut update: impl FnMut(&[f64], f64, Option<usize>) -> Option<Moved>,
 ) -> PaletteTrajectory {
-    let mut centroids_kd = start_kd.to_vec();
-    let pinned = match spec.keep_zero {
-        KeepZero::Free => None,
-        KeepZero::Exact => Some(pin_zero(&mut centroids_kd, spec.dim())),
-    };
-    let gap = gap(&centroids_kd, spec.dim());
-    let tau = spec.temperature.tau(gap);
+    let PaletteStart {
+        tau,
+        limit,
+        pinned,
+        centroids: mut centroids_kd,
+    } = start_of(spec, start_kd);
     let mut trajectory = PaletteTrajectory::new(tau, pinned, centroids_kd.clone(), spec.clusters());
     while trajectory.done < spec.iterations {
         let Some(moved) = update(&centroids_kd, tau, pinned) else {
@@ -41,11 +41,27 @@ pub(crate) fn repeat(
         centroids_kd.copy_from_slice(&moved.centroids_kd);
         trajectory.keep(spec.gradient, moved);
         // Not `<=`: without a tolerance all repetitions are done, for the gradient runs through all of them.
-        if largest < spec.tolerance * gap {
+        if largest < limit {
             break;
         }
     }
     trajectory
+}
+
+/// Where the repetitions begin: their temperature, the movement below which they end, the cluster that stays zero, and the centroids `[K, d]` from these.
+pub(crate) fn start_of(spec: &Spec, start_kd: &[f64]) -> PaletteStart {
+    let mut centroids = start_kd.to_vec();
+    let pinned = match spec.keep_zero {
+        KeepZero::Free => None,
+        KeepZero::Exact => Some(pin_zero(&mut centroids, spec.dim())),
+    };
+    let gap = gap(&centroids, spec.dim());
+    PaletteStart {
+        tau: spec.temperature.tau(gap),
+        limit: spec.tolerance * gap,
+        pinned,
+        centroids,
+    }
 }
 
 /// Sets the centroid that is nearest to zero to zero.

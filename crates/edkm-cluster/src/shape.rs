@@ -79,7 +79,7 @@ impl Grouping {
     }
 
     /// Weights of a palette; the last palette may have fewer.
-    pub(crate) fn weights_per_palette(self, shape: MatrixShape) -> usize {
+    pub fn weights_per_palette(self, shape: MatrixShape) -> usize {
         self.rows_per_palette(shape) * shape.cols
     }
 

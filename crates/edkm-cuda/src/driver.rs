@@ -208,6 +208,15 @@ impl Gpu {
         self.traffic.get()
     }
 
+    /// Bytes of the GPU's memory that are free.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn free_bytes(&self) -> Result<u64, GpuError> {
+        self.device.bind_to_thread()?;
+        Ok(result::mem_get_info()?.0 as u64)
+    }
+
     /// Copies numbers on the GPU.
     ///
     /// # Errors
@@ -283,6 +292,11 @@ impl Runtime for Gpu {
 
     fn allocate(&self, bytes: usize) -> Result<CudaSlice<u8>, GpuError> {
         Ok(self.device.alloc_zeros(bytes)?)
+    }
+
+    fn allocate_unset(&self, bytes: usize) -> Result<CudaSlice<u8>, GpuError> {
+        // SAFETY: any bytes are numbers of the types that this crate keeps in memory; what they are is the caller's concern.
+        Ok(unsafe { self.device.alloc(bytes) }?)
     }
 
     fn address(memory: &CudaSlice<u8>) -> u64 {

@@ -27,6 +27,7 @@ mod logits;
 mod memory;
 pub mod packed;
 pub mod product;
+pub mod repetitions;
 pub mod rms_norm;
 pub mod rotary;
 mod runtime;

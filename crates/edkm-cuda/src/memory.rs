@@ -207,12 +207,25 @@ impl<R: Runtime, T: Pod> Array<R, T> {
         })
     }
 
+    /// So many numbers, whatever they are: to be written before they are read.
+    ///
+    /// # Errors
+    /// The runtime's, out of memory above all.
+    pub fn unset(runtime: &R, len: usize) -> Result<Self, R::Error> {
+        let memory = runtime.allocate_unset((len * size_of::<T>()).max(8))?;
+        Ok(Array {
+            memory,
+            len,
+            numbers: PhantomData,
+        })
+    }
+
     /// A copy of numbers of the host.
     ///
     /// # Errors
     /// The runtime's.
     pub fn from_host(runtime: &R, numbers: &[T]) -> Result<Self, R::Error> {
-        let mut array = Array::zeroed(runtime, numbers.len())?;
+        let mut array = Array::unset(runtime, numbers.len())?;
         array.write(runtime, numbers)?;
         Ok(array)
     }

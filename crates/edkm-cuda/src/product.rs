@@ -213,9 +213,15 @@ impl<R: Runtime> Halves<R> {
         const MOST: usize = 1024;
         let len = x.len();
         let mut magnitude = Array::zeroed(runtime, 1)?;
-        let arguments = [x.argument(), magnitude.as_mut().argument(), Size(len)];
         let blocks = len.div_ceil(8 * THREADS).clamp(1, MOST) as u32;
-        // SAFETY: edkm_largest_magnitude(x, magnitude, len) reaches `len` numbers of x and one of magnitude.
+        let arguments = [
+            x.argument(),
+            magnitude.as_mut().argument(),
+            Size(len),
+            Size(len),
+            Size(blocks as usize),
+        ];
+        // SAFETY: edkm_largest_magnitude(x, magnitudes, len, all, blocks of each) reaches `len` numbers of x and one magnitude.
         unsafe { runtime.launch("edkm_largest_magnitude", blocks, &arguments) }?;
         let mut numbers = Array::zeroed(runtime, len)?;
         let arguments = [

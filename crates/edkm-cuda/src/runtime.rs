@@ -44,6 +44,9 @@ pub trait Runtime {
     /// So many bytes, all zero.
     fn allocate(&self, bytes: usize) -> Result<Self::Memory, Self::Error>;
 
+    /// So many bytes, whatever they are.
+    fn allocate_unset(&self, bytes: usize) -> Result<Self::Memory, Self::Error>;
+
     /// Where memory begins.
     fn address(memory: &Self::Memory) -> u64;
 

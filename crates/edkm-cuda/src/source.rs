@@ -4,7 +4,7 @@
 pub const PRELUDE: &str = include_str!("../cuda/prelude.cuh");
 
 /// The files, by name.
-pub const FILES: [(&str, &str); 12] = [
+pub const FILES: [(&str, &str); 13] = [
     ("adamw.cu", include_str!("../cuda/adamw.cu")),
     ("attention.cu", include_str!("../cuda/attention.cu")),
     ("clustering.cu", include_str!("../cuda/clustering.cu")),
@@ -14,6 +14,7 @@ pub const FILES: [(&str, &str); 12] = [
     ("half.cu", include_str!("../cuda/half.cu")),
     ("losses.cu", include_str!("../cuda/losses.cu")),
     ("packed.cu", include_str!("../cuda/packed.cu")),
+    ("repetitions.cu", include_str!("../cuda/repetitions.cu")),
     ("rms_norm.cu", include_str!("../cuda/rms_norm.cu")),
     ("rotary.cu", include_str!("../cuda/rotary.cu")),
     ("swiglu.cu", include_str!("../cuda/swiglu.cu")),

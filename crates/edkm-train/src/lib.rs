@@ -19,6 +19,7 @@ pub mod chat;
 pub mod compare;
 pub mod compress;
 pub mod data;
+pub mod device_share;
 mod error;
 pub mod evaluate;
 mod files;

@@ -5,6 +5,7 @@ use edkm_cluster::Bits;
 use edkm_llama::config::LlamaConfig;
 use edkm_llama::model::Recompute;
 use edkm_store::{Bytes, StoreSpec};
+use edkm_train::device_share::DeviceShare;
 use edkm_train::bench::phases::PhaseTimes;
 use edkm_train::bench::step::{run, StepSettings};
 use edkm_train::run::ClusterSettings;
@@ -21,7 +22,7 @@ fn the_phases_are_parts_of_the_step() {
         batch: 2,
         recompute: Recompute::Nothing,
         store: StoreSpec::default(),
-        device_memory: Some(Bytes(1 << 14)),
+        device_share: DeviceShare::AtMost(Bytes(1 << 14)),
         repeats: 1,
     };
     let times = PhaseTimes::default();

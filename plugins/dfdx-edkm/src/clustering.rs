@@ -156,15 +156,28 @@ impl Clustering {
     /// The trajectory for a weight that is ready: the one of the last time if the weight is the same, else a new one from where that ended.
     pub(crate) fn reach(&self, weight: &impl Iterable) -> Result<Arc<Trajectory>, ClusterError> {
         let fingerprint = weight.fingerprint();
-        let reached = self.lock().state.clone();
-        let trajectory = match reached {
-            Some(Reached { state, trajectory }) if state.fingerprint == fingerprint => match trajectory {
+        let trajectory = match self.state() {
+            Some(state) if state.fingerprint == fingerprint => match self.known(fingerprint) {
                 Some(trajectory) => return Ok(trajectory),
                 None => weight.iterate(&state.start)?,
             },
-            Some(Reached { state, .. }) => weight.iterate(&state.last)?,
+            Some(state) => weight.iterate(&state.last)?,
             None => weight.iterate(&weight.initial()?)?,
         };
+        Ok(self.settle(fingerprint, trajectory))
+    }
+
+    /// The trajectory of the weight with this fingerprint, if it was the last one.
+    pub(crate) fn known(&self, fingerprint: u128) -> Option<Arc<Trajectory>> {
+        let inner = self.lock();
+        let reached = inner.state.as_ref()?;
+        (reached.state.fingerprint == fingerprint)
+            .then(|| reached.trajectory.clone())
+            .flatten()
+    }
+
+    /// What the next weight starts from.
+    pub(crate) fn settle(&self, fingerprint: u128, trajectory: Trajectory) -> Arc<Trajectory> {
         let (start, last) = (trajectory.start().clone(), trajectory.last().clone());
         let trajectory = Arc::new(trajectory);
         let state = ClusteringState {
@@ -176,7 +189,7 @@ impl Clustering {
             state,
             trajectory: Some(trajectory.clone()),
         });
-        Ok(trajectory)
+        trajectory
     }
 
     /// The palettes reached for this weight, each weight assigned to its nearest centroid (DKM section 3.2: at the end of training).

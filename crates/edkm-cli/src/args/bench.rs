@@ -266,8 +266,8 @@ pub struct BenchStepArgs {
     #[arg(long)]
     pub checkpoint_attention: bool,
     /// Storage of tensors saved for backward, as for `edkm finetune`
-    #[arg(long, value_name = "LAYERS", default_value = "marshal")]
-    pub store: String,
+    #[arg(long, value_name = "LAYERS")]
+    pub store: Option<String>,
     /// Where the step is done
     #[command(flatten)]
     pub device: DeviceArgs,

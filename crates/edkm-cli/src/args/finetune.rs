@@ -95,13 +95,16 @@ pub struct FinetuneArgs {
     ///
     /// There is also `shard`, which splits among several learners what they hold alike. This program trains with one, so it refuses it: it is
     /// for programs of your own (StoreSpec::build_for in edkm-store), and for `edkm bench ablation`, which runs several learners.
-    #[arg(long, value_name = "LAYERS", default_value = "marshal", verbatim_doc_comment)]
-    pub store: String,
+    ///
+    /// Without it: marshal; on a GPU for what does not fit into its memory (see --device-memory).
+    #[arg(long, value_name = "LAYERS", verbatim_doc_comment)]
+    pub store: Option<String>,
     /// Where the model is trained
     #[command(flatten)]
     pub device: DeviceArgs,
-    /// How much of the tensors saved for backward stays in the GPU's memory (as in 20GiB), the newest; the others go to the store. Without it all go.
-    /// They are copied beside the computation if the store has `overlap=BOUND`
+    /// How much of the tensors saved for backward stays in the GPU's memory (as in 20GiB, or 0 for none), the newest; the others go to the store. Without
+    /// it none stays if there is a --store, and else what fits: half of the memory that is free beside the model, its gradients and the optimizer's
+    /// moments. They are copied beside the computation if the store has `overlap=BOUND`
     #[arg(long, value_name = "BUDGET")]
     pub device_memory: Option<Bytes>,
     /// Folder to write; without it a new one, edkm-out

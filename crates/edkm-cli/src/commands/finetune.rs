@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use dfdx_edkm::EdkmDevice;
 use edkm_llama::checkpoint::Overwrite;
 use edkm_llama::model::Distillation;
-use edkm_store::StoreSpec;
 use edkm_train::run::checkpoint::{completed, CheckpointSettings, Completed, Start};
 use edkm_train::run::estimate::estimate;
 use edkm_train::run::{
@@ -109,7 +108,6 @@ impl OnDevice for Training<'_> {
 
 fn settings(args: &FinetuneArgs, embedded_folder: Option<&Path>) -> Result<FinetuneSettings, Failure> {
     args.device.check()?;
-    args.device.check_memory(args.device_memory)?;
     let files = |paths: &[PathBuf]| DataSource::Files(paths.to_vec());
     let (data, held_out) = match (args.data.as_slice(), embedded_folder) {
         ([], Some(_)) => (
@@ -149,6 +147,7 @@ fn settings(args: &FinetuneArgs, embedded_folder: Option<&Path>) -> Result<Finet
     } else {
         Measure::No
     };
+    let (store, device_share) = args.device.storage(args.store.as_deref(), args.device_memory)?;
     Ok(FinetuneSettings {
         model_dir,
         data,
@@ -164,7 +163,7 @@ fn settings(args: &FinetuneArgs, embedded_folder: Option<&Path>) -> Result<Finet
         batch: args.batch,
         accumulate: args.accumulate,
         seed: args.seed,
-        store: args.store.parse::<StoreSpec>()?,
+        store,
         recompute: recompute(args.checkpoint_layers, args.checkpoint_attention),
         baselines,
         out: args.out.clone().unwrap_or_else(|| free_folder(Path::new(DEFAULT_OUT))),
@@ -175,8 +174,8 @@ fn settings(args: &FinetuneArgs, embedded_folder: Option<&Path>) -> Result<Finet
         },
         on_non_finite: args.on_non_finite.into(),
         checkpoints: CheckpointSettings::default(),
+        device_share,
         // a GPU has its own memory, which is not estimated
-        device_memory: args.device_memory,
         on_limits: match (args.device.device, args.ignore_limits) {
             (DeviceChoice::Cpu, false) => OnLimits::Refuse,
             _ => OnLimits::Ignore,

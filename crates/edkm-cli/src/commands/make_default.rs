@@ -7,6 +7,7 @@ use edkm_llama::checkpoint::{FloatDtype, Overwrite, Sharding};
 use edkm_llama::config::{LlamaConfig, CONFIG_FILE};
 use edkm_llama::model::{DynamicLlama, Recompute};
 use edkm_store::StoreSpec;
+use edkm_train::device_share::DeviceShare;
 use edkm_train::init::random_weights;
 use edkm_train::run::checkpoint::CheckpointSettings;
 use edkm_train::run::{finetune, DataSource, FinetuneSettings, Measure, Objective, OnLimits, OnNonFinite, RateUnit};
@@ -62,7 +63,7 @@ pub fn run(args: MakeDefaultArgs) -> Result<(), Failure> {
         accumulate: 1,
         seed: SEED,
         store: StoreSpec::default(),
-        device_memory: None,
+        device_share: DeviceShare::default(),
         recompute: Recompute::Nothing,
         baselines: Measure::No,
         out: args.out,

@@ -12,7 +12,8 @@ use std::str::FromStr;
 use clap::ValueEnum;
 use dfdx::prelude::*;
 use dfdx_edkm::EdkmDevice;
-use edkm_store::Bytes;
+use edkm_store::{Bytes, StoreSpec};
+use edkm_train::device_share::DeviceShare;
 
 use crate::args::{DeviceArgs, PrecisionChoice};
 use crate::commands::Failure;
@@ -78,6 +79,17 @@ impl DeviceArgs {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Where tensors saved for backward go, as `--store` and `--device-memory` say it.
+    pub fn storage(self, layers: Option<&str>, budget: Option<Bytes>) -> Result<(StoreSpec, DeviceShare), Failure> {
+        self.check_memory(budget)?;
+        let share = match (layers, budget) {
+            (_, Some(bytes)) => DeviceShare::AtMost(bytes),
+            (Some(_), None) => DeviceShare::Nothing,
+            (None, None) => DeviceShare::WhatFits,
+        };
+        Ok((layers.unwrap_or("marshal").parse()?, share))
     }
 
     /// Refuses what the device cannot do.

@@ -34,6 +34,10 @@ impl Runtime for Device {
         expect(self.0.allocate(bytes))
     }
 
+    fn allocate_unset(&self, bytes: usize) -> Result<Self::Memory, Self::Error> {
+        expect(self.0.allocate_unset(bytes))
+    }
+
     fn address(memory: &Self::Memory) -> u64 {
         Gpu::address(memory)
     }

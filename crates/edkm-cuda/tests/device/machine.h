@@ -2,7 +2,12 @@
 #ifndef EDKM_MACHINE
 #define EDKM_MACHINE
 
+// the checked longjmp knows one stack alone
+#undef _FORTIFY_SOURCE
+
 #include "host.h"
+
+#include <csetjmp>
 
 #include <cstdio>
 #include <cstdlib>
@@ -29,23 +34,47 @@ const unsigned char GUARD_BYTE = 0xa5;
     std::exit(1);
 }
 
-// The threads of one block.
-ucontext_t scheduler, threads[THREADS];
+// The threads of one block: coroutines that run one block after the other. They change places by jumps, which do not ask the kernel for anything.
+ucontext_t threads[THREADS];
+std::jmp_buf scheduler, places[THREADS];
+bool begun[THREADS];
 std::vector<char> stacks(STACK* THREADS);
 std::function<void()> body;
 unsigned int running;
 bool at_barrier;
 
-void enter() { body(); }
+// Goes on with the scheduler until this thread's turn comes again.
+void leave() {
+    if (_setjmp(places[running]) == 0) _longjmp(scheduler, 1);
+}
+
+void enter() {
+    for (;;) {
+        body();
+        leave();
+    }
+}
+
+// Goes on with a thread until it leaves.
+void resume(unsigned int thread) {
+    running = thread;
+    if (_setjmp(scheduler) != 0) return;
+    if (begun[thread]) _longjmp(places[thread], 1);
+    begun[thread] = true;
+    getcontext(&threads[thread]);
+    threads[thread].uc_stack.ss_sp = &stacks[thread * STACK];
+    threads[thread].uc_stack.ss_size = STACK;
+    makecontext(&threads[thread], enter, 0);
+    setcontext(&threads[thread]);
+}
 
 // Runs all threads up to the next barrier or their end, in ascending or descending order. All must meet the same barriers.
 bool run_phase(bool ascending) {
     unsigned int waiting = 0;
     for (unsigned int i = 0; i < THREADS; i++) {
-        running = ascending ? i : THREADS - 1 - i;
-        threadIdx.x = running;
+        threadIdx.x = ascending ? i : THREADS - 1 - i;
         at_barrier = false;
-        swapcontext(&scheduler, &threads[running]);
+        resume(threadIdx.x);
         waiting += at_barrier;
     }
     if (waiting != 0 && waiting != THREADS) fail("a barrier that only some threads of a block meet");
@@ -56,13 +85,6 @@ void run_grid(unsigned int blocks) {
     gridDim.x = blocks;
     for (unsigned int block = 0; block < blocks; block++) {
         blockIdx.x = block;
-        for (unsigned int i = 0; i < THREADS; i++) {
-            getcontext(&threads[i]);
-            threads[i].uc_stack.ss_sp = &stacks[i * STACK];
-            threads[i].uc_stack.ss_size = STACK;
-            threads[i].uc_link = &scheduler;
-            makecontext(&threads[i], enter, 0);
-        }
         // The order changes from phase to phase and from block to block: what depends on it shows.
         for (bool ascending = block % 2 == 0; run_phase(ascending); ascending = !ascending) {
         }
@@ -181,9 +203,8 @@ void product_of(
 
 // The kernels wait here.
 void __syncthreads() {
-    unsigned int self = running;
     at_barrier = true;
-    swapcontext(&threads[self], &scheduler);
+    leave();
 }
 
 #endif

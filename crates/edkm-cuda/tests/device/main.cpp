@@ -1,6 +1,7 @@
 // A device on the host: reads commands from standard input, holds memory, runs the kernels, and answers on standard output.
 //
 //   a BYTES                    -> ADDRESS          zeroed memory
+//   u BYTES                    -> ADDRESS          memory that is not (of bytes 0xff: NaN as a float)
 //   f ADDRESS                                      frees it
 //   w ADDRESS BYTES, bytes                         writes
 //   r ADDRESS BYTES            -> bytes            reads
@@ -22,6 +23,12 @@ int main() {
             if (std::scanf("%llu", &len) != 1) fail("a command cut short");
             std::getchar();
             std::printf("%llu\n", (unsigned long long)allocate(len, 0));
+            break;
+        }
+        case 'u': {
+            if (std::scanf("%llu", &len) != 1) fail("a command cut short");
+            std::getchar();
+            std::printf("%llu\n", (unsigned long long)allocate(len, 0xff));
             break;
         }
         case 'f':

@@ -8,3 +8,4 @@ mod device;
 mod ops;
 mod packed;
 mod precision;
+mod repetitions;

@@ -18,6 +18,10 @@ impl Runtime for With<'_> {
         self.0.allocate(bytes)
     }
 
+    fn allocate_unset(&self, bytes: usize) -> Result<Self::Memory, Self::Error> {
+        self.0.allocate_unset(bytes)
+    }
+
     fn address(memory: &Self::Memory) -> u64 {
         Device::address(memory)
     }

@@ -109,6 +109,22 @@ impl Drop for Pipes {
     }
 }
 
+impl Simulator {
+    fn memory(&self, command: char, bytes: usize) -> Memory {
+        self.send(&format!("{command} {bytes}"), &[]);
+        let mut line = String::new();
+        self.0
+            .borrow_mut()
+            .answers
+            .read_line(&mut line)
+            .expect("the simulator stopped");
+        Memory {
+            address: line.trim().parse().expect("an address"),
+            simulator: self.clone(),
+        }
+    }
+}
+
 impl Drop for Memory {
     fn drop(&mut self) {
         if !std::thread::panicking() {
@@ -123,17 +139,11 @@ impl Runtime for Simulator {
     type Memory = Memory;
 
     fn allocate(&self, bytes: usize) -> Result<Memory, Self::Error> {
-        self.send(&format!("a {bytes}"), &[]);
-        let mut line = String::new();
-        self.0
-            .borrow_mut()
-            .answers
-            .read_line(&mut line)
-            .expect("the simulator stopped");
-        Ok(Memory {
-            address: line.trim().parse().expect("an address"),
-            simulator: self.clone(),
-        })
+        Ok(self.memory('a', bytes))
+    }
+
+    fn allocate_unset(&self, bytes: usize) -> Result<Memory, Self::Error> {
+        Ok(self.memory('u', bytes))
     }
 
     fn address(memory: &Memory) -> u64 {

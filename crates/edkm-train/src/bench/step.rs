@@ -4,17 +4,18 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use dfdx_edkm::optim::AdamWConfig;
-use dfdx_edkm::{DeviceBudget, EdkmDevice};
+use dfdx_edkm::EdkmDevice;
 use edkm_cluster::bench::median;
 use edkm_llama::config::LlamaConfig;
 use edkm_llama::model::{DynamicLlama, Recompute};
 use edkm_llama::names::{parameters, Role};
-use edkm_store::{Bytes, StoreSpec};
+use edkm_store::StoreSpec;
 use rand_chacha::rand_core::RngCore;
 
 use super::phases::{Phase, PhaseTimes};
 use crate::data::sampler::WindowSampler;
 use crate::data::TokenStream;
+use crate::device_share::DeviceShare;
 use crate::init::random_weights;
 use crate::memory::peak_resident_bytes;
 use crate::random::generator;
@@ -38,8 +39,8 @@ pub struct StepSettings {
     pub recompute: Recompute,
     /// Where it goes.
     pub store: StoreSpec,
-    /// How much of it stays in the memory of the device; none if it is not said.
-    pub device_memory: Option<Bytes>,
+    /// How much of it stays in the memory of the device.
+    pub device_share: DeviceShare,
     /// Steps, of which the median is taken.
     pub repeats: usize,
 }
@@ -77,7 +78,7 @@ pub fn run<D: EdkmDevice>(settings: &StepSettings, device: &D, times: &PhaseTime
         batch,
         recompute,
         store,
-        device_memory,
+        device_share,
         repeats,
     } = settings;
     if *sequence == 0 || *sequence > config.max_position_embeddings || *batch == 0 {
@@ -105,8 +106,8 @@ pub fn run<D: EdkmDevice>(settings: &StepSettings, device: &D, times: &PhaseTime
     let stream = TokenStream::from_tokens(tokens.collect());
     let mut sampler = WindowSampler::new(&stream, *sequence, 0)?;
     let mut trainer = Trainer::new(model, device.clone(), settings, store.build()?);
-    if let Some(bytes) = device_memory {
-        trainer = trainer.with_device_budget(DeviceBudget::new(*bytes));
+    if let Some(budget) = device_share.budget(device, config.parameter_count())? {
+        trainer = trainer.with_device_budget(budget);
     }
 
     let mut seconds = Vec::new();

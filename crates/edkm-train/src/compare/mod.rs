@@ -32,6 +32,7 @@ pub use table::{Comparison, Original, Row};
 use crate::compress::Method;
 use crate::data::windows::check_length;
 use crate::data::TokenStream;
+use crate::device_share::DeviceShare;
 use crate::evaluate::perplexity;
 use crate::run::checkpoint::{model_fingerprint, CheckpointSettings, RunFolder, Start};
 use crate::run::{
@@ -295,7 +296,7 @@ impl Planned {
                 accumulate: 1,
                 seed: self.seed.unwrap_or(0),
                 store: StoreSpec::default(),
-                device_memory: None,
+                device_share: DeviceShare::default(),
                 on_limits: OnLimits::Refuse,
                 recompute: Recompute::Nothing,
                 baselines: Measure::No,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use dfdx_edkm::optim::AdamWConfig;
-use dfdx_edkm::{DeviceBudget, EdkmDevice};
+use dfdx_edkm::EdkmDevice;
 use edkm_llama::checkpoint::{copy_companions, Checkpoint, OutputDir, Sharding};
 use edkm_llama::config::LlamaConfig;
 use edkm_llama::model::DynamicLlama;
@@ -188,8 +188,8 @@ pub fn finetune<D: EdkmDevice>(
         }
     };
     trainer = trainer.with_rate_factors(factors);
-    if let Some(bytes) = settings.device_memory {
-        trainer = trainer.with_device_budget(DeviceBudget::new(bytes));
+    if let Some(budget) = settings.device_share.budget(device, config.parameter_count())? {
+        trainer = trainer.with_device_budget(budget);
     }
     if let Some((teacher, lesson)) = teacher {
         trainer = trainer.with_teacher(teacher, lesson);

@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use edkm_llama::checkpoint::Overwrite;
 use edkm_llama::model::{Distillation, Recompute};
-use edkm_store::{Bytes, StoreSpec};
+use edkm_store::StoreSpec;
 
 use super::checkpoint::CheckpointSettings;
 use super::{ClusterSettings, OnNonFinite, RateUnit};
+use crate::device_share::DeviceShare;
 
 /// Where text comes from.
 #[derive(Debug, Clone, PartialEq)]
@@ -82,8 +83,8 @@ pub struct FinetuneSettings {
     pub seed: u64,
     /// Where saved tensors go.
     pub store: StoreSpec,
-    /// How much of them stays in the memory of the device; none if it is not said.
-    pub device_memory: Option<Bytes>,
+    /// How much of them stays in the memory of the device.
+    pub device_share: DeviceShare,
     /// What layers save.
     pub recompute: Recompute,
     /// Whether compression without training is measured too.

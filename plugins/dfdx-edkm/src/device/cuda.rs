@@ -177,6 +177,11 @@ impl DeviceMemory for Cuda {
         Place::of(tensor).address
     }
 
+    fn free_bytes(&self) -> Result<Option<u64>, CudaError> {
+        let gpu = gpu(self).map_err(error_of_device)?;
+        gpu.free_bytes().map(Some).map_err(error_of_device)
+    }
+
     fn failed() -> CudaError {
         CudaError::Cpu(CpuError::OutOfMemory)
     }

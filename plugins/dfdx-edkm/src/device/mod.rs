@@ -69,6 +69,11 @@ pub trait DeviceMemory: Device<f32> {
     /// Where the numbers of a contiguous tensor begin: tensors that share them are told by it, while they are there.
     fn address<S: Shape>(tensor: &Tensor<S, f32, Self>) -> u64;
 
+    /// Bytes of the device's own memory that are free; none if its memory is the host's.
+    fn free_bytes(&self) -> Result<Option<u64>, Self::Err> {
+        Ok(None)
+    }
+
     /// The device's error for a failure that is described elsewhere (see [`crate::Failure`]).
     fn failed() -> Self::Err;
 }

@@ -2,7 +2,6 @@
 
 use dfdx_edkm::EdkmDevice;
 use edkm_cluster::Bits;
-use edkm_store::StoreSpec;
 use edkm_train::bench::configurations::configuration;
 use edkm_train::bench::phases::PhaseTimes;
 use edkm_train::bench::step::{self, StepBench, StepSettings};
@@ -49,7 +48,7 @@ impl OnDevice for Bench<'_> {
 
 pub fn run(args: BenchStepArgs, times: &PhaseTimes) -> Result<(), Failure> {
     let output = Output::new(args.json);
-    args.device.check_memory(args.device_memory)?;
+    let (store, device_share) = args.device.storage(args.store.as_deref(), args.device_memory)?;
     let clustering = match args.no_cluster {
         true => None,
         false => Some(ClusterSettings::new(Bits::new(args.bits)?, args.repeats as u64 + 1)),
@@ -59,8 +58,8 @@ pub fn run(args: BenchStepArgs, times: &PhaseTimes) -> Result<(), Failure> {
         clustering,
         sequence: args.seq,
         batch: args.batch,
-        store: args.store.parse::<StoreSpec>()?,
-        device_memory: args.device_memory,
+        store,
+        device_share,
         recompute: recompute(args.checkpoint_layers, args.checkpoint_attention),
         repeats: args.repeats,
     };

@@ -1,11 +1,18 @@
-//! A clustered weight on a GPU: the passes over its numbers there, the tables between them on the host.
+//! A clustered weight on a GPU: the passes over its numbers and the tables between them there.
 //!
-//! Scalars in one palette or in groups of channels never leave the device: counts, sums and tables by 16-bit value do, 65,536 entries a palette. Vectors
-//! and weights with a factor for each channel are clustered on the host, at the price of copies of the weight.
+//! Scalars in one palette or in groups of channels are clustered on the device ([`repetitions`]). The tables of a weight that is seen for the first time, of
+//! palettes with a cluster that hardly any weight chooses, and of gradients that are not unrolled are the host's: counts, sums and tables by 16-bit value are
+//! copied then, 65,536 entries a palette. Vectors and weights with a factor for each channel are clustered on the host, at the price of copies of the weight.
 
-use edkm_cluster::{ClusterError, Counted, HalfKind, KeyCounts, MatrixShape, Prepared, Spec};
-use edkm_cuda::clustering::{count, look_up, multiply_add, sum_by_key, Half, KEYS};
+use std::sync::Arc;
+
+use edkm_cluster::elsewhere::{digest_of_fingerprint, fingerprint_of_digest, palette_starts, PaletteWay};
+use edkm_cluster::{
+    ClusterError, Counted, GradientMode, HalfKind, KeepZero, KeyCounts, MatrixShape, Prepared, Spec, Trajectory,
+};
+use edkm_cuda::clustering::{count, look_up, multiply_add, sum_by_key, Half, Palettes, KEYS};
 use edkm_cuda::driver::{Gpu, GpuError};
+use edkm_cuda::repetitions::{self, Found, Settings, Starts};
 use edkm_cuda::{elementwise, Array, Slice, SliceMut};
 
 use super::{ClusteredUse, LinearDims};
@@ -27,8 +34,76 @@ pub(crate) fn cluster(
         let weight = weight.to_host(gpu).map_err(error_of_op)?;
         return clustering.cluster(&weight, shape).map_err(refused);
     }
+    spec.check_for(shape).map_err(refused)?;
+    let there = match spec.gradient {
+        GradientMode::Unrolled => cluster_there(gpu, op, weight, shape, &spec, clustering)?,
+        GradientMode::Implicit | GradientMode::StraightThrough => None,
+    };
+    let trajectory = match there {
+        Some(trajectory) => trajectory,
+        None => cluster_counts(gpu, op, weight, shape, &spec, clustering)?,
+    };
+    Ok(ClusteredUse {
+        trajectory,
+        spec,
+        row_scales: None,
+    })
+}
+
+/// All of it on the device, from where the weight before ended; none if that is not known, or is for the host.
+fn cluster_there(
+    gpu: &Gpu,
+    op: &str,
+    weight: Slice<'_, f32>,
+    shape: MatrixShape,
+    spec: &Spec,
+    clustering: &Clustering,
+) -> Result<Option<Arc<Trajectory>>, EdkmError> {
+    let refused = |source| EdkmError::Cluster { op: op.into(), source };
+    let Some(state) = clustering.state() else {
+        return Ok(None);
+    };
+    let starts = Starts {
+        digest: digest_of_fingerprint(shape, spec, state.fingerprint),
+        known: palette_starts(shape, spec, &state.start).map_err(refused)?,
+        other: palette_starts(shape, spec, &state.last).map_err(refused)?,
+    };
+    let found = repetitions::forward(gpu, palettes(weight, shape, spec), settings(spec), &starts);
+    let Found {
+        digest,
+        magnitudes,
+        ways,
+    } = found.map_err(error_of_op)?;
+    if magnitudes.iter().any(|&bits| bits >= spec.half.first_unusable_bits()) {
+        return Ok(None);
+    }
+    let fingerprint = fingerprint_of_digest(shape, spec, digest);
+    if let Some(known) = clustering.known(fingerprint) {
+        return Ok(Some(known));
+    }
+    let Some(ways) = ways else {
+        return Ok(None);
+    };
+    let start = match state.fingerprint == fingerprint {
+        true => &state.start,
+        false => &state.last,
+    };
+    let trajectory = Trajectory::from_ways(shape, spec, start, ways).map_err(refused)?;
+    Ok(Some(clustering.settle(fingerprint, trajectory)))
+}
+
+/// Counts there, the rest on the host.
+fn cluster_counts(
+    gpu: &Gpu,
+    op: &str,
+    weight: Slice<'_, f32>,
+    shape: MatrixShape,
+    spec: &Spec,
+    clustering: &Clustering,
+) -> Result<Arc<Trajectory>, EdkmError> {
+    let refused = |source| EdkmError::Cluster { op: op.into(), source };
     let counts = (0..spec.grouping.palettes(shape))
-        .map(|palette| count(gpu, of_palette(weight, shape, &spec, palette), half(&spec)))
+        .map(|palette| count(gpu, of_palette(weight, shape, spec, palette), half(spec)))
         .collect::<Result<Vec<_>, _>>()
         .map_err(error_of_op)?;
     let by_palette: Vec<_> = counts
@@ -38,20 +113,16 @@ pub(crate) fn cluster(
             magnitude_bits: counts.magnitude_bits,
         })
         .collect();
-    let Some(counted) = Counted::new(shape, &spec, &by_palette).map_err(refused)? else {
+    let Some(counted) = Counted::new(shape, spec, &by_palette).map_err(refused)? else {
         // the host finds out which weight it is
         let weight = weight.to_host(gpu).map_err(error_of_op)?;
-        let unusable = Prepared::new(&weight, shape, &spec).err();
+        let unusable = Prepared::new(&weight, shape, spec).err();
         return Err(refused(unusable.unwrap_or(ClusterError::NonFinite {
             index: 0,
             value: f32::NAN,
         })));
     };
-    Ok(ClusteredUse {
-        trajectory: clustering.reach(&counted).map_err(refused)?,
-        spec,
-        row_scales: None,
-    })
+    clustering.reach(&counted).map_err(refused)
 }
 
 /// The weight that multiplies.
@@ -75,7 +146,7 @@ impl Effective<'_> {
         };
         let (shape, spec) = (dims.weight_shape(), &clustered.spec);
         let _span = tracing::trace_span!("clustered weight", rows = shape.rows, cols = shape.cols).entered();
-        let mut effective = Array::zeroed(gpu, weight.len()).map_err(error_of_op)?;
+        let mut effective = Array::unset(gpu, weight.len()).map_err(error_of_op)?;
         if !by_tables(clustered) {
             let weight = weight.to_host(gpu).map_err(error_of_op)?;
             let mut out = vec![0.0; weight.len()];
@@ -83,6 +154,12 @@ impl Effective<'_> {
                 .clustered_into(&weight, shape, &mut out)
                 .map_err(super::cluster_error)?;
             effective.write(gpu, &out).map_err(error_of_op)?;
+            return Ok(Effective::Clustered(effective));
+        }
+        if let Some(ways) = clustered.trajectory.ways() {
+            let palettes = palettes(weight, shape, spec);
+            repetitions::clustered(gpu, palettes, settings(spec), &ways, &mut effective.as_mut())
+                .map_err(error_of_op)?;
             return Ok(Effective::Clustered(effective));
         }
         let mut table = vec![0.0; KEYS];
@@ -150,6 +227,18 @@ pub(crate) fn backward_accumulate(
         let total = Array::from_host(gpu, &total).map_err(error_of_op)?;
         return elementwise::add_assign(gpu, grad_weight, total.as_slice()).map_err(error_of_op);
     }
+    if let Some(ways) = ways_there(clustered, shape) {
+        let palettes = palettes(weight, shape, spec);
+        return repetitions::backward_accumulate(
+            gpu,
+            palettes,
+            settings(spec),
+            &ways,
+            grad_clustered,
+            &mut grad_weight,
+        )
+        .map_err(error_of_op);
+    }
     let mut table = vec![[0.0; 2]; KEYS];
     for palette in 0..spec.grouping.palettes(shape) {
         let range = spec.grouping.weights_of(shape, palette);
@@ -167,6 +256,14 @@ pub(crate) fn backward_accumulate(
     Ok(())
 }
 
+/// The ways of all palettes, if they can be differentiated on the device.
+fn ways_there(clustered: &ClusteredUse, shape: MatrixShape) -> Option<Vec<PaletteWay>> {
+    let weights = clustered.spec.grouping.weights_per_palette(shape);
+    let ways = clustered.trajectory.ways()?;
+    let is_for_the_host = ways.iter().any(|way| repetitions::is_starved(way, weights));
+    (!is_for_the_host).then_some(ways)
+}
+
 fn by_tables(clustered: &ClusteredUse) -> bool {
     clustered.spec.dim() == 1 && clustered.row_scales.is_none()
 }
@@ -174,6 +271,19 @@ fn by_tables(clustered: &ClusteredUse) -> bool {
 fn of_palette<'a>(weight: Slice<'a, f32>, shape: MatrixShape, spec: &Spec, palette: usize) -> Slice<'a, f32> {
     let range = spec.grouping.weights_of(shape, palette);
     weight.part(range.start, range.len())
+}
+
+fn palettes<'a>(weight: Slice<'a, f32>, shape: MatrixShape, spec: &Spec) -> Palettes<'a> {
+    Palettes::new(weight, spec.grouping.weights_per_palette(shape), half(spec))
+}
+
+fn settings(spec: &Spec) -> Settings {
+    Settings {
+        clusters: spec.clusters(),
+        repetitions: spec.iterations,
+        keep_zero: spec.keep_zero == KeepZero::Exact,
+        at_once: repetitions::AT_ONCE,
+    }
 }
 
 fn half(spec: &Spec) -> Half {

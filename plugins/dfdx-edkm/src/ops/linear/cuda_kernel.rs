@@ -82,7 +82,7 @@ impl LinearKernel for Cuda {
         match clustered {
             None => product::tn(&*gpu, shape, grad_y, x, grad_weight, Accumulate::Add).map_err(error_of_op)?,
             Some(clustered) => {
-                let mut upstream = Array::zeroed(&*gpu, outputs * inputs).map_err(error_of_op)?;
+                let mut upstream = Array::unset(&*gpu, outputs * inputs).map_err(error_of_op)?;
                 product::tn(&*gpu, shape, grad_y, x, upstream.as_mut(), Accumulate::Overwrite).map_err(error_of_op)?;
                 cuda_clustered::backward_accumulate(&gpu, dims, weight, clustered, upstream.as_slice(), grad_weight)?;
             }

@@ -1,0 +1,397 @@
+// The repetitions of a clustering and their gradient, on counts and sums by 16-bit key: what edkm-cluster does for the CPU on sorted distinct values.
+//
+// Axes: P palettes, K clusters, T repetitions at most. PARTS blocks share the keys of a palette; the last of them to end adds up what all found, in the
+// order of the parts. All in f64, as on the CPU; terms of a softmax are not left out however small.
+//
+// A *record* is what is known of a palette: a head, the centroids before and after each repetition [T + 1, K], log2 of each cluster's mass [T, K].
+
+#define PARTS 32
+#define MOST_CLUSTERS 256
+// Keys of a thread: chunks of THREADS keys, in turns for each part.
+#define KEYS_OF_THREAD (KEYS / PARTS / THREADS)
+// Clusters that a block adds up at once, one for each warp.
+#define AT_ONCE 8
+#define LANES_OF_ROW (THREADS / AT_ONCE)
+
+#define HEAD 8
+#define HEAD_TAU 0
+// The repetitions end where no centroid moves by as much.
+#define HEAD_LIMIT 1
+// The cluster that stays at zero; -1: none.
+#define HEAD_PINNED 2
+// Repetitions that were done.
+#define HEAD_DONE 3
+// 1: some cluster has hardly any weight, which is not done here.
+#define HEAD_STARVED 4
+#define HEAD_STOPPED 5
+
+__device__ inline size_t record_len(size_t clusters, size_t repetitions) { return HEAD + (2 * repetitions + 1) * clusters; }
+
+__device__ inline double* centroids_of(double* record, size_t clusters, size_t t) { return record + HEAD + t * clusters; }
+
+__device__ inline double* log_mass_of(double* record, size_t clusters, size_t repetitions, size_t t) {
+    return record + HEAD + (repetitions + 1 + t) * clusters;
+}
+
+// A key's number.
+__device__ inline double value_of(unsigned int key, size_t kind) {
+    if (kind == 0) return (double)__uint_as_float(key << 16);
+    unsigned int exponent = key >> 10 & 31, fraction = key & 0x3ff, sign = (key & 0x8000) << 16;
+    if (exponent == 0) {
+        double magnitude = (double)fraction * 5.9604644775390625e-8; // 2^-24
+        return sign ? -magnitude : magnitude;
+    }
+    return (double)__uint_as_float(sign | (exponent == 31 ? 255 : exponent + 112) << 23 | fraction << 13);
+}
+
+// Whether weights with this key are clustered.
+__device__ inline bool takes_part(unsigned int key, size_t keep_zero) { return keep_zero == 0 || (key & 0x7fff) != 0; }
+
+__device__ inline unsigned int key_of_thread(unsigned int j) {
+    return (j * PARTS + blockIdx.x % PARTS) * THREADS + threadIdx.x;
+}
+
+// The row of the attention map of one value: A_k = 2^(nearest - z_k^2) share.
+struct Row {
+    double nearest;
+    double share;
+};
+
+__device__ inline double square(double u, double c, double scale) {
+    double z = (u - c) * scale;
+    return z * z;
+}
+
+__device__ inline Row row_of(double u, const double* centroids_k, size_t clusters, double scale) {
+    Row row;
+    row.nearest = square(u, centroids_k[0], scale);
+    for (size_t k = 1; k < clusters; k++) {
+        double s = square(u, centroids_k[k], scale);
+        row.nearest = s < row.nearest ? s : row.nearest;
+    }
+    double sum = 0.0;
+    for (size_t k = 0; k < clusters; k++) sum += exp2(row.nearest - square(u, centroids_k[k], scale));
+    row.share = 1.0 / sum;
+    return row;
+}
+
+__device__ inline double attention(Row row, double u, double c, double scale) { return exp2(row.nearest - square(u, c, scale)) * row.share; }
+
+// sqrt(log2(e) / tau): the square of a scaled distance is a binary exponent.
+__device__ inline double scale_of(double tau) { return sqrt(1.4426950408889634 / tau); }
+
+// Adds up a tile of numbers [AT_ONCE, THREADS] over the threads: the sum of row w is returned to thread w.
+__device__ inline double tile_sum(double (*tile_kt)[THREADS]) {
+    unsigned int w = threadIdx.x / LANES_OF_ROW, lane = threadIdx.x % LANES_OF_ROW;
+    __syncthreads();
+    double sum = 0.0;
+    for (unsigned int i = lane; i < THREADS; i += LANES_OF_ROW) sum += tile_kt[w][i];
+    __syncthreads();
+    tile_kt[w][lane] = sum;
+    __syncthreads();
+    sum = 0.0;
+    if (threadIdx.x < AT_ONCE) {
+        for (unsigned int i = 0; i < LANES_OF_ROW; i++) sum += tile_kt[threadIdx.x][i];
+    }
+    __syncthreads();
+    return sum;
+}
+
+// Whether this block is the last of its palette to come here, and so sees what the others have written.
+__device__ inline bool is_last_part(unsigned int* tickets) {
+    __shared__ bool last;
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        last = atomicAdd(&tickets[blockIdx.x / PARTS], 1u) == PARTS - 1;
+        // for the next launch
+        if (last) tickets[blockIdx.x / PARTS] = 0;
+    }
+    __syncthreads();
+    __threadfence();
+    return last;
+}
+
+__device__ inline double sum_of_parts(const double* partial, size_t len) {
+    double sum = 0.0;
+    for (unsigned int part = 0; part < PARTS; part++) sum += partial[part * len];
+    return sum;
+}
+
+__device__ inline unsigned long long mixed(unsigned long long x) {
+    x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9ull;
+    x = (x ^ x >> 27) * 0x94d049bb133111ebull;
+    return x ^ x >> 31;
+}
+
+// digest += two numbers for each key that occurs, by palette, key and count: what a matrix that did not change is recognised by.
+EDKM_KERNEL edkm_digest_counts(const unsigned int* counts, size_t first_palette, unsigned long long* digest) {
+    __shared__ unsigned long long here[2];
+    size_t palette = blockIdx.x / PARTS;
+    counts += palette * KEYS;
+    if (threadIdx.x < 2) here[threadIdx.x] = 0;
+    __syncthreads();
+    unsigned long long a = 0, b = 0;
+    for (unsigned int j = 0; j < KEYS_OF_THREAD; j++) {
+        unsigned int key = key_of_thread(j);
+        unsigned long long count = counts[key];
+        if (count == 0) continue;
+        unsigned long long of_key = mixed(((unsigned long long)(first_palette + palette) << 16 | key) + 0x9e3779b97f4a7c15ull);
+        a += mixed(of_key ^ count);
+        b += mixed(of_key + count * 0xd6e8feb86659fd93ull);
+    }
+    atomicAdd(&here[0], a);
+    atomicAdd(&here[1], b);
+    __syncthreads();
+    if (threadIdx.x < 2) atomicAdd(&digest[threadIdx.x], here[threadIdx.x]);
+}
+
+// Begins the records from the first of two starts [P, 2, HEAD + K] if the matrix has the expected digest, else from the second. A block a palette.
+EDKM_KERNEL edkm_choose_start(
+    const unsigned long long* digest, size_t expected_a, size_t expected_b, const double* starts, double* records, size_t clusters, size_t repetitions
+) {
+    bool known = digest[0] == expected_a && digest[1] == expected_b;
+    const double* start = starts + (2 * (size_t)blockIdx.x + (known ? 0 : 1)) * (HEAD + clusters);
+    double* record = records + blockIdx.x * record_len(clusters, repetitions);
+    for (size_t i = threadIdx.x; i < HEAD + clusters; i += THREADS) record[i] = start[i];
+}
+
+// Repetition t: S_k = sum_u n_u A_uk, N_k = sum_u n_u A_uk u, c_k = N_k / S_k.
+EDKM_KERNEL edkm_move_centroids(
+    const unsigned int* counts, size_t kind, size_t keep_zero, double* records, size_t clusters, size_t repetitions, size_t t, size_t len, double* partials,
+    unsigned int* tickets
+) {
+    __shared__ double before_k[MOST_CLUSTERS];
+    __shared__ double mass_kt[AT_ONCE][THREADS];
+    __shared__ double sum_kt[AT_ONCE][THREADS];
+    size_t palette = blockIdx.x / PARTS;
+    double* record = records + palette * record_len(clusters, repetitions);
+    if (record[HEAD_STOPPED] != 0.0) return;
+    counts += palette * KEYS;
+    partials += palette * PARTS * 2 * clusters;
+    const double* before = centroids_of(record, clusters, t);
+    for (size_t k = threadIdx.x; k < clusters; k += THREADS) before_k[k] = before[k];
+    double scale = scale_of(record[HEAD_TAU]);
+    __syncthreads();
+
+    unsigned int count_j[KEYS_OF_THREAD];
+    Row row_j[KEYS_OF_THREAD];
+#pragma unroll
+    for (unsigned int j = 0; j < KEYS_OF_THREAD; j++) {
+        unsigned int key = key_of_thread(j);
+        count_j[j] = takes_part(key, keep_zero) ? counts[key] : 0;
+        row_j[j].nearest = row_j[j].share = 0.0;
+        if (count_j[j] != 0) row_j[j] = row_of(value_of(key, kind), before_k, clusters, scale);
+    }
+    for (size_t first = 0; first < clusters; first += AT_ONCE) {
+        for (size_t i = 0; i < AT_ONCE; i++) {
+            double mass = 0.0, sum = 0.0;
+#pragma unroll
+            for (unsigned int j = 0; j < KEYS_OF_THREAD; j++) {
+                if (count_j[j] != 0 && first + i < clusters) {
+                    double u = value_of(key_of_thread(j), kind);
+                    double a = attention(row_j[j], u, before_k[first + i], scale) * (double)count_j[j];
+                    mass += a;
+                    sum += a * u;
+                }
+            }
+            mass_kt[i][threadIdx.x] = mass;
+            sum_kt[i][threadIdx.x] = sum;
+        }
+        double mass = tile_sum(mass_kt), sum = tile_sum(sum_kt);
+        if (threadIdx.x < AT_ONCE && first + threadIdx.x < clusters) {
+            double* partial = partials + blockIdx.x % PARTS * 2 * clusters + first + threadIdx.x;
+            partial[0] = mass;
+            partial[clusters] = sum;
+        }
+    }
+    if (!is_last_part(tickets)) return;
+
+    __shared__ double moved_k[MOST_CLUSTERS];
+    __shared__ bool starved;
+    if (threadIdx.x == 0) starved = false;
+    __syncthreads();
+    size_t k = threadIdx.x;
+    if (k < clusters) {
+        double mass = sum_of_parts(partials + k, 2 * clusters), sum = sum_of_parts(partials + clusters + k, 2 * clusters);
+        double after = (double)k == record[HEAD_PINNED] ? before_k[k] : sum / mass, log_mass = log2(mass);
+        centroids_of(record, clusters, t + 1)[k] = after;
+        log_mass_of(record, clusters, repetitions, t)[k] = log_mass;
+        moved_k[k] = fabs(after - before_k[k]);
+        // as edkm-cluster's is_starved, for a palette whose weights all take part
+        if (!(log_mass >= log2((double)len) - 42.0)) starved = true;
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        double largest = 0.0;
+        for (k = 0; k < clusters; k++) largest = moved_k[k] > largest ? moved_k[k] : largest;
+        record[HEAD_DONE] = (double)(t + 1);
+        record[HEAD_STARVED] = starved ? 1.0 : 0.0;
+        record[HEAD_STOPPED] = starved || largest < record[HEAD_LIMIT] ? 1.0 : 0.0;
+    }
+}
+
+// Tables [P, KEYS] of the clustered value of each finite key: w~ = sum_k A_k c_k, by the assignment of the last repetition and its centroids.
+EDKM_KERNEL edkm_clustered_table(size_t kind, size_t keep_zero, double* records, size_t clusters, size_t repetitions, float* tables) {
+    __shared__ double before_k[MOST_CLUSTERS];
+    __shared__ double after_k[MOST_CLUSTERS];
+    size_t palette = blockIdx.x / PARTS;
+    double* record = records + palette * record_len(clusters, repetitions);
+    size_t last = (size_t)record[HEAD_DONE] - 1;
+    for (size_t k = threadIdx.x; k < clusters; k += THREADS) {
+        before_k[k] = centroids_of(record, clusters, last)[k];
+        after_k[k] = centroids_of(record, clusters, last + 1)[k];
+    }
+    double scale = scale_of(record[HEAD_TAU]);
+    tables += palette * KEYS;
+    __syncthreads();
+    for (unsigned int j = 0; j < KEYS_OF_THREAD; j++) {
+        unsigned int key = key_of_thread(j);
+        double u = value_of(key, kind), clustered = 0.0;
+        if (takes_part(key, keep_zero)) {
+            Row row = row_of(u, before_k, clusters, scale);
+            for (size_t k = 0; k < clusters; k++) clustered += attention(row, u, before_k[k], scale) * after_k[k];
+        }
+        tables[key] = (float)clustered;
+    }
+}
+
+// The sum of upstream gradients of a key.
+__device__ inline double upstream_of(const long long* sums, unsigned int key, unsigned int magnitude, double units) {
+    // not finite: NaN
+    return magnitude >= 0x7f800000 ? (double)__uint_as_float(0x7fc00000) : (double)sums[key] / units;
+}
+
+// The slope of each key that occurs, into the first of each pair of tables [P, KEYS, 2], and dL/dc of the last centroids, [P, K]: what w~ = sum_k A_k c_k
+// passes on. Axes and formulas as in edkm-cluster's scalar/gradient.rs.
+EDKM_KERNEL edkm_clustered_backward(
+    const unsigned int* counts, const long long* sums, const unsigned int* magnitudes, size_t bits, size_t kind, size_t keep_zero, double* records,
+    size_t clusters, size_t repetitions, float* tables, double* grads, double* partials, unsigned int* tickets
+) {
+    __shared__ double before_k[MOST_CLUSTERS];
+    __shared__ double after_k[MOST_CLUSTERS];
+    __shared__ double grad_kt[AT_ONCE][THREADS];
+    size_t palette = blockIdx.x / PARTS;
+    double* record = records + palette * record_len(clusters, repetitions);
+    size_t last = (size_t)record[HEAD_DONE] - 1;
+    counts += palette * KEYS;
+    sums += palette * KEYS;
+    tables += palette * 2 * KEYS;
+    partials += palette * PARTS * clusters;
+    for (size_t k = threadIdx.x; k < clusters; k += THREADS) {
+        before_k[k] = centroids_of(record, clusters, last)[k];
+        after_k[k] = centroids_of(record, clusters, last + 1)[k];
+    }
+    double tau = record[HEAD_TAU], scale = scale_of(tau), units = units_of(magnitudes[palette], bits);
+    __syncthreads();
+
+    double upstream_j[KEYS_OF_THREAD];
+    Row row_j[KEYS_OF_THREAD];
+#pragma unroll
+    for (unsigned int j = 0; j < KEYS_OF_THREAD; j++) {
+        unsigned int key = key_of_thread(j);
+        upstream_j[j] = row_j[j].nearest = row_j[j].share = 0.0;
+        if (counts[key] == 0 || !takes_part(key, keep_zero)) continue;
+        double u = value_of(key, kind), clustered = 0.0, slope = 0.0;
+        upstream_j[j] = upstream_of(sums, key, magnitudes[palette], units);
+        row_j[j] = row_of(u, before_k, clusters, scale);
+        for (size_t k = 0; k < clusters; k++) clustered += attention(row_j[j], u, before_k[k], scale) * after_k[k];
+        for (size_t k = 0; k < clusters; k++) {
+            slope += attention(row_j[j], u, before_k[k], scale) * (after_k[k] - clustered) * (before_k[k] - u);
+        }
+        tables[2 * key] = (float)(slope * (2.0 / tau));
+    }
+    for (size_t first = 0; first < clusters; first += AT_ONCE) {
+        for (size_t i = 0; i < AT_ONCE; i++) {
+            double grad = 0.0;
+#pragma unroll
+            for (unsigned int j = 0; j < KEYS_OF_THREAD; j++) {
+                if (row_j[j].share != 0.0 && first + i < clusters) {
+                    grad += attention(row_j[j], value_of(key_of_thread(j), kind), before_k[first + i], scale) * upstream_j[j];
+                }
+            }
+            grad_kt[i][threadIdx.x] = grad;
+        }
+        double grad = tile_sum(grad_kt);
+        if (threadIdx.x < AT_ONCE && first + threadIdx.x < clusters) partials[blockIdx.x % PARTS * clusters + first + threadIdx.x] = grad;
+    }
+    if (!is_last_part(tickets)) return;
+    if (threadIdx.x < clusters) grads[palette * clusters + threadIdx.x] = sum_of_parts(partials + threadIdx.x, clusters);
+}
+
+// Takes dL/dc of the centroids that repetition t produced, [P, K], back to those that it started from, and adds to the shift of each key that occurs,
+// [P, KEYS]; with t = 0 also into the second of each pair of tables [P, KEYS, 2].
+EDKM_KERNEL edkm_repetition_backward(
+    const unsigned int* counts, const long long* sums, const unsigned int* magnitudes, size_t bits, size_t kind, size_t keep_zero, double* records,
+    size_t clusters, size_t repetitions, size_t t, double* shifts, float* tables, double* grads, double* partials, unsigned int* tickets
+) {
+    __shared__ double before_k[MOST_CLUSTERS];
+    __shared__ double after_k[MOST_CLUSTERS];
+    // dL/dN_k = dL/dc_k / S_k
+    __shared__ double sum_grad_k[MOST_CLUSTERS];
+    __shared__ double grad_kt[AT_ONCE][THREADS];
+    size_t palette = blockIdx.x / PARTS;
+    double* record = records + palette * record_len(clusters, repetitions);
+    size_t done = (size_t)record[HEAD_DONE];
+    if (t >= done) return;
+    counts += palette * KEYS;
+    sums += palette * KEYS;
+    shifts += palette * KEYS;
+    tables += palette * 2 * KEYS;
+    grads += palette * clusters;
+    partials += palette * PARTS * clusters;
+    for (size_t k = threadIdx.x; k < clusters; k += THREADS) {
+        before_k[k] = centroids_of(record, clusters, t)[k];
+        after_k[k] = centroids_of(record, clusters, t + 1)[k];
+        sum_grad_k[k] = (double)k == record[HEAD_PINNED] ? 0.0 : grads[k] * exp2(-log_mass_of(record, clusters, repetitions, t)[k]);
+    }
+    double tau = record[HEAD_TAU], scale = scale_of(tau), units = units_of(magnitudes[palette], bits);
+    __syncthreads();
+
+    // of each key: n_u, the upstream gradient if this is the last repetition, its row, and means over it
+    double count_j[KEYS_OF_THREAD], upstream_j[KEYS_OF_THREAD], mean_j[KEYS_OF_THREAD], clustered_j[KEYS_OF_THREAD];
+    Row row_j[KEYS_OF_THREAD];
+#pragma unroll
+    for (unsigned int j = 0; j < KEYS_OF_THREAD; j++) {
+        unsigned int key = key_of_thread(j);
+        count_j[j] = upstream_j[j] = mean_j[j] = clustered_j[j] = row_j[j].nearest = row_j[j].share = 0.0;
+        if (counts[key] == 0 || !takes_part(key, keep_zero)) continue;
+        count_j[j] = (double)counts[key];
+        if (t + 1 == done) upstream_j[j] = upstream_of(sums, key, magnitudes[palette], units);
+        double u = value_of(key, kind), direct = 0.0, through_distance = 0.0;
+        row_j[j] = row_of(u, before_k, clusters, scale);
+        for (size_t k = 0; k < clusters; k++) {
+            double a = attention(row_j[j], u, before_k[k], scale), share = a * sum_grad_k[k];
+            direct += share;
+            mean_j[j] += share * (u - after_k[k]);
+            clustered_j[j] += a * after_k[k];
+        }
+        for (size_t k = 0; k < clusters; k++) {
+            double a = attention(row_j[j], u, before_k[k], scale);
+            through_distance += a * ((u - after_k[k]) * sum_grad_k[k] - mean_j[j]) * (u - before_k[k]);
+        }
+        double shift = (t + 1 == done ? 0.0 : shifts[key]) + direct - through_distance * (2.0 / tau);
+        shifts[key] = shift;
+        if (t == 0) tables[2 * key + 1] = (float)shift;
+    }
+    for (size_t first = 0; first < clusters; first += AT_ONCE) {
+        for (size_t i = 0; i < AT_ONCE; i++) {
+            double grad = 0.0;
+#pragma unroll
+            for (unsigned int j = 0; j < KEYS_OF_THREAD; j++) {
+                if (count_j[j] != 0.0 && first + i < clusters) {
+                    size_t k = first + i;
+                    double u = value_of(key_of_thread(j), kind), a = attention(row_j[j], u, before_k[k], scale);
+                    double through_exponent = a * ((u - after_k[k]) * sum_grad_k[k] - mean_j[j]) * count_j[j];
+                    double through_outputs = a * (after_k[k] - clustered_j[j]) * upstream_j[j];
+                    grad += (through_exponent + through_outputs) * (u - before_k[k]) * (2.0 / tau);
+                }
+            }
+            grad_kt[i][threadIdx.x] = grad;
+        }
+        double grad = tile_sum(grad_kt);
+        if (threadIdx.x < AT_ONCE && first + threadIdx.x < clusters) partials[blockIdx.x % PARTS * clusters + first + threadIdx.x] = grad;
+    }
+    if (!is_last_part(tickets)) return;
+    if (threadIdx.x < clusters) grads[threadIdx.x] = sum_of_parts(partials + threadIdx.x, clusters);
+}

@@ -1,0 +1,245 @@
+//! Clusterings that run on the device of the build against those of the CPU.
+
+use crate::device::{device, Device};
+use edkm_cluster::bench::normal;
+use edkm_cluster::elsewhere::{digest_of_fingerprint, fingerprint_of_digest, palette_starts};
+use edkm_cluster::{
+    Bits, Centroids, Grouping, HalfKind, KeepZero, MatrixShape, Prepared, Spec, Temperature, Trajectory,
+};
+use edkm_cuda::clustering::{Half, Palettes};
+use edkm_cuda::repetitions::{backward_accumulate, clustered, forward, is_starved, Found, Settings, Starts};
+use edkm_testkit::{assert_bitwise_equal, assert_close};
+use std::num::NonZeroUsize;
+
+struct Case {
+    weights: Vec<f32>,
+    shape: MatrixShape,
+    spec: Spec,
+}
+
+impl Case {
+    fn new(rows: usize, cols: usize, spec: Spec) -> Self {
+        let mut weights = normal(rows * cols, 7, 0.03);
+        // pruned ones too
+        weights.iter_mut().step_by(11).for_each(|w| *w = 0.0);
+        Case {
+            weights,
+            shape: MatrixShape::new(rows, cols),
+            spec,
+        }
+    }
+
+    fn half(&self) -> Half {
+        match self.spec.half {
+            HalfKind::Bf16 => Half::Bf16,
+            HalfKind::F16 => Half::F16,
+        }
+    }
+
+    fn settings(&self) -> Settings {
+        Settings {
+            clusters: self.spec.clusters(),
+            repetitions: self.spec.iterations,
+            keep_zero: self.spec.keep_zero == KeepZero::Exact,
+            at_once: 2,
+        }
+    }
+
+    fn prepared(&self) -> Prepared<'_> {
+        Prepared::new(&self.weights, self.shape, &self.spec).unwrap()
+    }
+
+    /// On the device, from `known` if the matrix has this fingerprint.
+    fn forward(&self, device: &Device, fingerprint: u128, known: &Centroids, other: &Centroids) -> Found {
+        let starts = |start| palette_starts(self.shape, &self.spec, start).unwrap();
+        let starts = Starts {
+            digest: digest_of_fingerprint(self.shape, &self.spec, fingerprint),
+            known: starts(known),
+            other: starts(other),
+        };
+        let weights = device.array(&self.weights);
+        let len = self.spec.grouping.weights_per_palette(self.shape);
+        let palettes = Palettes::new(weights.as_slice(), len, self.half());
+        let Ok(found) = forward(device, palettes, self.settings(), &starts);
+        found
+    }
+
+    fn assert_as_on_the_cpu(&self, device: &Device) {
+        let prepared = self.prepared();
+        let start = prepared.initial().unwrap();
+        let want = prepared.iterate(&start).unwrap();
+        let found = self.forward(device, 0, want.last(), &start);
+        assert_eq!(
+            fingerprint_of_digest(self.shape, &self.spec, found.digest),
+            prepared.fingerprint()
+        );
+        let ways = found.ways.expect("no cluster without weights");
+        let got = Trajectory::from_ways(self.shape, &self.spec, &start, ways.clone()).unwrap();
+        assert_eq!(got.steps(), want.steps());
+        for (got, want) in ways.iter().zip(want.ways().unwrap()) {
+            assert_eq!(got.start.tau, want.start.tau);
+            assert_eq!(got.start.pinned, want.start.pinned);
+            for (name, got, want) in [
+                ("centroids", &got.centroids_tk, &want.centroids_tk),
+                ("log mass", &got.log_mass_tk, &want.log_mass_tk),
+            ] {
+                assert_eq!(got.len(), want.len());
+                for (got, want) in got.iter().zip(want) {
+                    assert!(
+                        (got - want).abs() <= 1e-11 * want.abs().max(1e-3),
+                        "{name}: {got:e} for {want:e}"
+                    );
+                }
+            }
+        }
+
+        let weights = device.array(&self.weights);
+        let len = self.spec.grouping.weights_per_palette(self.shape);
+        let palettes = Palettes::new(weights.as_slice(), len, self.half());
+        let mut out = device.array(&vec![f32::NAN; self.weights.len()]);
+        let Ok(()) = clustered(device, palettes, self.settings(), &ways, &mut out.as_mut());
+        let mut expected = vec![0.0; self.weights.len()];
+        want.clustered_into(&self.weights, self.shape, &self.spec, &mut expected)
+            .unwrap();
+        let Ok(got) = out.to_host(device);
+        assert_close("clustered weights", &got, &expected, 1e-6);
+
+        let upstream = normal(self.weights.len(), 8, 1.0);
+        let before = normal(self.weights.len(), 9, 1.0);
+        let (grad, mut total) = (device.array(&upstream), device.array(&before));
+        let Ok(()) = backward_accumulate(
+            device,
+            palettes,
+            self.settings(),
+            &ways,
+            grad.as_slice(),
+            &mut total.as_mut(),
+        );
+        let Ok(got) = total.to_host(device);
+        let mut expected = before.clone();
+        want.backward_accumulate(&self.weights, self.shape, &self.spec, &upstream, &mut expected)
+            .unwrap();
+        let difference = |total: &[f32]| -> Vec<f32> { total.iter().zip(&before).map(|(t, b)| t - b).collect() };
+        assert_close("gradient", &difference(&got), &difference(&expected), 1e-6);
+
+        // the same bits again
+        let mut again = device.array(&before);
+        let Ok(()) = backward_accumulate(
+            device,
+            palettes,
+            self.settings(),
+            &ways,
+            grad.as_slice(),
+            &mut again.as_mut(),
+        );
+        let Ok(again) = again.to_host(device);
+        assert_bitwise_equal("gradient", &again, &got);
+    }
+}
+
+fn spec(bits: u32) -> Spec {
+    Spec::new(Bits::new(bits as _).unwrap())
+}
+
+#[test]
+fn every_setting_gives_what_the_cpu_gives() {
+    let Some(device) = device() else { return };
+    let three = spec(3);
+    for case in [
+        Case::new(40, 50, three),
+        Case::new(40, 50, three.with_half(HalfKind::F16)),
+        Case::new(40, 50, three.with_keep_zero(KeepZero::Exact)),
+        Case::new(40, 50, spec(1).with_iterations(1)),
+        Case::new(40, 50, spec(5).with_iterations(4)),
+        // ends when nothing moves by much
+        Case::new(40, 50, three.with_iterations(30).with_tolerance(0.05)),
+        // the last palette has fewer rows, and is not done together with the others
+        Case::new(
+            7,
+            300,
+            three.with_grouping(Grouping::PerChannels(NonZeroUsize::new(3).unwrap())),
+        ),
+    ] {
+        case.assert_as_on_the_cpu(&device);
+    }
+}
+
+#[test]
+fn a_matrix_that_is_known_begins_where_it_began() {
+    let Some(device) = device() else { return };
+    let case = Case::new(20, 30, spec(2));
+    let prepared = case.prepared();
+    let start = prepared.initial().unwrap();
+    let want = prepared.iterate(&start).unwrap();
+    let started_at = |found: Found| found.ways.expect("ways")[0].start.centroids.clone();
+    let known = case.forward(&device, prepared.fingerprint(), &start, want.last());
+    assert_eq!(started_at(known), start.group_f64(0));
+    let other = case.forward(&device, prepared.fingerprint() ^ 1, &start, want.last());
+    assert_eq!(started_at(other), want.last().group_f64(0));
+    // weights of another order are not told apart, others are
+    let mut moved = Case::new(20, 30, spec(2));
+    moved.weights.rotate_left(1);
+    assert_eq!(
+        moved.forward(&device, 0, &start, &start).digest,
+        case.forward(&device, 0, &start, &start).digest
+    );
+    moved.weights[0] = 0.5;
+    assert_ne!(
+        moved.forward(&device, 0, &start, &start).digest,
+        case.forward(&device, 0, &start, &start).digest
+    );
+}
+
+#[test]
+fn clusters_without_weights_are_left_to_the_host() {
+    let Some(device) = device() else { return };
+    let case = Case::new(20, 30, spec(2));
+    // the temperature follows from the gap: 17 times the distance of the others
+    let far = Centroids::from_vec(vec![-0.02, 0.0, 0.02, 1.0], 4, 1).unwrap();
+    let case = Case {
+        spec: case.spec.with_temperature(Temperature::Absolute(1e-3)),
+        ..case
+    };
+    assert_eq!(case.forward(&device, 0, &far, &far).ways, None);
+    let way = case.prepared().iterate(&far).unwrap().ways().unwrap().remove(0);
+    assert!(is_starved(&way, case.weights.len()));
+    // nothing but zeros that are kept
+    let zeros = Case {
+        weights: vec![0.0; 600],
+        spec: case.spec.with_keep_zero(KeepZero::Exact),
+        ..case
+    };
+    assert_eq!(zeros.forward(&device, 0, &far, &far).ways, None);
+}
+
+#[test]
+fn what_is_not_finite_shows() {
+    let Some(device) = device() else { return };
+    let mut case = Case::new(
+        6,
+        50,
+        spec(2).with_grouping(Grouping::PerChannels(NonZeroUsize::new(3).unwrap())),
+    );
+    let prepared = case.prepared();
+    let start = prepared.initial().unwrap();
+    let ways = prepared.iterate(&start).unwrap().ways().unwrap();
+    let weights = device.array(&case.weights);
+    let palettes = Palettes::new(weights.as_slice(), 150, case.half());
+    let mut upstream = normal(300, 8, 1.0);
+    upstream[200] = f32::INFINITY;
+    let (grad, mut total) = (device.array(&upstream), device.array(&vec![0.0; 300]));
+    let Ok(()) = backward_accumulate(
+        &device,
+        palettes,
+        case.settings(),
+        &ways,
+        grad.as_slice(),
+        &mut total.as_mut(),
+    );
+    let Ok(total) = total.to_host(&device);
+    assert!(total[..150].iter().all(|g| g.is_finite()));
+    assert!(total[150..].iter().all(|g| g.is_nan()));
+    case.weights[160] = f32::NAN;
+    let found = case.forward(&device, 0, &start, &start);
+    assert!(found.magnitudes[0] < f32::INFINITY.to_bits() && found.magnitudes[1] > f32::INFINITY.to_bits());
+}
