@@ -3,59 +3,101 @@
 // Palettes are consecutive parts of the `all` weights of a matrix with `len` weights each, fewer in the last; each has tables of its own, indexed by key.
 // `per` blocks work on a palette.
 //
-// Sums of gradients by key are taken in 64-bit fixed point: integer addition does not depend on the order of the blocks. The unit follows
-// from the largest magnitude and the number of weights, so that no sum overflows.
+// Sums of gradients by key are taken in fixed point: integer addition does not depend on the order of the blocks. The unit follows from the largest
+// magnitude and the number of weights, so that no sum overflows.
 
-// Keys that a block counts in shared memory: magnitudes [WINDOW_FIRST, WINDOW_FIRST + WINDOW) of both signs. Others go to global memory.
-#define WINDOW 2816
+// Keys of either sign that a block counts in shared memory at most: a window of magnitudes. Others go to global memory.
+#define MOST_WINDOW 2816
+// Numbers that a block adds up in shared memory before it passes them on: halves of sums of so many stay in 32 bits.
+#define MOST_OF_BLOCK 32768
+// Bits of the lower half of an addend in fixed point.
+#define HALF_BITS 17
 
-// The palette of this block, and a statement for each position `i` of its weights that is this thread's: four at once.
+// The palette of this block.
 #define PALETTE ((size_t)blockIdx.x / per)
-#define FOR_EACH_OF_PALETTE(i, ...) \
-    do { \
-        size_t step = per * THREADS, end = all - PALETTE * len < len ? all - PALETTE * len : len; \
-        size_t i = (blockIdx.x % per) * THREADS + threadIdx.x; \
-        _Pragma("unroll 4") for (; i < end; i += step) { __VA_ARGS__; } \
-    } while (0)
 
-// The smallest magnitude key of the shared window: up to 2 for bf16 (22 binades), up to 1/4 for f16 (nearly 3).
-__device__ inline unsigned int window_first(size_t kind) { return (kind == 0 ? 0x4000 : 0x3400) - WINDOW; }
+// N numbers that are read and written at once.
+template <int N, class T> struct alignas(N * sizeof(T)) Several {
+    T x[N];
+};
 
-// The place of a key in the window, or 2 WINDOW.
-__device__ inline unsigned int place_of(unsigned int key, unsigned int first) {
-    unsigned int magnitude = (key & 0x7fff) - first;
-    return magnitude < WINDOW ? magnitude + (key >> 15) * WINDOW : 2 * WINDOW;
+template <int N, class T> __device__ inline Several<N, T> load(const T* from, size_t i) { return *reinterpret_cast<const Several<N, T>*>(from + i); }
+template <int N, class T> __device__ inline void store(T* to, size_t i, Several<N, T> numbers) { *reinterpret_cast<Several<N, T>*>(to + i) = numbers; }
+
+__device__ inline bool is_aligned(const void* address) { return (reinterpret_cast<size_t>(address) & 15) == 0; }
+
+// Where a block's part of its palette lies.
+struct Part {
+    size_t first, end;
+};
+
+// The numbers of this block: an equal share of its palette's, in whole fours.
+__device__ inline Part part_of_block(size_t len, size_t all, size_t per) {
+    size_t palette = PALETTE, of_palette = all - palette * len < len ? all - palette * len : len;
+    size_t share = ((of_palette + per - 1) / per + 3) / 4 * 4, first = (blockIdx.x % per) * share;
+    Part part;
+    part.first = palette * len + (first < of_palette ? first : of_palette);
+    part.end = palette * len + (first + share < of_palette ? first + share : of_palette);
+    return part;
 }
 
-__device__ inline unsigned int key_at(unsigned int place, unsigned int first) {
-    return place < WINDOW ? first + place : (first + place - WINDOW) | 0x8000;
+// Runs body(i) for the positions i of this thread, from where it takes N numbers.
+template <int N, class F> __device__ inline void for_each(Part part, F body) {
+#pragma unroll 4
+    for (size_t i = part.first + threadIdx.x * N; i < part.end; i += THREADS * N) body(i);
+}
+
+// What is called with the number of numbers that can be taken at once.
+template <int N> struct AtOnce {
+    static constexpr int value = N;
+};
+#define BY_FOURS_IF(condition, f) \
+    do { \
+        if (condition) f(AtOnce<4>()); \
+        else f(AtOnce<1>()); \
+    } while (0)
+
+// The place of a key in the window of magnitudes [first, first + window) of both signs, or 2 window.
+__device__ inline unsigned int place_of(unsigned int key, unsigned int first, unsigned int window) {
+    unsigned int magnitude = (key & 0x7fff) - first;
+    return magnitude < window ? magnitude + (key >> 15) * window : 2 * window;
+}
+
+__device__ inline unsigned int key_at(unsigned int place, unsigned int first, unsigned int window) {
+    return place < window ? first + place : (first + place - window) | 0x8000;
 }
 
 // Of each palette: counts[key] += 1 for every weight; magnitude = the largest magnitude, as f32 bits (NaN above all).
 EDKM_KERNEL edkm_count_keys(
-    const float* weights, size_t kind, unsigned int* counts, unsigned int* magnitudes, size_t len, size_t all, size_t per
+    const float* weights, size_t kind, unsigned int* counts, unsigned int* magnitudes, size_t len, size_t all, size_t per, size_t first_key, size_t window_len
 ) {
-    __shared__ unsigned int here[2 * WINDOW];
+    __shared__ unsigned int here[2 * MOST_WINDOW];
     __shared__ unsigned int largest;
-    unsigned int first = window_first(kind);
-    weights += PALETTE * len;
+    unsigned int first = (unsigned int)first_key, window = (unsigned int)window_len;
+    Part part = part_of_block(len, all, per);
     counts += PALETTE * KEYS;
-    for (unsigned int i = threadIdx.x; i < 2 * WINDOW; i += THREADS) here[i] = 0;
+    for (unsigned int i = threadIdx.x; i < 2 * window; i += THREADS) here[i] = 0;
     if (threadIdx.x == 0) largest = 0;
     __syncthreads();
     unsigned int of_thread = 0;
-    FOR_EACH_OF_PALETTE(i, {
-        float weight = weights[i];
-        unsigned int bits = __float_as_uint(weight) & 0x7fffffff;
-        of_thread = bits > of_thread ? bits : of_thread;
-        unsigned int key = key_of(weight, kind), place = place_of(key, first);
-        if (place < 2 * WINDOW) atomicAdd(&here[place], 1u);
-        else atomicAdd(&counts[key], 1u);
-    });
+    auto count = [&](auto at_once) {
+        constexpr int N = decltype(at_once)::value;
+        for_each<N>(part, [&](size_t i) {
+            Several<N, float> w = load<N>(weights, i);
+            for (int n = 0; n < N; n++) {
+                unsigned int bits = __float_as_uint(w.x[n]) & 0x7fffffff;
+                of_thread = bits > of_thread ? bits : of_thread;
+                unsigned int key = key_of(w.x[n], kind), place = place_of(key, first, window);
+                if (place < 2 * window) atomicAdd(&here[place], 1u);
+                else atomicAdd(&counts[key], 1u);
+            }
+        });
+    };
+    BY_FOURS_IF(len % 4 == 0 && all % 4 == 0 && is_aligned(weights), count);
     atomicMax(&largest, of_thread);
     __syncthreads();
-    for (unsigned int i = threadIdx.x; i < 2 * WINDOW; i += THREADS) {
-        if (here[i] != 0) atomicAdd(&counts[key_at(i, first)], here[i]);
+    for (unsigned int i = threadIdx.x; i < 2 * window; i += THREADS) {
+        if (here[i] != 0) atomicAdd(&counts[key_at(i, first, window)], here[i]);
     }
     if (threadIdx.x == 0) atomicMax(&magnitudes[PALETTE], largest);
 }
@@ -63,62 +105,99 @@ EDKM_KERNEL edkm_count_keys(
 // Of each palette: the largest magnitude, as f32 bits (NaN above all).
 EDKM_KERNEL edkm_largest_magnitude(const float* x, unsigned int* magnitudes, size_t len, size_t all, size_t per) {
     __shared__ unsigned int largest;
-    x += PALETTE * len;
+    Part part = part_of_block(len, all, per);
     if (threadIdx.x == 0) largest = 0;
     __syncthreads();
     unsigned int of_thread = 0;
-    FOR_EACH_OF_PALETTE(i, {
-        unsigned int bits = __float_as_uint(x[i]) & 0x7fffffff;
-        of_thread = bits > of_thread ? bits : of_thread;
-    });
+    auto find = [&](auto at_once) {
+        constexpr int N = decltype(at_once)::value;
+        for_each<N>(part, [&](size_t i) {
+            Several<N, float> numbers = load<N>(x, i);
+            for (int n = 0; n < N; n++) {
+                unsigned int bits = __float_as_uint(numbers.x[n]) & 0x7fffffff;
+                of_thread = bits > of_thread ? bits : of_thread;
+            }
+        });
+    };
+    BY_FOURS_IF(len % 4 == 0 && all % 4 == 0 && is_aligned(x), find);
     atomicMax(&largest, of_thread);
     __syncthreads();
     if (threadIdx.x == 0) atomicMax(&magnitudes[PALETTE], largest);
 }
 
-// Of each palette: sums[key] += addend x units, rounded to a whole number.
+// Of each palette: sums[key] += addend x units, rounded to a whole number. A block has at most MOST_OF_BLOCK weights.
 EDKM_KERNEL edkm_sum_by_key(
-    const float* weights, size_t kind, const float* addends, const unsigned int* magnitudes, size_t bits, unsigned long long* sums, size_t len, size_t all, size_t per
+    const float* weights, size_t kind, const float* addends, const unsigned int* magnitudes, size_t bits, unsigned long long* sums, size_t len, size_t all,
+    size_t per, size_t first_key, size_t window_len
 ) {
-    __shared__ unsigned long long here[2 * WINDOW];
-    unsigned int first = window_first(kind);
+    // halves: shared memory adds 32 bits at once
+    __shared__ int upper[2 * MOST_WINDOW];
+    __shared__ unsigned int lower[2 * MOST_WINDOW];
+    unsigned int first = (unsigned int)first_key, window = (unsigned int)window_len;
     double units = units_of(magnitudes[PALETTE], bits);
-    weights += PALETTE * len;
-    addends += PALETTE * len;
+    Part part = part_of_block(len, all, per);
     sums += PALETTE * KEYS;
-    for (unsigned int i = threadIdx.x; i < 2 * WINDOW; i += THREADS) here[i] = 0;
+    for (unsigned int i = threadIdx.x; i < 2 * window; i += THREADS) {
+        upper[i] = 0;
+        lower[i] = 0;
+    }
     __syncthreads();
-    FOR_EACH_OF_PALETTE(i, {
-        // two's complement: adding as unsigned is adding as signed
-        unsigned long long addend = (unsigned long long)__double2ll_rn((double)addends[i] * units);
-        unsigned int key = key_of(weights[i], kind), place = place_of(key, first);
-        if (place < 2 * WINDOW) atomicAdd(&here[place], addend);
-        else atomicAdd(&sums[key], addend);
-    });
+    auto sum = [&](auto at_once) {
+        constexpr int N = decltype(at_once)::value;
+        for_each<N>(part, [&](size_t i) {
+            Several<N, float> w = load<N>(weights, i), g = load<N>(addends, i);
+            for (int n = 0; n < N; n++) {
+                long long addend = __double2ll_rn((double)g.x[n] * units);
+                unsigned int key = key_of(w.x[n], kind), place = place_of(key, first, window);
+                if (place < 2 * window) {
+                    atomicAdd(&upper[place], (int)(addend >> HALF_BITS));
+                    atomicAdd(&lower[place], (unsigned int)addend & ((1u << HALF_BITS) - 1));
+                } else {
+                    // two's complement: adding as unsigned is adding as signed
+                    atomicAdd(&sums[key], (unsigned long long)addend);
+                }
+            }
+        });
+    };
+    BY_FOURS_IF(len % 4 == 0 && all % 4 == 0 && is_aligned(weights) && is_aligned(addends), sum);
     __syncthreads();
-    for (unsigned int i = threadIdx.x; i < 2 * WINDOW; i += THREADS) {
-        if (here[i] != 0) atomicAdd(&sums[key_at(i, first)], here[i]);
+    for (unsigned int i = threadIdx.x; i < 2 * window; i += THREADS) {
+        long long found = (long long)upper[i] * (1ll << HALF_BITS) + (long long)lower[i];
+        if (found != 0) atomicAdd(&sums[key_at(i, first, window)], (unsigned long long)found);
     }
 }
 
 // Of each palette: out[i] = table[key of weights[i]]
 EDKM_KERNEL edkm_look_up(const float* weights, size_t kind, const float* tables, float* out, size_t len, size_t all, size_t per) {
-    weights += PALETTE * len;
-    out += PALETTE * len;
+    Part part = part_of_block(len, all, per);
     tables += PALETTE * KEYS;
-    FOR_EACH_OF_PALETTE(i, { out[i] = tables[key_of(weights[i], kind)]; });
+    auto look_up = [&](auto at_once) {
+        constexpr int N = decltype(at_once)::value;
+        for_each<N>(part, [&](size_t i) {
+            Several<N, float> w = load<N>(weights, i);
+            for (int n = 0; n < N; n++) w.x[n] = tables[key_of(w.x[n], kind)];
+            store<N>(out, i, w);
+        });
+    };
+    BY_FOURS_IF(len % 4 == 0 && all % 4 == 0 && is_aligned(weights) && is_aligned(out), look_up);
 }
 
 // Of each palette: total[i] += grad[i] slope + shift, with (slope, shift) = table[key of weights[i]]
 EDKM_KERNEL edkm_multiply_add(
     const float* weights, size_t kind, const float* tables, const float* grad, float* total, size_t len, size_t all, size_t per
 ) {
-    weights += PALETTE * len;
-    grad += PALETTE * len;
-    total += PALETTE * len;
+    Part part = part_of_block(len, all, per);
     tables += PALETTE * 2 * KEYS;
-    FOR_EACH_OF_PALETTE(i, {
-        unsigned int key = key_of(weights[i], kind);
-        total[i] += grad[i] * tables[2 * key] + tables[2 * key + 1];
-    });
+    auto multiply_add = [&](auto at_once) {
+        constexpr int N = decltype(at_once)::value;
+        for_each<N>(part, [&](size_t i) {
+            Several<N, float> w = load<N>(weights, i), g = load<N>(grad, i), sum = load<N>(total, i);
+            for (int n = 0; n < N; n++) {
+                Several<2, float> pair = load<2>(tables, 2 * (size_t)key_of(w.x[n], kind));
+                sum.x[n] += g.x[n] * pair.x[0] + pair.x[1];
+            }
+            store<N>(total, i, sum);
+        });
+    };
+    BY_FOURS_IF(len % 4 == 0 && all % 4 == 0 && is_aligned(weights) && is_aligned(grad) && is_aligned(total), multiply_add);
 }

@@ -76,11 +76,13 @@ __device__ inline unsigned int key_of(float weight, size_t kind) {
 // Number of 16-bit keys.
 #define KEYS 65536
 
-// The unit of a palette's sums is 1 / this, a power of two: `most` addends of the largest magnitude (f32 bits) stay below 2^62, for `most` below 2^bits.
+// The unit of a palette's sums is 1 / this, a power of two. With `bits` = UNIT_BITS addends stay below 2^33 units; it is less where so many addends come
+// together that sums would not stay below 2^62. magnitude: of the largest addend, as f32 bits.
+#define UNIT_BITS 33
 __device__ inline double units_of(unsigned int magnitude, size_t bits) {
     int biased = (int)(magnitude >> 23);
     // the magnitude is below 2^(biased - 126)
-    return exp2((double)(62 - (int)bits + 126 - (biased == 0 ? 1 : biased)));
+    return exp2((double)((int)bits + 126 - (biased == 0 ? 1 : biased)));
 }
 
 #endif

@@ -7,11 +7,14 @@
 
 #define PARTS 32
 #define MOST_CLUSTERS 256
-// Keys of a thread: chunks of THREADS keys, in turns for each part.
+#define WARP 32
+// Keys of a thread: its place in groups of WARP keys, which go round the parts, then round the warps of a block. Keys that occur stand in rows.
 #define KEYS_OF_THREAD (KEYS / PARTS / THREADS)
-// Clusters that a block adds up at once, one for each warp.
+// Clusters that are done together; there are as many as fill them, those beyond the palette's far from everything.
 #define AT_ONCE 8
-#define LANES_OF_ROW (THREADS / AT_ONCE)
+#define FAR 1e300
+// Blocks that share the keys of a palette where there is nothing to add up.
+#define TABLE_PARTS (KEYS / THREADS)
 
 #define HEAD 8
 #define HEAD_TAU 0
@@ -48,7 +51,30 @@ __device__ inline double value_of(unsigned int key, size_t kind) {
 __device__ inline bool takes_part(unsigned int key, size_t keep_zero) { return keep_zero == 0 || (key & 0x7fff) != 0; }
 
 __device__ inline unsigned int key_of_thread(unsigned int j) {
-    return (j * PARTS + blockIdx.x % PARTS) * THREADS + threadIdx.x;
+    return ((j * (THREADS / WARP) + threadIdx.x / WARP) * PARTS + blockIdx.x % PARTS) * WARP + threadIdx.x % WARP;
+}
+
+// 2^x for x <= 0 to the last digits, 0 below the normal numbers. No branches: calls with several x run side by side.
+__device__ inline double exp2_below(double x) {
+    double whole = x + 6755399441055744.0; // 1.5 x 2^52: rounds to an integer, which stands in the lowest bits
+    double r = x - (whole - 6755399441055744.0);
+    // sum of (r ln 2)^n / n!; the first that is left out is below 2^-52
+    double p = 2.5678435993488205e-11;
+    p = fma(p, r, 4.4455382718708115e-10);
+    p = fma(p, r, 7.0549116208011235e-09);
+    p = fma(p, r, 1.0178086009239701e-07);
+    p = fma(p, r, 1.3215486790144308e-06);
+    p = fma(p, r, 1.5252733804059840e-05);
+    p = fma(p, r, 1.5403530393381608e-04);
+    p = fma(p, r, 1.3333558146428443e-03);
+    p = fma(p, r, 9.6181291076284770e-03);
+    p = fma(p, r, 5.5504108664821580e-02);
+    p = fma(p, r, 2.4022650695910072e-01);
+    p = fma(p, r, 6.9314718055994530e-01);
+    p = fma(p, r, 1.0);
+    // the exponent moves by the integer
+    double scaled = __longlong_as_double(__double_as_longlong(p) + (__double_as_longlong(whole) << 52));
+    return x < -1021.0 ? 0.0 : scaled;
 }
 
 // The row of the attention map of one value: A_k = 2^(nearest - z_k^2) share.
@@ -62,36 +88,51 @@ __device__ inline double square(double u, double c, double scale) {
     return z * z;
 }
 
+// centroids_k: as many as fill the clusters that are done together.
 __device__ inline Row row_of(double u, const double* centroids_k, size_t clusters, double scale) {
     Row row;
     row.nearest = square(u, centroids_k[0], scale);
-    for (size_t k = 1; k < clusters; k++) {
-        double s = square(u, centroids_k[k], scale);
-        row.nearest = s < row.nearest ? s : row.nearest;
-    }
     double sum = 0.0;
-    for (size_t k = 0; k < clusters; k++) sum += exp2(row.nearest - square(u, centroids_k[k], scale));
+    for (size_t first = 0; first < clusters; first += AT_ONCE) {
+#pragma unroll
+        for (size_t i = 0; i < AT_ONCE; i++) {
+            double s = square(u, centroids_k[first + i], scale);
+            row.nearest = s < row.nearest ? s : row.nearest;
+        }
+    }
+    for (size_t first = 0; first < clusters; first += AT_ONCE) {
+#pragma unroll
+        for (size_t i = 0; i < AT_ONCE; i++) sum += exp2_below(row.nearest - square(u, centroids_k[first + i], scale));
+    }
     row.share = 1.0 / sum;
     return row;
 }
 
-__device__ inline double attention(Row row, double u, double c, double scale) { return exp2(row.nearest - square(u, c, scale)) * row.share; }
+__device__ inline double attention(Row row, double u, double c, double scale) { return exp2_below(row.nearest - square(u, c, scale)) * row.share; }
 
 // sqrt(log2(e) / tau): the square of a scaled distance is a binary exponent.
 __device__ inline double scale_of(double tau) { return sqrt(1.4426950408889634 / tau); }
 
-// Adds up a tile of numbers [AT_ONCE, THREADS] over the threads: the sum of row w is returned to thread w.
-__device__ inline double tile_sum(double (*tile_kt)[THREADS]) {
-    unsigned int w = threadIdx.x / LANES_OF_ROW, lane = threadIdx.x % LANES_OF_ROW;
+// Copies a palette's numbers and fills up what is done together.
+__device__ inline void load_clusters(double* to_k, const double* from_k, size_t clusters, double beyond) {
+    for (size_t k = threadIdx.x; k < (clusters + AT_ONCE - 1) / AT_ONCE * AT_ONCE; k += THREADS) to_k[k] = k < clusters ? from_k[k] : beyond;
+}
+
+// Adds up rows of numbers [ROWS, THREADS] over the threads, in an order of its own: the sum of row r is returned to thread r. Spoils them.
+template <int ROWS> __device__ inline double row_sums(double (*numbers)[THREADS]) {
+    constexpr unsigned int LANES = THREADS / ROWS;
+    unsigned int row = threadIdx.x / LANES, lane = threadIdx.x % LANES;
     __syncthreads();
     double sum = 0.0;
-    for (unsigned int i = lane; i < THREADS; i += LANES_OF_ROW) sum += tile_kt[w][i];
+#pragma unroll
+    for (unsigned int i = 0; i < THREADS / LANES; i++) sum += numbers[row][lane + i * LANES];
     __syncthreads();
-    tile_kt[w][lane] = sum;
+    numbers[row][lane] = sum;
     __syncthreads();
     sum = 0.0;
-    if (threadIdx.x < AT_ONCE) {
-        for (unsigned int i = 0; i < LANES_OF_ROW; i++) sum += tile_kt[threadIdx.x][i];
+    if (threadIdx.x < ROWS) {
+#pragma unroll
+        for (unsigned int i = 0; i < LANES; i++) sum += numbers[threadIdx.x][i];
     }
     __syncthreads();
     return sum;
@@ -113,8 +154,11 @@ __device__ inline bool is_last_part(unsigned int* tickets) {
 }
 
 __device__ inline double sum_of_parts(const double* partial, size_t len) {
-    double sum = 0.0;
-    for (unsigned int part = 0; part < PARTS; part++) sum += partial[part * len];
+    double numbers[PARTS], sum = 0.0;
+#pragma unroll
+    for (unsigned int part = 0; part < PARTS; part++) numbers[part] = partial[part * len];
+#pragma unroll
+    for (unsigned int part = 0; part < PARTS; part++) sum += numbers[part];
     return sum;
 }
 
@@ -126,24 +170,35 @@ __device__ inline unsigned long long mixed(unsigned long long x) {
 
 // digest += two numbers for each key that occurs, by palette, key and count: what a matrix that did not change is recognised by.
 EDKM_KERNEL edkm_digest_counts(const unsigned int* counts, size_t first_palette, unsigned long long* digest) {
-    __shared__ unsigned long long here[2];
+    __shared__ unsigned long long sums[2][THREADS];
     size_t palette = blockIdx.x / PARTS;
     counts += palette * KEYS;
-    if (threadIdx.x < 2) here[threadIdx.x] = 0;
-    __syncthreads();
+    unsigned int count_j[KEYS_OF_THREAD];
+#pragma unroll
+    for (unsigned int j = 0; j < KEYS_OF_THREAD; j++) count_j[j] = counts[key_of_thread(j)];
     unsigned long long a = 0, b = 0;
+#pragma unroll
     for (unsigned int j = 0; j < KEYS_OF_THREAD; j++) {
-        unsigned int key = key_of_thread(j);
-        unsigned long long count = counts[key];
-        if (count == 0) continue;
-        unsigned long long of_key = mixed(((unsigned long long)(first_palette + palette) << 16 | key) + 0x9e3779b97f4a7c15ull);
-        a += mixed(of_key ^ count);
-        b += mixed(of_key + count * 0xd6e8feb86659fd93ull);
+        unsigned long long count = count_j[j];
+        unsigned long long of_key = mixed(((unsigned long long)(first_palette + palette) << 16 | key_of_thread(j)) + 0x9e3779b97f4a7c15ull);
+        if (count != 0) {
+            a += mixed(of_key ^ count);
+            b += mixed(of_key + count * 0xd6e8feb86659fd93ull);
+        }
     }
-    atomicAdd(&here[0], a);
-    atomicAdd(&here[1], b);
-    __syncthreads();
-    if (threadIdx.x < 2) atomicAdd(&digest[threadIdx.x], here[threadIdx.x]);
+    sums[0][threadIdx.x] = a;
+    sums[1][threadIdx.x] = b;
+    for (unsigned int half = THREADS / 2; half > 0; half /= 2) {
+        __syncthreads();
+        if (threadIdx.x < half) {
+            sums[0][threadIdx.x] += sums[0][threadIdx.x + half];
+            sums[1][threadIdx.x] += sums[1][threadIdx.x + half];
+        }
+    }
+    if (threadIdx.x == 0) {
+        atomicAdd(&digest[0], sums[0][0]);
+        atomicAdd(&digest[1], sums[1][0]);
+    }
 }
 
 // Begins the records from the first of two starts [P, 2, HEAD + K] if the matrix has the expected digest, else from the second. A block a palette.
@@ -162,48 +217,50 @@ EDKM_KERNEL edkm_move_centroids(
     unsigned int* tickets
 ) {
     __shared__ double before_k[MOST_CLUSTERS];
-    __shared__ double mass_kt[AT_ONCE][THREADS];
-    __shared__ double sum_kt[AT_ONCE][THREADS];
+    // masses, then sums
+    __shared__ double found[2 * AT_ONCE][THREADS];
     size_t palette = blockIdx.x / PARTS;
     double* record = records + palette * record_len(clusters, repetitions);
     if (record[HEAD_STOPPED] != 0.0) return;
     counts += palette * KEYS;
     partials += palette * PARTS * 2 * clusters;
-    const double* before = centroids_of(record, clusters, t);
-    for (size_t k = threadIdx.x; k < clusters; k += THREADS) before_k[k] = before[k];
+    load_clusters(before_k, centroids_of(record, clusters, t), clusters, FAR);
     double scale = scale_of(record[HEAD_TAU]);
+    unsigned int count_j[KEYS_OF_THREAD];
+#pragma unroll
+    for (unsigned int j = 0; j < KEYS_OF_THREAD; j++) count_j[j] = takes_part(key_of_thread(j), keep_zero) ? counts[key_of_thread(j)] : 0;
     __syncthreads();
 
-    unsigned int count_j[KEYS_OF_THREAD];
     Row row_j[KEYS_OF_THREAD];
 #pragma unroll
     for (unsigned int j = 0; j < KEYS_OF_THREAD; j++) {
-        unsigned int key = key_of_thread(j);
-        count_j[j] = takes_part(key, keep_zero) ? counts[key] : 0;
         row_j[j].nearest = row_j[j].share = 0.0;
-        if (count_j[j] != 0) row_j[j] = row_of(value_of(key, kind), before_k, clusters, scale);
+        if (count_j[j] != 0) {
+            row_j[j] = row_of(value_of(key_of_thread(j), kind), before_k, clusters, scale);
+            row_j[j].share *= (double)count_j[j];
+        }
     }
     for (size_t first = 0; first < clusters; first += AT_ONCE) {
-        for (size_t i = 0; i < AT_ONCE; i++) {
-            double mass = 0.0, sum = 0.0;
+        double mass_i[AT_ONCE] = {}, sum_i[AT_ONCE] = {};
 #pragma unroll
-            for (unsigned int j = 0; j < KEYS_OF_THREAD; j++) {
-                if (count_j[j] != 0 && first + i < clusters) {
-                    double u = value_of(key_of_thread(j), kind);
-                    double a = attention(row_j[j], u, before_k[first + i], scale) * (double)count_j[j];
-                    mass += a;
-                    sum += a * u;
-                }
+        for (unsigned int j = 0; j < KEYS_OF_THREAD; j++) {
+            if (count_j[j] == 0) continue;
+            double u = value_of(key_of_thread(j), kind);
+#pragma unroll
+            for (unsigned int i = 0; i < AT_ONCE; i++) {
+                double a = attention(row_j[j], u, before_k[first + i], scale);
+                mass_i[i] += a;
+                sum_i[i] += a * u;
             }
-            mass_kt[i][threadIdx.x] = mass;
-            sum_kt[i][threadIdx.x] = sum;
         }
-        double mass = tile_sum(mass_kt), sum = tile_sum(sum_kt);
-        if (threadIdx.x < AT_ONCE && first + threadIdx.x < clusters) {
-            double* partial = partials + blockIdx.x % PARTS * 2 * clusters + first + threadIdx.x;
-            partial[0] = mass;
-            partial[clusters] = sum;
+#pragma unroll
+        for (unsigned int i = 0; i < AT_ONCE; i++) {
+            found[i][threadIdx.x] = mass_i[i];
+            found[AT_ONCE + i][threadIdx.x] = sum_i[i];
         }
+        double sum = row_sums<2 * AT_ONCE>(found);
+        size_t k = first + threadIdx.x % AT_ONCE;
+        if (threadIdx.x < 2 * AT_ONCE && k < clusters) partials[(blockIdx.x % PARTS * 2 + threadIdx.x / AT_ONCE) * clusters + k] = sum;
     }
     if (!is_last_part(tickets)) return;
 
@@ -235,25 +292,22 @@ EDKM_KERNEL edkm_move_centroids(
 EDKM_KERNEL edkm_clustered_table(size_t kind, size_t keep_zero, double* records, size_t clusters, size_t repetitions, float* tables) {
     __shared__ double before_k[MOST_CLUSTERS];
     __shared__ double after_k[MOST_CLUSTERS];
-    size_t palette = blockIdx.x / PARTS;
+    size_t palette = blockIdx.x / TABLE_PARTS;
+    unsigned int key = blockIdx.x % TABLE_PARTS * THREADS + threadIdx.x;
     double* record = records + palette * record_len(clusters, repetitions);
     size_t last = (size_t)record[HEAD_DONE] - 1;
-    for (size_t k = threadIdx.x; k < clusters; k += THREADS) {
-        before_k[k] = centroids_of(record, clusters, last)[k];
-        after_k[k] = centroids_of(record, clusters, last + 1)[k];
-    }
-    double scale = scale_of(record[HEAD_TAU]);
-    tables += palette * KEYS;
+    load_clusters(before_k, centroids_of(record, clusters, last), clusters, FAR);
+    load_clusters(after_k, centroids_of(record, clusters, last + 1), clusters, 0.0);
+    double u = value_of(key, kind), clustered = 0.0, scale = scale_of(record[HEAD_TAU]);
     __syncthreads();
-    for (unsigned int j = 0; j < KEYS_OF_THREAD; j++) {
-        unsigned int key = key_of_thread(j);
-        double u = value_of(key, kind), clustered = 0.0;
-        if (takes_part(key, keep_zero)) {
-            Row row = row_of(u, before_k, clusters, scale);
-            for (size_t k = 0; k < clusters; k++) clustered += attention(row, u, before_k[k], scale) * after_k[k];
+    if (takes_part(key, keep_zero)) {
+        Row row = row_of(u, before_k, clusters, scale);
+        for (size_t first = 0; first < clusters; first += AT_ONCE) {
+#pragma unroll
+            for (size_t i = 0; i < AT_ONCE; i++) clustered += attention(row, u, before_k[first + i], scale) * after_k[first + i];
         }
-        tables[key] = (float)clustered;
     }
+    tables[palette * KEYS + key] = (float)clustered;
 }
 
 // The sum of upstream gradients of a key.
@@ -270,7 +324,7 @@ EDKM_KERNEL edkm_clustered_backward(
 ) {
     __shared__ double before_k[MOST_CLUSTERS];
     __shared__ double after_k[MOST_CLUSTERS];
-    __shared__ double grad_kt[AT_ONCE][THREADS];
+    __shared__ double found[AT_ONCE][THREADS];
     size_t palette = blockIdx.x / PARTS;
     double* record = records + palette * record_len(clusters, repetitions);
     size_t last = (size_t)record[HEAD_DONE] - 1;
@@ -278,11 +332,12 @@ EDKM_KERNEL edkm_clustered_backward(
     sums += palette * KEYS;
     tables += palette * 2 * KEYS;
     partials += palette * PARTS * clusters;
-    for (size_t k = threadIdx.x; k < clusters; k += THREADS) {
-        before_k[k] = centroids_of(record, clusters, last)[k];
-        after_k[k] = centroids_of(record, clusters, last + 1)[k];
-    }
+    load_clusters(before_k, centroids_of(record, clusters, last), clusters, FAR);
+    load_clusters(after_k, centroids_of(record, clusters, last + 1), clusters, 0.0);
     double tau = record[HEAD_TAU], scale = scale_of(tau), units = units_of(magnitudes[palette], bits);
+    bool occurs_j[KEYS_OF_THREAD];
+#pragma unroll
+    for (unsigned int j = 0; j < KEYS_OF_THREAD; j++) occurs_j[j] = takes_part(key_of_thread(j), keep_zero) && counts[key_of_thread(j)] != 0;
     __syncthreads();
 
     double upstream_j[KEYS_OF_THREAD];
@@ -291,28 +346,35 @@ EDKM_KERNEL edkm_clustered_backward(
     for (unsigned int j = 0; j < KEYS_OF_THREAD; j++) {
         unsigned int key = key_of_thread(j);
         upstream_j[j] = row_j[j].nearest = row_j[j].share = 0.0;
-        if (counts[key] == 0 || !takes_part(key, keep_zero)) continue;
+        if (!occurs_j[j]) continue;
         double u = value_of(key, kind), clustered = 0.0, slope = 0.0;
         upstream_j[j] = upstream_of(sums, key, magnitudes[palette], units);
         row_j[j] = row_of(u, before_k, clusters, scale);
-        for (size_t k = 0; k < clusters; k++) clustered += attention(row_j[j], u, before_k[k], scale) * after_k[k];
-        for (size_t k = 0; k < clusters; k++) {
-            slope += attention(row_j[j], u, before_k[k], scale) * (after_k[k] - clustered) * (before_k[k] - u);
+        for (size_t first = 0; first < clusters; first += AT_ONCE) {
+#pragma unroll
+            for (size_t i = 0; i < AT_ONCE; i++) clustered += attention(row_j[j], u, before_k[first + i], scale) * after_k[first + i];
+        }
+        for (size_t first = 0; first < clusters; first += AT_ONCE) {
+#pragma unroll
+            for (size_t i = 0; i < AT_ONCE; i++) {
+                slope += attention(row_j[j], u, before_k[first + i], scale) * (after_k[first + i] - clustered) * (before_k[first + i] - u);
+            }
         }
         tables[2 * key] = (float)(slope * (2.0 / tau));
     }
     for (size_t first = 0; first < clusters; first += AT_ONCE) {
-        for (size_t i = 0; i < AT_ONCE; i++) {
-            double grad = 0.0;
+        double grad_i[AT_ONCE] = {};
 #pragma unroll
-            for (unsigned int j = 0; j < KEYS_OF_THREAD; j++) {
-                if (row_j[j].share != 0.0 && first + i < clusters) {
-                    grad += attention(row_j[j], value_of(key_of_thread(j), kind), before_k[first + i], scale) * upstream_j[j];
-                }
+        for (unsigned int j = 0; j < KEYS_OF_THREAD; j++) {
+            if (!occurs_j[j]) continue;
+#pragma unroll
+            for (unsigned int i = 0; i < AT_ONCE; i++) {
+                grad_i[i] += attention(row_j[j], value_of(key_of_thread(j), kind), before_k[first + i], scale) * upstream_j[j];
             }
-            grad_kt[i][threadIdx.x] = grad;
         }
-        double grad = tile_sum(grad_kt);
+#pragma unroll
+        for (unsigned int i = 0; i < AT_ONCE; i++) found[i][threadIdx.x] = grad_i[i];
+        double grad = row_sums<AT_ONCE>(found);
         if (threadIdx.x < AT_ONCE && first + threadIdx.x < clusters) partials[blockIdx.x % PARTS * clusters + first + threadIdx.x] = grad;
     }
     if (!is_last_part(tickets)) return;
@@ -329,69 +391,85 @@ EDKM_KERNEL edkm_repetition_backward(
     __shared__ double after_k[MOST_CLUSTERS];
     // dL/dN_k = dL/dc_k / S_k
     __shared__ double sum_grad_k[MOST_CLUSTERS];
-    __shared__ double grad_kt[AT_ONCE][THREADS];
+    __shared__ double found[AT_ONCE][THREADS];
     size_t palette = blockIdx.x / PARTS;
     double* record = records + palette * record_len(clusters, repetitions);
     size_t done = (size_t)record[HEAD_DONE];
     if (t >= done) return;
+    bool is_last = t + 1 == done;
     counts += palette * KEYS;
     sums += palette * KEYS;
     shifts += palette * KEYS;
     tables += palette * 2 * KEYS;
     grads += palette * clusters;
     partials += palette * PARTS * clusters;
-    for (size_t k = threadIdx.x; k < clusters; k += THREADS) {
-        before_k[k] = centroids_of(record, clusters, t)[k];
-        after_k[k] = centroids_of(record, clusters, t + 1)[k];
-        sum_grad_k[k] = (double)k == record[HEAD_PINNED] ? 0.0 : grads[k] * exp2(-log_mass_of(record, clusters, repetitions, t)[k]);
+    load_clusters(before_k, centroids_of(record, clusters, t), clusters, FAR);
+    load_clusters(after_k, centroids_of(record, clusters, t + 1), clusters, 0.0);
+    for (size_t k = threadIdx.x; k < (clusters + AT_ONCE - 1) / AT_ONCE * AT_ONCE; k += THREADS) {
+        bool moves = k < clusters && (double)k != record[HEAD_PINNED];
+        sum_grad_k[k] = moves ? grads[k] * exp2(-log_mass_of(record, clusters, repetitions, t)[k]) : 0.0;
     }
     double tau = record[HEAD_TAU], scale = scale_of(tau), units = units_of(magnitudes[palette], bits);
-    __syncthreads();
-
     // of each key: n_u, the upstream gradient if this is the last repetition, its row, and means over it
     double count_j[KEYS_OF_THREAD], upstream_j[KEYS_OF_THREAD], mean_j[KEYS_OF_THREAD], clustered_j[KEYS_OF_THREAD];
+#pragma unroll
+    for (unsigned int j = 0; j < KEYS_OF_THREAD; j++) count_j[j] = takes_part(key_of_thread(j), keep_zero) ? (double)counts[key_of_thread(j)] : 0.0;
+    __syncthreads();
+
     Row row_j[KEYS_OF_THREAD];
 #pragma unroll
     for (unsigned int j = 0; j < KEYS_OF_THREAD; j++) {
         unsigned int key = key_of_thread(j);
-        count_j[j] = upstream_j[j] = mean_j[j] = clustered_j[j] = row_j[j].nearest = row_j[j].share = 0.0;
-        if (counts[key] == 0 || !takes_part(key, keep_zero)) continue;
-        count_j[j] = (double)counts[key];
-        if (t + 1 == done) upstream_j[j] = upstream_of(sums, key, magnitudes[palette], units);
-        double u = value_of(key, kind), direct = 0.0, through_distance = 0.0;
+        upstream_j[j] = mean_j[j] = clustered_j[j] = row_j[j].nearest = row_j[j].share = 0.0;
+        if (count_j[j] == 0.0) continue;
+        if (is_last) upstream_j[j] = upstream_of(sums, key, magnitudes[palette], units);
+        double u = value_of(key, kind), direct = 0.0, mean = 0.0, clustered = 0.0, through_distance = 0.0;
         row_j[j] = row_of(u, before_k, clusters, scale);
-        for (size_t k = 0; k < clusters; k++) {
-            double a = attention(row_j[j], u, before_k[k], scale), share = a * sum_grad_k[k];
-            direct += share;
-            mean_j[j] += share * (u - after_k[k]);
-            clustered_j[j] += a * after_k[k];
+        for (size_t first = 0; first < clusters; first += AT_ONCE) {
+#pragma unroll
+            for (size_t i = 0; i < AT_ONCE; i++) {
+                size_t k = first + i;
+                double a = attention(row_j[j], u, before_k[k], scale), share = a * sum_grad_k[k];
+                direct += share;
+                mean += share * (u - after_k[k]);
+                clustered += a * after_k[k];
+            }
         }
-        for (size_t k = 0; k < clusters; k++) {
-            double a = attention(row_j[j], u, before_k[k], scale);
-            through_distance += a * ((u - after_k[k]) * sum_grad_k[k] - mean_j[j]) * (u - before_k[k]);
+        for (size_t first = 0; first < clusters; first += AT_ONCE) {
+#pragma unroll
+            for (size_t i = 0; i < AT_ONCE; i++) {
+                size_t k = first + i;
+                double a = attention(row_j[j], u, before_k[k], scale);
+                through_distance += a * ((u - after_k[k]) * sum_grad_k[k] - mean) * (u - before_k[k]);
+            }
         }
-        double shift = (t + 1 == done ? 0.0 : shifts[key]) + direct - through_distance * (2.0 / tau);
+        double shift = (is_last ? 0.0 : shifts[key]) + direct - through_distance * (2.0 / tau);
         shifts[key] = shift;
         if (t == 0) tables[2 * key + 1] = (float)shift;
+        mean_j[j] = mean;
+        clustered_j[j] = clustered;
     }
     for (size_t first = 0; first < clusters; first += AT_ONCE) {
-        for (size_t i = 0; i < AT_ONCE; i++) {
-            double grad = 0.0;
+        double grad_i[AT_ONCE] = {};
 #pragma unroll
-            for (unsigned int j = 0; j < KEYS_OF_THREAD; j++) {
-                if (count_j[j] != 0.0 && first + i < clusters) {
-                    size_t k = first + i;
-                    double u = value_of(key_of_thread(j), kind), a = attention(row_j[j], u, before_k[k], scale);
-                    double through_exponent = a * ((u - after_k[k]) * sum_grad_k[k] - mean_j[j]) * count_j[j];
-                    double through_outputs = a * (after_k[k] - clustered_j[j]) * upstream_j[j];
-                    grad += (through_exponent + through_outputs) * (u - before_k[k]) * (2.0 / tau);
-                }
+        for (unsigned int j = 0; j < KEYS_OF_THREAD; j++) {
+            if (count_j[j] == 0.0) continue;
+            double u = value_of(key_of_thread(j), kind);
+#pragma unroll
+            for (unsigned int i = 0; i < AT_ONCE; i++) {
+                size_t k = first + i;
+                double a = attention(row_j[j], u, before_k[k], scale);
+                double through_exponent = a * ((u - after_k[k]) * sum_grad_k[k] - mean_j[j]) * count_j[j];
+                double through_outputs = a * (after_k[k] - clustered_j[j]) * upstream_j[j];
+                grad_i[i] += (through_exponent + through_outputs) * (u - before_k[k]) * (2.0 / tau);
             }
-            grad_kt[i][threadIdx.x] = grad;
         }
-        double grad = tile_sum(grad_kt);
+#pragma unroll
+        for (unsigned int i = 0; i < AT_ONCE; i++) found[i][threadIdx.x] = grad_i[i];
+        double grad = row_sums<AT_ONCE>(found);
         if (threadIdx.x < AT_ONCE && first + threadIdx.x < clusters) partials[blockIdx.x % PARTS * clusters + first + threadIdx.x] = grad;
     }
-    if (!is_last_part(tickets)) return;
+    // what follows serves the repetition before
+    if (t == 0 || !is_last_part(tickets)) return;
     if (threadIdx.x < clusters) grads[threadIdx.x] = sum_of_parts(partials + threadIdx.x, clusters);
 }

@@ -4,9 +4,11 @@
 //! that take or give tables of the host are for one palette and for the cases that the device leaves to it.
 #![allow(unsafe_code)]
 
+use half::{bf16, f16};
+
 use crate::runtime::THREADS;
 use crate::Argument::Size;
-use crate::{check, Array, Runtime, Slice, SliceMut};
+use crate::{check, Argument, Array, Runtime, Slice, SliceMut};
 
 /// Number of 16-bit keys.
 pub const KEYS: usize = 1 << 16;
@@ -21,13 +23,26 @@ pub enum Half {
 }
 
 impl Half {
-    pub(crate) fn argument(self) -> crate::Argument {
+    pub(crate) fn argument(self) -> Argument {
         Size(match self {
             Half::Bf16 => 0,
             Half::F16 => 1,
         })
     }
+
+    fn key(self, number: f32) -> u16 {
+        match self {
+            Half::Bf16 => bf16::from_f32(number).to_bits(),
+            Half::F16 => f16::from_f32(number).to_bits(),
+        }
+    }
 }
+
+/// As in `cuda/clustering.cu`.
+const MOST_WINDOW: usize = 2816;
+
+/// As in `cuda/clustering.cu`.
+const MOST_OF_BLOCK: usize = 32768;
 
 /// How often each key occurs.
 #[derive(Debug, Clone, PartialEq)]
@@ -44,6 +59,7 @@ pub struct Palettes<'a> {
     weights: Slice<'a, f32>,
     weights_per_palette: usize,
     half: Half,
+    expected: Option<f32>,
 }
 
 impl<'a> Palettes<'a> {
@@ -60,6 +76,15 @@ impl<'a> Palettes<'a> {
             weights,
             weights_per_palette,
             half,
+            expected: None,
+        }
+    }
+
+    /// The same, to be counted faster where hardly any weight is larger than this, nor smaller than a thousandth of it.
+    pub fn expecting(self, largest: f32) -> Self {
+        Palettes {
+            expected: Some(largest),
+            ..self
         }
     }
 
@@ -102,27 +127,39 @@ impl<'a> Palettes<'a> {
         first * len..((first + palettes) * len).min(self.len())
     }
 
-    /// Blocks for each palette if a block is to have so many weights a thread, and some are to run at once; and blocks in all.
-    fn blocks(self, weights_of_thread: usize) -> (usize, u32) {
-        /// No device runs more at once.
-        const MOST: usize = 1 << 12;
-        let palettes = self.palettes();
-        let most = (MOST / palettes).max(1);
-        let per = self
-            .weights_per_palette()
-            .div_ceil(weights_of_thread * THREADS)
-            .clamp(1, most);
+    /// Blocks for each palette if a block is to have so many weights, but no fewer than `few` run on the device; and blocks in all.
+    fn blocks(self, weights_of_block: usize, few: usize) -> (usize, u32) {
+        /// Weights that a block at least has.
+        const LEAST: usize = 8 * THREADS;
+        let (palettes, len) = (self.palettes().max(1), self.weights_per_palette);
+        let few = (few / palettes).min(len.div_ceil(LEAST));
+        let per = len.div_ceil(weights_of_block).max(few).max(1);
         (per, (per * palettes) as u32)
     }
 
     /// For kernels whose blocks have a window of counters of their own to fill and to add up, so that each gets many weights.
     fn counting_blocks(self) -> (usize, u32) {
-        self.blocks(64)
+        self.blocks(MOST_OF_BLOCK, 512)
     }
 
     /// For kernels that go over the weights once.
     fn streaming_blocks(self) -> (usize, u32) {
-        self.blocks(8)
+        self.blocks(16 * THREADS, 512)
+    }
+
+    /// The first magnitude key that blocks count for themselves, and how many from there on.
+    fn window(self) -> [Argument; 2] {
+        // by binades: of bf16 11, or 22 where the largest weight is not known (up to 2), of f16 nearly 3 (up to 1/4)
+        let (keys_of_binade, window, top) = match self.half {
+            Half::Bf16 if self.expected.is_some() => (7, MOST_WINDOW / 2, 0x4000),
+            Half::Bf16 => (7, MOST_WINDOW, 0x4000),
+            Half::F16 => (10, MOST_WINDOW, 0x3400),
+        };
+        let top = match self.expected.filter(|largest| largest.is_finite()) {
+            Some(largest) => ((usize::from(self.half.key(largest.abs())) >> keys_of_binade) + 1) << keys_of_binade,
+            None => top,
+        };
+        [Size(top.saturating_sub(window)), Size(window)]
     }
 }
 
@@ -139,6 +176,7 @@ pub fn count_into<R: Runtime>(
     check::len("counts [P, KEYS]", counts.len(), weights.palettes() * KEYS);
     check::len("magnitudes [P]", magnitudes.len(), weights.palettes());
     let (per, blocks) = weights.counting_blocks();
+    let [first, window] = weights.window();
     let arguments = [
         weights.weights.argument(),
         weights.half.argument(),
@@ -147,61 +185,86 @@ pub fn count_into<R: Runtime>(
         Size(weights.weights_per_palette()),
         Size(weights.len()),
         Size(per),
+        first,
+        window,
     ];
-    // SAFETY: edkm_count_keys(weights, kind, counts, magnitudes, len, all, blocks of each) reaches `len` weights, the counters of 16-bit keys and one
+    // SAFETY: edkm_count_keys(weights, kind, counts, magnitudes, len, all, blocks of each, window) reaches `len` weights, the counters of 16-bit keys and one
     // magnitude of each palette; as many palettes as the grid has blocks for.
     unsafe { runtime.launch("edkm_count_keys", blocks, &arguments) }
 }
 
-/// Sums by key of each palette on the device.
-pub struct Sums<R: Runtime> {
-    /// `[P, KEYS]`, in units that follow from the palette's magnitude.
-    pub(crate) sums: Array<R, i64>,
-    /// The largest magnitude of the addends of each palette, as the bits of an f32.
-    pub(crate) magnitudes: Array<R, u32>,
-    /// How many bits the number of addends of a palette takes.
-    pub(crate) bits: usize,
-}
-
-/// Sums `addends`, one for each weight, over the weights of each key.
+/// Adds to `sums [P, KEYS]` the `addends`, one for each weight, over the weights of each key, in units that follow from the largest magnitude of each
+/// palette's addends, which `magnitudes [P]` is brought up to, as the bits of an f32; both are zeros before. Returns what else the unit follows from.
 ///
-/// Sums are taken in 64-bit fixed point, whose unit is below 2^-59 N times the largest magnitude: they do not depend on the order, and are exact to
-/// half a unit a term. All of a palette count as NaN if an addend is not finite. Scratch: 512 KiB a palette.
+/// Sums are taken in 64-bit fixed point, whose unit is at most 2^-32 of the largest magnitude (2^-61 N where there are more than 2^29 addends): they do not
+/// depend on the order, and are exact to half a unit a term. All of a palette count as NaN if an addend is not finite.
 ///
 /// # Errors
 /// The runtime's.
-pub fn sum_into<R: Runtime>(runtime: &R, weights: Palettes<'_>, addends: Slice<'_, f32>) -> Result<Sums<R>, R::Error> {
+pub fn sum_into<R: Runtime>(
+    runtime: &R,
+    weights: Palettes<'_>,
+    addends: Slice<'_, f32>,
+    sums: &mut SliceMut<'_, i64>,
+    magnitudes: &mut SliceMut<'_, u32>,
+) -> Result<UnitBits, R::Error> {
     check::len("addends", addends.len(), weights.len());
+    check::len("sums [P, KEYS]", sums.len(), weights.palettes() * KEYS);
+    check::len("magnitudes [P]", magnitudes.len(), weights.palettes());
     let len = weights.weights_per_palette();
-    let mut magnitudes = Array::<R, u32>::zeroed(runtime, weights.palettes())?;
     let (per, blocks) = weights.streaming_blocks();
     let arguments = [
         addends.argument(),
-        magnitudes.as_mut().argument(),
+        magnitudes.argument(),
         Size(len),
         Size(weights.len()),
         Size(per),
     ];
     // SAFETY: edkm_largest_magnitude(x, magnitudes, len, all, blocks of each) reaches `len` numbers and one magnitude of each palette.
     unsafe { runtime.launch("edkm_largest_magnitude", blocks, &arguments) }?;
-    let bits = (usize::BITS - len.leading_zeros()) as usize;
-    let mut sums = Array::<R, i64>::zeroed(runtime, weights.palettes() * KEYS)?;
+    let bits = UnitBits::of(len);
     let (per, blocks) = weights.counting_blocks();
+    let [first, window] = weights.window();
     let arguments = [
         weights.weights.argument(),
         weights.half.argument(),
         addends.argument(),
-        magnitudes.as_slice().argument(),
-        Size(bits),
-        sums.as_mut().argument(),
+        magnitudes.argument(),
+        bits.argument(),
+        sums.argument(),
         Size(len),
         Size(weights.len()),
         Size(per),
+        first,
+        window,
     ];
-    // SAFETY: edkm_sum_by_key(weights, kind, addends, magnitudes, bits, sums, len, all, blocks of each) reaches `len` weights and addends, one magnitude and
-    // the sums of 16-bit keys of each palette.
+    // SAFETY: edkm_sum_by_key(weights, kind, addends, magnitudes, bits, sums, len, all, blocks of each, window), blocks of at most MOST_OF_BLOCK weights,
+    // reaches `len` weights and addends, one magnitude and the sums of 16-bit keys of each palette.
     unsafe { runtime.launch("edkm_sum_by_key", blocks, &arguments) }?;
-    Ok(Sums { sums, magnitudes, bits })
+    Ok(bits)
+}
+
+/// log2 of the largest addend in the units of its sums, rounded up: see `units_of` in `cuda/prelude.cuh`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UnitBits(usize);
+
+impl UnitBits {
+    /// For so many addends.
+    fn of(addends: usize) -> Self {
+        /// As in `cuda/prelude.cuh`.
+        const MOST: usize = 33;
+        UnitBits(MOST.min(62 - (usize::BITS - addends.leading_zeros()) as usize))
+    }
+
+    pub(crate) fn argument(self) -> Argument {
+        Size(self.0)
+    }
+
+    /// 1 / the unit, given the largest magnitude.
+    fn units(self, magnitude_bits: u32) -> f64 {
+        let biased = ((magnitude_bits >> 23) as i32).max(1);
+        f64::from(self.0 as i32 + 126 - biased).exp2()
+    }
 }
 
 /// `out[i] = table[key of weights[i]]` with `tables [P, KEYS]`.
@@ -289,20 +352,17 @@ pub fn sum_by_key<R: Runtime>(
     half: Half,
     addends: Slice<'_, f32>,
 ) -> Result<Vec<f64>, R::Error> {
-    let Sums { sums, magnitudes, bits } = sum_into(runtime, Palettes::one(weights, half), addends)?;
+    let mut sums = Array::<R, i64>::zeroed(runtime, KEYS)?;
+    let mut magnitudes = Array::<R, u32>::zeroed(runtime, 1)?;
+    let palette = Palettes::one(weights, half);
+    let bits = sum_into(runtime, palette, addends, &mut sums.as_mut(), &mut magnitudes.as_mut())?;
     let magnitude = magnitudes.to_host(runtime)?.first().copied().unwrap_or(0);
     if magnitude >= f32::INFINITY.to_bits() {
         return Ok(vec![f64::NAN; KEYS]);
     }
-    let units = units_of(magnitude, bits);
+    let units = bits.units(magnitude);
     let sums = sums.to_host(runtime)?;
     Ok(sums.into_iter().map(|sum| sum as f64 / units).collect())
-}
-
-/// As in `cuda/prelude.cuh`.
-fn units_of(magnitude_bits: u32, bits: usize) -> f64 {
-    let biased = ((magnitude_bits >> 23) as i32).max(1);
-    f64::from(62 - bits as i32 + 126 - biased).exp2()
 }
 
 /// `out[i] = table[key of weights[i]]` of one palette. `table [KEYS]` on the host.

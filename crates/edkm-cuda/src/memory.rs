@@ -63,6 +63,22 @@ impl<'a, T> Slice<'a, T> {
         }
     }
 
+    /// The same memory as numbers of another type, as many as fit.
+    ///
+    /// # Panics
+    /// If the type is aligned to more than this one.
+    pub fn cast<U: Pod>(self) -> Slice<'a, U>
+    where
+        T: Pod,
+    {
+        assert!(align_of::<U>() <= align_of::<T>(), "numbers that may not be aligned");
+        Slice {
+            address: self.address,
+            len: self.len * size_of::<T>() / size_of::<U>(),
+            memory: PhantomData,
+        }
+    }
+
     /// As an argument of a kernel.
     pub(crate) fn argument(self) -> Argument {
         Argument::Address(self.address)
@@ -133,6 +149,40 @@ impl<'a, T> SliceMut<'a, T> {
         SliceMut {
             address: self.address + (first * size_of::<T>()) as u64,
             len,
+            memory: PhantomData,
+        }
+    }
+
+    /// The numbers in runs of so many, from the first on.
+    ///
+    /// # Panics
+    /// If they are not all in the slice.
+    pub fn split<const N: usize>(self, lens: [usize; N]) -> [SliceMut<'a, T>; N] {
+        let mut first = 0;
+        lens.map(|len| {
+            check_part(self.len, first, len);
+            let run = SliceMut {
+                address: self.address + (first * size_of::<T>()) as u64,
+                len,
+                memory: PhantomData,
+            };
+            first += len;
+            run
+        })
+    }
+
+    /// The same memory as numbers of another type, as many as fit.
+    ///
+    /// # Panics
+    /// If the type is aligned to more than this one.
+    pub fn cast<U: Pod>(self) -> SliceMut<'a, U>
+    where
+        T: Pod,
+    {
+        assert!(align_of::<U>() <= align_of::<T>(), "numbers that may not be aligned");
+        SliceMut {
+            address: self.address,
+            len: self.len * size_of::<T>() / size_of::<U>(),
             memory: PhantomData,
         }
     }

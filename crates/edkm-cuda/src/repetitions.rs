@@ -7,12 +7,16 @@
 
 use edkm_cluster::elsewhere::{PaletteStart, PaletteWay};
 
-use crate::clustering::{count_into, look_up_in, multiply_add_in, sum_into, Palettes, Sums, KEYS};
+use crate::clustering::{count_into, look_up_in, multiply_add_in, sum_into, Palettes, KEYS};
+use crate::runtime::THREADS;
 use crate::Argument::Size;
 use crate::{check, Array, Runtime, Slice, SliceMut};
 
 /// Blocks that share the keys of a palette: as in `cuda/repetitions.cu`.
 const PARTS: usize = 32;
+
+/// Blocks that share the keys of a palette where there is nothing to add up: as in `cuda/repetitions.cu`.
+const TABLE_PARTS: usize = KEYS / THREADS;
 
 /// Numbers before the centroids of a record: as in `cuda/repetitions.cu`.
 const HEAD: usize = 8;
@@ -158,23 +162,25 @@ pub fn forward<R: Runtime>(
         .collect();
     let heads = Array::from_host(runtime, &heads)?;
 
-    let mut magnitudes = Array::<R, u32>::zeroed(runtime, palettes)?;
-    let mut digest = Array::<R, u64>::zeroed(runtime, 2)?;
+    // one piece of memory for what is read back, since every piece and every reading takes time of its own
+    let lens = [2, palettes.div_ceil(2), palettes * settings.record_len()];
+    let mut found = Array::<R, u64>::zeroed(runtime, lens.iter().sum())?;
+    let [mut digest, magnitudes, records] = found.as_mut().split(lens);
+    let (mut magnitudes, mut records) = (magnitudes.cast::<u32>(), records.cast::<f64>());
     let mut counts = None;
     for (first, part) in parts(weights, settings) {
         drop(counts.take());
-        let of_part = counted(runtime, part, &mut magnitudes.as_mut().part(first, part.palettes()))?;
-        add_digest(runtime, of_part.as_slice(), first, &mut digest.as_mut())?;
+        let of_part = counted(runtime, part, &mut magnitudes.part(first, part.palettes()))?;
+        add_digest(runtime, of_part.as_slice(), first, &mut digest)?;
         counts = Some(of_part);
     }
-    let mut records = Array::<R, f64>::zeroed(runtime, palettes * settings.record_len())?;
     let [a, b] = starts.digest;
     let arguments = [
-        digest.as_slice().argument(),
+        digest.argument(),
         Size(a as usize),
         Size(b as usize),
         heads.as_slice().argument(),
-        records.as_mut().argument(),
+        records.argument(),
         Size(clusters),
         Size(repetitions),
     ];
@@ -185,19 +191,20 @@ pub fn forward<R: Runtime>(
     let one_part = palettes <= settings.at_once;
     for (first, part) in parts(weights, settings) {
         let len = settings.record_len();
-        let mut all = records.as_mut();
-        let records = all.part(first * len, part.palettes() * len);
+        let records = records.part(first * len, part.palettes() * len);
         let counts = match counts.take() {
             Some(counts) if one_part => counts,
-            _ => counted(runtime, part, &mut magnitudes.as_mut().part(first, part.palettes()))?,
+            _ => counted(runtime, part, &mut magnitudes.part(first, part.palettes()))?,
         };
         move_centroids(runtime, part, settings, counts.as_slice(), records)?;
     }
-    let records = records.to_host(runtime)?;
-    let digest = digest.to_host(runtime)?;
+    let found = found.to_host(runtime)?;
+    let (digest, found) = found.split_at(lens[0]);
+    let (magnitudes, records) = found.split_at(lens[1]);
+    let records: &[f64] = bytemuck::cast_slice(records);
     Ok(Found {
         digest: [digest[0], digest[1]],
-        magnitudes: magnitudes.to_host(runtime)?,
+        magnitudes: bytemuck::cast_slice(magnitudes)[..palettes].to_vec(),
         ways: records
             .chunks(settings.record_len())
             .map(|record| way_of(record, settings))
@@ -294,9 +301,9 @@ pub fn clustered<R: Runtime>(
             Size(settings.repetitions),
             tables.as_mut().argument(),
         ];
-        // SAFETY: edkm_clustered_table(kind, keep zero, records, K, T, tables), PARTS blocks a palette, reaches a record and the entries of 16-bit keys
+        // SAFETY: edkm_clustered_table(kind, keep zero, records, K, T, tables), TABLE_PARTS blocks a palette, reaches a record and the entries of 16-bit keys
         // of each palette.
-        unsafe { runtime.launch("edkm_clustered_table", (palettes * PARTS) as u32, &arguments) }?;
+        unsafe { runtime.launch("edkm_clustered_table", (palettes * TABLE_PARTS) as u32, &arguments) }?;
         look_up_in(runtime, part, tables.as_slice(), out.part(range.start, range.len()))?;
     }
     Ok(())
@@ -322,42 +329,57 @@ pub fn backward_accumulate<R: Runtime>(
         let range = weights.weights_of(first, palettes);
         let ways = &ways[first..first + palettes];
         let grad = grad.part(range.start, range.len());
-        let mut magnitudes = Array::zeroed(runtime, palettes)?;
-        let counts = counted(runtime, part, &mut magnitudes.as_mut())?;
-        let sums = sum_into(runtime, part, grad)?;
-        let tables = gradient_tables(runtime, part, settings, ways, counts.as_slice(), &sums)?;
         let total = total.part(range.start, range.len());
-        multiply_add_in(runtime, part, tables.as_slice(), grad, total)?;
+        let tables = gradient_tables(runtime, part, settings, ways, grad)?;
+        multiply_add_in(runtime, part, tables.pairs(), grad, total)?;
     }
     Ok(())
 }
 
-/// Slope and shift of each key that occurs.
+/// Slope and shift of each key that occurs, `[P, KEYS]`, first in memory that held more.
+struct GradientTables<R: Runtime> {
+    memory: Array<R, u64>,
+    len: usize,
+}
+
+impl<R: Runtime> GradientTables<R> {
+    fn pairs(&self) -> Slice<'_, [f32; 2]> {
+        self.memory.as_slice().part(0, self.len).cast()
+    }
+}
+
 fn gradient_tables<R: Runtime>(
     runtime: &R,
     part: Palettes<'_>,
     settings: Settings,
     ways: &[PaletteWay],
-    counts: Slice<'_, u32>,
-    sums: &Sums<R>,
-) -> Result<Array<R, [f32; 2]>, R::Error> {
+    grad: Slice<'_, f32>,
+) -> Result<GradientTables<R>, R::Error> {
     let Settings {
         clusters, repetitions, ..
     } = settings;
     let palettes = part.palettes();
-    let blocks = palettes * PARTS;
+    let (blocks, keys) = (palettes * PARTS, palettes * KEYS);
+    // the pairs stay zero where a key does not take part
+    let of_palettes = palettes.div_ceil(2);
+    let lens = [keys, keys, keys / 2, of_palettes, of_palettes, of_palettes];
+    let mut memory = Array::<R, u64>::zeroed(runtime, lens.iter().sum())?;
+    let [pairs, sums, counts, of_counts, of_sums, tickets] = memory.as_mut().split(lens);
+    let (mut sums, mut counts) = (sums.cast::<i64>(), counts.cast::<u32>());
+    let [mut of_counts, mut of_sums] = [of_counts, of_sums].map(|magnitudes| magnitudes.cast::<u32>());
+    let bits = sum_into(runtime, part, grad, &mut sums, &mut of_sums.part(0, palettes))?;
+    count_into(runtime, part, &mut counts, &mut of_counts.part(0, palettes))?;
+
     let mut records = records(runtime, settings, ways)?;
-    // zero where a key does not take part
-    let mut tables = Array::<R, [f32; 2]>::zeroed(runtime, palettes * KEYS)?;
-    let mut shifts = Array::<R, f64>::unset(runtime, palettes * KEYS)?;
-    let mut grads = Array::<R, f64>::unset(runtime, palettes * clusters)?;
-    let mut partials = Array::<R, f64>::unset(runtime, blocks * clusters)?;
-    let mut tickets = Array::<R, u32>::zeroed(runtime, palettes)?;
+    let lens = [keys, palettes * clusters, blocks * clusters];
+    let mut scratch = Array::<R, f64>::unset(runtime, lens.iter().sum())?;
+    let [mut shifts, mut grads, mut partials] = scratch.as_mut().split(lens);
+    let (mut pairs, mut tickets) = (pairs.cast::<[f32; 2]>(), tickets.cast::<u32>());
     let mut common = vec![
         counts.argument(),
-        sums.sums.as_slice().argument(),
-        sums.magnitudes.as_slice().argument(),
-        Size(sums.bits),
+        sums.argument(),
+        of_sums.argument(),
+        bits.argument(),
         part.half().argument(),
         settings.keep_zero_argument(),
         records.as_mut().argument(),
@@ -366,27 +388,23 @@ fn gradient_tables<R: Runtime>(
     ];
     let shared = common.len();
     common.extend([
-        tables.as_mut().argument(),
-        grads.as_mut().argument(),
-        partials.as_mut().argument(),
-        tickets.as_mut().argument(),
+        pairs.argument(),
+        grads.argument(),
+        partials.argument(),
+        tickets.argument(),
     ]);
     // SAFETY: edkm_clustered_backward(counts, sums, magnitudes, bits, kind, keep zero, records, K, T, tables, grads, partials, tickets), PARTS blocks a
     // palette, reaches the counters, sums and pairs of 16-bit keys, a magnitude, a record, K gradients and a ticket of each palette, and a number a
     // cluster of each block.
     unsafe { runtime.launch("edkm_clustered_backward", blocks as u32, &common) }?;
-    let most = ways
-        .iter()
-        .map(|way| way.log_mass_tk.len() / clusters)
-        .max()
-        .unwrap_or(0);
-    for t in (0..most).rev() {
+    let most = ways.iter().map(|way| way.log_mass_tk.len() / clusters).max();
+    for t in (0..most.unwrap_or(0)).rev() {
         let mut arguments = common.clone();
-        arguments.splice(shared..shared, [Size(t), shifts.as_mut().argument()]);
+        arguments.splice(shared..shared, [Size(t), shifts.argument()]);
         // SAFETY: as above, with edkm_repetition_backward(.., T, t, shifts, tables, ..), which also reaches the shifts of 16-bit keys of each palette.
         unsafe { runtime.launch("edkm_repetition_backward", blocks as u32, &arguments) }?;
     }
-    Ok(tables)
+    Ok(GradientTables { memory, len: keys })
 }
 
 fn records<R: Runtime>(runtime: &R, settings: Settings, ways: &[PaletteWay]) -> Result<Array<R, f64>, R::Error> {

@@ -5,9 +5,9 @@ use edkm_cluster::Bits;
 use edkm_llama::config::LlamaConfig;
 use edkm_llama::model::Recompute;
 use edkm_store::{Bytes, StoreSpec};
-use edkm_train::device_share::DeviceShare;
 use edkm_train::bench::phases::PhaseTimes;
 use edkm_train::bench::step::{run, StepSettings};
+use edkm_train::device_share::DeviceShare;
 use edkm_train::run::ClusterSettings;
 use tracing_subscriber::layer::SubscriberExt;
 

@@ -66,11 +66,11 @@ fn sums_by_key_are_exact_to_their_unit() {
                 want[key(half, weight)] += f64::from(addend);
             }
             let Ok(got) = sum_by_key(&s, s.array(&weights).as_slice(), half, s.array(&addends).as_slice());
-            let unit = f64::from(size) * 512.0 * len as f64 * (-59f64).exp2();
+            let unit = f64::from(size) * 1024.0 * (-33f64).exp2();
             for key in 0..KEYS {
                 let error = (got[key] - want[key]).abs();
                 assert!(
-                    error <= unit * len as f64,
+                    error <= unit / 2.0 * len as f64,
                     "{half:?} {len}: key {key} is {error:e} off, unit {unit:e}"
                 );
             }

@@ -27,6 +27,12 @@ template <class T> T atomicAdd(T* to, T x) {
     return before;
 }
 
+inline unsigned int atomicOr(unsigned int* to, unsigned int x) {
+    unsigned int before = *to;
+    *to |= x;
+    return before;
+}
+
 inline unsigned int atomicMax(unsigned int* to, unsigned int x) {
     unsigned int before = *to;
     if (x > before) *to = x;
@@ -43,6 +49,16 @@ inline unsigned int __float_as_uint(float x) {
     unsigned int bits;
     std::memcpy(&bits, &x, sizeof bits);
     return bits;
+}
+inline long long __double_as_longlong(double x) {
+    long long bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+inline double __longlong_as_double(long long bits) {
+    double x;
+    std::memcpy(&x, &bits, sizeof x);
+    return x;
 }
 inline long long __double2ll_rn(double x) { return std::llrint(x); }
 

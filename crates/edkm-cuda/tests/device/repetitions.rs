@@ -59,7 +59,7 @@ impl Case {
         };
         let weights = device.array(&self.weights);
         let len = self.spec.grouping.weights_per_palette(self.shape);
-        let palettes = Palettes::new(weights.as_slice(), len, self.half());
+        let palettes = Palettes::new(weights.as_slice(), len, self.half()).expecting(0.06);
         let Ok(found) = forward(device, palettes, self.settings(), &starts);
         found
     }
@@ -95,7 +95,7 @@ impl Case {
 
         let weights = device.array(&self.weights);
         let len = self.spec.grouping.weights_per_palette(self.shape);
-        let palettes = Palettes::new(weights.as_slice(), len, self.half());
+        let palettes = Palettes::new(weights.as_slice(), len, self.half()).expecting(0.06);
         let mut out = device.array(&vec![f32::NAN; self.weights.len()]);
         let Ok(()) = clustered(device, palettes, self.settings(), &ways, &mut out.as_mut());
         let mut expected = vec![0.0; self.weights.len()];

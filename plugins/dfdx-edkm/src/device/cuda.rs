@@ -213,45 +213,62 @@ struct Place {
 
 impl Place {
     fn of<S: Shape>(tensor: &Tensor<S, f32, Cuda>) -> Self {
-        let mut beginning = Beginning::default();
+        let mut reader = PlaceReader::default();
         // an error here is the formatter being stopped
-        let _ = write!(beginning, "{tensor:?}");
-        Self::parse(&beginning.0).unwrap_or_else(|| {
-            panic!(
-                "the place of a tensor on the GPU was not found in {:?}: dfdx must be 0.13.0 and cudarc 0.9.15",
-                beginning.0
-            )
-        })
-    }
-
-    /// From the beginning of the `Debug` form, if address and length stand there whole.
-    fn parse(text: &str) -> Option<Self> {
-        let number = |text: &str| -> Option<(u64, usize)> {
-            let digits = text.find(|c: char| !c.is_ascii_digit())?;
-            Some((text[..digits].parse().ok()?, digits))
-        };
-        const ADDRESS: &str = "data: CachableCudaSlice { data: CudaSlice { cu_device_ptr: ";
-        const LEN: &str = ", len: ";
-        let text = &text[text.find(ADDRESS)? + ADDRESS.len()..];
-        let (address, digits) = number(text)?;
-        let (len, _) = number(text[digits..].strip_prefix(LEN)?)?;
-        Some(Self {
-            address,
-            len: len as usize,
+        let _ = write!(reader, "{tensor:?}");
+        reader.place().unwrap_or_else(|| {
+            panic!("the place of a tensor on the GPU was not found: dfdx must be 0.13.0 and cudarc 0.9.15");
         })
     }
 }
 
-/// Takes text until a [`Place`] stands in it.
+/// Reads a [`Place`] out of a tensor's `Debug` form, `.. CudaSlice { cu_device_ptr: 140234567890, len: 24, ..`, and stops the formatter there.
+///
+/// Every op asks for some places. So the text is not gathered: the formatter writes the name of a field and a number in one piece each.
 #[derive(Default)]
-struct Beginning(String);
+struct PlaceReader {
+    awaits: Option<Field>,
+    address: Option<u64>,
+    len: Option<usize>,
+    pieces: usize,
+}
 
-impl Write for Beginning {
-    fn write_str(&mut self, text: &str) -> std::fmt::Result {
-        /// More than stands before the place: an id and names.
-        const MOST: usize = 512;
-        self.0.push_str(text);
-        if self.0.len() > MOST || Place::parse(&self.0).is_some() {
+#[derive(Clone, Copy)]
+enum Field {
+    Address,
+    Len,
+}
+
+impl PlaceReader {
+    fn place(&self) -> Option<Place> {
+        Some(Place {
+            address: self.address?,
+            len: self.len?,
+        })
+    }
+}
+
+impl Write for PlaceReader {
+    fn write_str(&mut self, piece: &str) -> std::fmt::Result {
+        /// More than come before the place: an id and names.
+        const MOST: usize = 64;
+        self.pieces += 1;
+        match (piece, self.awaits) {
+            ("cu_device_ptr", _) => self.awaits = Some(Field::Address),
+            ("len", _) if self.address.is_some() => self.awaits = Some(Field::Len),
+            (": ", Some(_)) => {}
+            (number, Some(Field::Address)) => {
+                self.address = number.parse().ok();
+                self.awaits = None;
+            }
+            (number, Some(Field::Len)) => {
+                self.len = number.parse().ok();
+                // whether it was one or not
+                return Err(std::fmt::Error);
+            }
+            (_, None) => {}
+        }
+        if self.pieces > MOST {
             return Err(std::fmt::Error);
         }
         Ok(())
@@ -262,39 +279,67 @@ impl Write for Beginning {
 mod tests {
     use super::*;
 
-    /// As a tensor prints itself.
-    const FORM: &str = "Tensor { id: UniqueId(7), data: CachableCudaSlice { data: CudaSlice { cu_device_ptr: 140234567890, len: 24, device: CudaDevice";
+    #[derive(Debug)]
+    #[expect(dead_code, reason = "to be printed")]
+    struct Tensor {
+        id: UniqueId,
+        data: CachableCudaSlice,
+        shape: [usize; 2],
+    }
+
+    #[derive(Debug)]
+    #[expect(dead_code, reason = "to be printed")]
+    struct UniqueId(usize);
+
+    #[derive(Debug)]
+    #[expect(dead_code, reason = "to be printed")]
+    struct CachableCudaSlice {
+        data: CudaSlice,
+    }
+
+    #[derive(Debug)]
+    #[expect(dead_code, reason = "to be printed")]
+    struct CudaSlice {
+        cu_device_ptr: u64,
+        len: usize,
+        device: Unprintable,
+    }
+
+    struct Unprintable;
+
+    impl std::fmt::Debug for Unprintable {
+        fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            panic!("the formatter was not stopped");
+        }
+    }
 
     #[test]
-    fn the_place_is_found_as_soon_as_it_is_whole() {
+    fn the_place_is_read_and_the_formatter_is_stopped_behind_it() {
+        let tensor = Tensor {
+            id: UniqueId(7),
+            data: CachableCudaSlice {
+                data: CudaSlice {
+                    cu_device_ptr: 140_234_567_890,
+                    len: 24,
+                    device: Unprintable,
+                },
+            },
+            shape: [4, 6],
+        };
+        let mut reader = PlaceReader::default();
+        assert!(write!(reader, "{tensor:?}").is_err());
         let place = Place {
             address: 140_234_567_890,
             len: 24,
         };
-        assert_eq!(Place::parse(FORM), Some(place));
-        let whole = FORM.find("24, device").unwrap() + 3;
-        assert_eq!(Place::parse(&FORM[..whole]), Some(place));
-        // a number that may go on is not taken
-        assert_eq!(Place::parse(&FORM[..whole - 1]), None);
-        assert_eq!(
-            Place::parse("Tensor { id: UniqueId(7), data: CudaSlice { len: 24, "),
-            None
-        );
+        assert_eq!(reader.place(), Some(place));
     }
 
     #[test]
-    fn the_formatter_is_stopped_behind_the_place() {
-        let mut beginning = Beginning::default();
-        let written: Vec<bool> = FORM
-            .split_inclusive(' ')
-            .map(|word| beginning.write_str(word).is_ok())
-            .collect();
-        let stop = written.iter().position(|&ok| !ok).unwrap();
-        assert!(FORM
-            .split_inclusive(' ')
-            .take(stop + 1)
-            .collect::<String>()
-            .ends_with("len: 24, "));
-        assert!(Beginning::default().write_str(&"x".repeat(1000)).is_err());
+    fn a_form_without_a_place_gives_none() {
+        let mut reader = PlaceReader::default();
+        let _ = write!(reader, "{:?}", (UniqueId(7), [4, 6], "len", "24"));
+        assert_eq!(reader.place(), None);
+        assert!(write!(PlaceReader::default(), "{:?}", [1; 1000]).is_err());
     }
 }

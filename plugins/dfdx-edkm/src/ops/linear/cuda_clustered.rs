@@ -68,7 +68,8 @@ fn cluster_there(
         known: palette_starts(shape, spec, &state.start).map_err(refused)?,
         other: palette_starts(shape, spec, &state.last).map_err(refused)?,
     };
-    let found = repetitions::forward(gpu, palettes(weight, shape, spec), settings(spec), &starts);
+    let weights = palettes(weight, shape, spec).expecting(2.0 * largest(state.last.as_slice().iter().copied()));
+    let found = repetitions::forward(gpu, weights, settings(spec), &starts);
     let Found {
         digest,
         magnitudes,
@@ -275,6 +276,11 @@ fn of_palette<'a>(weight: Slice<'a, f32>, shape: MatrixShape, spec: &Spec, palet
 
 fn palettes<'a>(weight: Slice<'a, f32>, shape: MatrixShape, spec: &Spec) -> Palettes<'a> {
     Palettes::new(weight, spec.grouping.weights_per_palette(shape), half(spec))
+}
+
+/// The largest magnitude of a palette. Hardly any weight is twice as large.
+fn largest(centroids: impl Iterator<Item = f32>) -> f32 {
+    centroids.fold(0.0, |largest, c| largest.max(c.abs()))
 }
 
 fn settings(spec: &Spec) -> Settings {
