@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # check-device-code.sh: compiles every CUDA source to machine code by nvcc, for sm_80 and sm_90, each file alone and all as one unit (as NVRTC gets
-# them). Prints registers, shared memory and spills of each kernel; fails on any error, warning or spill. Needs nvcc, no GPU (scripts/cuda-toolkit.sh).
+# them), and as one unit by NVRTC, which refuses some of what nvcc takes. Prints registers, shared memory and spills of each kernel; fails on any error,
+# warning or spill. Needs nvcc and NVRTC's library, no GPU (scripts/cuda-toolkit.sh).
 set -euo pipefail
 cd "$(dirname "$0")/../crates/edkm-cuda/cuda"
 command -v nvcc > /dev/null || { echo "no nvcc: scripts/cuda-toolkit.sh DIR brings one" >&2; exit 2; }
@@ -22,5 +23,13 @@ for arch in sm_80 sm_90; do
             status=1
         fi
     done
+done
+root=$(dirname "$(readlink -f "$(command -v nvcc)")")/..
+for folder in "$root/lib" "$root/lib64" "$root/targets/x86_64-linux/lib"; do
+    # not the stub to link with
+    [ -f "$folder/libnvrtc.so.13" ] && export LD_LIBRARY_PATH=$folder${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+done
+for arch in compute_80 compute_90; do
+    python3 ../../../scripts/nvrtc-check.py "$work/all.cu" libnvrtc.so.13 "$arch" || status=1
 done
 exit "$status"

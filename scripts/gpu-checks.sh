@@ -1,6 +1,12 @@
 #!/usr/bin/env bash
-# gpu-checks.sh: everything that can be checked on a machine with a GPU and a CUDA 13.0 toolkit. Prints a table of checks and results, and says what was
-# not run and why. Exits with 1 when a check failed. Logs are left in target/gpu-checks.
+# gpu-checks.sh: everything that can be checked on a machine with a GPU. Prints a table of checks and results, and says what was not run and why. Exits with 1
+# when a check failed. Logs are left in target/gpu-checks.
+#
+#   scripts/gpu-checks.sh                builds with cargo and a CUDA 13.0 toolkit, and checks
+#   scripts/gpu-checks.sh --build DIR    builds what the checks run into DIR (about 45 MB), where there is a toolkit and need be no GPU (scripts/cuda-toolkit.sh)
+#   scripts/gpu-checks.sh --built DIR    checks with that, on another machine: without cargo, with the CUDA libraries 13.0 and this repository's scripts
+#
+# Without --built files are taken from ../shared where they are there (see crates/edkm-testkit/src/golden.rs for the variables).
 set -uo pipefail
 cd "$(dirname "$0")/.."
 export CARGO_TERM_COLOR=never
@@ -8,6 +14,70 @@ logs=target/gpu-checks
 mkdir -p "$logs"
 rows=()
 failed=0
+built=
+
+# Programs and tests: name, package and features of each test.
+tests="device:edkm-cuda:driver cuda:dfdx-edkm:cuda cuda_precision:dfdx-edkm:cuda llama_golden:edkm-tests:cuda layer_bench:edkm-tests:cuda"
+target=target/cuda
+
+# The program of one test, built if need be: test_program NAME
+test_program() {
+    local name package features
+    if [ -n "$built" ]; then
+        echo "$built/$1"
+        return
+    fi
+    IFS=: read -r name package features <<< "$(tr ' ' '\n' <<< "$tests" | grep "^$1:")"
+    cargo test --release -p "$package" --features "$features" --test "$name" --target-dir "$target" --no-run 2>&1 |
+        sed -n "s/.*(\(.*$name-[0-9a-f]*\))\$/\1/p" | grep . || { echo "$name could not be built" >&2; return 1; }
+}
+
+# Builds all of it into a folder: build DIR
+build() {
+    local dir=$1 entry name out
+    mkdir -p "$dir/headers"
+    dir=$(cd "$dir" && pwd)
+    cargo build --release -p edkm-cli --features cuda --target-dir "$target" || return 1
+    cp "$target/release/edkm" "$dir/" || return 1
+    for entry in $tests; do
+        name=${entry%%:*}
+        cp "$(test_program "$name")" "$dir/$name" || return 1
+    done
+    strip "$dir"/* 2> /dev/null
+    # dfdx compiles some kernels when they are first used, from headers at the paths of its build
+    for out in "$target"/release/build/dfdx-*/out; do
+        grep -q CUDA_INCLUDE_DIR "$out/../output" 2> /dev/null || continue
+        cp "$out"/*.cuh "$dir/headers/"
+        readlink -f "$out"
+    done > "$dir/outs"
+    sed -n 's/^cargo:rustc-env=CUDA_INCLUDE_DIR=//p' "$target"/release/build/dfdx-*/output | sort -u > "$dir/includes"
+    echo "built: scripts/gpu-checks.sh --built $dir"
+}
+
+# Makes this machine look like the one of the build: use_built DIR
+use_built() {
+    local path headers
+    built=$(cd "$1" && pwd) || exit 2
+    [ -x "$built/edkm" ] || { echo "$built holds no program: scripts/gpu-checks.sh --build DIR makes it" >&2; exit 2; }
+    for path in /usr/local/cuda/lib64 /usr/local/cuda/targets/x86_64-linux/lib /usr/local/nvidia/lib64 \
+        $(python3 -c 'import sysconfig, glob; print(*glob.glob(sysconfig.get_paths()["purelib"] + "/nvidia/*/lib"))' 2> /dev/null); do
+        if [ -d "$path" ]; then export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$path; fi
+    done
+    headers=$(dirname "$(readlink -f "$(command -v nvcc || echo /usr/local/cuda/bin/nvcc)")")/../include
+    while read -r path; do
+        [ -d "$path" ] || { mkdir -p "$path" && cp "$built"/headers/*.cuh "$path"; }
+    done < "$built/outs"
+    while read -r path; do
+        [ -e "$path" ] || { mkdir -p "$(dirname "$path")" && ln -s "$(readlink -f "$headers")" "$path"; }
+    done < "$built/includes"
+}
+
+case ${1:-} in
+    --build) build "${2:?a folder}"; exit ;;
+    --built) use_built "${2:?a folder}" ;;
+    '') ;;
+    *) sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+esac
 
 # check NAME NEEDED COMMAND...: runs the command if the program NEEDED is there.
 check() {
@@ -29,16 +99,28 @@ check() {
 
 not_yet() { rows+=("$1|not run|$2"); }
 
-# The device tests of one package under compute-sanitizer: sanitize TOOL PACKAGE FEATURE TEST.
-sanitize() {
-    local binary
-    binary=$(cargo test -p "$2" --features "$3" --test "$4" --target-dir target/cuda --no-run 2>&1 |
-        sed -n "s/.*(\(.*$4-[0-9a-f]*\))\$/\1/p") || return 1
-    [ -n "$binary" ] || return 1
-    compute-sanitizer --tool "$1" --error-exitcode 1 "$binary" --test-threads 1
+# A test: run_test NAME ARGUMENTS...
+run_test() {
+    local program
+    program=$(test_program "$1") || return 1
+    shift
+    "$program" "$@"
 }
 
-edkm() { cargo run --release -q -p edkm-cli --features cuda --target-dir target/cuda -- "$@"; }
+# A test under compute-sanitizer: sanitize TOOL NAME
+sanitize() {
+    local program
+    program=$(test_program "$2") || return 1
+    compute-sanitizer --tool "$1" --error-exitcode 1 "$program" --test-threads 1
+}
+
+edkm() {
+    if [ -n "$built" ]; then
+        "$built/edkm" "$@"
+    else
+        cargo run --release -q -p edkm-cli --features cuda --target-dir "$target" -- "$@"
+    fi
+}
 
 # A number of the last line of JSON: number FILE KEY.
 number() { tail -1 "$1" | grep -o "\"$2\":[0-9.e+-]*" | head -1 | cut -d: -f2; }
@@ -159,25 +241,25 @@ bench_saved() {
 
 nvidia-smi --query-gpu=name,driver_version,memory.total,compute_cap --format=csv 2> /dev/null || echo "no GPU: nvidia-smi does not answer"
 check device-code nvcc scripts/check-device-code.sh
-check ops-on-host c++ cargo test -p edkm-cuda --test device
-check plugin-on-host c++ scripts/cuda-on-host.sh target/cuda-stand-in
-check ops-on-gpu nvidia-smi cargo test -p edkm-cuda --features driver --test device --target-dir target/cuda
-check plugin-on-gpu nvidia-smi cargo test -p dfdx-edkm --features cuda --test cuda --target-dir target/cuda
-check plugin-precision nvidia-smi cargo test -p dfdx-edkm --features cuda --test cuda_precision --target-dir target/cuda
-check golden-llama nvidia-smi cargo test -p edkm-tests --features cuda --test llama_golden --target-dir target/cuda -- --nocapture
+check ops-on-host cargo cargo test -p edkm-cuda --test device
+check plugin-on-host cargo scripts/cuda-on-host.sh target/cuda-stand-in
+check ops-on-gpu nvidia-smi run_test device
+check plugin-on-gpu nvidia-smi run_test cuda
+check plugin-precision nvidia-smi run_test cuda_precision
+check golden-llama nvidia-smi golden
 check finetune-embedded nvidia-smi finetune_on_both
 for tool in memcheck racecheck initcheck; do
-    check "ops-$tool" compute-sanitizer sanitize "$tool" edkm-cuda driver device
+    check "ops-$tool" compute-sanitizer sanitize "$tool" device
 done
-check plugin-memcheck compute-sanitizer sanitize memcheck dfdx-edkm cuda cuda
+check plugin-memcheck compute-sanitizer sanitize memcheck cuda
 check finetune-offloaded nvidia-smi finetune_offloaded
 check eval-embedded nvidia-smi eval_on_both
 check bench-cluster nvidia-smi bench_cluster
-check several-gpus nvidia-smi cargo test -p dfdx-edkm --features nccl --test nccl --target-dir target/cuda -- --nocapture
+check several-gpus cargo cargo test -p dfdx-edkm --features nccl --test nccl --target-dir target/cuda -- --nocapture
 check tinyllama-1b-step nvidia-smi step tinyllama-1.1b 24000
 # weights, gradients and moments are 108 GB
 check llama-7b-step nvidia-smi step llama-7b 130000 --store marshal,overlap=4GiB --device-memory 8GiB
-check layer-bench nvidia-smi cargo test -p edkm-tests --features cuda --test layer_bench --target-dir target/cuda
+check layer-bench nvidia-smi run_test layer_bench
 check decoder-layer nvidia-smi bench_layer
 check decoder-layer-saved nvidia-smi bench_saved
 not_yet packed-product-speed "the product from packed palettes is tested for its bits (ops-on-gpu), its speed is not measured"

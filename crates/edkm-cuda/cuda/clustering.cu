@@ -13,8 +13,9 @@
 // Bits of the lower half of an addend in fixed point.
 #define HALF_BITS 17
 
-// The palette of this block.
+// The palette of this block, and whether all palettes begin and end with whole fours.
 #define PALETTE ((size_t)blockIdx.x / per)
+#define BY_FOURS (len % 4 == 0 && all % 4 == 0)
 
 // N numbers that are read and written at once.
 template <int N, class T> struct alignas(N * sizeof(T)) Several {
@@ -41,21 +42,8 @@ __device__ inline Part part_of_block(size_t len, size_t all, size_t per) {
     return part;
 }
 
-// Runs body(i) for the positions i of this thread, from where it takes N numbers.
-template <int N, class F> __device__ inline void for_each(Part part, F body) {
-#pragma unroll 4
-    for (size_t i = part.first + threadIdx.x * N; i < part.end; i += THREADS * N) body(i);
-}
-
-// What is called with the number of numbers that can be taken at once.
-template <int N> struct AtOnce {
-    static constexpr int value = N;
-};
-#define BY_FOURS_IF(condition, f) \
-    do { \
-        if (condition) f(AtOnce<4>()); \
-        else f(AtOnce<1>()); \
-    } while (0)
+// The positions i of this thread in a part, from where it takes N numbers; four at once are under way.
+#define FOR_EACH(i, N, part) _Pragma("unroll 4") for (size_t i = (part).first + threadIdx.x * (N); i < (part).end; i += THREADS * (N))
 
 // The place of a key in the window of magnitudes [first, first + window) of both signs, or 2 window.
 __device__ inline unsigned int place_of(unsigned int key, unsigned int first, unsigned int window) {
@@ -65,6 +53,20 @@ __device__ inline unsigned int place_of(unsigned int key, unsigned int first, un
 
 __device__ inline unsigned int key_at(unsigned int place, unsigned int first, unsigned int window) {
     return place < window ? first + place : (first + place - window) | 0x8000;
+}
+
+template <int N> __device__ inline void
+count_part(Part part, const float* weights, size_t kind, unsigned int* counts, unsigned int* here, unsigned int first, unsigned int window, unsigned int* of_thread) {
+    FOR_EACH(i, N, part) {
+        Several<N, float> w = load<N>(weights, i);
+        for (int n = 0; n < N; n++) {
+            unsigned int bits = __float_as_uint(w.x[n]) & 0x7fffffff;
+            *of_thread = bits > *of_thread ? bits : *of_thread;
+            unsigned int key = key_of(w.x[n], kind), place = place_of(key, first, window);
+            if (place < 2 * window) atomicAdd(&here[place], 1u);
+            else atomicAdd(&counts[key], 1u);
+        }
+    }
 }
 
 // Of each palette: counts[key] += 1 for every weight; magnitude = the largest magnitude, as f32 bits (NaN above all).
@@ -80,20 +82,8 @@ EDKM_KERNEL edkm_count_keys(
     if (threadIdx.x == 0) largest = 0;
     __syncthreads();
     unsigned int of_thread = 0;
-    auto count = [&](auto at_once) {
-        constexpr int N = decltype(at_once)::value;
-        for_each<N>(part, [&](size_t i) {
-            Several<N, float> w = load<N>(weights, i);
-            for (int n = 0; n < N; n++) {
-                unsigned int bits = __float_as_uint(w.x[n]) & 0x7fffffff;
-                of_thread = bits > of_thread ? bits : of_thread;
-                unsigned int key = key_of(w.x[n], kind), place = place_of(key, first, window);
-                if (place < 2 * window) atomicAdd(&here[place], 1u);
-                else atomicAdd(&counts[key], 1u);
-            }
-        });
-    };
-    BY_FOURS_IF(len % 4 == 0 && all % 4 == 0 && is_aligned(weights), count);
+    if (BY_FOURS && is_aligned(weights)) count_part<4>(part, weights, kind, counts, here, first, window, &of_thread);
+    else count_part<1>(part, weights, kind, counts, here, first, window, &of_thread);
     atomicMax(&largest, of_thread);
     __syncthreads();
     for (unsigned int i = threadIdx.x; i < 2 * window; i += THREADS) {
@@ -102,27 +92,48 @@ EDKM_KERNEL edkm_count_keys(
     if (threadIdx.x == 0) atomicMax(&magnitudes[PALETTE], largest);
 }
 
+template <int N> __device__ inline unsigned int largest_of_part(Part part, const float* x) {
+    unsigned int largest = 0;
+    FOR_EACH(i, N, part) {
+        Several<N, float> numbers = load<N>(x, i);
+        for (int n = 0; n < N; n++) {
+            unsigned int bits = __float_as_uint(numbers.x[n]) & 0x7fffffff;
+            largest = bits > largest ? bits : largest;
+        }
+    }
+    return largest;
+}
+
 // Of each palette: the largest magnitude, as f32 bits (NaN above all).
 EDKM_KERNEL edkm_largest_magnitude(const float* x, unsigned int* magnitudes, size_t len, size_t all, size_t per) {
     __shared__ unsigned int largest;
     Part part = part_of_block(len, all, per);
     if (threadIdx.x == 0) largest = 0;
     __syncthreads();
-    unsigned int of_thread = 0;
-    auto find = [&](auto at_once) {
-        constexpr int N = decltype(at_once)::value;
-        for_each<N>(part, [&](size_t i) {
-            Several<N, float> numbers = load<N>(x, i);
-            for (int n = 0; n < N; n++) {
-                unsigned int bits = __float_as_uint(numbers.x[n]) & 0x7fffffff;
-                of_thread = bits > of_thread ? bits : of_thread;
-            }
-        });
-    };
-    BY_FOURS_IF(len % 4 == 0 && all % 4 == 0 && is_aligned(x), find);
-    atomicMax(&largest, of_thread);
+    atomicMax(&largest, BY_FOURS && is_aligned(x) ? largest_of_part<4>(part, x) : largest_of_part<1>(part, x));
     __syncthreads();
     if (threadIdx.x == 0) atomicMax(&magnitudes[PALETTE], largest);
+}
+
+// upper and lower: halves of sums, since shared memory adds 32 bits at once.
+template <int N> __device__ inline void sum_part(
+    Part part, const float* weights, size_t kind, const float* addends, double units, unsigned long long* sums, int* upper, unsigned int* lower,
+    unsigned int first, unsigned int window
+) {
+    FOR_EACH(i, N, part) {
+        Several<N, float> w = load<N>(weights, i), g = load<N>(addends, i);
+        for (int n = 0; n < N; n++) {
+            long long addend = __double2ll_rn((double)g.x[n] * units);
+            unsigned int key = key_of(w.x[n], kind), place = place_of(key, first, window);
+            if (place < 2 * window) {
+                atomicAdd(&upper[place], (int)(addend >> HALF_BITS));
+                atomicAdd(&lower[place], (unsigned int)addend & ((1u << HALF_BITS) - 1));
+            } else {
+                // two's complement: adding as unsigned is adding as signed
+                atomicAdd(&sums[key], (unsigned long long)addend);
+            }
+        }
+    }
 }
 
 // Of each palette: sums[key] += addend x units, rounded to a whole number. A block has at most MOST_OF_BLOCK weights.
@@ -130,7 +141,6 @@ EDKM_KERNEL edkm_sum_by_key(
     const float* weights, size_t kind, const float* addends, const unsigned int* magnitudes, size_t bits, unsigned long long* sums, size_t len, size_t all,
     size_t per, size_t first_key, size_t window_len
 ) {
-    // halves: shared memory adds 32 bits at once
     __shared__ int upper[2 * MOST_WINDOW];
     __shared__ unsigned int lower[2 * MOST_WINDOW];
     unsigned int first = (unsigned int)first_key, window = (unsigned int)window_len;
@@ -142,24 +152,8 @@ EDKM_KERNEL edkm_sum_by_key(
         lower[i] = 0;
     }
     __syncthreads();
-    auto sum = [&](auto at_once) {
-        constexpr int N = decltype(at_once)::value;
-        for_each<N>(part, [&](size_t i) {
-            Several<N, float> w = load<N>(weights, i), g = load<N>(addends, i);
-            for (int n = 0; n < N; n++) {
-                long long addend = __double2ll_rn((double)g.x[n] * units);
-                unsigned int key = key_of(w.x[n], kind), place = place_of(key, first, window);
-                if (place < 2 * window) {
-                    atomicAdd(&upper[place], (int)(addend >> HALF_BITS));
-                    atomicAdd(&lower[place], (unsigned int)addend & ((1u << HALF_BITS) - 1));
-                } else {
-                    // two's complement: adding as unsigned is adding as signed
-                    atomicAdd(&sums[key], (unsigned long long)addend);
-                }
-            }
-        });
-    };
-    BY_FOURS_IF(len % 4 == 0 && all % 4 == 0 && is_aligned(weights) && is_aligned(addends), sum);
+    if (BY_FOURS && is_aligned(weights) && is_aligned(addends)) sum_part<4>(part, weights, kind, addends, units, sums, upper, lower, first, window);
+    else sum_part<1>(part, weights, kind, addends, units, sums, upper, lower, first, window);
     __syncthreads();
     for (unsigned int i = threadIdx.x; i < 2 * window; i += THREADS) {
         long long found = (long long)upper[i] * (1ll << HALF_BITS) + (long long)lower[i];
@@ -167,19 +161,32 @@ EDKM_KERNEL edkm_sum_by_key(
     }
 }
 
+template <int N> __device__ inline void look_up_part(Part part, const float* weights, size_t kind, const float* table, float* out) {
+    FOR_EACH(i, N, part) {
+        Several<N, float> w = load<N>(weights, i);
+        for (int n = 0; n < N; n++) w.x[n] = table[key_of(w.x[n], kind)];
+        store<N>(out, i, w);
+    }
+}
+
 // Of each palette: out[i] = table[key of weights[i]]
 EDKM_KERNEL edkm_look_up(const float* weights, size_t kind, const float* tables, float* out, size_t len, size_t all, size_t per) {
     Part part = part_of_block(len, all, per);
     tables += PALETTE * KEYS;
-    auto look_up = [&](auto at_once) {
-        constexpr int N = decltype(at_once)::value;
-        for_each<N>(part, [&](size_t i) {
-            Several<N, float> w = load<N>(weights, i);
-            for (int n = 0; n < N; n++) w.x[n] = tables[key_of(w.x[n], kind)];
-            store<N>(out, i, w);
-        });
-    };
-    BY_FOURS_IF(len % 4 == 0 && all % 4 == 0 && is_aligned(weights) && is_aligned(out), look_up);
+    if (BY_FOURS && is_aligned(weights) && is_aligned(out)) look_up_part<4>(part, weights, kind, tables, out);
+    else look_up_part<1>(part, weights, kind, tables, out);
+}
+
+template <int N> __device__ inline void
+multiply_add_part(Part part, const float* weights, size_t kind, const float* table, const float* grad, float* total) {
+    FOR_EACH(i, N, part) {
+        Several<N, float> w = load<N>(weights, i), g = load<N>(grad, i), sum = load<N>(total, i);
+        for (int n = 0; n < N; n++) {
+            Several<2, float> pair = load<2>(table, 2 * (size_t)key_of(w.x[n], kind));
+            sum.x[n] += g.x[n] * pair.x[0] + pair.x[1];
+        }
+        store<N>(total, i, sum);
+    }
 }
 
 // Of each palette: total[i] += grad[i] slope + shift, with (slope, shift) = table[key of weights[i]]
@@ -188,16 +195,6 @@ EDKM_KERNEL edkm_multiply_add(
 ) {
     Part part = part_of_block(len, all, per);
     tables += PALETTE * 2 * KEYS;
-    auto multiply_add = [&](auto at_once) {
-        constexpr int N = decltype(at_once)::value;
-        for_each<N>(part, [&](size_t i) {
-            Several<N, float> w = load<N>(weights, i), g = load<N>(grad, i), sum = load<N>(total, i);
-            for (int n = 0; n < N; n++) {
-                Several<2, float> pair = load<2>(tables, 2 * (size_t)key_of(w.x[n], kind));
-                sum.x[n] += g.x[n] * pair.x[0] + pair.x[1];
-            }
-            store<N>(total, i, sum);
-        });
-    };
-    BY_FOURS_IF(len % 4 == 0 && all % 4 == 0 && is_aligned(weights) && is_aligned(grad) && is_aligned(total), multiply_add);
+    if (BY_FOURS && is_aligned(weights) && is_aligned(grad) && is_aligned(total)) multiply_add_part<4>(part, weights, kind, tables, grad, total);
+    else multiply_add_part<1>(part, weights, kind, tables, grad, total);
 }
