@@ -6,7 +6,7 @@
 #   scripts/gpu-checks.sh --build DIR    builds what the checks run into DIR (about 45 MB), where there is a toolkit and need be no GPU (scripts/cuda-toolkit.sh)
 #   scripts/gpu-checks.sh --built DIR    checks with that, on another machine: without cargo, with the CUDA libraries 13.0 and this repository's scripts
 #
-# Without --built files are taken from ../shared where they are there (see crates/edkm-testkit/src/golden.rs for the variables).
+# Reference files are those of ../shared, or of the folders that EDKM_GOLDEN and EDKM_MODELS name. GPU_CHECKS_SKIP: names of checks to leave out.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 export CARGO_TERM_COLOR=never
@@ -76,14 +76,16 @@ case ${1:-} in
     --build) build "${2:?a folder}"; exit ;;
     --built) use_built "${2:?a folder}" ;;
     '') ;;
-    *) sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+    *) sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac
 
 # check NAME NEEDED COMMAND...: runs the command if the program NEEDED is there.
 check() {
     local name=$1 needed=$2 start=$SECONDS
     shift 2
-    if ! command -v "$needed" > /dev/null; then
+    if [[ " ${GPU_CHECKS_SKIP:-} " == *" $name "* ]]; then
+        rows+=("$name|not run|left out by GPU_CHECKS_SKIP")
+    elif ! command -v "$needed" > /dev/null; then
         rows+=("$name|not run|no $needed on this machine")
     elif "$@" > "$logs/$name.log" 2>&1; then
         if grep -q '^skipped: ' "$logs/$name.log"; then
@@ -147,6 +149,20 @@ finetune_on_both() {
     near "$cpu" "$gpu" 0.01 && near "$cpu" "$tf32" 0.02 && near "$cpu" "$f16" 0.02
 }
 
+# The model on CPU and GPU against float64, where the files are.
+golden() {
+    local folder
+    for folder in golden models data; do
+        local variable=EDKM_${folder^^}
+        if [ -z "${!variable:-}" ] && [ -d "../shared/$folder" ]; then export "$variable=$(cd "../shared/$folder" && pwd)"; fi
+    done
+    if ! ls "${EDKM_GOLDEN:-/nowhere}"/llama_* > /dev/null 2>&1; then
+        echo "skipped: no files with references in ../shared/golden or EDKM_GOLDEN"
+        return
+    fi
+    run_test llama_golden --nocapture
+}
+
 # What is saved for backward goes to the host in every way: the same perplexity, digit for digit.
 finetune_offloaded() {
     local work stays all packed some
@@ -184,7 +200,7 @@ bench_cluster() {
     }'
 }
 
-# One training step of a model with random weights, 512 tokens: step CONFIG LEAST_MIB ARGUMENTS...
+# One training step of a model with random weights, 512 tokens, with and without clustering: step CONFIG LEAST_MIB ARGUMENTS...
 step() {
     local config=$1 least=$2 total
     shift 2
@@ -193,9 +209,12 @@ step() {
         echo "skipped: $config takes more than the $total MiB of this GPU"
         return
     fi
-    edkm bench step --config "$config" --seq 512 --bits 3 --repeats 2 --device cuda --json "$@" > "$logs/step-$config.json" || return 1
-    cat "$logs/step-$config.json"
-    echo "remark: $(number "$logs/step-$config.json" seconds) s a step, $(number "$logs/step-$config.json" device_bytes) bytes of the GPU"
+    local clustered=$logs/step-$config.json unclustered=$logs/step-$config-unclustered.json
+    edkm bench step --config "$config" --seq 512 --bits 3 --repeats 3 --device cuda --json "$@" > "$clustered" &&
+        edkm bench step --config "$config" --seq 512 --no-cluster --repeats 3 --device cuda --json "$@" > "$unclustered" || return 1
+    cat "$clustered" "$unclustered"
+    echo "remark: $(number "$clustered" seconds) s a step, $(number "$unclustered" seconds) s without clustering, $(number "$clustered" matmul_seconds) s for the" \
+        "products alone; $(number "$clustered" device_bytes) bytes of the GPU"
 }
 
 # A number of the first row of the last line of JSON that begins so: number_of_row FILE BEGINNING KEY
@@ -258,7 +277,7 @@ check bench-cluster nvidia-smi bench_cluster
 check several-gpus cargo cargo test -p dfdx-edkm --features nccl --test nccl --target-dir target/cuda -- --nocapture
 check tinyllama-1b-step nvidia-smi step tinyllama-1.1b 24000
 # weights, gradients and moments are 108 GB
-check llama-7b-step nvidia-smi step llama-7b 130000 --store marshal,overlap=4GiB --device-memory 8GiB
+check llama-7b-step nvidia-smi step llama-7b 130000
 check layer-bench nvidia-smi run_test layer_bench
 check decoder-layer nvidia-smi bench_layer
 check decoder-layer-saved nvidia-smi bench_saved
