@@ -5,7 +5,7 @@
 //
 // A *record* is what is known of a palette: a head, the centroids before and after each repetition [T + 1, K], log2 of each cluster's mass [T, K].
 
-#define PARTS 32
+#define PARTS 128
 #define MOST_CLUSTERS 256
 #define WARP 32
 // Keys of a thread: its place in groups of WARP keys, which go round the parts, then round the warps of a block. Keys that occur stand in rows.
@@ -153,13 +153,25 @@ __device__ inline bool is_last_part(unsigned int* tickets) {
     return last;
 }
 
-__device__ inline double sum_of_parts(const double* partial, size_t len) {
-    double numbers[PARTS], sum = 0.0;
-#pragma unroll
-    for (unsigned int part = 0; part < PARTS; part++) numbers[part] = partial[part * len];
-#pragma unroll
-    for (unsigned int part = 0; part < PARTS; part++) sum += numbers[part];
-    return sum;
+// sums[i] = the sum of numbers[part][i] over the parts, in an order that follows from `len` alone. between: scratch.
+__device__ inline void add_parts(const double* numbers, unsigned int len, double* sums, double* between) {
+    for (unsigned int base = 0; base < len; base += THREADS) {
+        unsigned int width = len - base < THREADS ? len - base : THREADS, slices = THREADS / width;
+        unsigned int i = threadIdx.x % width, slice = threadIdx.x / width;
+        double sum = 0.0;
+        if (slice < slices) {
+#pragma unroll 8
+            for (unsigned int part = slice; part < PARTS; part += slices) sum += numbers[part * len + base + i];
+        }
+        between[threadIdx.x] = sum;
+        __syncthreads();
+        if (threadIdx.x < width) {
+            sum = 0.0;
+            for (slice = 0; slice < slices; slice++) sum += between[slice * width + threadIdx.x];
+            sums[base + threadIdx.x] = sum;
+        }
+        __syncthreads();
+    }
 }
 
 __device__ inline unsigned long long mixed(unsigned long long x) {
@@ -264,27 +276,31 @@ EDKM_KERNEL edkm_move_centroids(
     }
     if (!is_last_part(tickets)) return;
 
-    __shared__ double moved_k[MOST_CLUSTERS];
+    // masses, then sums
+    __shared__ double sums_k[2 * MOST_CLUSTERS];
+    __shared__ double moved[THREADS];
     __shared__ bool starved;
     if (threadIdx.x == 0) starved = false;
-    __syncthreads();
+    add_parts(partials, 2 * (unsigned int)clusters, sums_k, found[0]);
     size_t k = threadIdx.x;
+    moved[k] = 0.0;
     if (k < clusters) {
-        double mass = sum_of_parts(partials + k, 2 * clusters), sum = sum_of_parts(partials + clusters + k, 2 * clusters);
-        double after = (double)k == record[HEAD_PINNED] ? before_k[k] : sum / mass, log_mass = log2(mass);
+        double mass = sums_k[k], log_mass = log2(mass);
+        double after = (double)k == record[HEAD_PINNED] ? before_k[k] : sums_k[clusters + k] / mass;
         centroids_of(record, clusters, t + 1)[k] = after;
         log_mass_of(record, clusters, repetitions, t)[k] = log_mass;
-        moved_k[k] = fabs(after - before_k[k]);
+        moved[k] = fabs(after - before_k[k]);
         // as edkm-cluster's is_starved, for a palette whose weights all take part
         if (!(log_mass >= log2((double)len) - 42.0)) starved = true;
     }
-    __syncthreads();
+    for (unsigned int half = THREADS / 2; half > 0; half /= 2) {
+        __syncthreads();
+        if (threadIdx.x < half && moved[threadIdx.x + half] > moved[threadIdx.x]) moved[threadIdx.x] = moved[threadIdx.x + half];
+    }
     if (threadIdx.x == 0) {
-        double largest = 0.0;
-        for (k = 0; k < clusters; k++) largest = moved_k[k] > largest ? moved_k[k] : largest;
         record[HEAD_DONE] = (double)(t + 1);
         record[HEAD_STARVED] = starved ? 1.0 : 0.0;
-        record[HEAD_STOPPED] = starved || largest < record[HEAD_LIMIT] ? 1.0 : 0.0;
+        record[HEAD_STOPPED] = starved || moved[0] < record[HEAD_LIMIT] ? 1.0 : 0.0;
     }
 }
 
@@ -378,7 +394,7 @@ EDKM_KERNEL edkm_clustered_backward(
         if (threadIdx.x < AT_ONCE && first + threadIdx.x < clusters) partials[blockIdx.x % PARTS * clusters + first + threadIdx.x] = grad;
     }
     if (!is_last_part(tickets)) return;
-    if (threadIdx.x < clusters) grads[palette * clusters + threadIdx.x] = sum_of_parts(partials + threadIdx.x, clusters);
+    add_parts(partials, (unsigned int)clusters, grads + palette * clusters, found[0]);
 }
 
 // Takes dL/dc of the centroids that repetition t produced, [P, K], back to those that it started from, and adds to the shift of each key that occurs,
@@ -471,5 +487,5 @@ EDKM_KERNEL edkm_repetition_backward(
     }
     // what follows serves the repetition before
     if (t == 0 || !is_last_part(tickets)) return;
-    if (threadIdx.x < clusters) grads[threadIdx.x] = sum_of_parts(partials + threadIdx.x, clusters);
+    add_parts(partials, (unsigned int)clusters, grads, found[0]);
 }

@@ -39,7 +39,7 @@ impl Half {
 }
 
 /// As in `cuda/clustering.cu`.
-const MOST_WINDOW: usize = 2816;
+const MOST_WINDOW: usize = 1408;
 
 /// As in `cuda/clustering.cu`.
 const MOST_OF_BLOCK: usize = 32768;
@@ -149,17 +149,16 @@ impl<'a> Palettes<'a> {
 
     /// The first magnitude key that blocks count for themselves, and how many from there on.
     fn window(self) -> [Argument; 2] {
-        // by binades: of bf16 11, or 22 where the largest weight is not known (up to 2), of f16 nearly 3 (up to 1/4)
-        let (keys_of_binade, window, top) = match self.half {
-            Half::Bf16 if self.expected.is_some() => (7, MOST_WINDOW / 2, 0x4000),
-            Half::Bf16 => (7, MOST_WINDOW, 0x4000),
-            Half::F16 => (10, MOST_WINDOW, 0x3400),
+        // by binades: of bf16 11, of f16 nearly one and a half
+        let (keys_of_binade, top) = match self.half {
+            Half::Bf16 => (7, 0x4000),
+            Half::F16 => (10, 0x3400),
         };
         let top = match self.expected.filter(|largest| largest.is_finite()) {
             Some(largest) => ((usize::from(self.half.key(largest.abs())) >> keys_of_binade) + 1) << keys_of_binade,
             None => top,
         };
-        [Size(top.saturating_sub(window)), Size(window)]
+        [Size(top.saturating_sub(MOST_WINDOW)), Size(MOST_WINDOW)]
     }
 }
 
@@ -193,8 +192,9 @@ pub fn count_into<R: Runtime>(
     unsafe { runtime.launch("edkm_count_keys", blocks, &arguments) }
 }
 
-/// Adds to `sums [P, KEYS]` the `addends`, one for each weight, over the weights of each key, in units that follow from the largest magnitude of each
-/// palette's addends, which `magnitudes [P]` is brought up to, as the bits of an f32; both are zeros before. Returns what else the unit follows from.
+/// Adds to `counts [P, KEYS]` how often each key occurs, and to `sums [P, KEYS]` the `addends`, one for each weight, over the weights of each key, in
+/// units that follow from the largest magnitude of each palette's addends, which `magnitudes [P]` is brought up to, as the bits of an f32. All are zeros
+/// before. Returns what else the unit follows from.
 ///
 /// Sums are taken in 64-bit fixed point, whose unit is at most 2^-32 of the largest magnitude (2^-61 N where there are more than 2^29 addends): they do not
 /// depend on the order, and are exact to half a unit a term. All of a palette count as NaN if an addend is not finite.
@@ -205,10 +205,12 @@ pub fn sum_into<R: Runtime>(
     runtime: &R,
     weights: Palettes<'_>,
     addends: Slice<'_, f32>,
+    counts: &mut SliceMut<'_, u32>,
     sums: &mut SliceMut<'_, i64>,
     magnitudes: &mut SliceMut<'_, u32>,
 ) -> Result<UnitBits, R::Error> {
     check::len("addends", addends.len(), weights.len());
+    check::len("counts [P, KEYS]", counts.len(), weights.palettes() * KEYS);
     check::len("sums [P, KEYS]", sums.len(), weights.palettes() * KEYS);
     check::len("magnitudes [P]", magnitudes.len(), weights.palettes());
     let len = weights.weights_per_palette();
@@ -231,6 +233,7 @@ pub fn sum_into<R: Runtime>(
         addends.argument(),
         magnitudes.argument(),
         bits.argument(),
+        counts.argument(),
         sums.argument(),
         Size(len),
         Size(weights.len()),
@@ -238,8 +241,8 @@ pub fn sum_into<R: Runtime>(
         first,
         window,
     ];
-    // SAFETY: edkm_sum_by_key(weights, kind, addends, magnitudes, bits, sums, len, all, blocks of each, window), blocks of at most MOST_OF_BLOCK weights,
-    // reaches `len` weights and addends, one magnitude and the sums of 16-bit keys of each palette.
+    // SAFETY: edkm_sum_by_key(weights, kind, addends, magnitudes, bits, counts, sums, len, all, blocks of each, window), blocks of at most MOST_OF_BLOCK weights,
+    // reaches `len` weights and addends, one magnitude and the counters and sums of 16-bit keys of each palette.
     unsafe { runtime.launch("edkm_sum_by_key", blocks, &arguments) }?;
     Ok(bits)
 }
@@ -352,10 +355,18 @@ pub fn sum_by_key<R: Runtime>(
     half: Half,
     addends: Slice<'_, f32>,
 ) -> Result<Vec<f64>, R::Error> {
+    let mut counts = Array::<R, u32>::zeroed(runtime, KEYS)?;
     let mut sums = Array::<R, i64>::zeroed(runtime, KEYS)?;
     let mut magnitudes = Array::<R, u32>::zeroed(runtime, 1)?;
     let palette = Palettes::one(weights, half);
-    let bits = sum_into(runtime, palette, addends, &mut sums.as_mut(), &mut magnitudes.as_mut())?;
+    let bits = sum_into(
+        runtime,
+        palette,
+        addends,
+        &mut counts.as_mut(),
+        &mut sums.as_mut(),
+        &mut magnitudes.as_mut(),
+    )?;
     let magnitude = magnitudes.to_host(runtime)?.first().copied().unwrap_or(0);
     if magnitude >= f32::INFINITY.to_bits() {
         return Ok(vec![f64::NAN; KEYS]);

@@ -13,7 +13,7 @@ use crate::Argument::Size;
 use crate::{check, Array, Runtime, Slice, SliceMut};
 
 /// Blocks that share the keys of a palette: as in `cuda/repetitions.cu`.
-const PARTS: usize = 32;
+const PARTS: usize = 128;
 
 /// Blocks that share the keys of a palette where there is nothing to add up: as in `cuda/repetitions.cu`.
 const TABLE_PARTS: usize = KEYS / THREADS;
@@ -362,13 +362,13 @@ fn gradient_tables<R: Runtime>(
     let (blocks, keys) = (palettes * PARTS, palettes * KEYS);
     // the pairs stay zero where a key does not take part
     let of_palettes = palettes.div_ceil(2);
-    let lens = [keys, keys, keys / 2, of_palettes, of_palettes, of_palettes];
+    let lens = [keys, keys, keys / 2, of_palettes, of_palettes];
     let mut memory = Array::<R, u64>::zeroed(runtime, lens.iter().sum())?;
-    let [pairs, sums, counts, of_counts, of_sums, tickets] = memory.as_mut().split(lens);
+    let [pairs, sums, counts, magnitudes, tickets] = memory.as_mut().split(lens);
     let (mut sums, mut counts) = (sums.cast::<i64>(), counts.cast::<u32>());
-    let [mut of_counts, mut of_sums] = [of_counts, of_sums].map(|magnitudes| magnitudes.cast::<u32>());
-    let bits = sum_into(runtime, part, grad, &mut sums, &mut of_sums.part(0, palettes))?;
-    count_into(runtime, part, &mut counts, &mut of_counts.part(0, palettes))?;
+    let mut magnitudes = magnitudes.cast::<u32>();
+    let mut of_palettes = magnitudes.part(0, palettes);
+    let bits = sum_into(runtime, part, grad, &mut counts, &mut sums, &mut of_palettes)?;
 
     let mut records = records(runtime, settings, ways)?;
     let lens = [keys, palettes * clusters, blocks * clusters];
@@ -378,7 +378,7 @@ fn gradient_tables<R: Runtime>(
     let mut common = vec![
         counts.argument(),
         sums.argument(),
-        of_sums.argument(),
+        magnitudes.argument(),
         bits.argument(),
         part.half().argument(),
         settings.keep_zero_argument(),
