@@ -119,15 +119,9 @@ EDKM_KERNEL edkm_largest_magnitude(const float* x, unsigned int* magnitudes, siz
     if (threadIdx.x == 0) atomicMax(&magnitudes[PALETTE], largest);
 }
 
-// What a block has found of its window. Halves of sums, since shared memory adds 32 bits at once.
-struct SumsOfBlock {
-    unsigned int counts[2 * MOST_WINDOW];
-    int upper[2 * MOST_WINDOW];
-    unsigned int lower[2 * MOST_WINDOW];
-};
-
+// upper and lower: halves of sums, since shared memory adds 32 bits at once.
 template <int N> __device__ inline void sum_part(
-    Part part, const float* weights, size_t kind, const float* addends, double units, unsigned int* counts, unsigned long long* sums, SumsOfBlock* here,
+    Part part, const float* weights, size_t kind, const float* addends, double units, unsigned long long* sums, int* upper, unsigned int* lower,
     unsigned int first, unsigned int window
 ) {
     FOR_EACH(i, N, part) {
@@ -136,11 +130,9 @@ template <int N> __device__ inline void sum_part(
             long long addend = __double2ll_rn((double)g.x[n] * units);
             unsigned int key = key_of(w.x[n], kind), place = place_of(key, first, window);
             if (place < 2 * window) {
-                atomicAdd(&here->counts[place], 1u);
-                atomicAdd(&here->upper[place], (int)(addend >> HALF_BITS));
-                atomicAdd(&here->lower[place], (unsigned int)addend & ((1u << HALF_BITS) - 1));
+                atomicAdd(&upper[place], (int)(addend >> HALF_BITS));
+                atomicAdd(&lower[place], (unsigned int)addend & ((1u << HALF_BITS) - 1));
             } else {
-                atomicAdd(&counts[key], 1u);
                 // two's complement: adding as unsigned is adding as signed
                 atomicAdd(&sums[key], (unsigned long long)addend);
             }
@@ -148,32 +140,29 @@ template <int N> __device__ inline void sum_part(
     }
 }
 
-// Of each palette: counts[key] += 1 for every weight, sums[key] += addend x units, rounded to a whole number. A block has at most MOST_OF_BLOCK weights.
+// Of each palette: sums[key] += addend x units, rounded to a whole number. A block has at most MOST_OF_BLOCK weights.
 EDKM_KERNEL edkm_sum_by_key(
-    const float* weights, size_t kind, const float* addends, const unsigned int* magnitudes, size_t bits, unsigned int* counts, unsigned long long* sums,
-    size_t len, size_t all, size_t per, size_t first_key, size_t window_len
+    const float* weights, size_t kind, const float* addends, const unsigned int* magnitudes, size_t bits, unsigned long long* sums, size_t len, size_t all,
+    size_t per, size_t first_key, size_t window_len
 ) {
-    __shared__ SumsOfBlock here;
+    __shared__ int upper[2 * MOST_WINDOW];
+    __shared__ unsigned int lower[2 * MOST_WINDOW];
     unsigned int first = (unsigned int)first_key, window = (unsigned int)window_len;
     double units = units_of(magnitudes[PALETTE], bits);
     Part part = part_of_block(len, all, per);
-    counts += PALETTE * KEYS;
     sums += PALETTE * KEYS;
     for (unsigned int i = threadIdx.x; i < 2 * window; i += THREADS) {
-        here.counts[i] = 0;
-        here.upper[i] = 0;
-        here.lower[i] = 0;
+        upper[i] = 0;
+        lower[i] = 0;
     }
     __syncthreads();
-    if (BY_FOURS && is_aligned(weights) && is_aligned(addends)) sum_part<4>(part, weights, kind, addends, units, counts, sums, &here, first, window);
-    else sum_part<1>(part, weights, kind, addends, units, counts, sums, &here, first, window);
+    if (BY_FOURS && is_aligned(weights) && is_aligned(addends)) sum_part<4>(part, weights, kind, addends, units, sums, upper, lower, first, window);
+    else sum_part<1>(part, weights, kind, addends, units, sums, upper, lower, first, window);
     __syncthreads();
     for (unsigned int j = threadIdx.x; j < 2 * window; j += THREADS) {
         unsigned int i = turned(j, window);
-        if (here.counts[i] == 0) continue;
-        unsigned int key = key_at(i, first, window);
-        atomicAdd(&counts[key], here.counts[i]);
-        atomicAdd(&sums[key], (unsigned long long)((long long)here.upper[i] * (1ll << HALF_BITS) + (long long)here.lower[i]));
+        long long found = (long long)upper[i] * (1ll << HALF_BITS) + (long long)lower[i];
+        if (found != 0) atomicAdd(&sums[key_at(i, first, window)], (unsigned long long)found);
     }
 }
 

@@ -311,6 +311,8 @@ EDKM_KERNEL edkm_clustered_table(size_t kind, size_t keep_zero, double* records,
     size_t palette = blockIdx.x / TABLE_PARTS;
     unsigned int key = blockIdx.x % TABLE_PARTS * THREADS + threadIdx.x;
     double* record = records + palette * record_len(clusters, repetitions);
+    // nothing to cluster: the host's
+    if (record[HEAD_DONE] == 0.0) return;
     size_t last = (size_t)record[HEAD_DONE] - 1;
     load_clusters(before_k, centroids_of(record, clusters, last), clusters, FAR);
     load_clusters(after_k, centroids_of(record, clusters, last + 1), clusters, 0.0);

@@ -192,9 +192,8 @@ pub fn count_into<R: Runtime>(
     unsafe { runtime.launch("edkm_count_keys", blocks, &arguments) }
 }
 
-/// Adds to `counts [P, KEYS]` how often each key occurs, and to `sums [P, KEYS]` the `addends`, one for each weight, over the weights of each key, in
-/// units that follow from the largest magnitude of each palette's addends, which `magnitudes [P]` is brought up to, as the bits of an f32. All are zeros
-/// before. Returns what else the unit follows from.
+/// Adds to `sums [P, KEYS]` the `addends`, one for each weight, over the weights of each key, in units that follow from the largest magnitude of each
+/// palette's addends, which `magnitudes [P]` is brought up to, as the bits of an f32; both are zeros before. Returns what else the unit follows from.
 ///
 /// Sums are taken in 64-bit fixed point, whose unit is at most 2^-32 of the largest magnitude (2^-61 N where there are more than 2^29 addends): they do not
 /// depend on the order, and are exact to half a unit a term. All of a palette count as NaN if an addend is not finite.
@@ -205,12 +204,10 @@ pub fn sum_into<R: Runtime>(
     runtime: &R,
     weights: Palettes<'_>,
     addends: Slice<'_, f32>,
-    counts: &mut SliceMut<'_, u32>,
     sums: &mut SliceMut<'_, i64>,
     magnitudes: &mut SliceMut<'_, u32>,
 ) -> Result<UnitBits, R::Error> {
     check::len("addends", addends.len(), weights.len());
-    check::len("counts [P, KEYS]", counts.len(), weights.palettes() * KEYS);
     check::len("sums [P, KEYS]", sums.len(), weights.palettes() * KEYS);
     check::len("magnitudes [P]", magnitudes.len(), weights.palettes());
     let len = weights.weights_per_palette();
@@ -233,7 +230,6 @@ pub fn sum_into<R: Runtime>(
         addends.argument(),
         magnitudes.argument(),
         bits.argument(),
-        counts.argument(),
         sums.argument(),
         Size(len),
         Size(weights.len()),
@@ -241,8 +237,8 @@ pub fn sum_into<R: Runtime>(
         first,
         window,
     ];
-    // SAFETY: edkm_sum_by_key(weights, kind, addends, magnitudes, bits, counts, sums, len, all, blocks of each, window), blocks of at most MOST_OF_BLOCK weights,
-    // reaches `len` weights and addends, one magnitude and the counters and sums of 16-bit keys of each palette.
+    // SAFETY: edkm_sum_by_key(weights, kind, addends, magnitudes, bits, sums, len, all, blocks of each, window), blocks of at most MOST_OF_BLOCK weights,
+    // reaches `len` weights and addends, one magnitude and the sums of 16-bit keys of each palette.
     unsafe { runtime.launch("edkm_sum_by_key", blocks, &arguments) }?;
     Ok(bits)
 }
@@ -355,18 +351,10 @@ pub fn sum_by_key<R: Runtime>(
     half: Half,
     addends: Slice<'_, f32>,
 ) -> Result<Vec<f64>, R::Error> {
-    let mut counts = Array::<R, u32>::zeroed(runtime, KEYS)?;
     let mut sums = Array::<R, i64>::zeroed(runtime, KEYS)?;
     let mut magnitudes = Array::<R, u32>::zeroed(runtime, 1)?;
     let palette = Palettes::one(weights, half);
-    let bits = sum_into(
-        runtime,
-        palette,
-        addends,
-        &mut counts.as_mut(),
-        &mut sums.as_mut(),
-        &mut magnitudes.as_mut(),
-    )?;
+    let bits = sum_into(runtime, palette, addends, &mut sums.as_mut(), &mut magnitudes.as_mut())?;
     let magnitude = magnitudes.to_host(runtime)?.first().copied().unwrap_or(0);
     if magnitude >= f32::INFINITY.to_bits() {
         return Ok(vec![f64::NAN; KEYS]);

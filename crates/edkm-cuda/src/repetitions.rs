@@ -126,6 +126,24 @@ pub struct Found {
     pub ways: Option<Vec<PaletteWay>>,
 }
 
+/// What the forward pass of a few palettes leaves on the device, so that [`clustered`] and [`backward_accumulate`] need not make it again: counts and
+/// tables by key, 512 KiB a palette, and the records. Of a matrix of 64 MiB that is less than a hundredth.
+pub struct Kept<R: Runtime> {
+    counts: Array<R, u32>,
+    tables: Array<R, f32>,
+    found: Array<R, u64>,
+    records: std::ops::Range<usize>,
+}
+
+impl<R: Runtime> Kept<R> {
+    fn records(&self) -> Slice<'_, f64> {
+        self.found
+            .as_slice()
+            .part(self.records.start, self.records.len())
+            .cast()
+    }
+}
+
 /// The palettes in parts whose tables are in memory at once: the first of each part, and how many.
 fn parts(weights: Palettes<'_>, settings: Settings) -> impl Iterator<Item = (usize, Palettes<'_>)> {
     let (palettes, at_once) = (weights.palettes(), settings.at_once.max(1));
@@ -136,6 +154,8 @@ fn parts(weights: Palettes<'_>, settings: Settings) -> impl Iterator<Item = (usi
 
 /// Repeats assignment and update of every palette. Waits for the device. Scratch: as [`Settings::at_once`] says.
 ///
+/// With the ways comes what is worth keeping on the device, if it is little beside the weights.
+///
 /// # Errors
 /// The runtime's.
 pub fn forward<R: Runtime>(
@@ -143,7 +163,9 @@ pub fn forward<R: Runtime>(
     weights: Palettes<'_>,
     settings: Settings,
     starts: &Starts,
-) -> Result<Found, R::Error> {
+) -> Result<(Found, Option<Kept<R>>), R::Error> {
+    /// Weights of a palette whose tables are worth keeping.
+    const WORTH_KEEPING: usize = 1 << 20;
     let Settings {
         clusters, repetitions, ..
     } = settings;
@@ -189,27 +211,41 @@ pub fn forward<R: Runtime>(
     unsafe { runtime.launch("edkm_choose_start", palettes as u32, &arguments) }?;
 
     let one_part = palettes <= settings.at_once;
+    let keeps = one_part && weights.weights_per_palette() >= WORTH_KEEPING;
+    let mut kept = None;
     for (first, part) in parts(weights, settings) {
         let len = settings.record_len();
-        let records = records.part(first * len, part.palettes() * len);
+        let mut records = records.part(first * len, part.palettes() * len);
         let counts = match counts.take() {
             Some(counts) if one_part => counts,
             _ => counted(runtime, part, &mut magnitudes.part(first, part.palettes()))?,
         };
-        move_centroids(runtime, part, settings, counts.as_slice(), records)?;
+        move_centroids(runtime, part, settings, counts.as_slice(), records.reborrow())?;
+        if keeps {
+            // while the host waits for the records
+            let tables = clustered_tables(runtime, part, settings, records.as_slice())?;
+            kept = Some((counts, tables));
+        }
     }
-    let found = found.to_host(runtime)?;
-    let (digest, found) = found.split_at(lens[0]);
-    let (magnitudes, records) = found.split_at(lens[1]);
+    let on_host = found.to_host(runtime)?;
+    let kept = kept.map(|(counts, tables)| Kept {
+        counts,
+        tables,
+        found,
+        records: lens[0] + lens[1]..lens.iter().sum(),
+    });
+    let (digest, on_host) = on_host.split_at(lens[0]);
+    let (magnitudes, records) = on_host.split_at(lens[1]);
     let records: &[f64] = bytemuck::cast_slice(records);
-    Ok(Found {
+    let found = Found {
         digest: [digest[0], digest[1]],
         magnitudes: bytemuck::cast_slice(magnitudes)[..palettes].to_vec(),
         ways: records
             .chunks(settings.record_len())
             .map(|record| way_of(record, settings))
             .collect(),
-    })
+    };
+    Ok((found, kept))
 }
 
 /// The counts of a part, `[P, KEYS]`.
@@ -275,7 +311,30 @@ fn move_centroids<R: Runtime>(
     Ok(())
 }
 
-/// Writes the clustered weights W~ of the size of the weights. Scratch: as [`Settings::at_once`] says.
+/// Tables `[P, KEYS]` of the clustered value of each key.
+fn clustered_tables<R: Runtime>(
+    runtime: &R,
+    part: Palettes<'_>,
+    settings: Settings,
+    records: Slice<'_, f64>,
+) -> Result<Array<R, f32>, R::Error> {
+    let palettes = part.palettes();
+    let mut tables = Array::unset(runtime, palettes * KEYS)?;
+    let arguments = [
+        part.half().argument(),
+        settings.keep_zero_argument(),
+        records.argument(),
+        Size(settings.clusters),
+        Size(settings.repetitions),
+        tables.as_mut().argument(),
+    ];
+    // SAFETY: edkm_clustered_table(kind, keep zero, records, K, T, tables), TABLE_PARTS blocks a palette, reaches a record and the entries of 16-bit keys
+    // of each palette.
+    unsafe { runtime.launch("edkm_clustered_table", (palettes * TABLE_PARTS) as u32, &arguments) }?;
+    Ok(tables)
+}
+
+/// Writes the clustered weights W~ of the size of the weights. Scratch: as [`Settings::at_once`] says, none with what was kept.
 ///
 /// # Errors
 /// The runtime's.
@@ -284,26 +343,19 @@ pub fn clustered<R: Runtime>(
     weights: Palettes<'_>,
     settings: Settings,
     ways: &[PaletteWay],
+    kept: Option<&Kept<R>>,
     out: &mut SliceMut<'_, f32>,
 ) -> Result<(), R::Error> {
     check::len("ways [P]", ways.len(), weights.palettes());
     check::len("out", out.len(), weights.len());
+    if let Some(kept) = kept {
+        return look_up_in(runtime, weights, kept.tables.as_slice(), out.reborrow());
+    }
     for (first, part) in parts(weights, settings) {
         let palettes = part.palettes();
         let range = weights.weights_of(first, palettes);
-        let mut records = records(runtime, settings, &ways[first..first + palettes])?;
-        let mut tables = Array::<R, f32>::unset(runtime, palettes * KEYS)?;
-        let arguments = [
-            part.half().argument(),
-            settings.keep_zero_argument(),
-            records.as_mut().argument(),
-            Size(settings.clusters),
-            Size(settings.repetitions),
-            tables.as_mut().argument(),
-        ];
-        // SAFETY: edkm_clustered_table(kind, keep zero, records, K, T, tables), TABLE_PARTS blocks a palette, reaches a record and the entries of 16-bit keys
-        // of each palette.
-        unsafe { runtime.launch("edkm_clustered_table", (palettes * TABLE_PARTS) as u32, &arguments) }?;
+        let records = records_of(runtime, settings, &ways[first..first + palettes])?;
+        let tables = clustered_tables(runtime, part, settings, records.as_slice())?;
         look_up_in(runtime, part, tables.as_slice(), out.part(range.start, range.len()))?;
     }
     Ok(())
@@ -318,6 +370,7 @@ pub fn backward_accumulate<R: Runtime>(
     weights: Palettes<'_>,
     settings: Settings,
     ways: &[PaletteWay],
+    kept: Option<&Kept<R>>,
     grad: Slice<'_, f32>,
     total: &mut SliceMut<'_, f32>,
 ) -> Result<(), R::Error> {
@@ -330,7 +383,7 @@ pub fn backward_accumulate<R: Runtime>(
         let ways = &ways[first..first + palettes];
         let grad = grad.part(range.start, range.len());
         let total = total.part(range.start, range.len());
-        let tables = gradient_tables(runtime, part, settings, ways, grad)?;
+        let tables = gradient_tables(runtime, part, settings, ways, kept, grad)?;
         multiply_add_in(runtime, part, tables.pairs(), grad, total)?;
     }
     Ok(())
@@ -353,6 +406,7 @@ fn gradient_tables<R: Runtime>(
     part: Palettes<'_>,
     settings: Settings,
     ways: &[PaletteWay],
+    kept: Option<&Kept<R>>,
     grad: Slice<'_, f32>,
 ) -> Result<GradientTables<R>, R::Error> {
     let Settings {
@@ -361,16 +415,22 @@ fn gradient_tables<R: Runtime>(
     let palettes = part.palettes();
     let (blocks, keys) = (palettes * PARTS, palettes * KEYS);
     // the pairs stay zero where a key does not take part
-    let of_palettes = palettes.div_ceil(2);
-    let lens = [keys, keys, keys / 2, of_palettes, of_palettes];
+    let lens = [keys, keys, palettes.div_ceil(2), palettes.div_ceil(2)];
     let mut memory = Array::<R, u64>::zeroed(runtime, lens.iter().sum())?;
-    let [pairs, sums, counts, magnitudes, tickets] = memory.as_mut().split(lens);
-    let (mut sums, mut counts) = (sums.cast::<i64>(), counts.cast::<u32>());
-    let mut magnitudes = magnitudes.cast::<u32>();
-    let mut of_palettes = magnitudes.part(0, palettes);
-    let bits = sum_into(runtime, part, grad, &mut counts, &mut sums, &mut of_palettes)?;
+    let [pairs, sums, magnitudes, tickets] = memory.as_mut().split(lens);
+    let (mut sums, mut magnitudes) = (sums.cast::<i64>(), magnitudes.cast::<u32>());
+    let bits = sum_into(runtime, part, grad, &mut sums, &mut magnitudes.part(0, palettes))?;
 
-    let mut records = records(runtime, settings, ways)?;
+    let (made_counts, made_records);
+    let (counts, records) = match kept {
+        Some(kept) => (kept.counts.as_slice(), kept.records()),
+        None => {
+            let mut magnitudes = Array::zeroed(runtime, palettes)?;
+            made_counts = counted(runtime, part, &mut magnitudes.as_mut())?;
+            made_records = records_of(runtime, settings, ways)?;
+            (made_counts.as_slice(), made_records.as_slice())
+        }
+    };
     let lens = [keys, palettes * clusters, blocks * clusters];
     let mut scratch = Array::<R, f64>::unset(runtime, lens.iter().sum())?;
     let [mut shifts, mut grads, mut partials] = scratch.as_mut().split(lens);
@@ -382,7 +442,7 @@ fn gradient_tables<R: Runtime>(
         bits.argument(),
         part.half().argument(),
         settings.keep_zero_argument(),
-        records.as_mut().argument(),
+        records.argument(),
         Size(clusters),
         Size(repetitions),
     ];
@@ -407,7 +467,7 @@ fn gradient_tables<R: Runtime>(
     Ok(GradientTables { memory, len: keys })
 }
 
-fn records<R: Runtime>(runtime: &R, settings: Settings, ways: &[PaletteWay]) -> Result<Array<R, f64>, R::Error> {
+fn records_of<R: Runtime>(runtime: &R, settings: Settings, ways: &[PaletteWay]) -> Result<Array<R, f64>, R::Error> {
     let records: Vec<f64> = ways.iter().flat_map(|way| record_of(way, settings)).collect();
     Array::from_host(runtime, &records)
 }

@@ -150,6 +150,7 @@ impl Clustering {
             trajectory: self.reach(&prepared)?,
             spec,
             row_scales: row_scales.map(Arc::from),
+            of_device: None,
         })
     }
 
@@ -201,6 +202,7 @@ impl Clustering {
             trajectory,
             spec,
             row_scales,
+            ..
         } = self.cluster(weight, shape)?;
         let centroids = trajectory.last().clone();
         let scaled = divided(weight, row_scales.as_deref());

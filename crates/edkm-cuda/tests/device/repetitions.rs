@@ -60,7 +60,8 @@ impl Case {
         let weights = device.array(&self.weights);
         let len = self.spec.grouping.weights_per_palette(self.shape);
         let palettes = Palettes::new(weights.as_slice(), len, self.half()).expecting(0.06);
-        let Ok(found) = forward(device, palettes, self.settings(), &starts);
+        let Ok((found, kept)) = forward(device, palettes, self.settings(), &starts);
+        assert!(kept.is_none(), "tables of a small matrix are not worth keeping");
         found
     }
 
@@ -97,7 +98,7 @@ impl Case {
         let len = self.spec.grouping.weights_per_palette(self.shape);
         let palettes = Palettes::new(weights.as_slice(), len, self.half()).expecting(0.06);
         let mut out = device.array(&vec![f32::NAN; self.weights.len()]);
-        let Ok(()) = clustered(device, palettes, self.settings(), &ways, &mut out.as_mut());
+        let Ok(()) = clustered(device, palettes, self.settings(), &ways, None, &mut out.as_mut());
         let mut expected = vec![0.0; self.weights.len()];
         want.clustered_into(&self.weights, self.shape, &self.spec, &mut expected)
             .unwrap();
@@ -112,6 +113,7 @@ impl Case {
             palettes,
             self.settings(),
             &ways,
+            None,
             grad.as_slice(),
             &mut total.as_mut(),
         );
@@ -129,6 +131,7 @@ impl Case {
             palettes,
             self.settings(),
             &ways,
+            None,
             grad.as_slice(),
             &mut again.as_mut(),
         );
@@ -233,6 +236,7 @@ fn what_is_not_finite_shows() {
         palettes,
         case.settings(),
         &ways,
+        None,
         grad.as_slice(),
         &mut total.as_mut(),
     );
@@ -242,4 +246,42 @@ fn what_is_not_finite_shows() {
     case.weights[160] = f32::NAN;
     let found = case.forward(&device, 0, &start, &start);
     assert!(found.magnitudes[0] < f32::INFINITY.to_bits() && found.magnitudes[1] > f32::INFINITY.to_bits());
+}
+
+#[test]
+fn what_is_kept_gives_the_same_bits() {
+    let Some(device) = device() else { return };
+    let case = Case::new(1024, 1024, spec(2).with_iterations(2));
+    let start = Centroids::from_vec(vec![-0.04, -0.01, 0.01, 0.04], 4, 1).unwrap();
+    let starts = palette_starts(case.shape, &case.spec, &start).unwrap();
+    let starts = Starts {
+        digest: [0; 2],
+        known: starts.clone(),
+        other: starts,
+    };
+    let weights = device.array(&case.weights);
+    let palettes = Palettes::one(weights.as_slice(), case.half()).expecting(0.1);
+    let Ok((found, kept)) = forward(&device, palettes, case.settings(), &starts);
+    let (ways, kept) = (found.ways.expect("ways"), kept.expect("tables worth keeping"));
+    let upstream = device.array(&normal(case.weights.len(), 8, 1.0));
+    let both = [None, Some(&kept)].map(|kept| {
+        let mut out = device.array(&vec![f32::NAN; case.weights.len()]);
+        let Ok(()) = clustered(&device, palettes, case.settings(), &ways, kept, &mut out.as_mut());
+        let mut total = device.array(&vec![0.5; case.weights.len()]);
+        let grad = upstream.as_slice();
+        let Ok(()) = backward_accumulate(
+            &device,
+            palettes,
+            case.settings(),
+            &ways,
+            kept,
+            grad,
+            &mut total.as_mut(),
+        );
+        let (Ok(out), Ok(total)) = (out.to_host(&device), total.to_host(&device));
+        (out, total)
+    });
+    let [(made, made_total), (kept, kept_total)] = both;
+    assert_bitwise_equal("clustered weights", &kept, &made);
+    assert_bitwise_equal("gradient", &kept_total, &made_total);
 }

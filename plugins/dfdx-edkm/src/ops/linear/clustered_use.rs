@@ -1,5 +1,6 @@
 //! One use of a clustered weight, from forward to backward.
 
+use std::any::Any;
 use std::sync::Arc;
 
 use edkm_cluster::{ClusterError, MatrixShape, Spec, Trajectory};
@@ -16,6 +17,8 @@ pub struct ClusteredUse {
     pub spec: Spec,
     /// What each row was divided by before it was clustered, if it was.
     pub row_scales: Option<Arc<[f32]>>,
+    /// What the device of the weight keeps to have less to do, if it does.
+    pub(crate) of_device: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 impl ClusteredUse {

@@ -4,6 +4,7 @@
 //! palettes with a cluster that hardly any weight chooses, and of gradients that are not unrolled are the host's: counts, sums and tables by 16-bit value are
 //! copied then, 65,536 entries a palette. Vectors and weights with a factor for each channel are clustered on the host, at the price of copies of the weight.
 
+use std::any::Any;
 use std::sync::Arc;
 
 use edkm_cluster::elsewhere::{digest_of_fingerprint, fingerprint_of_digest, palette_starts, PaletteWay};
@@ -12,7 +13,7 @@ use edkm_cluster::{
 };
 use edkm_cuda::clustering::{count, look_up, multiply_add, sum_by_key, Half, Palettes, KEYS};
 use edkm_cuda::driver::{Gpu, GpuError};
-use edkm_cuda::repetitions::{self, Found, Settings, Starts};
+use edkm_cuda::repetitions::{self, Found, Kept, Settings, Starts};
 use edkm_cuda::{elementwise, Array, Slice, SliceMut};
 
 use super::{ClusteredUse, LinearDims};
@@ -39,14 +40,15 @@ pub(crate) fn cluster(
         GradientMode::Unrolled => cluster_there(gpu, op, weight, shape, &spec, clustering)?,
         GradientMode::Implicit | GradientMode::StraightThrough => None,
     };
-    let trajectory = match there {
-        Some(trajectory) => trajectory,
-        None => cluster_counts(gpu, op, weight, shape, &spec, clustering)?,
+    let (trajectory, kept) = match there {
+        Some(found) => found,
+        None => (cluster_counts(gpu, op, weight, shape, &spec, clustering)?, None),
     };
     Ok(ClusteredUse {
         trajectory,
         spec,
         row_scales: None,
+        of_device: kept.map(|kept| Arc::new(kept) as Arc<dyn Any + Send + Sync>),
     })
 }
 
@@ -58,7 +60,7 @@ fn cluster_there(
     shape: MatrixShape,
     spec: &Spec,
     clustering: &Clustering,
-) -> Result<Option<Arc<Trajectory>>, EdkmError> {
+) -> Result<Option<(Arc<Trajectory>, Option<Kept<Gpu>>)>, EdkmError> {
     let refused = |source| EdkmError::Cluster { op: op.into(), source };
     let Some(state) = clustering.state() else {
         return Ok(None);
@@ -70,27 +72,28 @@ fn cluster_there(
     };
     let weights = palettes(weight, shape, spec).expecting(2.0 * largest(state.last.as_slice().iter().copied()));
     let found = repetitions::forward(gpu, weights, settings(spec), &starts);
+    let (found, kept) = found.map_err(error_of_op)?;
     let Found {
         digest,
         magnitudes,
         ways,
-    } = found.map_err(error_of_op)?;
+    } = found;
     if magnitudes.iter().any(|&bits| bits >= spec.half.first_unusable_bits()) {
         return Ok(None);
     }
     let fingerprint = fingerprint_of_digest(shape, spec, digest);
-    if let Some(known) = clustering.known(fingerprint) {
-        return Ok(Some(known));
-    }
     let Some(ways) = ways else {
         return Ok(None);
     };
+    if let Some(known) = clustering.known(fingerprint) {
+        return Ok(Some((known, kept)));
+    }
     let start = match state.fingerprint == fingerprint {
         true => &state.start,
         false => &state.last,
     };
     let trajectory = Trajectory::from_ways(shape, spec, start, ways).map_err(refused)?;
-    Ok(Some(clustering.settle(fingerprint, trajectory)))
+    Ok(Some((clustering.settle(fingerprint, trajectory), kept)))
 }
 
 /// Counts there, the rest on the host.
@@ -229,16 +232,12 @@ pub(crate) fn backward_accumulate(
         return elementwise::add_assign(gpu, grad_weight, total.as_slice()).map_err(error_of_op);
     }
     if let Some(ways) = ways_there(clustered, shape) {
-        let palettes = palettes(weight, shape, spec);
-        return repetitions::backward_accumulate(
-            gpu,
-            palettes,
-            settings(spec),
-            &ways,
-            grad_clustered,
-            &mut grad_weight,
-        )
-        .map_err(error_of_op);
+        let centroids = ways.iter().flat_map(|way| &way.centroids_tk);
+        let weights = palettes(weight, shape, spec).expecting(2.0 * largest(centroids.map(|&c| c as f32)));
+        let (settings, kept) = (settings(spec), kept_of(clustered));
+        let mut total = grad_weight.reborrow();
+        return repetitions::backward_accumulate(gpu, weights, settings, &ways, kept, grad_clustered, &mut total)
+            .map_err(error_of_op);
     }
     let mut table = vec![[0.0; 2]; KEYS];
     for palette in 0..spec.grouping.palettes(shape) {
@@ -263,6 +262,11 @@ fn ways_there(clustered: &ClusteredUse, shape: MatrixShape) -> Option<Vec<Palett
     let ways = clustered.trajectory.ways()?;
     let is_for_the_host = ways.iter().any(|way| repetitions::is_starved(way, weights));
     (!is_for_the_host).then_some(ways)
+}
+
+/// What the forward pass has kept.
+fn kept_of(clustered: &ClusteredUse) -> Option<&Kept<Gpu>> {
+    clustered.of_device.as_deref().and_then(|kept| kept.downcast_ref())
 }
 
 fn by_tables(clustered: &ClusteredUse) -> bool {
