@@ -5,6 +5,9 @@
 //! know the centroids on the host, and not at all in the backward pass. Palettes in which a cluster has hardly any weight are left to the host.
 #![allow(unsafe_code)]
 
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+
 use edkm_cluster::elsewhere::{PaletteStart, PaletteWay};
 
 use crate::clustering::{count_into, look_up_in, multiply_add_in, sum_into, Palettes, KEYS};
@@ -126,21 +129,62 @@ pub struct Found {
     pub ways: Option<Vec<PaletteWay>>,
 }
 
-/// What the forward pass of a few palettes leaves on the device, so that [`clustered`] and [`backward_accumulate`] need not make it again: counts and
-/// tables by key, 512 KiB a palette, and the records. Of a matrix of 64 MiB that is less than a hundredth.
+/// What the forward pass of large palettes leaves on the device, so that [`clustered`] and [`backward_accumulate`] need not make it again: counts and
+/// tables by key, 512 KiB a palette, and the records. Of a matrix of 64 MiB that is less than a hundredth. And the clustered weights, until they are asked for.
 pub struct Kept<R: Runtime> {
-    counts: Array<R, u32>,
+    /// Records and counts, among others: see `Places`.
+    memory: Array<R, u64>,
+    places: Places,
     tables: Array<R, f32>,
-    found: Array<R, u64>,
-    records: std::ops::Range<usize>,
+    clustered: Mutex<Option<Array<R, f32>>>,
 }
 
 impl<R: Runtime> Kept<R> {
     fn records(&self) -> Slice<'_, f64> {
-        self.found
-            .as_slice()
-            .part(self.records.start, self.records.len())
-            .cast()
+        let Places { records, .. } = &self.places;
+        self.memory.as_slice().part(records.start, records.len()).cast()
+    }
+
+    fn counts(&self) -> Slice<'_, u32> {
+        let Places { counts, .. } = &self.places;
+        self.memory.as_slice().part(counts.start, counts.len()).cast()
+    }
+}
+
+/// Where what the forward pass makes lies, in 8-byte numbers: what is read back first. One piece of memory, since every piece takes time of its own.
+struct Places {
+    digest: Range<usize>,
+    magnitudes: Range<usize>,
+    records: Range<usize>,
+    tickets: Range<usize>,
+    counts: Range<usize>,
+}
+
+impl Places {
+    fn new(palettes: usize, palettes_of_part: usize, settings: Settings) -> Self {
+        let mut end = 0;
+        let mut next = |len| {
+            end += len;
+            end - len..end
+        };
+        Places {
+            digest: next(2),
+            magnitudes: next(palettes.div_ceil(2)),
+            records: next(palettes * settings.record_len()),
+            tickets: next(palettes_of_part.div_ceil(2)),
+            counts: next(palettes_of_part * KEYS / 2),
+        }
+    }
+
+    fn lens(&self) -> [usize; 5] {
+        let Places {
+            digest,
+            magnitudes,
+            records,
+            tickets,
+            counts,
+        } = self;
+        [digest, magnitudes, records, tickets, counts].map(Range::len)
     }
 }
 
@@ -176,6 +220,24 @@ pub fn forward<R: Runtime>(
     let palettes = weights.palettes();
     check::len("known starts [P]", starts.known.len(), palettes);
     check::len("other starts [P]", starts.other.len(), palettes);
+    let one_part = palettes <= settings.at_once;
+    let places = Places::new(palettes, palettes.min(settings.at_once), settings);
+    let lens = places.lens();
+    let mut memory = Array::<R, u64>::zeroed(runtime, lens.iter().sum())?;
+    let [mut digest, magnitudes, records, tickets, counts] = memory.as_mut().split(lens);
+    let (mut magnitudes, mut records) = (magnitudes.cast::<u32>(), records.cast::<f64>());
+    let (mut tickets, mut counts) = (tickets.cast::<u32>(), counts.cast::<u32>());
+    for (first, part) in parts(weights, settings) {
+        let mut magnitudes = magnitudes.part(first, part.palettes());
+        if one_part {
+            count_into(runtime, part, &mut counts, &mut magnitudes)?;
+            add_digest(runtime, counts.as_slice(), first, &mut digest)?;
+        } else {
+            let counts = counted(runtime, part, &mut magnitudes)?;
+            add_digest(runtime, counts.as_slice(), first, &mut digest)?;
+        }
+    }
+    // the device is busy by now
     let heads: Vec<f64> = starts
         .known
         .iter()
@@ -183,19 +245,6 @@ pub fn forward<R: Runtime>(
         .flat_map(|(known, other)| head(known, settings).chain(head(other, settings)))
         .collect();
     let heads = Array::from_host(runtime, &heads)?;
-
-    // one piece of memory for what is read back, since every piece and every reading takes time of its own
-    let lens = [2, palettes.div_ceil(2), palettes * settings.record_len()];
-    let mut found = Array::<R, u64>::zeroed(runtime, lens.iter().sum())?;
-    let [mut digest, magnitudes, records] = found.as_mut().split(lens);
-    let (mut magnitudes, mut records) = (magnitudes.cast::<u32>(), records.cast::<f64>());
-    let mut counts = None;
-    for (first, part) in parts(weights, settings) {
-        drop(counts.take());
-        let of_part = counted(runtime, part, &mut magnitudes.part(first, part.palettes()))?;
-        add_digest(runtime, of_part.as_slice(), first, &mut digest)?;
-        counts = Some(of_part);
-    }
     let [a, b] = starts.digest;
     let arguments = [
         digest.argument(),
@@ -210,41 +259,41 @@ pub fn forward<R: Runtime>(
     // and a record of each palette.
     unsafe { runtime.launch("edkm_choose_start", palettes as u32, &arguments) }?;
 
-    let one_part = palettes <= settings.at_once;
-    let keeps = one_part && weights.weights_per_palette() >= WORTH_KEEPING;
-    let mut kept = None;
     for (first, part) in parts(weights, settings) {
         let len = settings.record_len();
-        let mut records = records.part(first * len, part.palettes() * len);
-        let counts = match counts.take() {
-            Some(counts) if one_part => counts,
-            _ => counted(runtime, part, &mut magnitudes.part(first, part.palettes()))?,
-        };
-        move_centroids(runtime, part, settings, counts.as_slice(), records.reborrow())?;
-        if keeps {
-            // while the host waits for the records
-            let tables = clustered_tables(runtime, part, settings, records.as_slice())?;
-            kept = Some((counts, tables));
+        let records = records.part(first * len, part.palettes() * len);
+        if one_part {
+            move_centroids(runtime, part, settings, counts.as_slice(), records, &mut tickets)?;
+        } else {
+            let counts = counted(runtime, part, &mut magnitudes.part(first, part.palettes()))?;
+            move_centroids(runtime, part, settings, counts.as_slice(), records, &mut tickets)?;
         }
     }
-    let on_host = found.to_host(runtime)?;
-    let kept = kept.map(|(counts, tables)| Kept {
-        counts,
-        tables,
-        found,
-        records: lens[0] + lens[1]..lens.iter().sum(),
-    });
-    let (digest, on_host) = on_host.split_at(lens[0]);
-    let (magnitudes, records) = on_host.split_at(lens[1]);
-    let records: &[f64] = bytemuck::cast_slice(records);
+    // what the next op asks for comes about while the host waits
+    let made = if one_part && weights.weights_per_palette() >= WORTH_KEEPING {
+        let tables = clustered_tables(runtime, weights, settings, records.as_slice())?;
+        let mut clustered = Array::unset(runtime, weights.len())?;
+        look_up_in(runtime, weights, tables.as_slice(), clustered.as_mut())?;
+        Some((tables, clustered))
+    } else {
+        None
+    };
+    let on_host = memory.as_slice().part(0, places.records.end).to_host(runtime)?;
+    let records: &[f64] = bytemuck::cast_slice(&on_host[places.records.clone()]);
     let found = Found {
-        digest: [digest[0], digest[1]],
-        magnitudes: bytemuck::cast_slice(magnitudes)[..palettes].to_vec(),
+        digest: [on_host[0], on_host[1]],
+        magnitudes: bytemuck::cast_slice(&on_host[places.magnitudes.clone()])[..palettes].to_vec(),
         ways: records
             .chunks(settings.record_len())
             .map(|record| way_of(record, settings))
             .collect(),
     };
+    let kept = made.map(|(tables, clustered)| Kept {
+        memory,
+        places,
+        tables,
+        clustered: Mutex::new(Some(clustered)),
+    });
     Ok((found, kept))
 }
 
@@ -284,13 +333,13 @@ fn move_centroids<R: Runtime>(
     settings: Settings,
     counts: Slice<'_, u32>,
     mut records: SliceMut<'_, f64>,
+    tickets: &mut SliceMut<'_, u32>,
 ) -> Result<(), R::Error> {
     let Settings {
         clusters, repetitions, ..
     } = settings;
     let blocks = part.palettes() * PARTS;
     let mut partials = Array::<R, f64>::unset(runtime, blocks * 2 * clusters)?;
-    let mut tickets = Array::<R, u32>::zeroed(runtime, part.palettes())?;
     for t in 0..repetitions {
         let arguments = [
             counts.argument(),
@@ -302,7 +351,7 @@ fn move_centroids<R: Runtime>(
             Size(t),
             Size(part.weights_per_palette()),
             partials.as_mut().argument(),
-            tickets.as_mut().argument(),
+            tickets.argument(),
         ];
         // SAFETY: edkm_move_centroids(counts, kind, keep zero, records, K, T, t, len, partials, tickets), PARTS blocks a palette, reaches the counters of
         // 16-bit keys, a record and a ticket of each palette, and two numbers a cluster of each block.
@@ -334,7 +383,7 @@ fn clustered_tables<R: Runtime>(
     Ok(tables)
 }
 
-/// Writes the clustered weights W~ of the size of the weights. Scratch: as [`Settings::at_once`] says, none with what was kept.
+/// The clustered weights W~. Scratch: as [`Settings::at_once`] says, none with what was kept.
 ///
 /// # Errors
 /// The runtime's.
@@ -344,12 +393,17 @@ pub fn clustered<R: Runtime>(
     settings: Settings,
     ways: &[PaletteWay],
     kept: Option<&Kept<R>>,
-    out: &mut SliceMut<'_, f32>,
-) -> Result<(), R::Error> {
+) -> Result<Array<R, f32>, R::Error> {
     check::len("ways [P]", ways.len(), weights.palettes());
-    check::len("out", out.len(), weights.len());
+    let made = kept.and_then(|kept| kept.clustered.lock().unwrap_or_else(PoisonError::into_inner).take());
+    if let Some(made) = made {
+        return Ok(made);
+    }
+    let mut clustered = Array::unset(runtime, weights.len())?;
+    let mut out = clustered.as_mut();
     if let Some(kept) = kept {
-        return look_up_in(runtime, weights, kept.tables.as_slice(), out.reborrow());
+        look_up_in(runtime, weights, kept.tables.as_slice(), out)?;
+        return Ok(clustered);
     }
     for (first, part) in parts(weights, settings) {
         let palettes = part.palettes();
@@ -358,7 +412,7 @@ pub fn clustered<R: Runtime>(
         let tables = clustered_tables(runtime, part, settings, records.as_slice())?;
         look_up_in(runtime, part, tables.as_slice(), out.part(range.start, range.len()))?;
     }
-    Ok(())
+    Ok(clustered)
 }
 
 /// Adds dL/dW to `total [P, N]`, given dL/dW~ `grad [P, N]`. Scratch: as [`Settings::at_once`] says.
@@ -423,7 +477,7 @@ fn gradient_tables<R: Runtime>(
 
     let (made_counts, made_records);
     let (counts, records) = match kept {
-        Some(kept) => (kept.counts.as_slice(), kept.records()),
+        Some(kept) => (kept.counts(), kept.records()),
         None => {
             let mut magnitudes = Array::zeroed(runtime, palettes)?;
             made_counts = counted(runtime, part, &mut magnitudes.as_mut())?;

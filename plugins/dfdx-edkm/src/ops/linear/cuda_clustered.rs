@@ -150,22 +150,21 @@ impl Effective<'_> {
         };
         let (shape, spec) = (dims.weight_shape(), &clustered.spec);
         let _span = tracing::trace_span!("clustered weight", rows = shape.rows, cols = shape.cols).entered();
-        let mut effective = Array::unset(gpu, weight.len()).map_err(error_of_op)?;
         if !by_tables(clustered) {
             let weight = weight.to_host(gpu).map_err(error_of_op)?;
             let mut out = vec![0.0; weight.len()];
             clustered
                 .clustered_into(&weight, shape, &mut out)
                 .map_err(super::cluster_error)?;
-            effective.write(gpu, &out).map_err(error_of_op)?;
+            let effective = Array::from_host(gpu, &out).map_err(error_of_op)?;
             return Ok(Effective::Clustered(effective));
         }
         if let Some(ways) = clustered.trajectory.ways() {
-            let palettes = palettes(weight, shape, spec);
-            repetitions::clustered(gpu, palettes, settings(spec), &ways, &mut effective.as_mut())
-                .map_err(error_of_op)?;
+            let (weights, kept) = (palettes(weight, shape, spec), kept_of(clustered));
+            let effective = repetitions::clustered(gpu, weights, settings(spec), &ways, kept).map_err(error_of_op)?;
             return Ok(Effective::Clustered(effective));
         }
+        let mut effective = Array::unset(gpu, weight.len()).map_err(error_of_op)?;
         let mut table = vec![0.0; KEYS];
         for palette in 0..spec.grouping.palettes(shape) {
             clustered
