@@ -2,7 +2,7 @@
 //!
 //! [`Counted`](crate::Counted) is for devices that count and look up but leave what lies between to the host.
 
-use crate::fingerprint::{digest_of, of_digest};
+use crate::fingerprint::{digest_of, of_digest, of_settings};
 use crate::prepared::trajectory_of;
 use crate::repeat::start_of;
 use crate::shape::check_length;
@@ -46,17 +46,32 @@ pub fn palette_starts(shape: MatrixShape, spec: &Spec, start: &Centroids) -> Res
         .collect())
 }
 
-/// The fingerprint of a matrix whose digest was taken elsewhere: that of [`Prepared::fingerprint`](crate::Prepared::fingerprint).
-///
-/// With m the mixing function of SplitMix64 and x = m((palette << 16 | key) + 0x9e3779b97f4a7c15), the digest is the sums of m(x ^ count) and of
-/// m(x + count 0xd6e8feb86659fd93) over all keys that occur in each palette, modulo 2^64.
-pub fn fingerprint_of_digest(shape: MatrixShape, spec: &Spec, digest: [u64; 2]) -> u128 {
-    of_digest(shape, spec, digest)
+/// What fingerprints of matrices of one shape and with one setting have in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fingerprints {
+    of_settings: u128,
 }
 
-/// The digest of the matrix that has this fingerprint.
-pub fn digest_of_fingerprint(shape: MatrixShape, spec: &Spec, fingerprint: u128) -> [u64; 2] {
-    digest_of(shape, spec, fingerprint)
+impl Fingerprints {
+    /// Those of scalars.
+    pub fn new(shape: MatrixShape, spec: &Spec) -> Self {
+        Self {
+            of_settings: of_settings(shape, spec),
+        }
+    }
+
+    /// The fingerprint of a matrix whose digest was taken elsewhere: that of [`Prepared::fingerprint`](crate::Prepared::fingerprint).
+    ///
+    /// With m the mixing function of SplitMix64 and x = m((palette << 16 | key) + 0x9e3779b97f4a7c15), the digest is the sums of m(x ^ count) and of
+    /// m(x + count 0xd6e8feb86659fd93) over all keys that occur in each palette, modulo 2^64.
+    pub fn of_digest(self, digest: [u64; 2]) -> u128 {
+        of_digest(self.of_settings, digest)
+    }
+
+    /// The digest of the matrix that has this fingerprint.
+    pub fn digest_of(self, fingerprint: u128) -> [u64; 2] {
+        digest_of(self.of_settings, fingerprint)
+    }
 }
 
 impl Trajectory {

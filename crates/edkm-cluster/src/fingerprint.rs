@@ -13,7 +13,7 @@ const PART: usize = 256 * BLOCK;
 /// For scalars of the distinct values and their counts in each palette, for vectors of the rounded weights in order; with shape and settings.
 pub(crate) fn fingerprint(weights: &[f32], shape: MatrixShape, spec: &Spec, palettes: &[Distinct]) -> u128 {
     if spec.dim() == 1 {
-        return of_digest(shape, spec, digest(palettes));
+        return of_digest(of_settings(shape, spec), digest(palettes));
     }
     let mut hash = Xxh3::new();
     hash.update(settings(shape, spec).as_bytes());
@@ -31,17 +31,20 @@ fn settings(shape: MatrixShape, spec: &Spec) -> String {
     format!("{shape:?} {spec:?}")
 }
 
+/// A hash of shape and settings, which fingerprints of scalars begin with.
+pub(crate) fn of_settings(shape: MatrixShape, spec: &Spec) -> u128 {
+    xxh3_128(settings(shape, spec).as_bytes())
+}
+
 /// The fingerprint of a matrix of scalars with this digest.
-pub(crate) fn of_digest(shape: MatrixShape, spec: &Spec, [a, b]: [u64; 2]) -> u128 {
-    let of_settings = xxh3_128(settings(shape, spec).as_bytes());
+pub(crate) fn of_digest(of_settings: u128, [a, b]: [u64; 2]) -> u128 {
     let low = (of_settings as u64).wrapping_add(a);
     let high = ((of_settings >> 64) as u64).wrapping_add(b);
     u128::from(high) << 64 | u128::from(low)
 }
 
 /// The digest of the matrix of scalars with this fingerprint.
-pub(crate) fn digest_of(shape: MatrixShape, spec: &Spec, fingerprint: u128) -> [u64; 2] {
-    let of_settings = xxh3_128(settings(shape, spec).as_bytes());
+pub(crate) fn digest_of(of_settings: u128, fingerprint: u128) -> [u64; 2] {
     let low = (fingerprint as u64).wrapping_sub(of_settings as u64);
     let high = ((fingerprint >> 64) as u64).wrapping_sub((of_settings >> 64) as u64);
     [low, high]

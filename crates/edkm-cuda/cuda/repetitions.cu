@@ -88,8 +88,8 @@ __device__ inline double square(double u, double c, double scale) {
     return z * z;
 }
 
-// centroids_k: as many as fill the clusters that are done together.
-__device__ inline Row row_of(double u, const double* centroids_k, size_t clusters, double scale) {
+// centroids_k: as many as fill the clusters that are done together. exps: 2^(nearest - z_k^2) of the last of them.
+__device__ inline Row row_of(double u, const double* centroids_k, size_t clusters, double scale, double (&exps)[AT_ONCE]) {
     Row row;
     row.nearest = square(u, centroids_k[0], scale);
     double sum = 0.0;
@@ -102,13 +102,26 @@ __device__ inline Row row_of(double u, const double* centroids_k, size_t cluster
     }
     for (size_t first = 0; first < clusters; first += AT_ONCE) {
 #pragma unroll
-        for (size_t i = 0; i < AT_ONCE; i++) sum += exp2_below(row.nearest - square(u, centroids_k[first + i], scale));
+        for (size_t i = 0; i < AT_ONCE; i++) exps[i] = exp2_below(row.nearest - square(u, centroids_k[first + i], scale));
+#pragma unroll
+        for (size_t i = 0; i < AT_ONCE; i++) sum += exps[i];
     }
     row.share = 1.0 / sum;
     return row;
 }
 
-__device__ inline double attention(Row row, double u, double c, double scale) { return exp2_below(row.nearest - square(u, c, scale)) * row.share; }
+// The attention to the clusters from `first` on that are done together. exps: those of `row_of`, which are all there are where clusters are few.
+__device__ inline void attention(
+    double (&a)[AT_ONCE], const double (&exps)[AT_ONCE], Row row, double u, const double* centroids_k, size_t first, size_t clusters, double scale
+) {
+    if (clusters <= AT_ONCE) {
+#pragma unroll
+        for (size_t i = 0; i < AT_ONCE; i++) a[i] = exps[i] * row.share;
+    } else {
+#pragma unroll
+        for (size_t i = 0; i < AT_ONCE; i++) a[i] = exp2_below(row.nearest - square(u, centroids_k[first + i], scale)) * row.share;
+    }
+}
 
 // sqrt(log2(e) / tau): the square of a scaled distance is a binary exponent.
 __device__ inline double scale_of(double tau) { return sqrt(1.4426950408889634 / tau); }
@@ -244,11 +257,12 @@ EDKM_KERNEL edkm_move_centroids(
     __syncthreads();
 
     Row row_j[KEYS_OF_THREAD];
+    double exps_j[KEYS_OF_THREAD][AT_ONCE];
 #pragma unroll
     for (unsigned int j = 0; j < KEYS_OF_THREAD; j++) {
         row_j[j].nearest = row_j[j].share = 0.0;
         if (count_j[j] != 0) {
-            row_j[j] = row_of(value_of(key_of_thread(j), kind), before_k, clusters, scale);
+            row_j[j] = row_of(value_of(key_of_thread(j), kind), before_k, clusters, scale, exps_j[j]);
             row_j[j].share *= (double)count_j[j];
         }
     }
@@ -257,12 +271,12 @@ EDKM_KERNEL edkm_move_centroids(
 #pragma unroll
         for (unsigned int j = 0; j < KEYS_OF_THREAD; j++) {
             if (count_j[j] == 0) continue;
-            double u = value_of(key_of_thread(j), kind);
+            double u = value_of(key_of_thread(j), kind), a[AT_ONCE];
+            attention(a, exps_j[j], row_j[j], u, before_k, first, clusters, scale);
 #pragma unroll
             for (unsigned int i = 0; i < AT_ONCE; i++) {
-                double a = attention(row_j[j], u, before_k[first + i], scale);
-                mass_i[i] += a;
-                sum_i[i] += a * u;
+                mass_i[i] += a[i];
+                sum_i[i] += a[i] * u;
             }
         }
 #pragma unroll
@@ -319,10 +333,12 @@ EDKM_KERNEL edkm_clustered_table(size_t kind, size_t keep_zero, double* records,
     double u = value_of(key, kind), clustered = 0.0, scale = scale_of(record[HEAD_TAU]);
     __syncthreads();
     if (takes_part(key, keep_zero)) {
-        Row row = row_of(u, before_k, clusters, scale);
+        double exps[AT_ONCE], a[AT_ONCE];
+        Row row = row_of(u, before_k, clusters, scale, exps);
         for (size_t first = 0; first < clusters; first += AT_ONCE) {
+            attention(a, exps, row, u, before_k, first, clusters, scale);
 #pragma unroll
-            for (size_t i = 0; i < AT_ONCE; i++) clustered += attention(row, u, before_k[first + i], scale) * after_k[first + i];
+            for (size_t i = 0; i < AT_ONCE; i++) clustered += a[i] * after_k[first + i];
         }
     }
     tables[palette * KEYS + key] = (float)clustered;
@@ -360,23 +376,24 @@ EDKM_KERNEL edkm_clustered_backward(
 
     double upstream_j[KEYS_OF_THREAD];
     Row row_j[KEYS_OF_THREAD];
+    double exps_j[KEYS_OF_THREAD][AT_ONCE];
 #pragma unroll
     for (unsigned int j = 0; j < KEYS_OF_THREAD; j++) {
         unsigned int key = key_of_thread(j);
         upstream_j[j] = row_j[j].nearest = row_j[j].share = 0.0;
         if (!occurs_j[j]) continue;
-        double u = value_of(key, kind), clustered = 0.0, slope = 0.0;
+        double u = value_of(key, kind), clustered = 0.0, slope = 0.0, a[AT_ONCE];
         upstream_j[j] = upstream_of(sums, key, magnitudes[palette], units);
-        row_j[j] = row_of(u, before_k, clusters, scale);
+        row_j[j] = row_of(u, before_k, clusters, scale, exps_j[j]);
         for (size_t first = 0; first < clusters; first += AT_ONCE) {
+            attention(a, exps_j[j], row_j[j], u, before_k, first, clusters, scale);
 #pragma unroll
-            for (size_t i = 0; i < AT_ONCE; i++) clustered += attention(row_j[j], u, before_k[first + i], scale) * after_k[first + i];
+            for (size_t i = 0; i < AT_ONCE; i++) clustered += a[i] * after_k[first + i];
         }
         for (size_t first = 0; first < clusters; first += AT_ONCE) {
+            attention(a, exps_j[j], row_j[j], u, before_k, first, clusters, scale);
 #pragma unroll
-            for (size_t i = 0; i < AT_ONCE; i++) {
-                slope += attention(row_j[j], u, before_k[first + i], scale) * (after_k[first + i] - clustered) * (before_k[first + i] - u);
-            }
+            for (size_t i = 0; i < AT_ONCE; i++) slope += a[i] * (after_k[first + i] - clustered) * (before_k[first + i] - u);
         }
         tables[2 * key] = (float)(slope * (2.0 / tau));
     }
@@ -385,10 +402,10 @@ EDKM_KERNEL edkm_clustered_backward(
 #pragma unroll
         for (unsigned int j = 0; j < KEYS_OF_THREAD; j++) {
             if (!occurs_j[j]) continue;
+            double a[AT_ONCE];
+            attention(a, exps_j[j], row_j[j], value_of(key_of_thread(j), kind), before_k, first, clusters, scale);
 #pragma unroll
-            for (unsigned int i = 0; i < AT_ONCE; i++) {
-                grad_i[i] += attention(row_j[j], value_of(key_of_thread(j), kind), before_k[first + i], scale) * upstream_j[j];
-            }
+            for (unsigned int i = 0; i < AT_ONCE; i++) grad_i[i] += a[i] * upstream_j[j];
         }
 #pragma unroll
         for (unsigned int i = 0; i < AT_ONCE; i++) found[i][threadIdx.x] = grad_i[i];
@@ -435,30 +452,32 @@ EDKM_KERNEL edkm_repetition_backward(
     __syncthreads();
 
     Row row_j[KEYS_OF_THREAD];
+    double exps_j[KEYS_OF_THREAD][AT_ONCE];
 #pragma unroll
     for (unsigned int j = 0; j < KEYS_OF_THREAD; j++) {
         unsigned int key = key_of_thread(j);
         upstream_j[j] = mean_j[j] = clustered_j[j] = row_j[j].nearest = row_j[j].share = 0.0;
         if (count_j[j] == 0.0) continue;
         if (is_last) upstream_j[j] = upstream_of(sums, key, magnitudes[palette], units);
-        double u = value_of(key, kind), direct = 0.0, mean = 0.0, clustered = 0.0, through_distance = 0.0;
-        row_j[j] = row_of(u, before_k, clusters, scale);
+        double u = value_of(key, kind), direct = 0.0, mean = 0.0, clustered = 0.0, through_distance = 0.0, a[AT_ONCE];
+        row_j[j] = row_of(u, before_k, clusters, scale, exps_j[j]);
         for (size_t first = 0; first < clusters; first += AT_ONCE) {
+            attention(a, exps_j[j], row_j[j], u, before_k, first, clusters, scale);
 #pragma unroll
             for (size_t i = 0; i < AT_ONCE; i++) {
                 size_t k = first + i;
-                double a = attention(row_j[j], u, before_k[k], scale), share = a * sum_grad_k[k];
+                double share = a[i] * sum_grad_k[k];
                 direct += share;
                 mean += share * (u - after_k[k]);
-                clustered += a * after_k[k];
+                clustered += a[i] * after_k[k];
             }
         }
         for (size_t first = 0; first < clusters; first += AT_ONCE) {
+            attention(a, exps_j[j], row_j[j], u, before_k, first, clusters, scale);
 #pragma unroll
             for (size_t i = 0; i < AT_ONCE; i++) {
                 size_t k = first + i;
-                double a = attention(row_j[j], u, before_k[k], scale);
-                through_distance += a * ((u - after_k[k]) * sum_grad_k[k] - mean) * (u - before_k[k]);
+                through_distance += a[i] * ((u - after_k[k]) * sum_grad_k[k] - mean) * (u - before_k[k]);
             }
         }
         double shift = (is_last ? 0.0 : shifts[key]) + direct - through_distance * (2.0 / tau);
@@ -472,13 +491,13 @@ EDKM_KERNEL edkm_repetition_backward(
 #pragma unroll
         for (unsigned int j = 0; j < KEYS_OF_THREAD; j++) {
             if (count_j[j] == 0.0) continue;
-            double u = value_of(key_of_thread(j), kind);
+            double u = value_of(key_of_thread(j), kind), a[AT_ONCE];
+            attention(a, exps_j[j], row_j[j], u, before_k, first, clusters, scale);
 #pragma unroll
             for (unsigned int i = 0; i < AT_ONCE; i++) {
                 size_t k = first + i;
-                double a = attention(row_j[j], u, before_k[k], scale);
-                double through_exponent = a * ((u - after_k[k]) * sum_grad_k[k] - mean_j[j]) * count_j[j];
-                double through_outputs = a * (after_k[k] - clustered_j[j]) * upstream_j[j];
+                double through_exponent = a[i] * ((u - after_k[k]) * sum_grad_k[k] - mean_j[j]) * count_j[j];
+                double through_outputs = a[i] * (after_k[k] - clustered_j[j]) * upstream_j[j];
                 grad_i[i] += (through_exponent + through_outputs) * (u - before_k[k]) * (2.0 / tau);
             }
         }

@@ -2,7 +2,7 @@
 
 use crate::device::{device, Device};
 use edkm_cluster::bench::normal;
-use edkm_cluster::elsewhere::{digest_of_fingerprint, fingerprint_of_digest, palette_starts};
+use edkm_cluster::elsewhere::{palette_starts, Fingerprints};
 use edkm_cluster::{
     Bits, Centroids, Grouping, HalfKind, KeepZero, MatrixShape, Prepared, Spec, Temperature, Trajectory,
 };
@@ -53,7 +53,7 @@ impl Case {
     fn forward(&self, device: &Device, fingerprint: u128, known: &Centroids, other: &Centroids) -> Found {
         let starts = |start| palette_starts(self.shape, &self.spec, start).unwrap();
         let starts = Starts {
-            digest: digest_of_fingerprint(self.shape, &self.spec, fingerprint),
+            digest: Fingerprints::new(self.shape, &self.spec).digest_of(fingerprint),
             known: starts(known),
             other: starts(other),
         };
@@ -71,7 +71,7 @@ impl Case {
         let want = prepared.iterate(&start).unwrap();
         let found = self.forward(device, 0, want.last(), &start);
         assert_eq!(
-            fingerprint_of_digest(self.shape, &self.spec, found.digest),
+            Fingerprints::new(self.shape, &self.spec).of_digest(found.digest),
             prepared.fingerprint()
         );
         let ways = found.ways.expect("no cluster without weights");

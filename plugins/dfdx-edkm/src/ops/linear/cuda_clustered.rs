@@ -7,7 +7,7 @@
 use std::any::Any;
 use std::sync::Arc;
 
-use edkm_cluster::elsewhere::{digest_of_fingerprint, fingerprint_of_digest, palette_starts, PaletteWay};
+use edkm_cluster::elsewhere::{palette_starts, Fingerprints, PaletteWay};
 use edkm_cluster::{
     ClusterError, Counted, GradientMode, HalfKind, KeepZero, KeyCounts, MatrixShape, Prepared, Spec, Trajectory,
 };
@@ -65,8 +65,9 @@ fn cluster_there(
     let Some(state) = clustering.state() else {
         return Ok(None);
     };
+    let fingerprints = Fingerprints::new(shape, spec);
     let starts = Starts {
-        digest: digest_of_fingerprint(shape, spec, state.fingerprint),
+        digest: fingerprints.digest_of(state.fingerprint),
         known: palette_starts(shape, spec, &state.start).map_err(refused)?,
         other: palette_starts(shape, spec, &state.last).map_err(refused)?,
     };
@@ -81,7 +82,7 @@ fn cluster_there(
     if magnitudes.iter().any(|&bits| bits >= spec.half.first_unusable_bits()) {
         return Ok(None);
     }
-    let fingerprint = fingerprint_of_digest(shape, spec, digest);
+    let fingerprint = fingerprints.of_digest(digest);
     let Some(ways) = ways else {
         return Ok(None);
     };
