@@ -40,6 +40,7 @@ if [ $# -gt 0 ]; then
     cargo "$@"
 else
     cargo test -p edkm-cuda --features driver --test device
+    cargo test -p dfdx-edkm --features cuda --lib device::cuda
     cargo test -p dfdx-edkm --features cuda --test cuda -- --skip dfdx_own
     cargo test -p dfdx-edkm --features cuda --test cuda_precision
     cargo test -p edkm-tests --features cuda --test layer_bench -- --skip dfdx_own

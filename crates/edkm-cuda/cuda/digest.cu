@@ -12,10 +12,9 @@ __device__ inline unsigned long long scattered(unsigned long long x) {
 
 // digest[0..2] += two hashes of each position and the bits that stand there.
 EDKM_KERNEL edkm_digest(const float* x, unsigned long long* digest, size_t len) {
-    __shared__ unsigned long long here[2];
-    if (threadIdx.x < 2) here[threadIdx.x] = 0;
-    __syncthreads();
+    __shared__ unsigned long long here[2][THREADS];
     unsigned long long low = 0, high = 0;
+#pragma unroll 4
     for (size_t i = FIRST; i < len; i += STRIDE) {
         // a position's hash, then the bits: equal numbers at two positions must not be exchangeable
         unsigned long long place = scattered((unsigned long long)i + 0x9e3779b97f4a7c15ull);
@@ -23,8 +22,8 @@ EDKM_KERNEL edkm_digest(const float* x, unsigned long long* digest, size_t len) 
         low += scattered(place ^ bits);
         high += scattered(place + (bits << 32 | 0x5bd1e995ull));
     }
-    atomicAdd(&here[0], low);
-    atomicAdd(&here[1], high);
-    __syncthreads();
-    if (threadIdx.x < 2) atomicAdd(&digest[threadIdx.x], here[threadIdx.x]);
+    here[0][threadIdx.x] = low;
+    here[1][threadIdx.x] = high;
+    block_sums(here);
+    if (threadIdx.x < 2) atomicAdd(&digest[threadIdx.x], here[threadIdx.x][0]);
 }

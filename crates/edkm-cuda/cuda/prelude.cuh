@@ -39,6 +39,18 @@ __device__ inline double block_sum(double x) {
     return partial[0];
 }
 
+// Adds up two numbers of each thread into the first of each row. Barriers on entry and exit.
+__device__ inline void block_sums(unsigned long long (*rows)[THREADS]) {
+    for (unsigned int half = THREADS / 2; half > 0; half /= 2) {
+        __syncthreads();
+        if (threadIdx.x < half) {
+            rows[0][threadIdx.x] += rows[0][threadIdx.x + half];
+            rows[1][threadIdx.x] += rows[1][threadIdx.x + half];
+        }
+    }
+    __syncthreads();
+}
+
 // A NaN is passed on: fmaxf would drop it.
 __device__ inline float larger(float a, float b) { return a > b || a != a ? a : b; }
 

@@ -213,17 +213,8 @@ EDKM_KERNEL edkm_digest_counts(const unsigned int* counts, size_t first_palette,
     }
     sums[0][threadIdx.x] = a;
     sums[1][threadIdx.x] = b;
-    for (unsigned int half = THREADS / 2; half > 0; half /= 2) {
-        __syncthreads();
-        if (threadIdx.x < half) {
-            sums[0][threadIdx.x] += sums[0][threadIdx.x + half];
-            sums[1][threadIdx.x] += sums[1][threadIdx.x + half];
-        }
-    }
-    if (threadIdx.x == 0) {
-        atomicAdd(&digest[0], sums[0][0]);
-        atomicAdd(&digest[1], sums[1][0]);
-    }
+    block_sums(sums);
+    if (threadIdx.x < 2) atomicAdd(&digest[threadIdx.x], sums[threadIdx.x][0]);
 }
 
 // Begins the records from the first of two starts [P, 2, HEAD + K] if the matrix has the expected digest, else from the second. A block a palette.
