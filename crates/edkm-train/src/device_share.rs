@@ -42,3 +42,18 @@ impl DeviceShare {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use dfdx::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_host_has_no_memory_of_its_own_to_share() {
+        let budget = |share: DeviceShare| share.budget(&Cpu::default(), 1000).unwrap();
+        assert!(budget(DeviceShare::WhatFits).is_none());
+        assert!(budget(DeviceShare::Nothing).is_none());
+        assert!(budget(DeviceShare::AtMost(Bytes(1))).is_some());
+    }
+}

@@ -116,3 +116,27 @@ impl DeviceArgs {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn saved_tensors_stay_on_a_gpu_unless_something_else_is_said() {
+        let on = |device| DeviceArgs {
+            device,
+            precision: PrecisionChoice::F32,
+        };
+        let gpu = on(DeviceChoice::Cuda(0));
+        let share = |layers, budget| gpu.storage(layers, budget).unwrap().1;
+        let bytes = Bytes(1 << 20);
+        assert_eq!(share(None, None), DeviceShare::WhatFits);
+        assert_eq!(share(Some("marshal"), None), DeviceShare::Nothing);
+        assert_eq!(share(Some("marshal"), Some(bytes)), DeviceShare::AtMost(bytes));
+        assert_eq!(share(None, Some(bytes)), DeviceShare::AtMost(bytes));
+        let default = gpu.storage(None, None).unwrap().0;
+        assert_eq!(default, gpu.storage(Some("marshal"), None).unwrap().0);
+        assert!(on(DeviceChoice::Cpu).storage(None, Some(bytes)).is_err());
+        assert!(gpu.storage(Some("nonsense"), None).is_err());
+    }
+}
