@@ -1,187 +1,352 @@
 // Causal grouped-query attention by tiles (arXiv 2205.14135): no map of positions x positions.
 //
-// q, out [B, S, A, D], k, v [B, S, G, D], lse [B, A, S]; query head a reads key/value head a / (A / G). Tiles of 16 queries and 16 keys:
-// a thread holds one score, and a sixteenth of a row of the output. Tiles above the diagonal are skipped.
+// q, out [B, S, A, D], k, v [B, S, G, D], lse [B, A, S]; query head a reads key/value head a / (A / G). Tiles of 64 queries and 64 keys; those above
+// the diagonal are skipped. A thread holds 4 x 4 scores in registers, and of sums 4 rows x 4 columns of a half of a head. Operands pass through
+// shared memory in stages: 64 rows x 32 columns of a head where rows are multiplied by rows, 32 rows x 64 columns where they are summed. Blocks with
+// the most tiles come first.
 
-#define TILE 16
+// At most 128 registers a thread.
+#undef BLOCKS_TOGETHER
+#define BLOCKS_TOGETHER 2
+
+#define TILE 64
+#define STEP 32
 #define MOST_DIM 128
-// One number more a row, so that a column of a tile does not lie in one bank.
-#define PITCH (MOST_DIM + 1)
+#define HALVES (MOST_DIM / TILE)
+// Four numbers more a row: rows begin at 16 bytes, and a column does not lie in one bank.
+#define PITCH(columns) ((columns) + 4)
+#define FULL_PITCH PITCH(TILE)
+// Numbers of a stage of either shape, and of a tile of scores.
+#define STAGE (TILE * PITCH(STEP))
+#define SCORES (TILE * FULL_PITCH)
+// Rows of the grid of threads that share a tile; a thread has the rows ROW + i, and the columns COLUMN + ROW_LANES j of scores or 4 COLUMN + j of sums.
+#define ROW_LANES 16
+#define ROW (threadIdx.x / ROW_LANES * 4)
+#define COLUMN (threadIdx.x % ROW_LANES)
 
-// Rows [first, first + TILE) of one head into a tile; zeros beyond the sequence.
-__device__ inline void load_tile(float* tile, const float* x, size_t batch, size_t first, size_t head, size_t heads, size_t seq, size_t dim) {
-    for (size_t i = threadIdx.x; i < TILE * dim; i += THREADS) {
-        size_t row = i / dim, column = i % dim;
-        size_t position = first + row;
-        tile[row * PITCH + column] = position < seq ? x[((batch * seq + position) * heads + head) * dim + column] : 0.0f;
+// One head of a sequence: row i is at x + i stride.
+struct Rows {
+    const float* x;
+    size_t stride, seq;
+    unsigned int dim;
+    // all rows are whole fours at multiples of 16 bytes
+    bool by_fours;
+};
+
+__device__ inline Rows rows_of(const float* x, size_t batch, size_t head, size_t heads, size_t seq, size_t dim) {
+    Rows rows;
+    rows.x = x + (batch * seq * heads + head) * dim;
+    rows.stride = heads * dim;
+    rows.seq = seq;
+    rows.dim = (unsigned int)dim;
+    rows.by_fours = dim % 4 == 0 && is_aligned(x);
+    return rows;
+}
+
+// HEIGHT rows from `first` on, WIDTH columns from `column` on, into a stage; zeros beyond the sequence and the head.
+template <int HEIGHT, int WIDTH> __device__ inline void load_stage(float* stage, const Rows& rows, size_t first, unsigned int column) {
+    for (unsigned int i = threadIdx.x; i < HEIGHT * WIDTH / 4; i += THREADS) {
+        unsigned int row = i / (WIDTH / 4), at = i % (WIDTH / 4) * 4, c = column + at;
+        Several<4, float> four;
+        for (int n = 0; n < 4; n++) four.x[n] = 0.0f;
+        if (first + row < rows.seq && c < rows.dim) {
+            const float* from = rows.x + (first + row) * rows.stride;
+            if (rows.by_fours) {
+                four = load<4>(from, c);
+            } else {
+                for (unsigned int n = 0; n < 4; n++) {
+                    if (c + n < rows.dim) four.x[n] = from[c + n];
+                }
+            }
+        }
+        store<4>(stage, row * PITCH(WIDTH) + at, four);
     }
 }
 
-__device__ inline float dot(const float* a, const float* b, size_t dim) {
-    float sum = 0.0f;
-    for (size_t i = 0; i < dim; i++) sum = fmaf(a[i], b[i], sum);
-    return sum;
+// products[i][j] += row ROW + i of a . row COLUMN + ROW_LANES j of b, over the columns of two stages.
+__device__ inline void multiply_stages(float (&products)[4][4], const float* a, const float* b) {
+    _Pragma("unroll 1") for (unsigned int c = 0; c < STEP; c += 4) {
+        Several<4, float> x[4], y[4];
+        for (int i = 0; i < 4; i++) x[i] = load<4>(a, (ROW + i) * PITCH(STEP) + c);
+        for (int j = 0; j < 4; j++) y[j] = load<4>(b, (COLUMN + ROW_LANES * j) * PITCH(STEP) + c);
+        for (int n = 0; n < 4; n++) {
+            for (int i = 0; i < 4; i++) {
+                for (int j = 0; j < 4; j++) products[i][j] = fmaf(x[i].x[n], y[j].x[n], products[i][j]);
+            }
+        }
+    }
 }
+
+// products[i][j] = row `first_a` + ROW + i of a . row `first_b` + COLUMN + ROW_LANES j of b, by way of two stages.
+__device__ inline void multiply_rows(float (&products)[4][4], const Rows& a, size_t first_a, const Rows& b, size_t first_b, float* stages) {
+    for (int i = 0; i < 4; i++) {
+        for (int j = 0; j < 4; j++) products[i][j] = 0.0f;
+    }
+    for (unsigned int column = 0; column < a.dim; column += STEP) {
+        __syncthreads();
+        load_stage<TILE, STEP>(stages, a, first_a, column);
+        load_stage<TILE, STEP>(stages + STAGE, b, first_b, column);
+        __syncthreads();
+        multiply_stages(products, stages, stages + STAGE);
+    }
+}
+
+// The scores' layout in registers into a tile.
+__device__ inline void store_tile(float* tile, const float (&scores)[4][4]) {
+    for (int i = 0; i < 4; i++) {
+        for (int j = 0; j < 4; j++) tile[(ROW + i) * FULL_PITCH + COLUMN + ROW_LANES * j] = scores[i][j];
+    }
+}
+
+// All rows of a tile of one half of a head, in two stages.
+__device__ inline void load_half(float* stages, const Rows& rows, size_t first, unsigned int half) {
+    load_stage<STEP, TILE>(stages, rows, first, half * TILE);
+    load_stage<STEP, TILE>(stages + STAGE, rows, first + STEP, half * TILE);
+}
+
+// sums[i][j] += the sum over the 64 rows r in two stages of weights[ROW + i][r] row r [4 COLUMN + j].
+__device__ inline void add_rows(float (&sums)[4][4], const float* weights, const float* stages) {
+    for (unsigned int stage = 0; stage < TILE / STEP; stage++) {
+        _Pragma("unroll 1") for (unsigned int r = 0; r < STEP; r += 4) {
+            Several<4, float> x[4], y[4];
+            for (int i = 0; i < 4; i++) x[i] = load<4>(weights, (ROW + i) * FULL_PITCH + stage * STEP + r);
+            for (int n = 0; n < 4; n++) y[n] = load<4>(stages, stage * STAGE + (r + n) * FULL_PITCH + 4 * COLUMN);
+            for (int n = 0; n < 4; n++) {
+                for (int i = 0; i < 4; i++) {
+                    for (int j = 0; j < 4; j++) sums[i][j] = fmaf(x[i].x[n], y[n].x[j], sums[i][j]);
+                }
+            }
+        }
+    }
+}
+
+// Row ROW + i of the numbers that the ROW_LANES threads of a row put in `of_lanes`.
+__device__ inline const float* lanes_of_row(const float* of_lanes, int i) { return of_lanes + (ROW + i) * PITCH(ROW_LANES); }
 
 // A block a tile of queries, head and sequence.
 EDKM_KERNEL edkm_attention_forward(
     const float* q, const float* k, const float* v, float* out, float* lse, float scale, size_t seq, size_t heads, size_t kv_heads, size_t dim,
     size_t blocks
 ) {
-    __shared__ float queries[TILE * PITCH];
-    __shared__ float keys[TILE * PITCH];
-    __shared__ float scores[TILE * (TILE + 1)];
-    size_t tiles = (seq + TILE - 1) / TILE;
-    size_t row = threadIdx.x / TILE, column = threadIdx.x % TILE;
+    __shared__ Several<4, float> shared_stages[2 * STAGE / 4];
+    __shared__ Several<4, float> shared_weights[SCORES / 4];
+    __shared__ Several<4, float> shared_lanes[TILE * PITCH(ROW_LANES) / 4];
+    float *stages = shared_stages[0].x, *weights = shared_weights[0].x, *of_lanes = shared_lanes[0].x;
+    size_t tiles = (seq + TILE - 1) / TILE, sides = blocks / tiles;
     for (size_t block = blockIdx.x; block < blocks; block += gridDim.x) {
-        size_t tile = block % tiles, head = block / tiles % heads, batch = block / tiles / heads;
-        size_t kv_head = head / (heads / kv_heads), query = tile * TILE + row;
-        float sums[MOST_DIM / TILE];
-        for (size_t j = 0; j < MOST_DIM / TILE; j++) sums[j] = 0.0f;
-        float largest = negative_infinity(), total = 0.0f;
+        size_t first_query = (tiles - 1 - block / sides) * TILE, head = block % sides % heads, batch = block % sides / heads;
+        size_t kv_head = head / (heads / kv_heads);
+        Rows queries = rows_of(q, batch, head, heads, seq, dim);
+        Rows keys = rows_of(k, batch, kv_head, kv_heads, seq, dim), values = rows_of(v, batch, kv_head, kv_heads, seq, dim);
+        float sums[HALVES][4][4], largest[4], total[4];
+        for (int i = 0; i < 4; i++) {
+            largest[i] = negative_infinity();
+            // of the keys of this thread alone
+            total[i] = 0.0f;
+            for (int j = 0; j < 4; j++) {
+                for (int half = 0; half < HALVES; half++) sums[half][i][j] = 0.0f;
+            }
+        }
+        for (size_t first_key = 0; first_key <= first_query; first_key += TILE) {
+            float scores[4][4];
+            multiply_rows(scores, queries, first_query, keys, first_key, stages);
+            for (int i = 0; i < 4; i++) {
+                float of_thread = negative_infinity();
+                for (int j = 0; j < 4; j++) {
+                    size_t key = first_key + COLUMN + ROW_LANES * j;
+                    scores[i][j] = key <= first_query + ROW + i && key < seq ? scale * scores[i][j] : negative_infinity();
+                    of_thread = larger(scores[i][j], of_thread);
+                }
+                of_lanes[(ROW + i) * PITCH(ROW_LANES) + COLUMN] = of_thread;
+            }
+            __syncthreads();
+            load_half(stages, values, first_key, 0);
+            // Every thread of a row finds the same maximum. The first tile of keys has key 0, which every query sees: the maximum is finite from
+            // there on.
+            for (int i = 0; i < 4; i++) {
+                float before = largest[i];
+                for (int lane = 0; lane < ROW_LANES; lane += 4) {
+                    Several<4, float> four = load<4>(lanes_of_row(of_lanes, i), lane);
+                    for (int n = 0; n < 4; n++) largest[i] = larger(four.x[n], largest[i]);
+                }
+                float keep = expf(before - largest[i]);
+                total[i] *= keep;
+                for (int j = 0; j < 4; j++) {
+                    scores[i][j] = expf(scores[i][j] - largest[i]);
+                    total[i] += scores[i][j];
+                    for (int half = 0; half < HALVES; half++) sums[half][i][j] *= keep;
+                }
+            }
+            store_tile(weights, scores);
+            __syncthreads();
+            add_rows(sums[0], weights, stages);
+            if (dim > TILE) {
+                __syncthreads();
+                load_half(stages, values, first_key, 1);
+                __syncthreads();
+                add_rows(sums[1], weights, stages);
+            }
+        }
         __syncthreads();
-        load_tile(queries, q, batch, tile * TILE, head, heads, seq, dim);
-        for (size_t first = 0; first <= tile * TILE; first += TILE) {
-            __syncthreads();
-            load_tile(keys, k, batch, first, kv_head, kv_heads, seq, dim);
-            __syncthreads();
-            size_t key = first + column;
-            float score = scale * dot(queries + row * PITCH, keys + column * PITCH, dim);
-            scores[row * (TILE + 1) + column] = key <= query && key < seq ? score : negative_infinity();
-            __syncthreads();
-            load_tile(keys, v, batch, first, kv_head, kv_heads, seq, dim);
-            // Every thread of a row finds the same maximum and sum, in the same order. The first tile of keys has key 0, which
-            // every query sees: the maximum is finite from there on.
-            float before = largest;
-            for (size_t c = 0; c < TILE; c++) largest = larger(scores[row * (TILE + 1) + c], largest);
-            float keep = expf(before - largest);
-            total *= keep;
-            for (size_t j = 0; j * TILE < dim; j++) sums[j] *= keep;
-            __syncthreads();
-            for (size_t c = 0; c < TILE; c++) {
-                float weight = expf(scores[row * (TILE + 1) + c] - largest);
-                total += weight;
-                for (size_t j = 0; j * TILE + column < dim; j++) sums[j] = fmaf(weight, keys[c * PITCH + j * TILE + column], sums[j]);
+        for (int i = 0; i < 4; i++) of_lanes[(ROW + i) * PITCH(ROW_LANES) + COLUMN] = total[i];
+        __syncthreads();
+        for (int i = 0; i < 4; i++) {
+            size_t query = first_query + ROW + i;
+            float of_row = 0.0f;
+            for (int lane = 0; lane < ROW_LANES; lane++) of_row += lanes_of_row(of_lanes, i)[lane];
+            if (query < seq) {
+                for (int half = 0; half < HALVES; half++) {
+                    for (int j = 0; j < 4; j++) {
+                        size_t column = half * TILE + 4 * COLUMN + j;
+                        if (column < dim) out[((batch * seq + query) * heads + head) * dim + column] = sums[half][i][j] / of_row;
+                    }
+                }
+                if (COLUMN == 0) lse[(batch * heads + head) * seq + query] = largest[i] + logf(of_row);
             }
-        }
-        if (query < seq) {
-            for (size_t j = 0; j * TILE + column < dim; j++) {
-                out[((batch * seq + query) * heads + head) * dim + j * TILE + column] = sums[j] / total;
-            }
-            if (column == 0) lse[(batch * heads + head) * seq + query] = largest + logf(total);
         }
     }
 }
 
-// delta[B, A, S] = the sum over D of out * grad_out. A thread a query and head.
+// delta[B, A, S] = the sum over D of out * grad_out. A block THREADS / ROW_LANES rows of out, ROW_LANES threads a row.
 EDKM_KERNEL edkm_attention_delta(
-    const float* out, const float* grad_out, float* delta, size_t seq, size_t heads, size_t dim, size_t len
+    const float* out, const float* grad_out, float* delta, size_t seq, size_t heads, size_t dim, size_t len, size_t blocks
 ) {
-    for (size_t i = FIRST; i < len; i += STRIDE) {
-        size_t position = i % seq, head = i / seq % heads, batch = i / seq / heads;
-        size_t at = ((batch * seq + position) * heads + head) * dim;
-        delta[i] = dot(out + at, grad_out + at, dim);
+    __shared__ float of_lanes[THREADS];
+    for (size_t block = blockIdx.x; block < blocks; block += gridDim.x) {
+        size_t row = block * (THREADS / ROW_LANES) + threadIdx.x / ROW_LANES;
+        float sum = 0.0f;
+        if (row < len) {
+            for (size_t i = COLUMN; i < dim; i += ROW_LANES) sum = fmaf(out[row * dim + i], grad_out[row * dim + i], sum);
+        }
+        __syncthreads();
+        of_lanes[threadIdx.x] = sum;
+        __syncthreads();
+        if (COLUMN == 0 && row < len) {
+            for (unsigned int lane = 1; lane < ROW_LANES; lane++) sum += of_lanes[threadIdx.x + lane];
+            size_t head = row % heads, position = row / heads % seq, batch = row / heads / seq;
+            delta[(batch * heads + head) * seq + position] = sum;
+        }
     }
 }
 
-// dq += ds k with ds = scale p (dp - delta), p = e^(score - lse), dp = grad_out v. A block a tile of queries, head and sequence.
+// dq += ds k with ds = scale p (dp - delta), p = e^(score - lse), dp = grad_out v. A block a tile of queries, half of a head, head and
+// sequence.
 EDKM_KERNEL edkm_attention_backward_queries(
     const float* q, const float* k, const float* v, const float* lse, const float* delta, const float* grad_out, float* grad_q, float scale,
     size_t seq, size_t heads, size_t kv_heads, size_t dim, size_t blocks
 ) {
-    __shared__ float queries[TILE * PITCH];
-    __shared__ float grads[TILE * PITCH];
-    __shared__ float keys[TILE * PITCH];
-    __shared__ float values[TILE * PITCH];
-    __shared__ float score_grads[TILE * (TILE + 1)];
-    size_t tiles = (seq + TILE - 1) / TILE;
-    size_t row = threadIdx.x / TILE, column = threadIdx.x % TILE;
+    __shared__ Several<4, float> shared_stages[2 * STAGE / 4];
+    __shared__ Several<4, float> shared_grads[SCORES / 4];
+    float *stages = shared_stages[0].x, *score_grads = shared_grads[0].x;
+    size_t tiles = (seq + TILE - 1) / TILE, sides = blocks / tiles;
     for (size_t block = blockIdx.x; block < blocks; block += gridDim.x) {
-        size_t tile = block % tiles, head = block / tiles % heads, batch = block / tiles / heads;
-        size_t kv_head = head / (heads / kv_heads), query = tile * TILE + row;
-        size_t at = (batch * heads + head) * seq + query;
-        float sums[MOST_DIM / TILE];
-        for (size_t j = 0; j < MOST_DIM / TILE; j++) sums[j] = 0.0f;
-        __syncthreads();
-        load_tile(queries, q, batch, tile * TILE, head, heads, seq, dim);
-        load_tile(grads, grad_out, batch, tile * TILE, head, heads, seq, dim);
-        for (size_t first = 0; first <= tile * TILE; first += TILE) {
-            __syncthreads();
-            load_tile(keys, k, batch, first, kv_head, kv_heads, seq, dim);
-            load_tile(values, v, batch, first, kv_head, kv_heads, seq, dim);
-            __syncthreads();
-            float score_grad = 0.0f;
-            if (query < seq && first + column <= query) {
-                float p = expf(scale * dot(queries + row * PITCH, keys + column * PITCH, dim) - lse[at]);
-                score_grad = scale * p * (dot(grads + row * PITCH, values + column * PITCH, dim) - delta[at]);
-            }
-            score_grads[row * (TILE + 1) + column] = score_grad;
-            __syncthreads();
-            for (size_t c = 0; c < TILE; c++) {
-                float grad = score_grads[row * (TILE + 1) + c];
-                for (size_t j = 0; j * TILE + column < dim; j++) sums[j] = fmaf(grad, keys[c * PITCH + j * TILE + column], sums[j]);
-            }
+        size_t first_query = (tiles - 1 - block / sides) * TILE, head = block % sides % heads, batch = block % sides / heads;
+        size_t halves = (dim + TILE - 1) / TILE, kv_head = head / (heads / kv_heads);
+        unsigned int half = (unsigned int)(batch % halves);
+        batch /= halves;
+        Rows queries = rows_of(q, batch, head, heads, seq, dim), grads = rows_of(grad_out, batch, head, heads, seq, dim);
+        Rows keys = rows_of(k, batch, kv_head, kv_heads, seq, dim), values = rows_of(v, batch, kv_head, kv_heads, seq, dim);
+        const float *row_lse = lse + (batch * heads + head) * seq, *row_delta = delta + (batch * heads + head) * seq;
+        float sums[4][4];
+        for (int i = 0; i < 4; i++) {
+            for (int j = 0; j < 4; j++) sums[i][j] = 0.0f;
         }
-        if (query < seq) {
-            for (size_t j = 0; j * TILE + column < dim; j++) {
-                grad_q[((batch * seq + query) * heads + head) * dim + j * TILE + column] += sums[j];
+        for (size_t first_key = 0; first_key <= first_query; first_key += TILE) {
+            float p[4][4], dp[4][4];
+            multiply_rows(p, queries, first_query, keys, first_key, stages);
+            multiply_rows(dp, grads, first_query, values, first_key, stages);
+            __syncthreads();
+            load_half(stages, keys, first_key, half);
+            for (int i = 0; i < 4; i++) {
+                size_t query = first_query + ROW + i;
+                for (int j = 0; j < 4; j++) {
+                    bool seen = query < seq && first_key + COLUMN + ROW_LANES * j <= query;
+                    dp[i][j] = seen ? scale * expf(scale * p[i][j] - row_lse[query]) * (dp[i][j] - row_delta[query]) : 0.0f;
+                }
+            }
+            store_tile(score_grads, dp);
+            __syncthreads();
+            add_rows(sums, score_grads, stages);
+        }
+        for (int i = 0; i < 4; i++) {
+            size_t query = first_query + ROW + i;
+            for (int j = 0; j < 4; j++) {
+                size_t column = half * TILE + 4 * COLUMN + j;
+                if (query < seq && column < dim) grad_q[((batch * seq + query) * heads + head) * dim + column] += sums[i][j];
             }
         }
     }
 }
 
-// dk += ds^T q and dv += p^T grad_out, over all query heads that read the key head. A block a tile of keys, key head and sequence.
+// dk = ds^T q and dv = p^T grad_out of one query head: added where each query head has a key/value head of its own, else written, for
+// edkm_attention_add_heads to add. grad_k, grad_v [B, S, A, D]. A block a tile of keys, half of a head, query head and sequence.
 EDKM_KERNEL edkm_attention_backward_keys(
     const float* q, const float* k, const float* v, const float* lse, const float* delta, const float* grad_out, float* grad_k, float* grad_v,
     float scale, size_t seq, size_t heads, size_t kv_heads, size_t dim, size_t blocks
 ) {
-    __shared__ float queries[TILE * PITCH];
-    __shared__ float grads[TILE * PITCH];
-    __shared__ float keys[TILE * PITCH];
-    __shared__ float values[TILE * PITCH];
-    __shared__ float weights[TILE * (TILE + 1)];
-    __shared__ float score_grads[TILE * (TILE + 1)];
-    size_t tiles = (seq + TILE - 1) / TILE;
-    // the row is a key here
-    size_t row = threadIdx.x / TILE, column = threadIdx.x % TILE;
+    __shared__ Several<4, float> shared_stages[2 * STAGE / 4];
+    __shared__ Several<4, float> shared_weights[SCORES / 4];
+    float *stages = shared_stages[0].x, *weights = shared_weights[0].x;
+    size_t tiles = (seq + TILE - 1) / TILE, sides = blocks / tiles;
     for (size_t block = blockIdx.x; block < blocks; block += gridDim.x) {
-        size_t tile = block % tiles, kv_head = block / tiles % kv_heads, batch = block / tiles / kv_heads;
-        size_t group = heads / kv_heads, key = tile * TILE + row;
-        float key_sums[MOST_DIM / TILE], value_sums[MOST_DIM / TILE];
-        for (size_t j = 0; j < MOST_DIM / TILE; j++) key_sums[j] = value_sums[j] = 0.0f;
-        __syncthreads();
-        load_tile(keys, k, batch, tile * TILE, kv_head, kv_heads, seq, dim);
-        load_tile(values, v, batch, tile * TILE, kv_head, kv_heads, seq, dim);
-        for (size_t head = kv_head * group; head < (kv_head + 1) * group; head++) {
-            for (size_t first = tile * TILE; first < seq; first += TILE) {
-                __syncthreads();
-                load_tile(queries, q, batch, first, head, heads, seq, dim);
-                load_tile(grads, grad_out, batch, first, head, heads, seq, dim);
-                __syncthreads();
-                size_t query = first + column, at = (batch * heads + head) * seq + query;
-                float weight = 0.0f, score_grad = 0.0f;
-                if (query < seq && key <= query) {
-                    weight = expf(scale * dot(queries + column * PITCH, keys + row * PITCH, dim) - lse[at]);
-                    score_grad = scale * weight * (dot(grads + column * PITCH, values + row * PITCH, dim) - delta[at]);
-                }
-                weights[row * (TILE + 1) + column] = weight;
-                score_grads[row * (TILE + 1) + column] = score_grad;
-                __syncthreads();
-                for (size_t c = 0; c < TILE; c++) {
-                    float w = weights[row * (TILE + 1) + c], grad = score_grads[row * (TILE + 1) + c];
-                    for (size_t j = 0; j * TILE + column < dim; j++) {
-                        key_sums[j] = fmaf(grad, queries[c * PITCH + j * TILE + column], key_sums[j]);
-                        value_sums[j] = fmaf(w, grads[c * PITCH + j * TILE + column], value_sums[j]);
-                    }
+        // low keys are seen by the most queries
+        size_t first_key = block / sides * TILE, head = block % sides % heads, batch = block % sides / heads;
+        size_t halves = (dim + TILE - 1) / TILE, kv_head = head / (heads / kv_heads);
+        unsigned int half = (unsigned int)(batch % halves);
+        batch /= halves;
+        Rows queries = rows_of(q, batch, head, heads, seq, dim), grads = rows_of(grad_out, batch, head, heads, seq, dim);
+        Rows keys = rows_of(k, batch, kv_head, kv_heads, seq, dim), values = rows_of(v, batch, kv_head, kv_heads, seq, dim);
+        const float *row_lse = lse + (batch * heads + head) * seq, *row_delta = delta + (batch * heads + head) * seq;
+        float key_sums[4][4], value_sums[4][4];
+        for (int i = 0; i < 4; i++) {
+            for (int j = 0; j < 4; j++) key_sums[i][j] = value_sums[i][j] = 0.0f;
+        }
+        for (size_t first_query = first_key; first_query < seq; first_query += TILE) {
+            // rows are keys here
+            float p[4][4], ds[4][4];
+            multiply_rows(p, keys, first_key, queries, first_query, stages);
+            multiply_rows(ds, values, first_key, grads, first_query, stages);
+            __syncthreads();
+            load_half(stages, grads, first_query, half);
+            for (int j = 0; j < 4; j++) {
+                size_t query = first_query + COLUMN + ROW_LANES * j;
+                for (int i = 0; i < 4; i++) {
+                    bool seen = query < seq && first_key + ROW + i <= query;
+                    p[i][j] = seen ? expf(scale * p[i][j] - row_lse[query]) : 0.0f;
+                    ds[i][j] = seen ? scale * p[i][j] * (ds[i][j] - row_delta[query]) : 0.0f;
                 }
             }
+            store_tile(weights, p);
+            __syncthreads();
+            add_rows(value_sums, weights, stages);
+            __syncthreads();
+            load_half(stages, queries, first_query, half);
+            store_tile(weights, ds);
+            __syncthreads();
+            add_rows(key_sums, weights, stages);
         }
-        if (key < seq) {
-            for (size_t j = 0; j * TILE + column < dim; j++) {
-                size_t at = ((batch * seq + key) * kv_heads + kv_head) * dim + j * TILE + column;
-                grad_k[at] += key_sums[j];
-                grad_v[at] += value_sums[j];
+        for (int i = 0; i < 4; i++) {
+            size_t key = first_key + ROW + i;
+            for (int j = 0; j < 4; j++) {
+                size_t column = half * TILE + 4 * COLUMN + j, at = ((batch * seq + key) * heads + head) * dim + column;
+                if (key < seq && column < dim) {
+                    grad_k[at] = heads == kv_heads ? grad_k[at] + key_sums[i][j] : key_sums[i][j];
+                    grad_v[at] = heads == kv_heads ? grad_v[at] + value_sums[i][j] : value_sums[i][j];
+                }
             }
         }
     }
 }
+
+// grad[B, S, G, D] += the sum over the query heads of each group of of_heads[B, S, A, D], in their order.
+EDKM_KERNEL edkm_attention_add_heads(const float* of_heads, float* grad, size_t group, size_t dim, size_t len) {
+    for (size_t i = FIRST; i < len; i += STRIDE) {
+        const float* from = of_heads + i / dim * group * dim + i % dim;
+        float sum = 0.0f;
+        for (size_t head = 0; head < group; head++) sum += from[head * dim];
+        grad[i] += sum;
+    }
+}
+
+#undef BLOCKS_TOGETHER
+#define BLOCKS_TOGETHER 1

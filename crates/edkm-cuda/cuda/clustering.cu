@@ -17,16 +17,6 @@
 #define PALETTE ((size_t)blockIdx.x / per)
 #define BY_FOURS (len % 4 == 0 && all % 4 == 0)
 
-// N numbers that are read and written at once.
-template <int N, class T> struct alignas(N * sizeof(T)) Several {
-    T x[N];
-};
-
-template <int N, class T> __device__ inline Several<N, T> load(const T* from, size_t i) { return *reinterpret_cast<const Several<N, T>*>(from + i); }
-template <int N, class T> __device__ inline void store(T* to, size_t i, Several<N, T> numbers) { *reinterpret_cast<Several<N, T>*>(to + i) = numbers; }
-
-__device__ inline bool is_aligned(const void* address) { return (reinterpret_cast<size_t>(address) & 15) == 0; }
-
 // Where a block's part of its palette lies.
 struct Part {
     size_t first, end;

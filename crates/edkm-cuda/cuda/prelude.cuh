@@ -5,7 +5,10 @@
 #ifndef EDKM_PRELUDE
 #define EDKM_PRELUDE
 
-#define EDKM_KERNEL extern "C" __global__ void
+#define EDKM_KERNEL extern "C" __global__ __launch_bounds__(THREADS, BLOCKS_TOGETHER) void
+
+// Blocks that an SM is to hold at once, at least: it bounds the registers of a thread. A file that sets another number sets it back at its end.
+#define BLOCKS_TOGETHER 1
 
 // Threads of a block, in every launch.
 #define THREADS 256
@@ -13,6 +16,16 @@
 // The position of this thread in the grid, and the number of threads of the grid.
 #define FIRST ((size_t)blockIdx.x * THREADS + threadIdx.x)
 #define STRIDE ((size_t)gridDim.x * THREADS)
+
+// N numbers that are read and written at once.
+template <int N, class T> struct alignas(N * sizeof(T)) Several {
+    T x[N];
+};
+
+template <int N, class T> __device__ inline Several<N, T> load(const T* from, size_t i) { return *reinterpret_cast<const Several<N, T>*>(from + i); }
+template <int N, class T> __device__ inline void store(T* to, size_t i, Several<N, T> numbers) { *reinterpret_cast<Several<N, T>*>(to + i) = numbers; }
+
+__device__ inline bool is_aligned(const void* address) { return (reinterpret_cast<size_t>(address) & 15) == 0; }
 
 // One shared array serves all reductions of a block: barriers on entry and exit.
 __device__ inline float block_sum(float x) {

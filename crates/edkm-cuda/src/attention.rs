@@ -3,7 +3,7 @@
 
 use edkm_kernels::attention::Dims;
 
-use crate::runtime::{blocks, blocks_for};
+use crate::runtime::{blocks, blocks_for, THREADS};
 use crate::Argument::{Float, Size};
 use crate::{check, Array, Runtime, Slice, SliceMut};
 
@@ -11,7 +11,10 @@ use crate::{check, Array, Runtime, Slice, SliceMut};
 pub const MOST_HEAD_DIM: usize = 128;
 
 /// Queries and keys of a tile: as in `cuda/attention.cu`.
-const TILE: usize = 16;
+const TILE: usize = 64;
+
+/// Threads that share a row of [`backward`]'s first sum: as in `cuda/attention.cu`.
+const ROW_LANES: usize = 16;
 
 /// What attention reads: `q [B, S, A, D]`, `k` and `v [B, S, G, D]`.
 #[derive(Debug, Clone, Copy)]
@@ -92,7 +95,7 @@ pub struct Outputs<'a> {
     pub lse: Slice<'a, f32>,
 }
 
-/// Adds the gradients of q, k and v. Scratch: B x A x S x 4 bytes.
+/// Adds the gradients of q, k and v. Scratch: B x A x S x 4 bytes, and where query heads share key/value heads 2 x B x S x A x D x 4 bytes more.
 ///
 /// # Errors
 /// The runtime's.
@@ -115,7 +118,8 @@ pub fn backward<R: Runtime>(
         return Ok(());
     }
     let rows = dims.lse_len();
-    let mut delta = Array::<R, f32>::zeroed(runtime, rows)?;
+    let mut delta = Array::<R, f32>::unset(runtime, rows)?;
+    let blocks_of_rows = rows.div_ceil(THREADS / ROW_LANES);
     let arguments = [
         outputs.out.argument(),
         grad_out.argument(),
@@ -124,15 +128,16 @@ pub fn backward<R: Runtime>(
         Size(dims.heads),
         Size(dims.head_dim),
         Size(rows),
+        Size(blocks_of_rows),
     ];
-    // SAFETY: edkm_attention_delta(out, grad_out, delta, seq, heads, dim, len) reaches `len` rows of dim numbers, which is what the slices hold.
-    unsafe { runtime.launch("edkm_attention_delta", blocks_for(rows), &arguments) }?;
+    // SAFETY: edkm_attention_delta(out, grad_out, delta, seq, heads, dim, len, blocks) reaches `len` rows of dim numbers, which is what the slices hold.
+    unsafe { runtime.launch("edkm_attention_delta", blocks(blocks_of_rows), &arguments) }?;
 
     let (tiles, delta) = (dims.seq.div_ceil(TILE) * dims.batch, delta.as_slice());
     let reads = [inputs.q, inputs.k, inputs.v, outputs.lse, delta, grad_out].map(Slice::argument);
     let shape = [dims.seq, dims.heads, dims.kv_heads, dims.head_dim].map(Size);
 
-    let blocks_of_queries = tiles * dims.heads;
+    let blocks_of_queries = tiles * dims.heads * dims.head_dim.div_ceil(TILE);
     let arguments = [
         &reads[..],
         &[grad_q.argument(), Float(dims.scale)],
@@ -144,14 +149,35 @@ pub fn backward<R: Runtime>(
     // hold, as the forward kernel does.
     unsafe { runtime.launch("edkm_attention_backward_queries", blocks(blocks_of_queries), &arguments) }?;
 
-    let blocks_of_keys = tiles * dims.kv_heads;
-    let arguments = [
-        &reads[..],
-        &[grad_k.argument(), grad_v.argument(), Float(dims.scale)],
-        &shape,
-        &[Size(blocks_of_keys)],
-    ]
-    .concat();
-    // SAFETY: edkm_attention_backward_keys(q, k, v, lse, delta, grad_out, grad_k, grad_v, scale, seq, heads, kv_heads, dim, blocks): likewise.
-    unsafe { runtime.launch("edkm_attention_backward_keys", blocks(blocks_of_keys), &arguments) }
+    let blocks_of_keys = blocks_of_queries;
+    let keys = |mut to_k: SliceMut<'_, f32>, mut to_v: SliceMut<'_, f32>| {
+        let arguments = [
+            &reads[..],
+            &[to_k.argument(), to_v.argument(), Float(dims.scale)],
+            &shape,
+            &[Size(blocks_of_keys)],
+        ]
+        .concat();
+        // SAFETY: edkm_attention_backward_keys(q, k, v, lse, delta, grad_out, grad_k, grad_v, scale, seq, heads, kv_heads, dim, blocks): likewise;
+        // grad_k and grad_v hold [B, S, A, D].
+        unsafe { runtime.launch("edkm_attention_backward_keys", blocks(blocks_of_keys), &arguments) }
+    };
+    if dims.heads == dims.kv_heads {
+        return keys(grad_k, grad_v);
+    }
+    let mut of_heads_k = Array::<R, f32>::unset(runtime, dims.query_len())?;
+    let mut of_heads_v = Array::<R, f32>::unset(runtime, dims.query_len())?;
+    keys(of_heads_k.as_mut(), of_heads_v.as_mut())?;
+    for (of_heads, grad) in [(&of_heads_k, &mut grad_k), (&of_heads_v, &mut grad_v)] {
+        let arguments = [
+            of_heads.as_slice().argument(),
+            grad.argument(),
+            Size(dims.heads / dims.kv_heads),
+            Size(dims.head_dim),
+            Size(dims.key_len()),
+        ];
+        // SAFETY: edkm_attention_add_heads(of_heads, grad, group, dim, len) reaches `len` numbers of grad and `group` times as many of of_heads.
+        unsafe { runtime.launch("edkm_attention_add_heads", blocks_for(dims.key_len()), &arguments) }?;
+    }
+    Ok(())
 }

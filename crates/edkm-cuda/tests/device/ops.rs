@@ -367,10 +367,17 @@ fn distillation_and_its_gradients() {
 #[test]
 fn attention_and_its_gradients() {
     on_device(|s| {
-        // around the tile of 16, with and without groups, heads narrower and wider than a tile
-        for (batch, seq, heads, kv_heads, head_dim) in
-            [(1, 1, 1, 1, 2), (2, 5, 4, 2, 8), (1, 16, 2, 1, 20), (1, 37, 2, 2, 128)]
-        {
+        // around the tile of 64, several tiles and sequences, with and without groups, heads of whole fours and not, narrower and wider than a tile
+        for (batch, seq, heads, kv_heads, head_dim) in [
+            (1, 1, 1, 1, 2),
+            (2, 5, 4, 2, 8),
+            (1, 64, 2, 1, 20),
+            (1, 65, 1, 1, 1),
+            (2, 150, 4, 1, 64),
+            (1, 150, 2, 2, 128),
+            (2, 150, 4, 1, 7),
+            (1, 70, 4, 1, 101),
+        ] {
             let dims = cpu::attention::Dims {
                 batch,
                 seq,
