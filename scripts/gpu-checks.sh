@@ -267,10 +267,6 @@ check plugin-on-gpu nvidia-smi run_test cuda
 check plugin-precision nvidia-smi run_test cuda_precision
 check golden-llama nvidia-smi golden
 check finetune-embedded nvidia-smi finetune_on_both
-for tool in memcheck racecheck initcheck; do
-    check "ops-$tool" compute-sanitizer sanitize "$tool" device
-done
-check plugin-memcheck compute-sanitizer sanitize memcheck cuda
 check finetune-offloaded nvidia-smi finetune_offloaded
 check eval-embedded nvidia-smi eval_on_both
 check bench-cluster nvidia-smi bench_cluster
@@ -281,6 +277,10 @@ check llama-7b-step nvidia-smi step llama-7b 130000
 check layer-bench nvidia-smi run_test layer_bench
 check decoder-layer nvidia-smi bench_layer
 check decoder-layer-saved nvidia-smi bench_saved
+for tool in memcheck racecheck initcheck; do
+    check "ops-$tool" compute-sanitizer sanitize "$tool" device
+done
+check plugin-memcheck compute-sanitizer sanitize memcheck cuda
 not_yet packed-product-speed "the product from packed palettes is tested for its bits (ops-on-gpu), its speed is not measured"
 
 printf '\n%-20s %-8s %s\n' check result remark
