@@ -79,27 +79,33 @@ case ${1:-} in
     *) sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac
 
+# A line of the table, shown at once: row NAME RESULT REMARK
+row() {
+    rows+=("$1|$2|$3")
+    printf '%-20s %-8s %s\n' "$1" "$2" "$3" >&2
+}
+
 # check NAME NEEDED COMMAND...: runs the command if the program NEEDED is there.
 check() {
     local name=$1 needed=$2 start=$SECONDS
     shift 2
     if [[ " ${GPU_CHECKS_SKIP:-} " == *" $name "* ]]; then
-        rows+=("$name|not run|left out by GPU_CHECKS_SKIP")
+        row "$name" "not run" "left out by GPU_CHECKS_SKIP"
     elif ! command -v "$needed" > /dev/null; then
-        rows+=("$name|not run|no $needed on this machine")
+        row "$name" "not run" "no $needed on this machine"
     elif "$@" > "$logs/$name.log" 2>&1; then
         if grep -q '^skipped: ' "$logs/$name.log"; then
-            rows+=("$name|not run|$(sed -n 's/^skipped: //p' "$logs/$name.log" | head -1)")
+            row "$name" "not run" "$(sed -n 's/^skipped: //p' "$logs/$name.log" | head -1)"
             return
         fi
-        rows+=("$name|passed|$((SECONDS - start)) s $(sed -n 's/^remark: //p' "$logs/$name.log" | tail -1)")
+        row "$name" passed "$((SECONDS - start)) s $(sed -n 's/^remark: //p' "$logs/$name.log" | tail -1)"
     else
-        rows+=("$name|FAILED|see $logs/$name.log")
+        row "$name" FAILED "see $logs/$name.log"
         failed=1
     fi
 }
 
-not_yet() { rows+=("$1|not run|$2"); }
+not_yet() { row "$1" "not run" "$2"; }
 
 # A test: run_test NAME ARGUMENTS...
 run_test() {
@@ -225,7 +231,7 @@ mebibytes() { awk -v bytes="$1" 'BEGIN { if (bytes == "") print "?"; else printf
 # A LLaMA-7B decoder layer, forward and backward; what is saved for backward goes to the host, or stays. The rows of this project must be measured,
 # that of dfdx's own ops may fail; all figures are in the logs.
 bench_layer() {
-    local saved row file seconds remark=
+    local saved variant file seconds remark=
     for saved in leaves stays; do
         local budget=()
         [ $saved = leaves ] || budget=(--device-memory 16GiB)
@@ -233,10 +239,10 @@ bench_layer() {
         edkm bench layer --store marshal,overlap=1GiB "${budget[@]}" --device cuda --json > "$file" || return 1
         cat "$file"
         remark+="; what is saved $saved:"
-        for row in stock unclustered clustered checkpointed; do
-            seconds=$(number_of_row "$file" "\"name\":\"$row\"" seconds)
-            remark+=" $row ${seconds:-?} s"
-            remark+=" $(mebibytes "$(number_of_row "$file" "\"name\":\"$row\"" device_peak_bytes)"),"
+        for variant in stock unclustered clustered checkpointed; do
+            seconds=$(number_of_row "$file" "\"name\":\"$variant\"" seconds)
+            remark+=" $variant ${seconds:-?} s"
+            remark+=" $(mebibytes "$(number_of_row "$file" "\"name\":\"$variant\"" device_peak_bytes)"),"
         done
         remark=${remark%,}
     done
