@@ -18,7 +18,7 @@ pub struct ClusteredUse {
     /// What each row was divided by before it was clustered, if it was.
     pub row_scales: Option<Arc<[f32]>>,
     /// What the device of the weight keeps to have less to do, if it does.
-    pub(crate) of_device: Option<Arc<dyn Any + Send + Sync>>,
+    pub of_device: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 impl ClusteredUse {
