@@ -220,6 +220,15 @@ pub fn forward<R: Runtime>(
     let palettes = weights.palettes();
     check::len("known starts [P]", starts.known.len(), palettes);
     check::len("other starts [P]", starts.other.len(), palettes);
+    // before anything runs: a copy from the host waits for it
+    let heads: Vec<f64> = starts
+        .known
+        .iter()
+        .zip(&starts.other)
+        .flat_map(|(known, other)| head(known, settings).chain(head(other, settings)))
+        .collect();
+    let heads = Array::from_host(runtime, &heads)?;
+
     let one_part = palettes <= settings.at_once;
     let places = Places::new(palettes, palettes.min(settings.at_once), settings);
     let lens = places.lens();
@@ -237,14 +246,6 @@ pub fn forward<R: Runtime>(
             add_digest(runtime, counts.as_slice(), first, &mut digest)?;
         }
     }
-    // the device is busy by now
-    let heads: Vec<f64> = starts
-        .known
-        .iter()
-        .zip(&starts.other)
-        .flat_map(|(known, other)| head(known, settings).chain(head(other, settings)))
-        .collect();
-    let heads = Array::from_host(runtime, &heads)?;
     let [a, b] = starts.digest;
     let arguments = [
         digest.argument(),
