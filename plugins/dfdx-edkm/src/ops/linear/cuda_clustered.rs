@@ -52,6 +52,9 @@ pub(crate) fn cluster(
     })
 }
 
+/// What the device has found, and what it keeps of that.
+type OnDevice = (Arc<Trajectory>, Option<Kept<Gpu>>);
+
 /// All of it on the device, from where the weight before ended; none if that is not known, or is for the host.
 fn cluster_there(
     gpu: &Gpu,
@@ -60,7 +63,7 @@ fn cluster_there(
     shape: MatrixShape,
     spec: &Spec,
     clustering: &Clustering,
-) -> Result<Option<(Arc<Trajectory>, Option<Kept<Gpu>>)>, EdkmError> {
+) -> Result<Option<OnDevice>, EdkmError> {
     let refused = |source| EdkmError::Cluster { op: op.into(), source };
     let Some(state) = clustering.state() else {
         return Ok(None);
