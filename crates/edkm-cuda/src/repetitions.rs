@@ -140,6 +140,11 @@ pub struct Kept<R: Runtime> {
 }
 
 impl<R: Runtime> Kept<R> {
+    /// Bytes on the device, but for the clustered weights.
+    pub fn bytes(&self) -> usize {
+        8 * self.memory.as_slice().len() + 4 * self.tables.as_slice().len()
+    }
+
     fn records(&self) -> Slice<'_, f64> {
         let Places { records, .. } = &self.places;
         self.memory.as_slice().part(records.start, records.len()).cast()

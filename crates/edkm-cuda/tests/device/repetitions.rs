@@ -262,6 +262,8 @@ fn what_is_kept_gives_the_same_bits() {
     let palettes = Palettes::one(weights.as_slice(), case.half()).expecting(0.1);
     let Ok((found, kept)) = forward(&device, palettes, case.settings(), &starts);
     let (ways, kept) = (found.ways.expect("ways"), kept.expect("tables worth keeping"));
+    // counts and tables by key
+    assert!((512 << 10..520 << 10).contains(&kept.bytes()), "{}", kept.bytes());
     let upstream = device.array(&normal(case.weights.len(), 8, 1.0));
     let both = [None, Some(&kept)].map(|kept| {
         let Ok(out) = clustered(&device, palettes, case.settings(), &ways, kept);

@@ -9,7 +9,7 @@ use edkm_cuda::Array;
 
 use super::{error_of_op, gpu};
 use crate::device::bench::{operands, Copies, DeviceBench, DeviceUsage, MemoryUsage, PRODUCT_REPEATS};
-use crate::ops::linear::cuda_clustered::{backward_accumulate, cluster, Effective};
+use crate::ops::linear::cuda_clustered::{self, backward_accumulate, cluster, Effective};
 use crate::ops::linear::LinearDims;
 use crate::{Clustering, EdkmError};
 
@@ -65,7 +65,7 @@ impl DeviceBench for Cuda {
                 gpu.copy(from, to.as_mut()).map_err(error_of_op)?;
             }
             let memcpy = since(time)?;
-            saved_bytes = used.trajectory.saved_bytes();
+            saved_bytes = cuda_clustered::saved_bytes(&used);
             if repeat > 0 {
                 for (times, time) in times.iter_mut().zip([forward, backward, memcpy]) {
                     times.push(time);

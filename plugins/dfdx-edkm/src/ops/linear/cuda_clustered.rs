@@ -272,6 +272,11 @@ fn kept_of(clustered: &ClusteredUse) -> Option<&Kept<Gpu>> {
     clustered.of_device.as_deref().and_then(|kept| kept.downcast_ref())
 }
 
+/// Bytes that stay from the forward to the backward pass, on the host and on the device.
+pub(crate) fn saved_bytes(clustered: &ClusteredUse) -> usize {
+    clustered.trajectory.saved_bytes() + kept_of(clustered).map_or(0, Kept::bytes)
+}
+
 fn by_tables(clustered: &ClusteredUse) -> bool {
     clustered.spec.dim() == 1 && clustered.row_scales.is_none()
 }
