@@ -121,7 +121,7 @@ fn way_of(record: &[f64], settings: Settings) -> Option<PaletteWay> {
 /// What the forward pass found.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Found {
-    /// What the matrix is recognised by: see [`digest`].
+    /// What the matrix is recognised by: see [`add_digest`].
     pub digest: [u64; 2],
     /// The largest magnitude of each palette, as the bits of an f32: above those of infinity for NaN.
     pub magnitudes: Vec<u32>,
