@@ -6,8 +6,8 @@
 // Sums of gradients by key are taken in fixed point: integer addition does not depend on the order of the blocks. The unit follows from the largest
 // magnitude and the number of weights, so that no sum overflows.
 
-// Keys of either sign that a block counts in shared memory at most: a window of magnitudes. Others go to global memory.
-#define MOST_WINDOW 1408
+// Keys of either sign that a block counts in shared memory: a window of magnitudes. Others go to global memory.
+#define WINDOW 1408
 // Numbers that a block adds up in shared memory before it passes them on: halves of sums of so many stay in 32 bits.
 #define MOST_OF_BLOCK 32768
 // Bits of the lower half of an addend in fixed point.
@@ -35,28 +35,28 @@ __device__ inline Part part_of_block(size_t len, size_t all, size_t per) {
 // The positions i of this thread in a part, from where it takes N numbers; four at once are under way.
 #define FOR_EACH(i, N, part) _Pragma("unroll 4") for (size_t i = (part).first + threadIdx.x * (N); i < (part).end; i += THREADS * (N))
 
-// The place of a key in the window of magnitudes [first, first + window) of both signs, or 2 window.
-__device__ inline unsigned int place_of(unsigned int key, unsigned int first, unsigned int window) {
+// The place of a key in the window of magnitudes [first, first + WINDOW) of both signs, or 2 WINDOW.
+__device__ inline unsigned int place_of(unsigned int key, unsigned int first) {
     unsigned int magnitude = (key & 0x7fff) - first;
-    return magnitude < window ? magnitude + (key >> 15) * window : 2 * window;
+    return magnitude < WINDOW ? magnitude + (key >> 15) * WINDOW : 2 * WINDOW;
 }
 
 // Blocks pass on what they found at the same time, each from another place on.
-__device__ inline unsigned int turned(unsigned int i, unsigned int window) { return (i + blockIdx.x * 416) % (2 * window); }
+__device__ inline unsigned int turned(unsigned int i) { return (i + blockIdx.x * 416) % (2 * WINDOW); }
 
-__device__ inline unsigned int key_at(unsigned int place, unsigned int first, unsigned int window) {
-    return place < window ? first + place : (first + place - window) | 0x8000;
+__device__ inline unsigned int key_at(unsigned int place, unsigned int first) {
+    return place < WINDOW ? first + place : (first + place - WINDOW) | 0x8000;
 }
 
 template <int N> __device__ inline void
-count_part(Part part, const float* weights, size_t kind, unsigned int* counts, unsigned int* here, unsigned int first, unsigned int window, unsigned int* of_thread) {
+count_part(Part part, const float* weights, size_t kind, unsigned int* counts, unsigned int* here, unsigned int first, unsigned int* of_thread) {
     FOR_EACH(i, N, part) {
         Several<N, float> w = load<N>(weights, i);
         for (int n = 0; n < N; n++) {
             unsigned int bits = __float_as_uint(w.x[n]) & 0x7fffffff;
             *of_thread = bits > *of_thread ? bits : *of_thread;
-            unsigned int key = key_of(w.x[n], kind), place = place_of(key, first, window);
-            if (place < 2 * window) atomicAdd(&here[place], 1u);
+            unsigned int key = key_of(w.x[n], kind), place = place_of(key, first);
+            if (place < 2 * WINDOW) atomicAdd(&here[place], 1u);
             else atomicAdd(&counts[key], 1u);
         }
     }
@@ -64,24 +64,24 @@ count_part(Part part, const float* weights, size_t kind, unsigned int* counts, u
 
 // Of each palette: counts[key] += 1 for every weight; magnitude = the largest magnitude, as f32 bits (NaN above all).
 EDKM_KERNEL edkm_count_keys(
-    const float* weights, size_t kind, unsigned int* counts, unsigned int* magnitudes, size_t len, size_t all, size_t per, size_t first_key, size_t window_len
+    const float* weights, size_t kind, unsigned int* counts, unsigned int* magnitudes, size_t len, size_t all, size_t per, size_t first_key
 ) {
-    __shared__ unsigned int here[2 * MOST_WINDOW];
+    __shared__ unsigned int here[2 * WINDOW];
     __shared__ unsigned int largest;
-    unsigned int first = (unsigned int)first_key, window = (unsigned int)window_len;
+    unsigned int first = (unsigned int)first_key;
     Part part = part_of_block(len, all, per);
     counts += PALETTE * KEYS;
-    for (unsigned int i = threadIdx.x; i < 2 * window; i += THREADS) here[i] = 0;
+    for (unsigned int i = threadIdx.x; i < 2 * WINDOW; i += THREADS) here[i] = 0;
     if (threadIdx.x == 0) largest = 0;
     __syncthreads();
     unsigned int of_thread = 0;
-    if (BY_FOURS && is_aligned(weights)) count_part<4>(part, weights, kind, counts, here, first, window, &of_thread);
-    else count_part<1>(part, weights, kind, counts, here, first, window, &of_thread);
+    if (BY_FOURS && is_aligned(weights)) count_part<4>(part, weights, kind, counts, here, first, &of_thread);
+    else count_part<1>(part, weights, kind, counts, here, first, &of_thread);
     atomicMax(&largest, of_thread);
     __syncthreads();
-    for (unsigned int j = threadIdx.x; j < 2 * window; j += THREADS) {
-        unsigned int i = turned(j, window);
-        if (here[i] != 0) atomicAdd(&counts[key_at(i, first, window)], here[i]);
+    for (unsigned int j = threadIdx.x; j < 2 * WINDOW; j += THREADS) {
+        unsigned int i = turned(j);
+        if (here[i] != 0) atomicAdd(&counts[key_at(i, first)], here[i]);
     }
     if (threadIdx.x == 0) atomicMax(&magnitudes[PALETTE], largest);
 }
@@ -112,14 +112,14 @@ EDKM_KERNEL edkm_largest_magnitude(const float* x, unsigned int* magnitudes, siz
 // upper and lower: halves of sums, since shared memory adds 32 bits at once.
 template <int N> __device__ inline void sum_part(
     Part part, const float* weights, size_t kind, const float* addends, double units, unsigned long long* sums, int* upper, unsigned int* lower,
-    unsigned int first, unsigned int window
+    unsigned int first
 ) {
     FOR_EACH(i, N, part) {
         Several<N, float> w = load<N>(weights, i), g = load<N>(addends, i);
         for (int n = 0; n < N; n++) {
             long long addend = __double2ll_rn((double)g.x[n] * units);
-            unsigned int key = key_of(w.x[n], kind), place = place_of(key, first, window);
-            if (place < 2 * window) {
+            unsigned int key = key_of(w.x[n], kind), place = place_of(key, first);
+            if (place < 2 * WINDOW) {
                 atomicAdd(&upper[place], (int)(addend >> HALF_BITS));
                 atomicAdd(&lower[place], (unsigned int)addend & ((1u << HALF_BITS) - 1));
             } else {
@@ -133,26 +133,26 @@ template <int N> __device__ inline void sum_part(
 // Of each palette: sums[key] += addend x units, rounded to a whole number. A block has at most MOST_OF_BLOCK weights.
 EDKM_KERNEL edkm_sum_by_key(
     const float* weights, size_t kind, const float* addends, const unsigned int* magnitudes, size_t bits, unsigned long long* sums, size_t len, size_t all,
-    size_t per, size_t first_key, size_t window_len
+    size_t per, size_t first_key
 ) {
-    __shared__ int upper[2 * MOST_WINDOW];
-    __shared__ unsigned int lower[2 * MOST_WINDOW];
-    unsigned int first = (unsigned int)first_key, window = (unsigned int)window_len;
+    __shared__ int upper[2 * WINDOW];
+    __shared__ unsigned int lower[2 * WINDOW];
+    unsigned int first = (unsigned int)first_key;
     double units = units_of(magnitudes[PALETTE], bits);
     Part part = part_of_block(len, all, per);
     sums += PALETTE * KEYS;
-    for (unsigned int i = threadIdx.x; i < 2 * window; i += THREADS) {
+    for (unsigned int i = threadIdx.x; i < 2 * WINDOW; i += THREADS) {
         upper[i] = 0;
         lower[i] = 0;
     }
     __syncthreads();
-    if (BY_FOURS && is_aligned(weights) && is_aligned(addends)) sum_part<4>(part, weights, kind, addends, units, sums, upper, lower, first, window);
-    else sum_part<1>(part, weights, kind, addends, units, sums, upper, lower, first, window);
+    if (BY_FOURS && is_aligned(weights) && is_aligned(addends)) sum_part<4>(part, weights, kind, addends, units, sums, upper, lower, first);
+    else sum_part<1>(part, weights, kind, addends, units, sums, upper, lower, first);
     __syncthreads();
-    for (unsigned int j = threadIdx.x; j < 2 * window; j += THREADS) {
-        unsigned int i = turned(j, window);
+    for (unsigned int j = threadIdx.x; j < 2 * WINDOW; j += THREADS) {
+        unsigned int i = turned(j);
         long long found = (long long)upper[i] * (1ll << HALF_BITS) + (long long)lower[i];
-        if (found != 0) atomicAdd(&sums[key_at(i, first, window)], (unsigned long long)found);
+        if (found != 0) atomicAdd(&sums[key_at(i, first)], (unsigned long long)found);
     }
 }
 

@@ -39,7 +39,7 @@ impl Half {
 }
 
 /// As in `cuda/clustering.cu`.
-const MOST_WINDOW: usize = 1408;
+const WINDOW: usize = 1408;
 
 /// As in `cuda/clustering.cu`.
 const MOST_OF_BLOCK: usize = 32768;
@@ -147,8 +147,8 @@ impl<'a> Palettes<'a> {
         self.blocks(16 * THREADS, 512)
     }
 
-    /// The first magnitude key that blocks count for themselves, and how many from there on.
-    fn window(self) -> [Argument; 2] {
+    /// The first of the magnitude keys that blocks count for themselves.
+    fn first_of_window(self) -> Argument {
         // by binades: of bf16 11, of f16 nearly one and a half
         let (keys_of_binade, top) = match self.half {
             Half::Bf16 => (7, 0x4000),
@@ -158,7 +158,7 @@ impl<'a> Palettes<'a> {
             Some(largest) => ((usize::from(self.half.key(largest.abs())) >> keys_of_binade) + 1) << keys_of_binade,
             None => top,
         };
-        [Size(top.saturating_sub(MOST_WINDOW)), Size(MOST_WINDOW)]
+        Size(top.saturating_sub(WINDOW))
     }
 }
 
@@ -175,7 +175,6 @@ pub fn count_into<R: Runtime>(
     check::len("counts [P, KEYS]", counts.len(), weights.palettes() * KEYS);
     check::len("magnitudes [P]", magnitudes.len(), weights.palettes());
     let (per, blocks) = weights.counting_blocks();
-    let [first, window] = weights.window();
     let arguments = [
         weights.weights.argument(),
         weights.half.argument(),
@@ -184,10 +183,9 @@ pub fn count_into<R: Runtime>(
         Size(weights.weights_per_palette()),
         Size(weights.len()),
         Size(per),
-        first,
-        window,
+        weights.first_of_window(),
     ];
-    // SAFETY: edkm_count_keys(weights, kind, counts, magnitudes, len, all, blocks of each, window) reaches `len` weights, the counters of 16-bit keys and one
+    // SAFETY: edkm_count_keys(weights, kind, counts, magnitudes, len, all, blocks of each, first of the window) reaches `len` weights, the counters of 16-bit keys and one
     // magnitude of each palette; as many palettes as the grid has blocks for.
     unsafe { runtime.launch("edkm_count_keys", blocks, &arguments) }
 }
@@ -223,7 +221,6 @@ pub fn sum_into<R: Runtime>(
     unsafe { runtime.launch("edkm_largest_magnitude", blocks, &arguments) }?;
     let bits = UnitBits::of(len);
     let (per, blocks) = weights.counting_blocks();
-    let [first, window] = weights.window();
     let arguments = [
         weights.weights.argument(),
         weights.half.argument(),
@@ -234,10 +231,9 @@ pub fn sum_into<R: Runtime>(
         Size(len),
         Size(weights.len()),
         Size(per),
-        first,
-        window,
+        weights.first_of_window(),
     ];
-    // SAFETY: edkm_sum_by_key(weights, kind, addends, magnitudes, bits, sums, len, all, blocks of each, window), blocks of at most MOST_OF_BLOCK weights,
+    // SAFETY: edkm_sum_by_key(weights, kind, addends, magnitudes, bits, sums, len, all, blocks of each, first of the window), blocks of at most MOST_OF_BLOCK weights,
     // reaches `len` weights and addends, one magnitude and the sums of 16-bit keys of each palette.
     unsafe { runtime.launch("edkm_sum_by_key", blocks, &arguments) }?;
     Ok(bits)

@@ -24,6 +24,9 @@ const TABLE_PARTS: usize = KEYS / THREADS;
 /// Numbers before the centroids of a record: as in `cuda/repetitions.cu`.
 const HEAD: usize = 8;
 
+/// Where a record says how many repetitions were done: likewise.
+const HEAD_DONE: usize = 3;
+
 /// Most clusters of a palette.
 pub const MOST_CLUSTERS: usize = 256;
 
@@ -85,7 +88,7 @@ fn record_of(way: &PaletteWay, settings: Settings) -> Vec<f64> {
     } = settings;
     let done = way.log_mass_tk.len() / clusters;
     let mut record: Vec<f64> = head(&way.start, settings).collect();
-    record[3] = done as f64;
+    record[HEAD_DONE] = done as f64;
     record.extend(&way.centroids_tk[clusters..]);
     record.resize(HEAD + (repetitions + 1) * clusters, 0.0);
     record.extend(&way.log_mass_tk);
