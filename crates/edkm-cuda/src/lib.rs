@@ -14,6 +14,7 @@
 
 pub mod adamw;
 pub mod attention;
+pub mod bf16;
 mod check;
 pub mod clustering;
 pub mod cross_entropy;

@@ -4,9 +4,10 @@
 pub const PRELUDE: &str = include_str!("../cuda/prelude.cuh");
 
 /// The files, by name.
-pub const FILES: [(&str, &str); 13] = [
+pub const FILES: [(&str, &str); 14] = [
     ("adamw.cu", include_str!("../cuda/adamw.cu")),
     ("attention.cu", include_str!("../cuda/attention.cu")),
+    ("bf16.cu", include_str!("../cuda/bf16.cu")),
     ("clustering.cu", include_str!("../cuda/clustering.cu")),
     ("digest.cu", include_str!("../cuda/digest.cu")),
     ("elementwise.cu", include_str!("../cuda/elementwise.cu")),

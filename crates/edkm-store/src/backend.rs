@@ -1,6 +1,6 @@
 //! The seam between a tape and whatever keeps its tensors.
 
-use crate::{Record, Report, StoreError, Ticket};
+use crate::{Precision, Record, Report, StoreError, Ticket};
 
 /// Keeps records from the forward pass to the backward pass.
 pub trait Backend: Send + Sync + 'static {
@@ -16,6 +16,13 @@ pub trait Backend: Send + Sync + 'static {
 
     /// What is held at this moment, and what it took.
     fn report(&self) -> Report;
+
+    /// How records are kept that leave it [unsaid](Precision::Unsaid); unsaid itself where that cannot be told. What comes back is compared with what was
+    /// saved only if this is [`Precision::Exact`], so a store that rounds must say so. If it is [`Precision::Bf16`], who saves may round the numbers
+    /// itself, where that saves a copy, and give [`DType::Bf16`](crate::DType::Bf16), which is kept and comes back as it is.
+    fn unsaid_precision(&self) -> Precision {
+        Precision::Exact
+    }
 }
 
 /// What a save would cost.

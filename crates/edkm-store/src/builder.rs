@@ -108,7 +108,8 @@ impl StoreBuilder {
     }
 
     /// Keeps every `F32` record as bf16 that does not ask for [`Precision::Exact`]. **Lossy**: what comes back is within
-    /// 2^-8 of what was saved, relatively (see [`Precision::Bf16`] for the bound), and so gradients are approximate.
+    /// 2^-8 of what was saved, relatively (see [`Precision::Bf16`] for the bound), and so gradients are approximate. The store says so by
+    /// [`Backend::unsaid_precision`](crate::Backend::unsaid_precision).
     pub fn bf16_activations(mut self) -> Self {
         self.activations = Activations::Bf16;
         self

@@ -186,6 +186,10 @@ impl Backend for Store {
         }
     }
 
+    fn unsaid_precision(&self) -> Precision {
+        self.inner.unsaid
+    }
+
     fn report(&self) -> Report {
         self.settle();
         let mut report = Report::default();

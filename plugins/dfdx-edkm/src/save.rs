@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use dfdx::prelude::*;
-use edkm_store::{Backend, DType, Placement, Record, Ticket};
+use edkm_store::{Backend, DType, Placement, Precision, Record, Ticket};
 
 use crate::device::DeviceMemory;
 use crate::ops::Vector;
@@ -18,6 +18,8 @@ pub struct SaveAs {
     pub label: &'static str,
     /// Whether all learners hold the same content.
     pub placement: Placement,
+    /// How exactly a store keeps it.
+    pub precision: Precision,
 }
 
 impl SaveAs {
@@ -26,6 +28,7 @@ impl SaveAs {
         Self {
             label,
             placement: Placement::Local,
+            precision: Precision::Unsaid,
         }
     }
 
@@ -34,6 +37,15 @@ impl SaveAs {
         Self {
             label,
             placement: Placement::Replicated,
+            precision: Precision::Unsaid,
+        }
+    }
+
+    /// The same, kept exactly by every store: for few numbers on which much depends, such as the logarithms of a softmax's sums.
+    pub const fn exactly(self) -> Self {
+        Self {
+            precision: Precision::Exact,
+            ..self
         }
     }
 }
@@ -50,7 +62,7 @@ pub trait SaveForBackward<D: DeviceMemory>: Tape<f32, D> + 'static {
     /// Gives the tensor back, once.
     fn load<S: Shape>(saved: Self::Saved<S>) -> Result<Tensor<S, f32, D>, D::Err>;
 
-    /// Says that backward can make the tensor `out` again with `recipe` (its elements, row-major, the same bits), from what is
+    /// Says that backward can make the tensor `out` again with `recipe` (its elements, row-major, the same bits from the same bits), from what is
     /// saved anyway: an op that saves that content then needs no bytes for it. A tape that keeps tensors as they are pays no heed.
     fn remade_by<S: Shape>(
         &mut self,
@@ -248,8 +260,9 @@ impl<D: DeviceMemory> SaveForBackward<D> for StoreTape<f32, D> {
         out: &Tensor<S, f32, D>,
         recipe: impl Fn() -> Result<Vector<D>, D::Err> + 'static,
     ) -> Result<(), D::Err> {
-        if self.store().is_some() {
-            self.remakes_mut().insert(Remake::new(out, recipe)?);
+        if let Some(store) = self.store() {
+            let remake = Remake::new(&**store, out, recipe)?;
+            self.remakes_mut().insert(remake);
         }
         Ok(())
     }
@@ -283,8 +296,21 @@ fn to_store<S: Shape, D: DeviceMemory>(
     failure: &Failure,
 ) -> Result<Ticket, D::Err> {
     let uptake = tensor.device().uptake(tensor.shape().num_elements());
-    let record = Record::new(D::host_bytes(tensor)?, DType::F32, shape, how.label)
+    let precision = match how.precision {
+        Precision::Unsaid => store.unsaid_precision(),
+        said => said,
+    };
+    let rounded = match precision {
+        Precision::Bf16 => D::rounded_host_bytes(&tensor)?,
+        Precision::Exact | Precision::Unsaid => None,
+    };
+    let (bytes, dtype) = match rounded {
+        Some(bytes) => (bytes, DType::Bf16),
+        None => (D::host_bytes(tensor)?, DType::F32),
+    };
+    let record = Record::new(bytes, dtype, shape, how.label)
         .with_placement(how.placement)
+        .with_precision(how.precision)
         .with_uptake(uptake);
     store.save(record).map_err(|error| {
         failure.set(error.into());

@@ -7,7 +7,7 @@ use dfdx_edkm::ops::rms_norm::rms_norm;
 use dfdx_edkm::ops::swiglu::swiglu;
 use dfdx_edkm::ops::Matrix;
 use dfdx_edkm::{backward, try_rematerialize, EdkmError, SaveAs, SaveForBackward, StoreTape};
-use edkm_store::{Backend, Store, StoreError};
+use edkm_store::{Backend, Store, StoreError, StoreSpec};
 use edkm_testkit::assert_bitwise_equal;
 
 const TOKENS: usize = 6;
@@ -97,6 +97,38 @@ fn outputs_of_norms_and_gates_are_not_kept_and_gradients_are_the_same_bits() {
         let grads = backward(kept).unwrap();
         assert_bitwise_equal("run again", &part.gradients(&grads, &x), &want);
         assert_eq!(store.report().held_count, 0);
+    }
+}
+
+#[test]
+fn from_a_store_that_rounds_outputs_are_made_again_of_rounded_numbers() {
+    let dev = Cpu::default();
+    let part = FeedForward::new(&dev);
+    let x: Matrix<Cpu> = dev.sample_normal_like(&(TOKENS, HIDDEN));
+    let plain = loss(&part, part.gated(x.clone().put_tape(OwnedTape::default())).unwrap()).backward();
+    let want = part.gradients(&plain, &x);
+    let largest = want.iter().fold(0.0f32, |largest, g| largest.max(g.abs()));
+    for layers in ["bf16", "marshal,bf16"] {
+        let store = layers.parse::<StoreSpec>().unwrap().build().unwrap();
+        let run = |gated: Result<Matrix<Cpu, StoreTape<f32, Cpu>>, CpuError>| {
+            let kept = loss(&part, gated.unwrap());
+            let held = store.report().held_bytes;
+            let got = part.gradients(&backward(kept).unwrap(), &x);
+            assert_ne!(got, want, "{layers} is lossy");
+            for (got, want) in got.iter().zip(&want) {
+                assert!((got - want).abs() <= 0.02 * largest, "{layers}: {got} beside {want}");
+            }
+            held
+        };
+        let tape = || StoreTape::new(store.clone(), Gradients::leaky());
+        let held = run(part.gated(x.clone().put_tape(tape())));
+        assert_eq!(
+            held,
+            2 * (TOKENS * (HIDDEN + 2 * FEATURES)) as u64,
+            "neither norm nor gate"
+        );
+        let again = try_rematerialize(x.clone().put_tape(tape()), |x| part.gated(x), || Gated(part.clone()));
+        assert_eq!(run(again), 2 * (TOKENS * HIDDEN) as u64, "the input alone");
     }
 }
 

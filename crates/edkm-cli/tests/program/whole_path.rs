@@ -124,6 +124,8 @@ fn the_same_seed_gives_the_same_bytes_and_another_seed_others() {
     assert_eq!(first, bytes(&["--store", "marshal,compress", "--checkpoint-layers"]));
     assert_eq!(first, bytes(&["--store", "marshal,compress", "--checkpoint-attention"]));
     assert_ne!(first, bytes(&["--seed", "1"]));
+    // the one store that says that it is lossy
+    assert_ne!(first, bytes(&["--store", "marshal,bf16"]));
 }
 
 #[test]

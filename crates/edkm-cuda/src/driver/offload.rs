@@ -104,8 +104,8 @@ impl Offload {
     ///
     /// # Safety
     /// `from` lies on this GPU, and as long as `keep` is there it is neither freed nor written by what is launched from now on.
-    pub unsafe fn download(&self, from: Slice<'_, f32>, keep: Keep) -> Result<Download, GpuError> {
-        let len = from.len() * size_of::<f32>();
+    pub unsafe fn download<T>(&self, from: Slice<'_, T>, keep: Keep) -> Result<Download, GpuError> {
+        let len = from.len() * size_of::<T>();
         let Some(mut pinned) = self.pool.take(len) else {
             let mut bytes = vec![0u8; len];
             self.device.bind_to_thread()?;
@@ -144,9 +144,13 @@ impl Offload {
     ///
     /// # Safety
     /// `to` lies on this GPU. Until the upload is joined or dropped nothing reads, writes or frees it.
-    pub unsafe fn upload(self: &Arc<Self>, from: HostBytes<'_>, mut to: SliceMut<'_, f32>) -> Result<Upload, GpuError> {
+    pub unsafe fn upload<T>(
+        self: &Arc<Self>,
+        from: HostBytes<'_>,
+        mut to: SliceMut<'_, T>,
+    ) -> Result<Upload, GpuError> {
         self.sweep();
-        let (address, len) = (to.address(), to.len() * size_of::<f32>());
+        let (address, len) = (to.address(), to.len() * size_of::<T>());
         let bytes = from.bytes()?;
         crate::check::len("bytes", bytes.len(), len);
         let source = match from {

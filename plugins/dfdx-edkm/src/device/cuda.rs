@@ -160,6 +160,10 @@ impl DeviceMemory for Cuda {
         offload::to_host(tensor)
     }
 
+    fn rounded_host_bytes<S: Shape>(tensor: &Tensor<S, f32, Self>) -> Result<Option<Arc<dyn SharedBytes>>, CudaError> {
+        offload::to_host_rounded(tensor).map(Some)
+    }
+
     fn tensor_from_host_bytes<S: Shape>(
         &self,
         bytes: Arc<dyn SharedBytes>,

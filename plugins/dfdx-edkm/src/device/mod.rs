@@ -54,7 +54,16 @@ pub trait DeviceMemory: Device<f32> {
         tensor: Tensor<S, f32, Self>,
     ) -> Result<std::sync::Arc<dyn edkm_store::SharedBytes>, Self::Err>;
 
-    /// A tensor from bytes that a store gave back; without a copy if they are a tensor of this device that [`Self::host_bytes`] wrapped.
+    /// The same as bf16, for a store that keeps it so: rounded where it lies (to nearest, ties to even), for half of the bytes to copy. None if there is
+    /// nothing to copy, since the memory is the host's.
+    fn rounded_host_bytes<S: Shape>(
+        _tensor: &Tensor<S, f32, Self>,
+    ) -> Result<Option<std::sync::Arc<dyn edkm_store::SharedBytes>>, Self::Err> {
+        Ok(None)
+    }
+
+    /// A tensor from bytes that a store gave back, those of [`Self::host_bytes`] or of [`Self::rounded_host_bytes`]; without a copy if they are a tensor of
+    /// this device that the former wrapped.
     fn tensor_from_host_bytes<S: Shape>(
         &self,
         bytes: std::sync::Arc<dyn edkm_store::SharedBytes>,

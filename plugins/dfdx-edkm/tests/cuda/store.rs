@@ -1,5 +1,7 @@
 //! Tensors saved from the GPU to the host.
 
+use std::sync::Arc;
+
 use dfdx::prelude::*;
 use dfdx_edkm::device::{copies, DeviceMemory};
 use dfdx_edkm::ops::linear::linear;
@@ -7,7 +9,7 @@ use dfdx_edkm::ops::rms_norm::rms_norm;
 use dfdx_edkm::ops::{Matrix, Vector};
 use dfdx_edkm::{backward, try_rematerialize, ChannelScale, DeviceBudget, SaveForBackward, StoreTape};
 use edkm_cluster::Spec;
-use edkm_store::{Backend, Store, StoreSpec};
+use edkm_store::{Backend, Precision, Quote, Record, Report, Store, StoreError, StoreSpec, Ticket};
 use edkm_testkit::assert_bitwise_equal;
 
 use crate::net::{Loss, Net};
@@ -85,6 +87,56 @@ fn gradients_are_the_same_bits_with_copies_beside_the_computation() {
     );
     assert_eq!(after.waited_for, before.waited_for, "page-locked memory was short");
     assert!(after.pinned_peak_bytes < 1 << 20, "buffers are used again: {after:?}");
+}
+
+/// A store that does not say how it keeps what it is given.
+struct Tacit(Store);
+
+impl Backend for Tacit {
+    fn save(&self, record: Record) -> Result<Ticket, StoreError> {
+        self.0.save(record)
+    }
+
+    fn quote(&self, record: &Record) -> Quote {
+        self.0.quote(record)
+    }
+
+    fn report(&self) -> Report {
+        self.0.report()
+    }
+
+    fn unsaid_precision(&self) -> Precision {
+        Precision::Unsaid
+    }
+}
+
+#[test]
+fn numbers_are_rounded_on_the_gpu_as_by_a_store_of_bf16_and_come_to_it_as_half_of_the_bytes() {
+    let dev = gpu();
+    let run = |store: Arc<dyn Backend>| {
+        let mut net = Net::new(&dev, 7, Some(Spec::default()), ChannelScale::None);
+        let tape = StoreTape::shared(store.clone(), Gradients::leaky());
+        let loss = net.loss(Loss::Text, tape).unwrap();
+        let gradients = backward(loss).unwrap();
+        assert_eq!(store.report().held_bytes, 0, "something is left in the store");
+        (net.gradients(gradients), store.report().logical_peak_bytes)
+    };
+    for layers in ["bf16", "marshal,compress,bf16", "overlap=1MiB,bf16"] {
+        let store = || layers.parse::<StoreSpec>().unwrap().build().unwrap();
+        let (want, in_full) = run(Arc::new(Tacit(store())));
+        let (exact, _) = run(Arc::new(Store::memory()));
+        assert_ne!(want, exact, "bf16 is lossy");
+        let (got, halved) = run(Arc::new(store()));
+        // the logarithms of softmax's sums are kept exactly: f32
+        let exactly = in_full - 2 * (in_full - halved);
+        assert!(
+            exactly > 0 && exactly < in_full / 8,
+            "{layers}: {halved} bytes, {in_full} in full"
+        );
+        for (name, got) in got {
+            assert_bitwise_equal(&format!("{layers}: {name}"), &got, &want[&name]);
+        }
+    }
 }
 
 #[test]

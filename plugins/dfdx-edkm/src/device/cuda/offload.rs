@@ -8,16 +8,17 @@ use std::any::Any;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use dfdx::prelude::*;
-use edkm_cuda::driver::{Download, HostBytes, Upload};
+use edkm_cuda::driver::{Download, Gpu, HostBytes, Upload};
+use edkm_cuda::{bf16, Array};
 use edkm_store::{downcast, SharedBytes, Uptake};
 
 use super::{error_of_device, gpu, Fresh};
 use crate::device::DeviceMemory;
 
-/// Something of dfdx's that may end on another thread.
+/// Something on a GPU that may end on another thread.
 struct Anywhere<T>(T);
 
-// SAFETY: dfdx's `Cuda` and its tensors are made of `Arc`s of handles: a context, streams, cuBLAS, memory. The driver takes each of them from any thread
+// SAFETY: dfdx's `Cuda`, its tensors and this project's memory are made of `Arc`s of handles: a context, streams, cuBLAS, memory. The driver takes each of them from any thread
 // that the context is bound to, and cudarc binds it in every call, those of `drop` too. What keeps them from being `Send` is the raw handle of
 // `CudaStream` alone, which is used the same way.
 unsafe impl<T> Send for Anywhere<T> {}
@@ -54,35 +55,89 @@ pub(super) fn to_host<S: Shape>(tensor: Tensor<S, f32, Cuda>) -> Result<Arc<dyn 
     Ok(Arc::new(Leaving(Arc::new(download.map_err(error_of_device)?))))
 }
 
-/// Begins to copy so many numbers to the GPU, into memory that nobody else has.
-fn begin(device: &Cuda, bytes: &Arc<dyn SharedBytes>, len: usize) -> Result<(Upload, Fresh), CudaError> {
+/// The same as bf16. The tensor is not held: what is copied are its rounded numbers, in memory of their own.
+pub(super) fn to_host_rounded<S: Shape>(tensor: &Tensor<S, f32, Cuda>) -> Result<Arc<dyn SharedBytes>, CudaError> {
+    let gpu = gpu(tensor.device()).map_err(error_of_device)?;
+    let download = || {
+        let numbers = Cuda::view(tensor);
+        let mut halves = Array::<Gpu, u16>::unset(&*gpu, numbers.len())?;
+        bf16::round(&*gpu, numbers, halves.as_mut())?;
+        let (halves, offload) = (Arc::new(halves), gpu.offload()?);
+        let keep = Box::new(Anywhere(halves.clone()));
+        // SAFETY: `keep` holds the memory, which nothing writes from here on.
+        unsafe { offload.download(halves.as_slice(), keep) }
+    };
+    let download = download().map_err(error_of_device)?;
+    Ok(Arc::new(Leaving(Arc::new(download))))
+}
+
+/// Where numbers arrive that were saved, as they were saved.
+enum Landing {
+    Numbers(Fresh),
+    /// bf16
+    Halves(Array<Gpu, u16>),
+}
+
+/// An upload and where it goes. In this order: the upload is dropped before the memory that it writes.
+struct Coming {
+    upload: Upload,
+    landing: Landing,
+    len: usize,
+}
+
+impl Coming {
+    /// Lets what is launched from here on wait for the numbers.
+    fn join(self, device: &Cuda) -> Result<Fresh, CudaError> {
+        self.upload.join().map_err(error_of_device)?;
+        match self.landing {
+            Landing::Numbers(fresh) => Ok(fresh),
+            Landing::Halves(halves) => {
+                let mut fresh = Fresh::zeroed(device, self.len)?;
+                let gpu = gpu(device).map_err(error_of_device)?;
+                bf16::widen(&*gpu, halves.as_slice(), fresh.slice_mut()).map_err(error_of_device)?;
+                Ok(fresh)
+            }
+        }
+    }
+}
+
+/// Begins to copy so many numbers to the GPU, f32 or bf16, into memory that nobody else has.
+fn begin(device: &Cuda, bytes: &Arc<dyn SharedBytes>, len: usize) -> Result<Coming, CudaError> {
     bytes.arrive().map_err(|reason| {
         tracing::error!(reason, "bytes of a saved tensor did not arrive");
         Cuda::failed()
     })?;
-    if bytes.byte_len() != len * size_of::<f32>() {
-        return Err(CudaError::Cpu(CpuError::WrongNumElements));
-    }
     let gpu = gpu(device).map_err(error_of_device)?;
-    let mut fresh = Fresh::zeroed(device, len)?;
+    let mut landing = match bytes.byte_len() {
+        full if full == len * size_of::<f32>() => Landing::Numbers(Fresh::zeroed(device, len)?),
+        half if half == len * size_of::<u16>() => Landing::Halves(Array::unset(&*gpu, len).map_err(error_of_device)?),
+        _ => return Err(CudaError::Cpu(CpuError::WrongNumElements)),
+    };
     let leaving = (&**bytes as &dyn Any).downcast_ref::<Leaving>();
     let from = match leaving {
         Some(Leaving(download)) => HostBytes::Downloaded(download),
         None => HostBytes::Other(bytes.as_bytes()),
     };
-    // SAFETY: the memory is fresh, and reached through `fresh` alone, which its users here keep until the upload is joined or dropped.
+    let offload = gpu.offload().map_err(error_of_device)?;
+    // SAFETY: the memory is fresh, and reached through `landing` alone, which `Coming` keeps until the upload is joined or dropped.
     let upload = unsafe {
-        let offload = gpu.offload().map_err(error_of_device)?;
-        offload.upload(from, fresh.slice_mut())
+        match &mut landing {
+            Landing::Numbers(fresh) => offload.upload(from, fresh.slice_mut()),
+            Landing::Halves(halves) => offload.upload(from, halves.as_mut()),
+        }
     };
-    Ok((upload.map_err(error_of_device)?, fresh))
+    Ok(Coming {
+        upload: upload.map_err(error_of_device)?,
+        landing,
+        len,
+    })
 }
 
 /// A saved tensor that is being brought back ahead of its time.
 struct Arriving {
     bytes: Arc<dyn SharedBytes>,
-    /// Until somebody takes them. In this order: the upload is dropped before the memory that it writes.
-    coming: Mutex<Option<(Upload, Anywhere<Fresh>)>>,
+    /// Until somebody takes them.
+    coming: Mutex<Option<Anywhere<Coming>>>,
 }
 
 impl SharedBytes for Arriving {
@@ -117,9 +172,9 @@ impl TakeUp {
 impl Uptake for TakeUp {
     fn take_up(&self, bytes: Arc<dyn SharedBytes>) -> Arc<dyn SharedBytes> {
         match begin(&self.device.0, &bytes, self.len) {
-            Ok((upload, fresh)) => Arc::new(Arriving {
+            Ok(coming) => Arc::new(Arriving {
                 bytes,
-                coming: Mutex::new(Some((upload, Anywhere(fresh)))),
+                coming: Mutex::new(Some(Anywhere(coming))),
             }),
             Err(error) => {
                 // short of memory, perhaps only now
@@ -135,10 +190,9 @@ pub(super) fn from_host(device: &Cuda, bytes: Arc<dyn SharedBytes>, len: usize) 
     let bytes = match downcast::<Arriving>(bytes) {
         Ok(arriving) => {
             let coming = arriving.coming.lock().unwrap_or_else(PoisonError::into_inner).take();
-            if let Some((upload, Anywhere(fresh))) = coming {
-                upload.join().map_err(error_of_device)?;
-                return if fresh.0.shape().0 == len {
-                    Ok(fresh)
+            if let Some(Anywhere(coming)) = coming {
+                return if coming.len == len {
+                    coming.join(device)
                 } else {
                     Err(CudaError::Cpu(CpuError::WrongNumElements))
                 };
@@ -147,7 +201,5 @@ pub(super) fn from_host(device: &Cuda, bytes: Arc<dyn SharedBytes>, len: usize) 
         }
         Err(bytes) => bytes,
     };
-    let (upload, fresh) = begin(device, &bytes, len)?;
-    upload.join().map_err(error_of_device)?;
-    Ok(fresh)
+    begin(device, &bytes, len)?.join(device)
 }

@@ -113,7 +113,7 @@ pub fn attention<D: EdkmDevice, T: SaveForBackward<D>>(
             device.tensor_from_buffer(out, (q_shape.0 * q_shape.1,))
         })?;
     }
-    let saved_lse = tape.save(lse, SaveAs::local("attention.lse"))?;
+    let saved_lse = tape.save(lse, SaveAs::local("attention.lse").exactly())?;
     let saved_out = tape.save(out.clone(), SaveAs::local("attention.out"))?;
     tape.add_backward_op(move |grads| {
         let _span = tracing::trace_span!("attention backward").entered();

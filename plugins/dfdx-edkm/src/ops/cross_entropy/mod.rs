@@ -110,7 +110,7 @@ pub fn cross_entropy<D: EdkmDevice, T: SaveForBackward<D>>(
     let head = head.clone();
     let segment = tape.segment();
     let saved_x = tape.save(x, SaveAs::local("cross_entropy.x"))?;
-    let saved_lse = tape.save(lse, SaveAs::local("cross_entropy.lse"))?;
+    let saved_lse = tape.save(lse, SaveAs::local("cross_entropy.lse").exactly())?;
     tape.add_backward_op(move |grads| {
         let _span = tracing::trace_span!("cross_entropy backward").entered();
         let (lse, x) = (T::load(saved_lse)?, T::load(saved_x)?);
