@@ -68,6 +68,17 @@ pub enum Precision {
     Bf16,
 }
 
+impl Precision {
+    /// This, or `default` if it is unsaid.
+    #[must_use]
+    pub fn or(self, default: Self) -> Self {
+        match self {
+            Self::Unsaid => default,
+            said => said,
+        }
+    }
+}
+
 /// A tensor on its way into a store.
 #[derive(Debug, Clone)]
 #[non_exhaustive]

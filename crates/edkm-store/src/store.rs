@@ -150,9 +150,7 @@ impl Backend for Store {
             tickets,
             ..
         } = &*self.inner;
-        if record.precision == Precision::Unsaid {
-            record.precision = *unsaid;
-        }
+        record.precision = record.precision.or(*unsaid);
         let logical = record.len_bytes();
         let save = |piece: Piece| match top {
             Top::Inline(top) => piece.record.arrive().and_then(|()| top.save(piece)),
@@ -174,9 +172,7 @@ impl Backend for Store {
     fn quote(&self, record: &Record) -> Quote {
         self.settle();
         let mut record = record.clone();
-        if record.precision == Precision::Unsaid {
-            record.precision = self.inner.unsaid;
-        }
+        record.precision = record.precision.or(self.inner.unsaid);
         let logical_bytes = record.len_bytes();
         // A record that cannot be saved is answered as if it were stored raw; its save tells what is wrong with it.
         let quote = record.check().and_then(|()| self.top().quote(Piece::new(record)));

@@ -296,11 +296,7 @@ fn to_store<S: Shape, D: DeviceMemory>(
     failure: &Failure,
 ) -> Result<Ticket, D::Err> {
     let uptake = tensor.device().uptake(tensor.shape().num_elements());
-    let precision = match how.precision {
-        Precision::Unsaid => store.unsaid_precision(),
-        said => said,
-    };
-    let rounded = match precision {
+    let rounded = match how.precision.or(store.unsaid_precision()) {
         Precision::Bf16 => D::rounded_host_bytes(&tensor)?,
         Precision::Exact | Precision::Unsaid => None,
     };
