@@ -54,6 +54,11 @@ impl Workshop {
 
     /// `edkm finetune MODEL --data TEXT --out OUT`, small, with more arguments behind.
     pub(crate) fn finetune(&self, more: &[&str]) -> Output {
+        self.finetune_command(more).output().unwrap()
+    }
+
+    /// [`finetune`](Self::finetune), not run yet.
+    pub(crate) fn finetune_command(&self, more: &[&str]) -> Command {
         let mut command = edkm();
         command
             .arg("finetune")
@@ -63,7 +68,7 @@ impl Workshop {
             .arg("--out")
             .arg(self.out());
         command.args(["--steps", "2", "--seq", "32", "--batch", "2"]).args(more);
-        command.output().unwrap()
+        command
     }
 
     /// `edkm compress MODEL --method METHOD --data TEXT`, with more arguments behind; the folder to write is left to the caller.
