@@ -23,6 +23,9 @@ use args::{Args, Command};
 use edkm_train::bench::phases::PhaseTimes;
 use edkm_train::TrainError;
 
+#[global_allocator]
+static ALLOCATOR: edkm_kernels::LargePages = edkm_kernels::LargePages;
+
 fn main() -> ExitCode {
     let args = Args::parse();
     let phases = PhaseTimes::default();

@@ -33,6 +33,10 @@
 //!
 //! Kernels run in the current rayon pool. A program that makes many short calls should make them from within one
 //! (`pool.install(..)`): a call from outside hands every kernel over to the pool and sleeps until it is done.
+//!
+//! # Memory
+//!
+//! Steps ask for large blocks again and again; a program that trains is faster with [`LargePages`] as its allocator.
 
 pub mod adamw;
 pub mod attention;
@@ -49,6 +53,7 @@ mod check;
 mod disjoint;
 mod exp;
 pub mod lanes;
+mod large_pages;
 mod logits;
 mod parallel;
 mod product;
@@ -56,3 +61,5 @@ mod scratch;
 #[cfg(test)]
 mod testing;
 mod transpose;
+
+pub use large_pages::LargePages;
