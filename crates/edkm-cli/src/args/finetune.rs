@@ -12,7 +12,7 @@ use super::{ClusterArgs, DeviceArgs};
 /// `edkm finetune`
 #[derive(Debug, ClapArgs)]
 pub struct FinetuneArgs {
-    /// A Hugging Face folder (config.json, tokenizer.json, model.safetensors) one that edkm wrote, or hf:OWNER/NAME; without it, the embedded tiny model
+    /// A Hugging Face folder (config.json, tokenizer.json, model.safetensors), one that edkm wrote, or hf:OWNER/NAME; without it, the embedded tiny model
     pub model_dir: Option<PathBuf>,
     /// Text to train on: .txt (documents split at blank lines) or .json/.jsonl (Alpaca records); may be repeated
     #[arg(long, value_name = "FILE", action = ArgAction::Append)]
