@@ -1,0 +1,226 @@
+//! The repetitions, and what they find.
+#![allow(unsafe_code)]
+
+use std::sync::{Mutex, PoisonError};
+
+use edkm_cluster::elsewhere::PaletteWay;
+
+use super::kept::Places;
+use super::record::{head, records_of, way_of};
+use super::{counted, parts, Found, Kept, Settings, Starts, MOST_CLUSTERS, PARTS};
+use crate::clustering::{count_into, look_up_in, Palettes, KEYS};
+use crate::runtime::THREADS;
+use crate::Argument::Size;
+use crate::{check, Array, Runtime, Slice, SliceMut};
+
+/// Blocks that share the keys of a palette where there is nothing to add up: as in `cuda/repetitions.cu`.
+const TABLE_PARTS: usize = KEYS / THREADS;
+
+/// Repeats assignment and update of every palette. Waits for the device. Scratch: as [`Settings::at_once`] says.
+///
+/// With the ways comes what is worth keeping on the device, if it is little beside the weights.
+///
+/// # Errors
+/// The runtime's.
+pub fn forward<R: Runtime>(
+    runtime: &R,
+    weights: Palettes<'_>,
+    settings: Settings,
+    starts: &Starts,
+) -> Result<(Found, Option<Kept<R>>), R::Error> {
+    /// Weights of a palette whose tables are worth keeping.
+    const WORTH_KEEPING: usize = 1 << 20;
+    let Settings {
+        clusters, repetitions, ..
+    } = settings;
+    assert!(
+        (1..=MOST_CLUSTERS).contains(&clusters),
+        "{clusters} clusters: at most {MOST_CLUSTERS}"
+    );
+    let palettes = weights.palettes();
+    check::len("known starts [P]", starts.known.len(), palettes);
+    check::len("other starts [P]", starts.other.len(), palettes);
+    // before anything runs: a copy from the host waits for it
+    let heads: Vec<f64> = starts
+        .known
+        .iter()
+        .zip(&starts.other)
+        .flat_map(|(known, other)| head(known, settings).chain(head(other, settings)))
+        .collect();
+    let heads = Array::from_host(runtime, &heads)?;
+
+    let one_part = palettes <= settings.at_once;
+    let places = Places::new(palettes, palettes.min(settings.at_once), settings);
+    let lens = places.lens();
+    let mut memory = Array::<R, u64>::zeroed(runtime, lens.iter().sum())?;
+    let [mut digest, magnitudes, records, tickets, counts] = memory.as_mut().split(lens);
+    let (mut magnitudes, mut records) = (magnitudes.cast::<u32>(), records.cast::<f64>());
+    let (mut tickets, mut counts) = (tickets.cast::<u32>(), counts.cast::<u32>());
+    for (first, part) in parts(weights, settings) {
+        let mut magnitudes = magnitudes.part(first, part.palettes());
+        if one_part {
+            count_into(runtime, part, &mut counts, &mut magnitudes)?;
+            add_digest(runtime, counts.as_slice(), first, &mut digest)?;
+        } else {
+            let counts = counted(runtime, part, &mut magnitudes)?;
+            add_digest(runtime, counts.as_slice(), first, &mut digest)?;
+        }
+    }
+    let [a, b] = starts.digest;
+    let arguments = [
+        digest.argument(),
+        Size(a as usize),
+        Size(b as usize),
+        heads.as_slice().argument(),
+        records.argument(),
+        Size(clusters),
+        Size(repetitions),
+    ];
+    // SAFETY: edkm_choose_start(digest, expected a, expected b, starts, records, K, T), a block a palette, reaches two numbers of the digest, two starts
+    // and a record of each palette.
+    unsafe { runtime.launch("edkm_choose_start", palettes as u32, &arguments) }?;
+
+    for (first, part) in parts(weights, settings) {
+        let len = settings.record_len();
+        let records = records.part(first * len, part.palettes() * len);
+        if one_part {
+            move_centroids(runtime, part, settings, counts.as_slice(), records, &mut tickets)?;
+        } else {
+            let counts = counted(runtime, part, &mut magnitudes.part(first, part.palettes()))?;
+            move_centroids(runtime, part, settings, counts.as_slice(), records, &mut tickets)?;
+        }
+    }
+    // what the next op asks for comes about while the host waits
+    let made = if one_part && weights.weights_per_palette() >= WORTH_KEEPING {
+        let tables = clustered_tables(runtime, weights, settings, records.as_slice())?;
+        let mut clustered = Array::unset(runtime, weights.len())?;
+        look_up_in(runtime, weights, tables.as_slice(), clustered.as_mut())?;
+        Some((tables, clustered))
+    } else {
+        None
+    };
+    let on_host = memory.as_slice().part(0, places.records.end).to_host(runtime)?;
+    let records: &[f64] = bytemuck::cast_slice(&on_host[places.records.clone()]);
+    let found = Found {
+        digest: [on_host[0], on_host[1]],
+        magnitudes: bytemuck::cast_slice(&on_host[places.magnitudes.clone()])[..palettes].to_vec(),
+        ways: records
+            .chunks(settings.record_len())
+            .map(|record| way_of(record, settings))
+            .collect(),
+    };
+    let kept = made.map(|(tables, clustered)| Kept {
+        memory,
+        places,
+        tables,
+        clustered: Mutex::new(Some(clustered)),
+    });
+    Ok((found, kept))
+}
+
+/// Adds what counts `[P, KEYS]` of the palettes from `first` on give to the digest of their matrix, two numbers: `edkm-cluster`'s fingerprint is made of
+/// them.
+///
+/// # Errors
+/// The runtime's.
+pub fn add_digest<R: Runtime>(
+    runtime: &R,
+    counts: Slice<'_, u32>,
+    first: usize,
+    digest: &mut SliceMut<'_, u64>,
+) -> Result<(), R::Error> {
+    let palettes = counts.len() / KEYS;
+    check::len("counts [P, KEYS]", counts.len(), palettes * KEYS);
+    check::len("digest", digest.len(), 2);
+    let arguments = [counts.argument(), Size(first), digest.argument()];
+    // SAFETY: edkm_digest_counts(counts, first palette, digest) reaches the counters of 16-bit keys of each palette of the grid, and two numbers.
+    unsafe { runtime.launch("edkm_digest_counts", (palettes * PARTS) as u32, &arguments) }
+}
+
+fn move_centroids<R: Runtime>(
+    runtime: &R,
+    part: Palettes<'_>,
+    settings: Settings,
+    counts: Slice<'_, u32>,
+    mut records: SliceMut<'_, f64>,
+    tickets: &mut SliceMut<'_, u32>,
+) -> Result<(), R::Error> {
+    let Settings {
+        clusters, repetitions, ..
+    } = settings;
+    let blocks = part.palettes() * PARTS;
+    let mut partials = Array::<R, f64>::unset(runtime, blocks * 2 * clusters)?;
+    for t in 0..repetitions {
+        let arguments = [
+            counts.argument(),
+            part.half().argument(),
+            settings.keep_zero_argument(),
+            records.argument(),
+            Size(clusters),
+            Size(repetitions),
+            Size(t),
+            Size(part.weights_per_palette()),
+            partials.as_mut().argument(),
+            tickets.argument(),
+        ];
+        // SAFETY: edkm_move_centroids(counts, kind, keep zero, records, K, T, t, len, partials, tickets), PARTS blocks a palette, reaches the counters of
+        // 16-bit keys, a record and a ticket of each palette, and two numbers a cluster of each block.
+        unsafe { runtime.launch("edkm_move_centroids", blocks as u32, &arguments) }?;
+    }
+    Ok(())
+}
+
+/// Tables `[P, KEYS]` of the clustered value of each key.
+fn clustered_tables<R: Runtime>(
+    runtime: &R,
+    part: Palettes<'_>,
+    settings: Settings,
+    records: Slice<'_, f64>,
+) -> Result<Array<R, f32>, R::Error> {
+    let palettes = part.palettes();
+    let mut tables = Array::unset(runtime, palettes * KEYS)?;
+    let arguments = [
+        part.half().argument(),
+        settings.keep_zero_argument(),
+        records.argument(),
+        Size(settings.clusters),
+        Size(settings.repetitions),
+        tables.as_mut().argument(),
+    ];
+    // SAFETY: edkm_clustered_table(kind, keep zero, records, K, T, tables), TABLE_PARTS blocks a palette, reaches a record and the entries of 16-bit keys
+    // of each palette.
+    unsafe { runtime.launch("edkm_clustered_table", (palettes * TABLE_PARTS) as u32, &arguments) }?;
+    Ok(tables)
+}
+
+/// The clustered weights W~. Scratch: as [`Settings::at_once`] says, none with what was kept.
+///
+/// # Errors
+/// The runtime's.
+pub fn clustered<R: Runtime>(
+    runtime: &R,
+    weights: Palettes<'_>,
+    settings: Settings,
+    ways: &[PaletteWay],
+    kept: Option<&Kept<R>>,
+) -> Result<Array<R, f32>, R::Error> {
+    check::len("ways [P]", ways.len(), weights.palettes());
+    let made = kept.and_then(|kept| kept.clustered.lock().unwrap_or_else(PoisonError::into_inner).take());
+    if let Some(made) = made {
+        return Ok(made);
+    }
+    let mut clustered = Array::unset(runtime, weights.len())?;
+    let mut out = clustered.as_mut();
+    if let Some(kept) = kept {
+        look_up_in(runtime, weights, kept.tables.as_slice(), out)?;
+        return Ok(clustered);
+    }
+    for (first, part) in parts(weights, settings) {
+        let palettes = part.palettes();
+        let range = weights.weights_of(first, palettes);
+        let records = records_of(runtime, settings, &ways[first..first + palettes])?;
+        let tables = clustered_tables(runtime, part, settings, records.as_slice())?;
+        look_up_in(runtime, part, tables.as_slice(), out.part(range.start, range.len()))?;
+    }
+    Ok(clustered)
+}

@@ -1,0 +1,73 @@
+//! What the forward pass leaves on the device.
+
+use std::ops::Range;
+use std::sync::Mutex;
+
+use super::Settings;
+use crate::clustering::KEYS;
+use crate::{Array, Runtime, Slice};
+
+/// What the forward pass of large palettes leaves on the device, so that [`clustered`](super::clustered) and
+/// [`backward_accumulate`](super::backward_accumulate) need not make it again: counts and tables by key, 512 KiB a palette, and the records. Of a matrix of
+/// 64 MiB that is less than a hundredth. And the clustered weights, until they are asked for.
+pub struct Kept<R: Runtime> {
+    /// Records and counts, among others: see `Places`.
+    pub(super) memory: Array<R, u64>,
+    pub(super) places: Places,
+    pub(super) tables: Array<R, f32>,
+    pub(super) clustered: Mutex<Option<Array<R, f32>>>,
+}
+
+impl<R: Runtime> Kept<R> {
+    /// Bytes on the device, but for the clustered weights.
+    pub fn bytes(&self) -> usize {
+        8 * self.memory.as_slice().len() + 4 * self.tables.as_slice().len()
+    }
+
+    pub(super) fn records(&self) -> Slice<'_, f64> {
+        let Places { records, .. } = &self.places;
+        self.memory.as_slice().part(records.start, records.len()).cast()
+    }
+
+    pub(super) fn counts(&self) -> Slice<'_, u32> {
+        let Places { counts, .. } = &self.places;
+        self.memory.as_slice().part(counts.start, counts.len()).cast()
+    }
+}
+
+/// Where what the forward pass makes lies, in 8-byte numbers: what is read back first. One piece of memory, since every piece takes time of its own.
+pub(super) struct Places {
+    pub(super) digest: Range<usize>,
+    pub(super) magnitudes: Range<usize>,
+    pub(super) records: Range<usize>,
+    pub(super) tickets: Range<usize>,
+    pub(super) counts: Range<usize>,
+}
+
+impl Places {
+    pub(super) fn new(palettes: usize, palettes_of_part: usize, settings: Settings) -> Self {
+        let mut end = 0;
+        let mut next = |len| {
+            end += len;
+            end - len..end
+        };
+        Places {
+            digest: next(2),
+            magnitudes: next(palettes.div_ceil(2)),
+            records: next(palettes * settings.record_len()),
+            tickets: next(palettes_of_part.div_ceil(2)),
+            counts: next(palettes_of_part * KEYS / 2),
+        }
+    }
+
+    pub(super) fn lens(&self) -> [usize; 5] {
+        let Places {
+            digest,
+            magnitudes,
+            records,
+            tickets,
+            counts,
+        } = self;
+        [digest, magnitudes, records, tickets, counts].map(Range::len)
+    }
+}

@@ -1,0 +1,81 @@
+//! The record of a palette on the device: where its clustering begins, what it has done, and the way that its centroids went.
+
+use edkm_cluster::elsewhere::{PaletteStart, PaletteWay};
+
+use super::Settings;
+use crate::{check, Array, Runtime};
+
+/// Numbers before the centroids of a record: as in `cuda/repetitions.cu`.
+const HEAD: usize = 8;
+
+/// Where a record says how many repetitions were done: likewise.
+const HEAD_DONE: usize = 3;
+
+impl Settings {
+    pub(super) fn record_len(self) -> usize {
+        HEAD + (2 * self.repetitions + 1) * self.clusters
+    }
+}
+
+/// The beginning of a record.
+pub(super) fn head(start: &PaletteStart, settings: Settings) -> impl Iterator<Item = f64> + '_ {
+    check::len("centroids [K]", start.centroids.len(), settings.clusters);
+    let pinned = start.pinned.map_or(-1.0, |k| k as f64);
+    let head: [f64; HEAD] = [start.tau, start.limit, pinned, 0.0, 0.0, 0.0, 0.0, 0.0];
+    head.into_iter().chain(start.centroids.iter().copied())
+}
+
+/// Whether some cluster has hardly any weight in some repetition, of `weights` in all: then the gradient is the host's.
+pub fn is_starved(way: &PaletteWay, weights: usize) -> bool {
+    // as in cuda/repetitions.cu
+    let least = (weights as f64).log2() - 42.0;
+    way.log_mass_tk.is_empty() || !way.log_mass_tk.iter().all(|&log_mass| log_mass >= least)
+}
+
+fn record_of(way: &PaletteWay, settings: Settings) -> Vec<f64> {
+    let Settings {
+        clusters, repetitions, ..
+    } = settings;
+    let done = way.log_mass_tk.len() / clusters;
+    let mut record: Vec<f64> = head(&way.start, settings).collect();
+    record[HEAD_DONE] = done as f64;
+    record.extend(&way.centroids_tk[clusters..]);
+    record.resize(HEAD + (repetitions + 1) * clusters, 0.0);
+    record.extend(&way.log_mass_tk);
+    record.resize(settings.record_len(), 0.0);
+    record
+}
+
+pub(super) fn way_of(record: &[f64], settings: Settings) -> Option<PaletteWay> {
+    let Settings {
+        clusters, repetitions, ..
+    } = settings;
+    let (head, numbers) = record.split_at(HEAD);
+    let [tau, limit, pinned, done, starved, ..] = *head else {
+        return None;
+    };
+    let done = done as usize;
+    if starved != 0.0 || done == 0 {
+        return None;
+    }
+    let (centroids, log_mass) = numbers.split_at((repetitions + 1) * clusters);
+    Some(PaletteWay {
+        start: PaletteStart {
+            tau,
+            limit,
+            pinned: (pinned >= 0.0).then_some(pinned as usize),
+            centroids: centroids[..clusters].to_vec(),
+        },
+        centroids_tk: centroids[..(done + 1) * clusters].to_vec(),
+        log_mass_tk: log_mass[..done * clusters].to_vec(),
+    })
+}
+
+pub(super) fn records_of<R: Runtime>(
+    runtime: &R,
+    settings: Settings,
+    ways: &[PaletteWay],
+) -> Result<Array<R, f64>, R::Error> {
+    let records: Vec<f64> = ways.iter().flat_map(|way| record_of(way, settings)).collect();
+    Array::from_host(runtime, &records)
+}
