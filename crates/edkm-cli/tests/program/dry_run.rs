@@ -54,8 +54,7 @@ fn estimates_are_near_what_the_run_takes() {
         let arguments = [&["--steps", "4", "--eval-tokens", "2000", "--json"], settings].concat();
         let dry = json(&shop.finetune(&[&arguments[..], &["--dry-run"]].concat()));
         assert!(!shop.out().exists() && !shop.path("out.run").exists());
-        let mut run = shop.finetune_command(&arguments);
-        let output = run.env(GIVEN_BACK.0, GIVEN_BACK.1).output().unwrap();
+        let output = shop.finetune_command(&arguments).envs([GIVEN_BACK]).output().unwrap();
         let outcome = json(&output);
         let shown = String::from_utf8_lossy(&output.stderr);
         assert!(shown.contains("the run will take about"), "{shown}");
