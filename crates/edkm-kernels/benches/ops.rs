@@ -254,13 +254,13 @@ mod cross_entropy_128x4096x32000 {
     }
 }
 
-/// 16.8 million parameters: reads four streams and writes three.
-#[divan::bench(sample_count = 15, sample_size = 1)]
-fn adamw_4096x4096(bencher: Bencher<'_, '_>) {
+/// The optimizer's step of 16.8 million parameters.
+mod adamw_4096x4096 {
+    use super::*;
+
     const LEN: usize = HIDDEN * HIDDEN;
-    let (mut param, grad) = (numbers(LEN), numbers(LEN));
-    let (mut m, mut v) = (vec![0.0f32; LEN], vec![0.0f32; LEN]);
-    let hyper = adamw::Hyper {
+
+    const HYPER: adamw::Hyper = adamw::Hyper {
         lr: 1e-6,
         beta1: 0.9,
         beta2: 0.95,
@@ -269,9 +269,32 @@ fn adamw_4096x4096(bencher: Bencher<'_, '_>) {
         step: 1,
         grad_scale: 1.0,
     };
-    bencher
-        .counter(bytes(7 * LEN))
-        .bench_local(|| adamw::update(black_box(&mut param), &grad, &mut m, &mut v, &hyper));
+
+    /// Reads four streams and writes three.
+    #[divan::bench(sample_count = 15, sample_size = 1)]
+    fn f32(bencher: Bencher<'_, '_>) {
+        let (mut param, grad) = (numbers(LEN), numbers(LEN));
+        let (mut m, mut v) = (vec![0.0f32; LEN], vec![0.0f32; LEN]);
+        bencher
+            .counter(bytes(7 * LEN))
+            .bench_local(|| adamw::update(black_box(&mut param), &grad, &mut m, &mut v, &HYPER));
+    }
+
+    /// Reads two streams and two of bytes, and writes three of them.
+    #[divan::bench(sample_count = 15, sample_size = 1)]
+    fn eight_bit(bencher: Bencher<'_, '_>) {
+        let (mut param, grad) = (numbers(LEN), numbers(LEN));
+        let (mut first, mut second) = (vec![0u8; LEN], vec![0u8; LEN]);
+        let mut scales = vec![0.0f32; adamw::eight_bit::scales(LEN)];
+        bencher.counter(bytes(4 * LEN)).bench_local(|| {
+            let moments = adamw::eight_bit::Moments {
+                first: &mut first,
+                second: &mut second,
+                scales: &mut scales,
+            };
+            adamw::eight_bit::update(black_box(&mut param), &grad, moments, &HYPER);
+        });
+    }
 }
 
 /// The norm of the gradients, for clipping.

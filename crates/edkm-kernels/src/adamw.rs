@@ -4,6 +4,8 @@
 //!
 //! I. Loshchilov and F. Hutter, Decoupled Weight Decay Regularization, arXiv 1711.05101.
 
+pub mod eight_bit;
+
 use crate::{check, lanes::dispatch, parallel};
 use rayon::prelude::*;
 
@@ -97,6 +99,16 @@ impl Factors {
             eps: hyper.eps,
         }
     }
+
+    /// One number's step: its new value, and its new moments.
+    #[inline(always)]
+    fn step(&self, param: f32, grad: f32, m: f32, v: f32) -> (f32, f32, f32) {
+        let grad = grad * self.grad_scale;
+        let m = self.beta1.mul_add(m, self.one_minus_beta1 * grad);
+        let v = self.beta2.mul_add(v, self.one_minus_beta2 * grad * grad);
+        let direction = m / v.sqrt().mul_add(self.inverse_root_correction2, self.eps);
+        (self.keep.mul_add(param, -(self.step_size * direction)), m, v)
+    }
 }
 
 fn update_piece(param: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32], f: Factors) {
@@ -104,11 +116,7 @@ fn update_piece(param: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32], f
         #[inline(always)]
         || {
             for ((param, &grad), (m, v)) in param.iter_mut().zip(grad).zip(m.iter_mut().zip(v.iter_mut())) {
-                let grad = grad * f.grad_scale;
-                *m = f.beta1.mul_add(*m, f.one_minus_beta1 * grad);
-                *v = f.beta2.mul_add(*v, f.one_minus_beta2 * grad * grad);
-                let direction = *m / v.sqrt().mul_add(f.inverse_root_correction2, f.eps);
-                *param = f.keep.mul_add(*param, -(f.step_size * direction));
+                (*param, *m, *v) = f.step(*param, grad, *m, *v);
             }
         },
     );
