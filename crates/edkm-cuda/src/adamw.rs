@@ -1,9 +1,9 @@
 //! AdamW, as `edkm_kernels::adamw`.
 #![allow(unsafe_code)]
 
-use edkm_kernels::adamw::{Factors, Hyper};
+use edkm_kernels::adamw::{eight_bit, Factors, Hyper};
 
-use crate::runtime::{blocks_for, THREADS};
+use crate::runtime::{blocks, blocks_for, THREADS};
 use crate::Argument::{Float, Size};
 use crate::{check, Array, Runtime, Slice, SliceMut};
 
@@ -26,6 +26,7 @@ pub fn update<R: Runtime>(
     check::len("gradient", gradient.len(), len);
     check::len("first moment", first.len(), len);
     check::len("second moment", second.len(), len);
+    assert!(hyper.step > 0, "steps are counted from 1");
     let factors = Factors::of(hyper);
     let arguments = [
         parameter.argument(),
@@ -45,6 +46,68 @@ pub fn update<R: Runtime>(
     ];
     // SAFETY: edkm_adamw_update(parameter, gradient, first, second, nine factors, len) reaches `len` numbers of each, which is their length.
     unsafe { runtime.launch("edkm_adamw_update", blocks_for(len), &arguments) }
+}
+
+/// Moments of 8 bits each, as [`eight_bit::Moments`].
+#[derive(Debug)]
+pub struct EightBitMoments<'a> {
+    /// Codes of the first moment, one a number.
+    pub first: SliceMut<'a, u8>,
+    /// Codes of the second moment, one a number.
+    pub second: SliceMut<'a, u8>,
+    /// `[blocks, 2]`
+    pub scales: SliceMut<'a, f32>,
+}
+
+/// One step, in place, with moments of 8 bits each: all zeros before step 1.
+///
+/// # Errors
+/// The runtime's.
+///
+/// # Panics
+/// If the lengths do not belong together, or `step` is 0.
+pub fn update_eight_bit<R: Runtime>(
+    runtime: &R,
+    mut parameter: SliceMut<'_, f32>,
+    gradient: Slice<'_, f32>,
+    moments: EightBitMoments<'_>,
+    hyper: &Hyper,
+) -> Result<(), R::Error> {
+    /// Numbers of a block: a warp treats those that share their scales.
+    const TOGETHER: usize = eight_bit::BLOCK * THREADS / 32;
+    let EightBitMoments {
+        mut first,
+        mut second,
+        mut scales,
+    } = moments;
+    let len = parameter.len();
+    check::len("gradient", gradient.len(), len);
+    check::len("first moment", first.len(), len);
+    check::len("second moment", second.len(), len);
+    check::len("scales [blocks, 2]", scales.len(), eight_bit::scales(len));
+    assert!(hyper.step > 0, "steps are counted from 1");
+    let factors = Factors::of(hyper);
+    let arguments = [
+        parameter.argument(),
+        gradient.argument(),
+        first.argument(),
+        second.argument(),
+        scales.argument(),
+        Float(factors.grad_scale),
+        Float(factors.beta1),
+        Float(factors.one_minus_beta1),
+        Float(factors.beta2),
+        Float(factors.one_minus_beta2),
+        Float(factors.keep),
+        Float(factors.step_size),
+        Float(factors.inverse_root_correction2),
+        Float(factors.eps),
+        Size(eight_bit::seed(hyper.step) as usize),
+        Size(len),
+    ];
+    // SAFETY: edkm_adamw_eight_bit(parameter, gradient, first, second, scales, nine factors, seed, len) reaches `len` numbers of the first four, which is
+    // their length, and two scales for each 256 of them.
+    unsafe { runtime.launch("edkm_adamw_eight_bit", blocks(len.div_ceil(TOGETHER)), &arguments) }
 }
 
 /// Blocks that share the sum of squares. Fixed: the sum must not depend on the device.

@@ -261,6 +261,57 @@ fn adamw_steps_and_the_norm() {
     });
 }
 
+#[test]
+fn adamw_steps_with_moments_of_eight_bits() {
+    on_device(|s| {
+        // less than what shares a scale, some of it, less and more than a block's work
+        for len in [5, 256, 1000, 2048, 5001] {
+            let (mut parameter, mut first, mut second) = (random(1, len), vec![0u8; len], vec![0u8; len]);
+            let mut scales = vec![0.0; cpu::adamw::eight_bit::scales(len)];
+            let (mut dparameter, mut dscales) = (s.array(&parameter), s.array(&scales));
+            let (mut dfirst, mut dsecond) = (s.array(&first), s.array(&second));
+            for step in 1..=5 {
+                // a zero, and magnitudes far from each other
+                let numbers = random(10 + step, len).into_iter().zip(random(20 + step, len));
+                let mut gradient: Vec<f32> = numbers.map(|(x, e)| x * 10f32.powf(4.0 * e)).collect();
+                gradient[0] = 0.0;
+                let hyper = cpu::adamw::Hyper {
+                    lr: 1e-2,
+                    beta1: 0.9,
+                    beta2: 0.95,
+                    eps: 1e-8,
+                    weight_decay: 0.1,
+                    step,
+                    grad_scale: 0.5,
+                };
+                let moments = cpu::adamw::eight_bit::Moments {
+                    first: &mut first,
+                    second: &mut second,
+                    scales: &mut scales,
+                };
+                cpu::adamw::eight_bit::update(&mut parameter, &gradient, moments, &hyper);
+                let moments = adamw::EightBitMoments {
+                    first: dfirst.as_mut(),
+                    second: dsecond.as_mut(),
+                    scales: dscales.as_mut(),
+                };
+                let dgradient = s.array(&gradient);
+                ok(adamw::update_eight_bit(
+                    s,
+                    dparameter.as_mut(),
+                    dgradient.as_slice(),
+                    moments,
+                    &hyper,
+                ));
+            }
+            assert_bitwise_equal("parameter", &ok(dparameter.to_host(s)), &parameter);
+            assert_bitwise_equal("scales", &ok(dscales.to_host(s)), &scales);
+            assert_eq!(ok(dfirst.to_host(s)), first, "first moment");
+            assert_eq!(ok(dsecond.to_host(s)), second, "second moment");
+        }
+    });
+}
+
 /// Tokens of which some do not count.
 fn token_weights(tokens: usize) -> Vec<f32> {
     (0..tokens).map(|n| [1.0, 0.0, 0.5][n % 3]).collect()
