@@ -1,8 +1,11 @@
 //! How much of what is saved for backward stays on the device.
 
+use dfdx_edkm::optim::MomentFormat;
 use dfdx_edkm::{DeviceBudget, EdkmDevice};
+use edkm_llama::config::LlamaConfig;
 use edkm_store::Bytes;
 
+use crate::moment_bytes::moment_bytes;
 use crate::TrainError;
 
 /// How much of what ops save for backward stays in the memory of the device; the rest goes to the store. Of no meaning for the CPU, whose memory is the
@@ -19,13 +22,16 @@ pub enum DeviceShare {
 }
 
 impl DeviceShare {
-    /// The budget of a run on `device`, where a model of so many parameters lies already.
+    /// The budget of a run on `device`, where the model lies already.
     ///
     /// # Errors
     /// A device that does not tell how much memory is free.
-    pub(crate) fn budget<D: EdkmDevice>(self, device: &D, parameters: u64) -> Result<Option<DeviceBudget>, TrainError> {
-        /// A gradient and two moments, f32.
-        const BYTES_TO_COME: u64 = 12;
+    pub(crate) fn budget<D: EdkmDevice>(
+        self,
+        device: &D,
+        model: &LlamaConfig,
+        moments: MomentFormat,
+    ) -> Result<Option<DeviceBudget>, TrainError> {
         match self {
             DeviceShare::Nothing => Ok(None),
             DeviceShare::AtMost(bytes) => Ok(Some(DeviceBudget::new(bytes))),
@@ -34,7 +40,9 @@ impl DeviceShare {
                     reason: error.to_string(),
                 })?;
                 Ok(free.map(|free| {
-                    let bytes = free.saturating_sub(parameters.saturating_mul(BYTES_TO_COME)) / 2;
+                    let gradients = model.parameter_count().saturating_mul(size_of::<f32>() as u64);
+                    let to_come = gradients.saturating_add(moment_bytes(model, moments));
+                    let bytes = free.saturating_sub(to_come) / 2;
                     tracing::debug!(bytes, "may stay on the device of what is saved for backward");
                     DeviceBudget::new(bytes)
                 }))
@@ -51,7 +59,10 @@ mod tests {
 
     #[test]
     fn the_host_has_no_memory_of_its_own_to_share() {
-        let budget = |share: DeviceShare| share.budget(&Cpu::default(), 1000).unwrap();
+        let json = r#"{"model_type": "llama", "vocab_size": 4, "hidden_size": 4, "intermediate_size": 4, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "max_position_embeddings": 8}"#;
+        let model = LlamaConfig::from_json("config.json".as_ref(), json).unwrap();
+        let budget = |share: DeviceShare| share.budget(&Cpu::default(), &model, MomentFormat::F32).unwrap();
         assert!(budget(DeviceShare::WhatFits).is_none());
         assert!(budget(DeviceShare::Nothing).is_none());
         assert!(budget(DeviceShare::AtMost(Bytes(1))).is_some());

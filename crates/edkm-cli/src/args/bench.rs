@@ -8,7 +8,7 @@ use edkm_store::Bytes;
 use edkm_train::bench::layer::Variant;
 use edkm_train::bench::saved::SavedPart;
 
-use super::DeviceArgs;
+use super::{DeviceArgs, OptimizerChoice};
 
 /// `edkm bench ...`
 #[derive(Debug, Subcommand)]
@@ -265,6 +265,9 @@ pub struct BenchStepArgs {
     /// Save the input of each layer in place of attention's inside, and run that part again in backward
     #[arg(long)]
     pub checkpoint_attention: bool,
+    /// How the optimizer keeps its moments, as for `edkm finetune`
+    #[arg(long, value_enum, default_value_t = OptimizerChoice::Adamw)]
+    pub optimizer: OptimizerChoice,
     /// Storage of tensors saved for backward, as for `edkm finetune`
     #[arg(long, value_name = "LAYERS")]
     pub store: Option<String>,

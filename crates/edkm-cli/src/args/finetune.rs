@@ -7,7 +7,7 @@ use clap::{ArgAction, Args as ClapArgs};
 use edkm_store::Bytes;
 use edkm_train::run::{OnNonFinite, RateUnit};
 
-use super::{ClusterArgs, DeviceArgs};
+use super::{ClusterArgs, DeviceArgs, OptimizerChoice};
 
 /// `edkm finetune`
 #[derive(Debug, ClapArgs)]
@@ -35,6 +35,9 @@ pub struct FinetuneArgs {
     /// Decoupled weight decay of matrices
     #[arg(long, default_value_t = 0.0)]
     pub weight_decay: f32,
+    /// How the optimizer keeps its moments
+    #[arg(long, value_enum, default_value_t = OptimizerChoice::Adamw)]
+    pub optimizer: OptimizerChoice,
     /// Tokens of a sequence
     #[arg(long, default_value_t = 256)]
     pub seq: usize,

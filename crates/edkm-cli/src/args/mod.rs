@@ -12,6 +12,7 @@ mod finetune;
 mod generate;
 mod inspect;
 mod make_default;
+mod optimizer;
 mod palettes;
 mod sampling;
 mod task_requests;
@@ -36,6 +37,7 @@ pub use finetune::FinetuneArgs;
 pub use generate::GenerateArgs;
 pub use inspect::InspectArgs;
 pub use make_default::MakeDefaultArgs;
+pub use optimizer::OptimizerChoice;
 pub use palettes::PaletteArgs;
 pub use task_requests::TaskRequest;
 

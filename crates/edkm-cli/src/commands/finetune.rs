@@ -159,6 +159,7 @@ fn settings(args: &FinetuneArgs, embedded_folder: Option<&Path>) -> Result<Finet
         learning_rate,
         rate_unit: args.lr_unit.into(),
         weight_decay: args.weight_decay,
+        moments: args.optimizer.into(),
         sequence: args.seq,
         batch: args.batch,
         accumulate: args.accumulate,

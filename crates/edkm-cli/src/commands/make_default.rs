@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use dfdx::prelude::*;
+use dfdx_edkm::optim::MomentFormat;
 use edkm_llama::checkpoint::{FloatDtype, Overwrite, Sharding};
 use edkm_llama::config::{LlamaConfig, CONFIG_FILE};
 use edkm_llama::model::{DynamicLlama, Recompute};
@@ -58,6 +59,7 @@ pub fn run(args: MakeDefaultArgs) -> Result<(), Failure> {
         learning_rate: args.lr,
         rate_unit: RateUnit::default(),
         weight_decay: 0.1,
+        moments: MomentFormat::F32,
         sequence: 256,
         batch: 16,
         accumulate: 1,

@@ -272,7 +272,7 @@ fn a_run_is_not_resumed_with_another_model_or_text() {
 }
 
 #[test]
-fn what_was_chosen_for_layers_is_kept_with_the_run() {
+fn what_was_chosen_for_layers_and_the_optimizer_is_kept_with_the_run() {
     let shops = [Workshop::new(), Workshop::new()];
     let start = |shop: &Workshop| {
         let rules = shop.path("layers.toml");
@@ -280,6 +280,7 @@ fn what_was_chosen_for_layers_is_kept_with_the_run() {
         std::fs::write(&rules, text).unwrap();
         let mut command = run(shop);
         command.arg("--layers").arg(rules).args(["--bits-budget", "4"]);
+        command.args(["--optimizer", "adamw-8bit"]);
         command
     };
     let [undisturbed, killed] = &shops;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use dfdx_edkm::optim::AdamWConfig;
+use dfdx_edkm::optim::{AdamWConfig, MomentFormat};
 use dfdx_edkm::EdkmDevice;
 use edkm_cluster::bench::median;
 use edkm_llama::config::LlamaConfig;
@@ -35,6 +35,8 @@ pub struct StepSettings {
     pub sequence: usize,
     /// Sequences.
     pub batch: usize,
+    /// How the optimizer keeps its moments.
+    pub moments: MomentFormat,
     /// What layers save.
     pub recompute: Recompute,
     /// Where it goes.
@@ -66,7 +68,7 @@ pub struct StepBench {
 /// Measures `repeats` steps (at least one) after one that is not counted; `times` must be a layer of the subscriber in use. The phases are the host's
 /// times: on a GPU what is launched in one may run in the next.
 ///
-/// Memory: 16 bytes a parameter (weight, gradient, two moments), and the activations.
+/// Memory: 16 bytes a parameter (weight, gradient, two moments; 10 with moments of 8 bits), and the activations.
 ///
 /// # Errors
 /// A sequence of no tokens or more than the model has positions; a step that fails.
@@ -76,6 +78,7 @@ pub fn run<D: EdkmDevice>(settings: &StepSettings, device: &D, times: &PhaseTime
         clustering,
         sequence,
         batch,
+        moments,
         recompute,
         store,
         device_share,
@@ -97,7 +100,10 @@ pub fn run<D: EdkmDevice>(settings: &StepSettings, device: &D, times: &PhaseTime
     let settings = TrainerSettings {
         learning_rate: LearningRate::cosine(1e-4, steps as u64)?,
         temperature: clustering.as_ref().map(|clustering| clustering.temperature),
-        optimizer: AdamWConfig::default(),
+        optimizer: AdamWConfig {
+            moments: *moments,
+            ..AdamWConfig::default()
+        },
         batch: *batch,
         accumulate: 1,
     };
@@ -106,7 +112,7 @@ pub fn run<D: EdkmDevice>(settings: &StepSettings, device: &D, times: &PhaseTime
     let stream = TokenStream::from_tokens(tokens.collect());
     let mut sampler = WindowSampler::new(&stream, *sequence, 0)?;
     let mut trainer = Trainer::new(model, device.clone(), settings, store.build()?);
-    if let Some(budget) = device_share.budget(device, config.parameter_count())? {
+    if let Some(budget) = device_share.budget(device, config, *moments)? {
         trainer = trainer.with_device_budget(budget);
     }
 

@@ -19,6 +19,7 @@ mod table;
 
 use std::path::{Path, PathBuf};
 
+use dfdx_edkm::optim::MomentFormat;
 use dfdx_edkm::EdkmDevice;
 use edkm_llama::checkpoint::{Checkpoint, Overwrite};
 use edkm_llama::config::LlamaConfig;
@@ -291,6 +292,7 @@ impl Planned {
                 learning_rate: settings.learning_rate.unwrap_or(default_rate),
                 rate_unit: RateUnit::Relative,
                 weight_decay: 0.0,
+                moments: MomentFormat::F32,
                 sequence: settings.sequence,
                 batch: settings.batch,
                 accumulate: 1,

@@ -163,6 +163,7 @@ pub fn finetune<D: EdkmDevice>(
         temperature: settings.clustering.as_ref().map(|c| c.temperature),
         optimizer: AdamWConfig {
             weight_decay: settings.weight_decay,
+            moments: settings.moments,
             ..AdamWConfig::default()
         },
         batch: settings.batch,
@@ -188,7 +189,7 @@ pub fn finetune<D: EdkmDevice>(
         }
     };
     trainer = trainer.with_rate_factors(factors);
-    if let Some(budget) = settings.device_share.budget(device, config.parameter_count())? {
+    if let Some(budget) = settings.device_share.budget(device, &config, settings.moments)? {
         trainer = trainer.with_device_budget(budget);
     }
     if let Some((teacher, lesson)) = teacher {

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use dfdx_edkm::optim::MomentFormat;
 use edkm_llama::checkpoint::Overwrite;
 use edkm_llama::model::{Distillation, Recompute};
 use edkm_store::StoreSpec;
@@ -73,6 +74,8 @@ pub struct FinetuneSettings {
     pub rate_unit: RateUnit,
     /// Decoupled weight decay of matrices.
     pub weight_decay: f32,
+    /// How the optimizer keeps its moments.
+    pub moments: MomentFormat,
     /// Tokens of a sequence.
     pub sequence: usize,
     /// Sequences of a forward pass.

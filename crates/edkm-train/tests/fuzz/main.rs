@@ -82,9 +82,14 @@ fn state() -> Vec<u8> {
     let config = LlamaConfig::from_json(Path::new("config.json"), config).unwrap();
     let mut model: DynamicLlama<Cpu> =
         DynamicLlama::from_weights(&config, &Cpu::default(), &mut random_weights(0, 1, 0.02)).unwrap();
-    let moments = dfdx_edkm::optim::Moments {
+    let plain = dfdx_edkm::optim::Moments::F32 {
         first: vec![0.5; 4],
         second: vec![0.25; 4],
+    };
+    let packed = dfdx_edkm::optim::Moments::EightBit {
+        first: vec![1; 4],
+        second: vec![2; 4],
+        scales: vec![0.5; 2],
     };
     let state = RunState {
         program: "1.2.3".to_owned(),
@@ -92,7 +97,7 @@ fn state() -> Vec<u8> {
         optimizer: dfdx_edkm::optim::AdamWState {
             config: Default::default(),
             step: 3,
-            moments: [("a".to_owned(), moments)].into(),
+            moments: [("a".to_owned(), plain), ("b".to_owned(), packed)].into(),
         },
         clusterings: Default::default(),
         layer_rules: String::new(),

@@ -6,6 +6,7 @@ use dfdx::prelude::*;
 use edkm_kernels::adamw::Hyper;
 use serde::{Deserialize, Serialize};
 
+use super::moments::{self, DeviceMoments, MomentFormat, Moments};
 use crate::{EdkmDevice, EdkmError, ParameterKind, ParameterVisitor, Parameters};
 
 /// Settings of [`AdamW`]. The learning rate is given at each step, since a schedule changes it.
@@ -19,36 +20,30 @@ pub struct AdamWConfig {
     pub weight_decay: f32,
     /// Gradients are scaled down to this norm over all parameters; infinity for no clipping.
     pub clip_norm: f64,
+    /// How the moments are kept.
+    pub moments: MomentFormat,
 }
 
 impl Default for AdamWConfig {
-    /// Betas 0.9 and 0.95 and clipping at 1.0, as is usual for language models; no decay.
+    /// Betas 0.9 and 0.95 and clipping at 1.0, as is usual for language models; no decay; moments in f32.
     fn default() -> Self {
         Self {
             betas: [0.9, 0.95],
             eps: 1e-8,
             weight_decay: 0.0,
             clip_norm: 1.0,
+            moments: MomentFormat::F32,
         }
     }
 }
 
-/// AdamW over parameters that are told apart by name: 8 bytes of state a parameter, parallel, fused with gradient clipping.
+/// AdamW over parameters that are told apart by name: 8 bytes of state a parameter, or 2 (see [`MomentFormat`]), parallel, fused with gradient clipping.
 pub struct AdamW<D: EdkmDevice> {
     config: AdamWConfig,
     step: u64,
-    pub(super) moments: BTreeMap<String, Moments<<D as Storage<f32>>::Vec>>,
+    moments: BTreeMap<String, DeviceMoments<D>>,
     rate_factors: BTreeMap<String, f32>,
     device: D,
-}
-
-/// The running means of one parameter's gradient and of its square.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Moments<V> {
-    /// Mean of gradients.
-    pub first: V,
-    /// Mean of squared gradients.
-    pub second: V,
 }
 
 /// All that an [`AdamW`] holds, on the host, for a checkpoint.
@@ -59,7 +54,7 @@ pub struct AdamWState {
     /// Updates made so far.
     pub step: u64,
     /// The moments of each parameter, by name.
-    pub moments: BTreeMap<String, Moments<Vec<f32>>>,
+    pub moments: BTreeMap<String, Moments<Vec<f32>, Vec<u8>>>,
 }
 
 impl<D: EdkmDevice> AdamW<D> {
@@ -161,12 +156,11 @@ impl<D: EdkmDevice> AdamW<D> {
         let len = parameter.shape().num_elements();
         let device = self.device.clone();
         if !self.moments.contains_key(name) {
-            let zeros = || Storage::<f32>::try_alloc_len(&device, len);
-            let (first, second) = (zeros()?, zeros()?);
-            self.moments.insert(name.to_owned(), Moments { first, second });
+            let zeros = moments::zeros(&device, len, self.config.moments)?;
+            self.moments.insert(name.to_owned(), zeros);
         }
         match self.moments.get_mut(name) {
-            Some(Moments { first, second }) => device.adamw_update(parameter, gradient, first, second, hyper),
+            Some(moments) => device.adamw_update(parameter, gradient, moments, hyper),
             None => Ok(()),
         }
     }
@@ -176,24 +170,15 @@ impl<D: EdkmDevice> AdamW<D> {
     /// # Errors
     /// The device's, when copying to the host.
     pub fn state(&self) -> Result<AdamWState, EdkmError> {
-        let to_host = |v| {
-            self.device
-                .buffer_to_vec(v)
-                .map_err(|e| EdkmError::Device(e.to_string()))
+        let device = &self.device;
+        let to_host = |(name, moments): (&String, &DeviceMoments<D>)| {
+            let moments = moments
+                .as_ref()
+                .try_map(|n| device.buffer_to_vec(n), |c| device.bytes_to_vec(c))?;
+            Ok((name.clone(), moments))
         };
-        let moments = self
-            .moments
-            .iter()
-            .map(|(name, m)| {
-                Ok((
-                    name.clone(),
-                    Moments {
-                        first: to_host(&m.first)?,
-                        second: to_host(&m.second)?,
-                    },
-                ))
-            })
-            .collect::<Result<_, EdkmError>>()?;
+        let moments = self.moments.iter().map(to_host).collect::<Result<_, D::Err>>();
+        let moments = moments.map_err(|e| EdkmError::Device(e.to_string()))?;
         Ok(AdamWState {
             config: self.config,
             step: self.step,
@@ -206,20 +191,12 @@ impl<D: EdkmDevice> AdamW<D> {
     /// # Errors
     /// The device's, when copying from the host.
     pub fn from_state(device: D, state: AdamWState) -> Result<Self, EdkmError> {
-        let from_host = |v| device.buffer_from_vec(v).map_err(|e| EdkmError::Device(e.to_string()));
-        let moments = state
-            .moments
-            .into_iter()
-            .map(|(name, m)| {
-                Ok((
-                    name,
-                    Moments {
-                        first: from_host(m.first)?,
-                        second: from_host(m.second)?,
-                    },
-                ))
-            })
-            .collect::<Result<_, EdkmError>>()?;
+        let from_host = |(name, moments): (String, Moments<_, _>)| {
+            let moments = moments.try_map(|n| device.buffer_from_vec(n), |c| device.bytes_from_vec(c))?;
+            Ok((name, moments))
+        };
+        let moments = state.moments.into_iter().map(from_host).collect::<Result<_, D::Err>>();
+        let moments = moments.map_err(|e| EdkmError::Device(e.to_string()))?;
         Ok(Self {
             config: state.config,
             step: state.step,

@@ -1,29 +1,37 @@
 use dfdx::prelude::*;
-use edkm_kernels::adamw::{self, Hyper};
+use edkm_kernels::adamw::{self, eight_bit, Hyper};
 
-use super::AdamWKernel;
+use super::{AdamWKernel, DeviceMoments, Moments};
 use crate::device::view_mut;
 
 type Buffer = <Cpu as Storage<f32>>::Vec;
+type Bytes = <Cpu as Storage<u8>>::Vec;
 
 impl AdamWKernel for Cpu {
     fn adamw_update<S: Shape>(
         &self,
         parameter: &mut Tensor<S, f32, Self>,
         gradient: &Buffer,
-        first_moment: &mut Buffer,
-        second_moment: &mut Buffer,
+        moments: &mut DeviceMoments<Self>,
         hyper: &Hyper,
     ) -> Result<(), CpuError> {
         let parameter = view_mut(parameter);
         let len = parameter.len();
-        if [gradient.len(), first_moment.len(), second_moment.len()]
-            .iter()
-            .any(|&l| l != len)
-        {
-            return Err(CpuError::WrongNumElements);
+        match moments {
+            Moments::F32 { first, second } => {
+                if [gradient.len(), first.len(), second.len()] != [len; 3] {
+                    return Err(CpuError::WrongNumElements);
+                }
+                adamw::update(parameter, gradient, first, second, hyper);
+            }
+            Moments::EightBit { first, second, scales } => {
+                let lens = [gradient.len(), first.len(), second.len()];
+                if lens != [len; 3] || scales.len() != eight_bit::scales(len) {
+                    return Err(CpuError::WrongNumElements);
+                }
+                eight_bit::update(parameter, gradient, eight_bit::Moments { first, second, scales }, hyper);
+            }
         }
-        adamw::update(parameter, gradient, first_moment, second_moment, hyper);
         Ok(())
     }
 
@@ -36,8 +44,18 @@ impl AdamWKernel for Cpu {
     }
 
     fn buffer_from_vec(&self, numbers: Vec<f32>) -> Result<Buffer, CpuError> {
-        let mut buffer = self.try_alloc_len(0)?;
+        let mut buffer = Storage::<f32>::try_alloc_len(self, 0)?;
         *buffer = numbers;
+        Ok(buffer)
+    }
+
+    fn bytes_to_vec(&self, buffer: &Bytes) -> Result<Vec<u8>, CpuError> {
+        Ok(buffer.to_vec())
+    }
+
+    fn bytes_from_vec(&self, bytes: Vec<u8>) -> Result<Bytes, CpuError> {
+        let mut buffer = Storage::<u8>::try_alloc_len(self, 0)?;
+        *buffer = bytes;
         Ok(buffer)
     }
 }

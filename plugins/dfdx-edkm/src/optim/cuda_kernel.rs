@@ -1,29 +1,48 @@
 use dfdx::prelude::*;
 use edkm_cuda::driver::Gpu;
 use edkm_cuda::{adamw, Slice, SliceMut};
-use edkm_kernels::adamw::Hyper;
+use edkm_kernels::adamw::{eight_bit, Hyper};
 
-use super::AdamWKernel;
+use super::{AdamWKernel, DeviceMoments, Moments};
 use crate::device::cuda::{error_of_device, view_mut, Buffer};
+
+type Bytes = <Cuda as Storage<u8>>::Vec;
 
 impl AdamWKernel for Cuda {
     fn adamw_update<S: Shape>(
         &self,
         parameter: &mut Tensor<S, f32, Self>,
         gradient: &Buffer,
-        first_moment: &mut Buffer,
-        second_moment: &mut Buffer,
+        moments: &mut DeviceMoments<Self>,
         hyper: &Hyper,
     ) -> Result<(), CudaError> {
         let gpu = Gpu::of_memory(gradient).map_err(error_of_device)?;
-        let (gradient, first): (Slice<'_, f32>, SliceMut<'_, f32>) =
-            ((&**gradient).into(), (&mut **first_moment).into());
-        let second: SliceMut<'_, f32> = (&mut **second_moment).into();
+        let gradient: Slice<'_, f32> = (&**gradient).into();
         let len = parameter.shape().num_elements();
-        if [gradient.len(), first.len(), second.len()].iter().any(|&l| l != len) {
-            return Err(CudaError::Cpu(CpuError::WrongNumElements));
+        let wrong = || CudaError::Cpu(CpuError::WrongNumElements);
+        match moments {
+            Moments::F32 { first, second } => {
+                let (first, second): (SliceMut<'_, f32>, SliceMut<'_, f32>) =
+                    ((&mut **first).into(), (&mut **second).into());
+                if [gradient.len(), first.len(), second.len()] != [len; 3] {
+                    return Err(wrong());
+                }
+                adamw::update(&*gpu, view_mut(parameter)?, gradient, first, second, hyper)
+            }
+            Moments::EightBit { first, second, scales } => {
+                let moments = adamw::EightBitMoments {
+                    first: (&mut **first).into(),
+                    second: (&mut **second).into(),
+                    scales: (&mut **scales).into(),
+                };
+                let lens = [gradient.len(), moments.first.len(), moments.second.len()];
+                if lens != [len; 3] || moments.scales.len() != eight_bit::scales(len) {
+                    return Err(wrong());
+                }
+                adamw::update_eight_bit(&*gpu, view_mut(parameter)?, gradient, moments, hyper)
+            }
         }
-        adamw::update(&*gpu, view_mut(parameter)?, gradient, first, second, hyper).map_err(error_of_device)
+        .map_err(error_of_device)
     }
 
     fn sum_of_squares(&self, gradient: &Buffer) -> Result<f64, CudaError> {
@@ -41,6 +60,20 @@ impl AdamWKernel for Cuda {
         let gpu = Gpu::of_memory(&buffer).map_err(error_of_device)?;
         SliceMut::from(&mut *buffer)
             .write(&*gpu, &numbers)
+            .map_err(error_of_device)?;
+        Ok(buffer)
+    }
+
+    fn bytes_to_vec(&self, buffer: &Bytes) -> Result<Vec<u8>, CudaError> {
+        let gpu = Gpu::of_memory(buffer).map_err(error_of_device)?;
+        Slice::from(&**buffer).to_host(&*gpu).map_err(error_of_device)
+    }
+
+    fn bytes_from_vec(&self, bytes: Vec<u8>) -> Result<Bytes, CudaError> {
+        let mut buffer = Storage::<u8>::try_alloc_len(self, bytes.len())?;
+        let gpu = Gpu::of_memory(&buffer).map_err(error_of_device)?;
+        SliceMut::from(&mut *buffer)
+            .write(&*gpu, &bytes)
             .map_err(error_of_device)?;
         Ok(buffer)
     }

@@ -5,9 +5,11 @@ mod collection;
 mod cpu_kernel;
 #[cfg(feature = "cuda")]
 mod cuda_kernel;
+mod moments;
 
-pub use adamw::{AdamW, AdamWConfig, AdamWState, Moments, StepError};
+pub use adamw::{AdamW, AdamWConfig, AdamWState, StepError};
 pub use collection::AdamWOptimizer;
+pub use moments::{DeviceMoments, MomentFormat, Moments};
 
 use dfdx::prelude::*;
 use edkm_kernels::adamw::Hyper;
@@ -15,14 +17,13 @@ use edkm_kernels::adamw::Hyper;
 use crate::device::DeviceMemory;
 
 /// The device's part of the optimizer.
-pub trait AdamWKernel: DeviceMemory {
+pub trait AdamWKernel: DeviceMemory + Storage<u8> {
     /// One update of one parameter, in place.
     fn adamw_update<S: Shape>(
         &self,
         parameter: &mut Tensor<S, f32, Self>,
         gradient: &<Self as Storage<f32>>::Vec,
-        first_moment: &mut <Self as Storage<f32>>::Vec,
-        second_moment: &mut <Self as Storage<f32>>::Vec,
+        moments: &mut DeviceMoments<Self>,
         hyper: &Hyper,
     ) -> Result<(), Self::Err>;
 
@@ -34,4 +35,10 @@ pub trait AdamWKernel: DeviceMemory {
 
     /// A buffer from numbers on the host.
     fn buffer_from_vec(&self, numbers: Vec<f32>) -> Result<<Self as Storage<f32>>::Vec, Self::Err>;
+
+    /// A buffer's bytes on the host.
+    fn bytes_to_vec(&self, buffer: &<Self as Storage<u8>>::Vec) -> Result<Vec<u8>, Self::Err>;
+
+    /// A buffer from bytes on the host.
+    fn bytes_from_vec(&self, bytes: Vec<u8>) -> Result<<Self as Storage<u8>>::Vec, Self::Err>;
 }

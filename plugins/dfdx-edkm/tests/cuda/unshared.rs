@@ -2,7 +2,7 @@
 
 use dfdx::prelude::*;
 use dfdx_edkm::device::DeviceMemory;
-use dfdx_edkm::optim::AdamWKernel;
+use dfdx_edkm::optim::{AdamWKernel, Moments};
 use edkm_kernels::adamw::Hyper;
 use edkm_testkit::assert_bitwise_equal;
 
@@ -29,8 +29,11 @@ fn an_update_leaves_clones_as_they_were() {
     let clone = parameter.clone();
     let buffer = |numbers| dev.buffer_from_vec(numbers).unwrap();
     let gradient = buffer(random(2, 300));
-    let (mut first, mut second) = (buffer(vec![0.0; 300]), buffer(vec![0.0; 300]));
-    dev.adamw_update(&mut parameter, &gradient, &mut first, &mut second, &hyper(0.1))
+    let mut moments = Moments::F32 {
+        first: buffer(vec![0.0; 300]),
+        second: buffer(vec![0.0; 300]),
+    };
+    dev.adamw_update(&mut parameter, &gradient, &mut moments, &hyper(0.1))
         .unwrap();
     assert_bitwise_equal("clone", &clone.as_vec(), &numbers);
     assert!(parameter.as_vec().iter().zip(&numbers).all(|(a, b)| a != b));
@@ -44,12 +47,15 @@ fn a_step_of_no_length_changes_no_bit() {
     let mut parameter: Tensor<(usize,), f32, Cuda> = dev.tensor_from_host(numbers.clone(), (300,)).unwrap();
     let buffer = |numbers| dev.buffer_from_vec(numbers).unwrap();
     let gradient = buffer(vec![0.0; 300]);
-    let (mut first, mut second) = (buffer(vec![0.0; 300]), buffer(vec![0.0; 300]));
-    dev.adamw_update(&mut parameter, &gradient, &mut first, &mut second, &hyper(0.0))
+    let mut moments = Moments::F32 {
+        first: buffer(vec![0.0; 300]),
+        second: buffer(vec![0.0; 300]),
+    };
+    dev.adamw_update(&mut parameter, &gradient, &mut moments, &hyper(0.0))
         .unwrap();
     assert_bitwise_equal("parameter", &parameter.as_vec(), &numbers);
     let other = buffer(vec![0.0; 299]);
     assert!(dev
-        .adamw_update(&mut parameter, &other, &mut first, &mut second, &hyper(0.0))
+        .adamw_update(&mut parameter, &other, &mut moments, &hyper(0.0))
         .is_err());
 }

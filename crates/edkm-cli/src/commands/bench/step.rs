@@ -60,6 +60,7 @@ pub fn run(args: BenchStepArgs, times: &PhaseTimes) -> Result<(), Failure> {
         batch: args.batch,
         store,
         device_share,
+        moments: args.optimizer.into(),
         recompute: recompute(args.checkpoint_layers, args.checkpoint_attention),
         repeats: args.repeats,
     };

@@ -23,7 +23,7 @@ const ARGUMENTS: &str = "arguments.json";
 const LOCK: &str = "lock";
 const PARTIAL: &str = ".partial-";
 /// The beginning of `state.bin`: what it is, and the version of what follows (bincode 2, fixed-size little-endian integers).
-const MAGIC: [u8; 12] = *b"edkm run\x02\0\0\0";
+const MAGIC: [u8; 12] = *b"edkm run\x03\0\0\0";
 /// The largest `arguments.json` that is read.
 const ARGUMENTS_LIMIT: u64 = 1 << 20;
 
@@ -296,7 +296,7 @@ fn remove(folder: &Path) -> Result<(), TrainError> {
     gone(fs::remove_dir_all(&aside), &aside)
 }
 
-/// The state takes 8 bytes a parameter and the palettes; a file far beyond is not one, and would fill the memory.
+/// The state takes up to 8 bytes a parameter and the palettes; a file far beyond is not one, and would fill the memory.
 fn check_sizes(folder: &Path) -> Result<(), TrainError> {
     const REST: u64 = 64 << 20;
     let length = |name| {

@@ -31,7 +31,7 @@ pub(super) fn shares(
     config: &LlamaConfig,
     checkpoint: &Checkpoint,
 ) -> Result<Vec<Share>, TrainError> {
-    let model = ModelSizes::new(config, settings.clustering.as_ref());
+    let model = ModelSizes::new(config, settings.clustering.as_ref(), settings.moments);
     let metrics = METRICS_LINE.saturating_mul(settings.steps);
     let mut out = vec![share("OUT: weights", weights(settings, config, checkpoint)?)];
     let beside = COMPANIONS.iter().map(|name| settings.model_dir.join(name));
@@ -84,7 +84,7 @@ fn figures(settings: &FinetuneSettings, config: &LlamaConfig) -> Result<u64, Tra
 
 /// A checkpoint: parameters and two moments each, and the palettes reached, which are small.
 pub(super) fn checkpoint(model: &ModelSizes) -> u64 {
-    3 * model.parameters
+    model.parameters + model.moments
 }
 
 /// The model's file in OUT.

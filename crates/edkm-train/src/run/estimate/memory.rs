@@ -20,6 +20,9 @@ const ENCODED_TOGETHER: u64 = 4 << 20;
 /// Tokens of one forward pass of an evaluation (see `evaluate`).
 const EVALUATED_TOGETHER: u64 = 2048;
 
+/// The name of a share: the moments.
+pub(super) const OPTIMIZER: &str = "optimizer";
+
 /// The name of a share: all passes of a step are drawn from the text before the first runs.
 pub(super) const TEXT_OF_A_STEP: &str = "text of a step";
 
@@ -66,7 +69,7 @@ pub(super) fn stages(
         with([kept.clone(), training(settings, model)].concat()),
     ));
     // the parameters are written and dropped before the optimizer's state is copied
-    let copies = share("copies of optimizer state", 2 * model.parameters);
+    let copies = share("copies of optimizer state", model.moments);
     stages.push(StageMemory::new(
         "checkpoint",
         match settings.checkpoints.every {
@@ -125,7 +128,7 @@ fn kept(settings: &FinetuneSettings, model: &ModelSizes) -> Vec<Share> {
     if let Objective::Teacher(_) = settings.objective {
         kept.push(share("teacher", model.parameters));
     }
-    kept.push(share("optimizer", 2 * model.parameters));
+    kept.push(share(OPTIMIZER, model.moments));
     kept.push(share("clustering", model.clustering_buffers.max(model.head_buffers)));
     kept
 }

@@ -1,7 +1,7 @@
 //! What a run will take, said before it begins: memory at its peak, and disk.
 //!
 //! The figures are formulas over the model's sizes and the settings; no weight is read. With P parameters a run holds 4 P bytes of weights,
-//! as many for a teacher, 8 P of the optimizer's moments, up to 4 P of gradients, what the ops save for backward, and the buffers of the op
+//! as many for a teacher, 8 P (or 2 P) of the optimizer's moments, up to 4 P of gradients, what the ops save for backward, and the buffers of the op
 //! that runs. Each part of the run has a sum of its own, and the largest is the peak.
 
 mod disk;
@@ -111,7 +111,7 @@ pub fn estimate(settings: &FinetuneSettings) -> Result<Estimate, TrainError> {
     let checkpoint = Checkpoint::open(&settings.model_dir)?;
     let tokenizer = Tokenizer::from_dir(&settings.model_dir)?;
     let text = TextSizes::of(settings, &tokenizer)?;
-    let sizes = ModelSizes::new(&config, settings.clustering.as_ref());
+    let sizes = ModelSizes::new(&config, settings.clustering.as_ref(), settings.moments);
     let memory = memory::stages(settings, &sizes, &text, limits.held_bytes);
     let disk = disk::shares(settings, &config, &checkpoint)?;
     let always = memory.iter().filter(|stage| stage.when == When::Always);

@@ -1,9 +1,11 @@
 //! The sizes of a model that memory follows from. All are bytes of f32 unless they say otherwise.
 
+use dfdx_edkm::optim::MomentFormat;
 use edkm_llama::config::LlamaConfig;
 use edkm_llama::model::{ClusterPlan, Recompute};
 use edkm_llama::names::{parameters, Role};
 
+use crate::moment_bytes::moment_bytes;
 use crate::run::ClusterSettings;
 
 const F32: u64 = 4;
@@ -17,6 +19,8 @@ fn bytes(tokens: u64, numbers: u64) -> u64 {
 pub(super) struct ModelSizes {
     /// All parameters.
     pub(super) parameters: u64,
+    /// The optimizer's moments.
+    pub(super) moments: u64,
     /// The parameters that are clustered.
     pub(super) clustered: u64,
     /// The largest matrix that is clustered, and its copy where rows are scaled.
@@ -37,7 +41,7 @@ pub(super) struct ModelSizes {
 }
 
 impl ModelSizes {
-    pub(super) fn new(config: &LlamaConfig, clustering: Option<&ClusterSettings>) -> Self {
+    pub(super) fn new(config: &LlamaConfig, clustering: Option<&ClusterSettings>, moments: MomentFormat) -> Self {
         let (mut all, mut clustered, mut clustering_buffers, mut head_buffers) = (0, 0, 0, 0);
         for parameter in parameters(config) {
             let bytes = F32 * parameter.shape.iter().map(|&n| n as u64).product::<u64>();
@@ -62,6 +66,7 @@ impl ModelSizes {
             [config.num_attention_heads, config.num_key_value_heads, config.head_dim].map(|n| n as u64);
         Self {
             parameters: all,
+            moments: moment_bytes(config, moments),
             clustered,
             clustering_buffers,
             head: F32 * vocabulary * hidden,
