@@ -126,7 +126,7 @@ pub struct FinetuneArgs {
     /// Go on with the run that was to write OUT, from its newest whole checkpoint; all else is as it was started
     #[arg(long, value_name = "OUT", exclusive = true)]
     pub resume: Option<PathBuf>,
-    /// Show what memory and disk the run would take on the CPU, and end
+    /// Show what memory and disk the run would take, by part, and end
     #[arg(long)]
     pub dry_run: bool,
     /// Begin even if there seems to be too little memory or disk

@@ -10,10 +10,23 @@ use crate::table::Table;
 /// The estimate in one line, for the beginning of every run.
 pub fn line(estimate: &Estimate) -> String {
     let Estimate { limits, .. } = estimate;
+    let host = limits.memory_bytes.map(|free| free.saturating_add(limits.held_bytes));
+    let memory = match estimate.host_bytes() {
+        None => format!(
+            "{} of memory ({} free)",
+            bytes(estimate.memory_bytes),
+            bytes_or_unknown(host)
+        ),
+        Some(beside) => format!(
+            "{} of the GPU's memory ({} free), {} of the host's ({} free)",
+            bytes(estimate.memory_bytes),
+            bytes_or_unknown(limits.device_bytes),
+            bytes(beside),
+            bytes_or_unknown(host)
+        ),
+    };
     format!(
-        "the run will take about {} of memory ({} free) and {} of disk ({} free)",
-        bytes(estimate.memory_bytes),
-        bytes_or_unknown(limits.memory_bytes.map(|free| free.saturating_add(limits.held_bytes))),
+        "the run will take about {memory} and {} of disk ({} free)",
         bytes(estimate.disk_bytes),
         bytes_or_unknown(limits.disk_bytes)
     )
@@ -27,7 +40,15 @@ pub fn show(output: Output, estimate: &Estimate, on_limits: OnLimits) -> Result<
     output.line(line(estimate));
     if let Some(peak) = estimate.peak() {
         output.line("");
-        shares(output, ["memory at the peak", peak.stage], &peak.shares);
+        let heading = match estimate.host_memory {
+            None => "memory at the peak",
+            Some(_) => "GPU memory at the peak",
+        };
+        shares(output, [heading, peak.stage], &peak.shares);
+    }
+    if let Some(host) = &estimate.host_memory {
+        output.line("");
+        shares(output, ["memory of the host", ""], host);
     }
     let mut stages = Table::new(["the peak of each part of the run", ""]);
     for stage in &estimate.memory {

@@ -6,7 +6,7 @@ use dfdx_edkm::EdkmDevice;
 use edkm_llama::checkpoint::Overwrite;
 use edkm_llama::model::Distillation;
 use edkm_train::run::checkpoint::{completed, CheckpointSettings, Completed, Start};
-use edkm_train::run::estimate::estimate;
+use edkm_train::run::estimate::{estimate, Estimate};
 use edkm_train::run::{
     finetune, free_folder, plan_finetune, ClusterSettings, DataSource, FinetuneOutcome, FinetuneSettings, Measure,
     Objective, OnLimits, PlannedLayer,
@@ -15,7 +15,7 @@ use edkm_train::run::{
 use super::{plan, recompute, Failure};
 use crate::args::FinetuneArgs;
 use crate::console::{bytes, Output};
-use crate::device::{DeviceChoice, OnDevice};
+use crate::device::OnDevice;
 use crate::embedded;
 use crate::hub;
 use crate::progress::Progress;
@@ -63,7 +63,8 @@ pub fn run(args: FinetuneArgs, log: RunLog) -> Result<(), Failure> {
         arguments: started.with_out(&settings.out)?,
     };
     if args.dry_run {
-        return super::dry_run::show(output, &estimate(&settings)?, settings.on_limits);
+        let work = DryRun { settings: &settings };
+        return super::dry_run::show(output, &args.device.run(work)?, settings.on_limits);
     }
     tracing::info!(target: PROGRESS, "edkm {}: {}", env!("CARGO_PKG_VERSION"), settings.checkpoints.arguments);
     let outcome = args.device.run(Training {
@@ -87,6 +88,19 @@ impl OnDevice for Plan<'_> {
 
     fn run<D: EdkmDevice>(self, device: &D) -> Result<Self::Output, Failure> {
         Ok(plan_finetune(self.settings, device, &mut Progress::new(self.output))?)
+    }
+}
+
+/// What the run would take.
+struct DryRun<'a> {
+    settings: &'a FinetuneSettings,
+}
+
+impl OnDevice for DryRun<'_> {
+    type Output = Estimate;
+
+    fn run<D: EdkmDevice>(self, device: &D) -> Result<Estimate, Failure> {
+        Ok(estimate(self.settings, device)?)
     }
 }
 
@@ -176,10 +190,9 @@ fn settings(args: &FinetuneArgs, embedded_folder: Option<&Path>) -> Result<Finet
         on_non_finite: args.on_non_finite.into(),
         checkpoints: CheckpointSettings::default(),
         device_share,
-        // a GPU has its own memory, which is not estimated
-        on_limits: match (args.device.device, args.ignore_limits) {
-            (DeviceChoice::Cpu, false) => OnLimits::Refuse,
-            _ => OnLimits::Ignore,
+        on_limits: match args.ignore_limits {
+            false => OnLimits::Refuse,
+            true => OnLimits::Ignore,
         },
     })
 }

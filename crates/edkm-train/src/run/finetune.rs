@@ -61,7 +61,7 @@ pub fn finetune<D: EdkmDevice>(
         }
     };
     let store = settings.store.build()?;
-    let estimated = estimate(settings)?;
+    let estimated = estimate(settings, device)?;
     observer.estimate(&estimated);
     if settings.on_limits == OnLimits::Refuse {
         estimated.check()?;

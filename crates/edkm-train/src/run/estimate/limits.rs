@@ -14,6 +14,8 @@ use crate::TrainError;
 pub struct Limits {
     /// Memory that the process can still take.
     pub memory_bytes: Option<u64>,
+    /// Memory of the device that is free, where tensors lie in a device's.
+    pub device_bytes: Option<u64>,
     /// Memory that it holds already.
     pub held_bytes: u64,
     /// Room on the file system of OUT.
@@ -22,9 +24,10 @@ pub struct Limits {
 
 impl Limits {
     /// What there is now, for a run that writes `out`.
-    pub(super) fn now(out: &Path) -> Self {
+    pub(super) fn now(out: &Path, device_bytes: Option<u64>) -> Self {
         Self {
             memory_bytes: available_bytes(),
+            device_bytes,
             held_bytes: resident_bytes().unwrap_or(0),
             disk_bytes: room(out),
         }
@@ -32,15 +35,24 @@ impl Limits {
 }
 
 impl Estimate {
-    /// Refuses a run that needs more than there is.
+    /// Refuses a run that needs more than there is. The host's memory is not judged where tensors lie in a device's.
     ///
     /// # Errors
     /// [`TrainError::NotEnough`] with the figures, and what can be lowered.
     pub fn check(&self) -> Result<(), TrainError> {
-        let needed = self.memory_bytes.saturating_sub(self.limits.held_bytes);
-        if let Some(available) = self.limits.memory_bytes.filter(|&available| needed > available) {
+        let Limits {
+            memory_bytes,
+            device_bytes,
+            held_bytes,
+            ..
+        } = self.limits;
+        let (what, needed, there) = match device_bytes {
+            Some(_) => ("the GPU's memory", self.memory_bytes, device_bytes),
+            None => ("memory", self.memory_bytes.saturating_sub(held_bytes), memory_bytes),
+        };
+        if let Some(available) = there.filter(|&available| needed > available) {
             return Err(TrainError::NotEnough {
-                what: "memory",
+                what,
                 needed,
                 available,
                 lower: self.less_memory(),
@@ -99,6 +111,7 @@ mod tests {
         Estimate {
             memory_bytes,
             memory: Vec::new(),
+            host_memory: None,
             disk_bytes,
             disk: Vec::new(),
             disk_bytes_if_interrupted: 10,
@@ -106,6 +119,7 @@ mod tests {
             limits: Limits {
                 memory_bytes: Some(1 << 30),
                 held_bytes: 1 << 20,
+                device_bytes: None,
                 disk_bytes: Some(1 << 30),
             },
         }

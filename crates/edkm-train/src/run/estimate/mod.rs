@@ -12,10 +12,12 @@ mod sizes;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use dfdx_edkm::EdkmDevice;
 use edkm_llama::checkpoint::Checkpoint;
 use edkm_llama::config::LlamaConfig;
 use serde::Serialize;
 
+use self::memory::Place;
 use self::sizes::ModelSizes;
 use super::{check_sequence, DataSource, FinetuneSettings};
 use crate::{Tokenizer, TrainError};
@@ -57,10 +59,12 @@ pub enum When {
 /// What a run will take.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Estimate {
-    /// The most resident memory of the process, in bytes.
+    /// The most memory that it takes where its tensors lie, in bytes: of the process, or of the device.
     pub memory_bytes: u64,
     /// The parts of the run, in their order.
     pub memory: Vec<StageMemory>,
+    /// What the process takes of the host's memory, if that is another.
+    pub host_memory: Option<Vec<Share>>,
     /// The most bytes of files that the run will have at once.
     pub disk_bytes: u64,
     /// What they are.
@@ -78,6 +82,11 @@ impl Estimate {
     pub fn peak(&self) -> Option<&StageMemory> {
         let always = self.memory.iter().filter(|stage| stage.when == When::Always);
         always.max_by_key(|stage| stage.bytes)
+    }
+
+    /// Bytes of the host's memory, if tensors lie in a device's.
+    pub fn host_bytes(&self) -> Option<u64> {
+        self.host_memory.as_deref().map(sum)
     }
 }
 
@@ -100,24 +109,30 @@ fn sum(shares: &[Share]) -> u64 {
     shares.iter().fold(0, |sum, share| share.bytes.saturating_add(sum))
 }
 
-/// What the run of `settings` will take. Reads the model's headers, its tokenizer, and the beginning of each data file.
+/// What the run of `settings` will take on a device. Reads the model's headers, its tokenizer, and the beginning of each data file.
 ///
 /// # Errors
 /// Input that cannot be used.
-pub fn estimate(settings: &FinetuneSettings) -> Result<Estimate, TrainError> {
-    let limits = Limits::now(&settings.out);
+pub fn estimate<D: EdkmDevice>(settings: &FinetuneSettings, device: &D) -> Result<Estimate, TrainError> {
+    let device_bytes = device.free_bytes().map_err(|error| TrainError::Device {
+        reason: error.to_string(),
+    })?;
+    let limits = Limits::now(&settings.out, device_bytes);
     let config = LlamaConfig::read(&settings.model_dir)?;
     check_sequence(settings.sequence, settings.evaluation_tokens, &config)?;
     let checkpoint = Checkpoint::open(&settings.model_dir)?;
     let tokenizer = Tokenizer::from_dir(&settings.model_dir)?;
     let text = TextSizes::of(settings, &tokenizer)?;
     let sizes = ModelSizes::new(&config, settings.clustering.as_ref(), settings.moments);
-    let memory = memory::stages(settings, &sizes, &text, limits.held_bytes);
+    let held = limits.held_bytes;
+    let place = device_bytes.map_or(Place::Host { held }, |free| Place::Device { free });
+    let memory = memory::stages(settings, &sizes, &text, place);
     let disk = disk::shares(settings, &config, &checkpoint)?;
     let always = memory.iter().filter(|stage| stage.when == When::Always);
     Ok(Estimate {
         memory_bytes: always.map(|stage| stage.bytes).max().unwrap_or(0),
         memory,
+        host_memory: device_bytes.map(|free| memory::beside_device(settings, &sizes, &text, held, free)),
         disk_bytes: sum(&disk),
         disk,
         disk_bytes_if_interrupted: match settings.checkpoints.every {
