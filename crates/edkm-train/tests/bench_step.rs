@@ -1,6 +1,7 @@
 //! The benchmark of a step, in a process of its own: `tracing` may miss spans while other tests come and go with subscribers of their own.
 
 use dfdx::prelude::Cpu;
+use dfdx_edkm::optim::MomentFormat;
 use edkm_cluster::Bits;
 use edkm_llama::config::LlamaConfig;
 use edkm_llama::model::Recompute;
@@ -23,6 +24,7 @@ fn the_phases_are_parts_of_the_step() {
         recompute: Recompute::Nothing,
         store: StoreSpec::default(),
         device_share: DeviceShare::AtMost(Bytes(1 << 14)),
+        moments: MomentFormat::EightBit,
         repeats: 1,
     };
     let times = PhaseTimes::default();
