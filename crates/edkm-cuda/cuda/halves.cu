@@ -1,15 +1,27 @@
-// Numbers as bf16 and back: on their way to the host they are half the bytes.
+// Numbers as 16 bits and back. kind 0: bf16; 1: f16.
 
-// The bits of the bf16 nearest to x, ties to even; a NaN stays one.
-__device__ inline unsigned int bf16_of(float x) {
+// The bits of the 16-bit number nearest to x, ties to even; a NaN stays one.
+__device__ inline unsigned int half_of(float x, size_t kind) {
     unsigned int bits = __float_as_uint(x);
-    return (bits & 0x7fffffff) > 0x7f800000 ? bits >> 16 | 0x40 : key_of(x, 0);
+    return kind == 0 && (bits & 0x7fffffff) > 0x7f800000 ? bits >> 16 | 0x40 : key_of(x, kind);
 }
 
-EDKM_KERNEL edkm_to_bf16(const float* x, unsigned short* halves, size_t len) {
-    for (size_t i = FIRST; i < len; i += STRIDE) halves[i] = (unsigned short)bf16_of(x[i]);
+__device__ inline float float_of_half(unsigned int half, size_t kind) {
+    if (kind == 0) return __uint_as_float(half << 16);
+    unsigned int sign = (half & 0x8000) << 16, magnitude = (half & 0x7fff) << 13;
+    // Infinity and NaN.
+    if (magnitude >= 0x0f800000) return __uint_as_float(sign | magnitude | 0x7f800000);
+    // Normal: the exponent moves from a bias of 15 to one of 127.
+    if (magnitude >= 0x00800000) return __uint_as_float(sign | (magnitude + (112u << 23)));
+    // Subnormal: what stands above 2^-14 in a float of that exponent.
+    float x = __uint_as_float(0x38800000 | magnitude) - __uint_as_float(0x38800000);
+    return __uint_as_float(sign | __float_as_uint(x));
 }
 
-EDKM_KERNEL edkm_from_bf16(const unsigned short* halves, float* x, size_t len) {
-    for (size_t i = FIRST; i < len; i += STRIDE) x[i] = __uint_as_float((unsigned int)halves[i] << 16);
+EDKM_KERNEL edkm_round_to_half(const float* x, unsigned short* halves, size_t kind, size_t len) {
+    for (size_t i = FIRST; i < len; i += STRIDE) halves[i] = (unsigned short)half_of(x[i], kind);
+}
+
+EDKM_KERNEL edkm_widen_half(const unsigned short* halves, float* x, size_t kind, size_t len) {
+    for (size_t i = FIRST; i < len; i += STRIDE) x[i] = float_of_half(halves[i], kind);
 }

@@ -4,7 +4,7 @@
 //! that take or give tables of the host are for one palette and for the cases that the device leaves to it.
 #![allow(unsafe_code)]
 
-use half::{bf16, f16};
+pub use crate::halves::Half;
 
 use crate::runtime::THREADS;
 use crate::Argument::Size;
@@ -12,31 +12,6 @@ use crate::{check, Argument, Array, Runtime, Slice, SliceMut};
 
 /// Number of 16-bit keys.
 pub const KEYS: usize = 1 << 16;
-
-/// The 16-bit format that weights are rounded to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Half {
-    /// bfloat16
-    Bf16,
-    /// IEEE 754 half precision
-    F16,
-}
-
-impl Half {
-    pub(crate) fn argument(self) -> Argument {
-        Size(match self {
-            Half::Bf16 => 0,
-            Half::F16 => 1,
-        })
-    }
-
-    fn key(self, number: f32) -> u16 {
-        match self {
-            Half::Bf16 => bf16::from_f32(number).to_bits(),
-            Half::F16 => f16::from_f32(number).to_bits(),
-        }
-    }
-}
 
 /// As in `cuda/clustering.cu`.
 const WINDOW: usize = 1408;

@@ -14,7 +14,6 @@
 
 pub mod adamw;
 pub mod attention;
-pub mod bf16;
 mod check;
 pub mod clustering;
 pub mod cross_entropy;
@@ -24,6 +23,7 @@ pub mod distillation;
 pub mod driver;
 pub mod elementwise;
 pub mod embedding;
+pub mod halves;
 mod logits;
 mod memory;
 pub mod packed;

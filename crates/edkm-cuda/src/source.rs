@@ -7,12 +7,12 @@ pub const PRELUDE: &str = include_str!("../cuda/prelude.cuh");
 pub const FILES: [(&str, &str); 14] = [
     ("adamw.cu", include_str!("../cuda/adamw.cu")),
     ("attention.cu", include_str!("../cuda/attention.cu")),
-    ("bf16.cu", include_str!("../cuda/bf16.cu")),
     ("clustering.cu", include_str!("../cuda/clustering.cu")),
     ("digest.cu", include_str!("../cuda/digest.cu")),
     ("elementwise.cu", include_str!("../cuda/elementwise.cu")),
     ("embedding.cu", include_str!("../cuda/embedding.cu")),
     ("half.cu", include_str!("../cuda/half.cu")),
+    ("halves.cu", include_str!("../cuda/halves.cu")),
     ("losses.cu", include_str!("../cuda/losses.cu")),
     ("packed.cu", include_str!("../cuda/packed.cu")),
     ("repetitions.cu", include_str!("../cuda/repetitions.cu")),

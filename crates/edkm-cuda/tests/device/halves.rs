@@ -1,6 +1,8 @@
-//! Numbers as bf16 and back.
+//! Numbers as 16-bit floats and back.
 
-use edkm_cuda::{bf16, Array};
+use edkm_cuda::halves::{self, Half};
+use edkm_cuda::Array;
+use half::{bf16, f16};
 
 use crate::device::device;
 
@@ -25,16 +27,40 @@ fn numbers_are_rounded_as_the_half_crate_does() {
         );
     }
     let x = s.array(&numbers);
-    let Ok(mut halves) = Array::<_, u16>::unset(s, numbers.len());
-    let Ok(()) = bf16::round(s, x.as_slice(), halves.as_mut());
-    let Ok(got) = halves.to_host(s);
-    let want: Vec<u16> = numbers.iter().map(|&x| half::bf16::from_f32(x).to_bits()).collect();
-    assert_eq!(got, want);
+    for kind in [Half::Bf16, Half::F16] {
+        let Ok(mut rounded) = Array::<_, u16>::unset(s, numbers.len());
+        let Ok(()) = halves::round(s, x.as_slice(), kind, rounded.as_mut());
+        let Ok(rounded) = rounded.to_host(s);
+        for (&x, &got) in numbers.iter().zip(&rounded) {
+            match kind {
+                Half::Bf16 => assert_eq!(got, bf16::from_f32(x).to_bits(), "{x:e}"),
+                Half::F16 if x.is_nan() => assert!(f16::from_bits(got).is_nan(), "{x:e}"),
+                Half::F16 => assert_eq!(got, f16::from_f32(x).to_bits(), "{x:e}"),
+            }
+        }
+    }
+}
 
-    let mut back = s.array(&vec![0.0; numbers.len()]);
-    let Ok(()) = bf16::widen(s, halves.as_slice(), back.as_mut());
-    let Ok(back) = back.to_host(s);
-    for (back, half) in back.iter().zip(got) {
-        assert_eq!(back.to_bits(), u32::from(half) << 16);
+#[test]
+fn numbers_of_16_bits_are_widened_exactly() {
+    let Some(s) = device() else { return };
+    let s = &s;
+    let all: Vec<u16> = (0..=u16::MAX).collect();
+    let Ok(halves) = Array::from_host(s, &all);
+    for kind in [Half::Bf16, Half::F16] {
+        let mut wide = s.array(&vec![0.0; all.len()]);
+        let Ok(()) = halves::widen(s, halves.as_slice(), kind, wide.as_mut());
+        let Ok(wide) = wide.to_host(s);
+        for (&half, got) in all.iter().zip(wide) {
+            let want = match kind {
+                Half::Bf16 => f32::from_bits(u32::from(half) << 16),
+                Half::F16 => f16::from_bits(half).to_f32(),
+            };
+            // what comes of a NaN is one
+            assert!(
+                got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan(),
+                "{half:#x}: {got}"
+            );
+        }
     }
 }

@@ -16,7 +16,9 @@ use std::fmt::Write;
 use std::sync::{Arc, OnceLock};
 
 use dfdx::prelude::*;
+use edkm_cluster::HalfKind;
 use edkm_cuda::driver::{CopyReport, Gpu, GpuError, Precision};
+use edkm_cuda::halves::Half;
 use edkm_cuda::{digest, Slice, SliceMut};
 use edkm_store::{Digest, SharedBytes, Uptake};
 
@@ -91,6 +93,14 @@ pub(crate) fn error_of_device(error: GpuError) -> CudaError {
 /// The error of an op that can say more than dfdx's.
 pub(crate) fn error_of_op(error: GpuError) -> EdkmError {
     EdkmError::Device(error.to_string())
+}
+
+/// A 16-bit format, as the kernels name it.
+pub(crate) fn half(kind: HalfKind) -> Half {
+    match kind {
+        HalfKind::Bf16 => Half::Bf16,
+        HalfKind::F16 => Half::F16,
+    }
 }
 
 /// Numbers that an op puts out, in memory that nothing else reaches yet.

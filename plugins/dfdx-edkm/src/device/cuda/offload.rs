@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use dfdx::prelude::*;
 use edkm_cuda::driver::{Download, Gpu, HostBytes, Upload};
-use edkm_cuda::{bf16, Array};
+use edkm_cuda::halves::{self, Half};
+use edkm_cuda::Array;
 use edkm_store::{downcast, SharedBytes, Uptake};
 
 use super::{error_of_device, gpu, Fresh};
@@ -60,12 +61,12 @@ pub(super) fn to_host_rounded<S: Shape>(tensor: &Tensor<S, f32, Cuda>) -> Result
     let gpu = gpu(tensor.device()).map_err(error_of_device)?;
     let download = || {
         let numbers = Cuda::view(tensor);
-        let mut halves = Array::<Gpu, u16>::unset(&*gpu, numbers.len())?;
-        bf16::round(&*gpu, numbers, halves.as_mut())?;
-        let (halves, offload) = (Arc::new(halves), gpu.offload()?);
-        let keep = Box::new(Anywhere(halves.clone()));
+        let mut rounded = Array::<Gpu, u16>::unset(&*gpu, numbers.len())?;
+        halves::round(&*gpu, numbers, Half::Bf16, rounded.as_mut())?;
+        let (rounded, offload) = (Arc::new(rounded), gpu.offload()?);
+        let keep = Box::new(Anywhere(rounded.clone()));
         // SAFETY: `keep` holds the memory, which nothing writes from here on.
-        unsafe { offload.download(halves.as_slice(), keep) }
+        unsafe { offload.download(rounded.as_slice(), keep) }
     };
     let download = download().map_err(error_of_device)?;
     Ok(Arc::new(Leaving(Arc::new(download))))
@@ -91,10 +92,10 @@ impl Coming {
         self.upload.join().map_err(error_of_device)?;
         match self.landing {
             Landing::Numbers(fresh) => Ok(fresh),
-            Landing::Halves(halves) => {
+            Landing::Halves(arrived) => {
                 let mut fresh = Fresh::zeroed(device, self.len)?;
                 let gpu = gpu(device).map_err(error_of_device)?;
-                bf16::widen(&*gpu, halves.as_slice(), fresh.slice_mut()).map_err(error_of_device)?;
+                halves::widen(&*gpu, arrived.as_slice(), Half::Bf16, fresh.slice_mut()).map_err(error_of_device)?;
                 Ok(fresh)
             }
         }

@@ -8,16 +8,14 @@ use std::any::Any;
 use std::sync::Arc;
 
 use edkm_cluster::elsewhere::{palette_starts, Fingerprints, PaletteWay};
-use edkm_cluster::{
-    ClusterError, Counted, GradientMode, HalfKind, KeepZero, KeyCounts, MatrixShape, Prepared, Spec, Trajectory,
-};
-use edkm_cuda::clustering::{count, look_up, multiply_add, sum_by_key, Half, Palettes, KEYS};
+use edkm_cluster::{ClusterError, Counted, GradientMode, KeepZero, KeyCounts, MatrixShape, Prepared, Spec, Trajectory};
+use edkm_cuda::clustering::{count, look_up, multiply_add, sum_by_key, Palettes, KEYS};
 use edkm_cuda::driver::{Gpu, GpuError};
 use edkm_cuda::repetitions::{self, Found, Kept, Settings, Starts};
 use edkm_cuda::{elementwise, Array, Slice, SliceMut};
 
 use super::{ClusteredUse, LinearDims};
-use crate::device::cuda::error_of_op;
+use crate::device::cuda::{error_of_op, half};
 use crate::{ChannelScale, Clustering, EdkmError};
 
 /// Clusters the weight of `op`.
@@ -111,7 +109,7 @@ fn cluster_counts(
 ) -> Result<Arc<Trajectory>, EdkmError> {
     let refused = |source| EdkmError::Cluster { op: op.into(), source };
     let counts = (0..spec.grouping.palettes(shape))
-        .map(|palette| count(gpu, of_palette(weight, shape, spec, palette), half(spec)))
+        .map(|palette| count(gpu, of_palette(weight, shape, spec, palette), half(spec.half)))
         .collect::<Result<Vec<_>, _>>()
         .map_err(error_of_op)?;
     let by_palette: Vec<_> = counts
@@ -178,7 +176,14 @@ impl Effective<'_> {
             let range = spec.grouping.weights_of(shape, palette);
             let weights = of_palette(weight, shape, spec, palette);
             let mut out = effective.as_mut();
-            look_up(gpu, weights, half(spec), &table, out.part(range.start, range.len())).map_err(error_of_op)?;
+            look_up(
+                gpu,
+                weights,
+                half(spec.half),
+                &table,
+                out.part(range.start, range.len()),
+            )
+            .map_err(error_of_op)?;
         }
         Ok(Effective::Clustered(effective))
     }
@@ -247,14 +252,14 @@ pub(crate) fn backward_accumulate(
         let range = spec.grouping.weights_of(shape, palette);
         let weights = of_palette(weight, shape, spec, palette);
         let upstream = grad_clustered.part(range.start, range.len());
-        let counts = count(gpu, weights, half(spec)).map_err(error_of_op)?.counts;
-        let sums = sum_by_key(gpu, weights, half(spec), upstream).map_err(error_of_op)?;
+        let counts = count(gpu, weights, half(spec.half)).map_err(error_of_op)?.counts;
+        let sums = sum_by_key(gpu, weights, half(spec.half), upstream).map_err(error_of_op)?;
         clustered
             .trajectory
             .gradient_table(palette, &counts, &sums, &mut table)
             .map_err(super::cluster_error)?;
         let total = grad_weight.part(range.start, range.len());
-        multiply_add(gpu, weights, half(spec), &table, upstream, total).map_err(error_of_op)?;
+        multiply_add(gpu, weights, half(spec.half), &table, upstream, total).map_err(error_of_op)?;
     }
     Ok(())
 }
@@ -287,7 +292,7 @@ fn of_palette<'a>(weight: Slice<'a, f32>, shape: MatrixShape, spec: &Spec, palet
 }
 
 fn palettes<'a>(weight: Slice<'a, f32>, shape: MatrixShape, spec: &Spec) -> Palettes<'a> {
-    Palettes::new(weight, spec.grouping.weights_per_palette(shape), half(spec))
+    Palettes::new(weight, spec.grouping.weights_per_palette(shape), half(spec.half))
 }
 
 /// The largest magnitude of a palette. Hardly any weight is twice as large.
@@ -301,12 +306,5 @@ fn settings(spec: &Spec) -> Settings {
         repetitions: spec.iterations,
         keep_zero: spec.keep_zero == KeepZero::Exact,
         at_once: repetitions::AT_ONCE,
-    }
-}
-
-fn half(spec: &Spec) -> Half {
-    match spec.half {
-        HalfKind::Bf16 => Half::Bf16,
-        HalfKind::F16 => Half::F16,
     }
 }
