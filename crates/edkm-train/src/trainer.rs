@@ -8,7 +8,7 @@ use dfdx_edkm::ops::cross_entropy::Targets;
 use dfdx_edkm::optim::{AdamW, AdamWConfig, StepError};
 use dfdx_edkm::{backward, DeviceBudget, EdkmDevice, ParameterKind, ParameterVisitor, Parameters, StoreTape};
 use edkm_cluster::Temperature;
-use edkm_llama::model::{Distillation, DynamicLlama, Tokens};
+use edkm_llama::model::{Distillation, DynamicLlama, DynamicTeacher, Tokens};
 use edkm_store::{Backend, Store};
 
 use crate::data::sampler::WindowSampler;
@@ -39,7 +39,7 @@ pub struct Trainer<D: EdkmDevice> {
     optimizer: AdamW<D>,
     settings: TrainerSettings,
     /// The model whose predictions are learned, if it is not the text alone.
-    teacher: Option<(DynamicLlama<D>, Distillation)>,
+    teacher: Option<(DynamicTeacher<D>, Distillation)>,
     store: Store,
     device_budget: Option<DeviceBudget>,
     step: u64,
@@ -97,7 +97,7 @@ impl<D: EdkmDevice> Trainer<D> {
     }
 
     /// The same run, where part of the loss is what the model loses against `teacher`.
-    pub fn with_teacher(self, teacher: DynamicLlama<D>, lesson: Distillation) -> Self {
+    pub fn with_teacher(self, teacher: DynamicTeacher<D>, lesson: Distillation) -> Self {
         Self {
             teacher: Some((teacher, lesson)),
             ..self

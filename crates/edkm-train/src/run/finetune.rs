@@ -7,7 +7,7 @@ use dfdx_edkm::optim::AdamWConfig;
 use dfdx_edkm::EdkmDevice;
 use edkm_llama::checkpoint::{copy_companions, Checkpoint, OutputDir, Sharding};
 use edkm_llama::config::LlamaConfig;
-use edkm_llama::model::DynamicLlama;
+use edkm_llama::model::{DynamicLlama, DynamicTeacher};
 use edkm_llama::names::Parameter;
 use edkm_store::Backend;
 
@@ -142,10 +142,14 @@ pub fn finetune<D: EdkmDevice>(
         }
     };
 
-    // shares the weights' memory until the first step changes them
     let teacher = match settings.objective {
         Objective::Text => None,
-        Objective::Teacher(lesson) => Some((model.clone(), lesson)),
+        Objective::Teacher(lesson) => {
+            let teacher = DynamicTeacher::new(&model).map_err(|error| TrainError::Device {
+                reason: format!("the model as it came: {error}"),
+            })?;
+            Some((teacher, lesson))
+        }
     };
     if let Some(clustering) = &settings.clustering {
         model.set_clustering(clustering);

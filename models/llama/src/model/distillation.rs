@@ -3,12 +3,12 @@
 
 use dfdx::prelude::*;
 use dfdx_edkm::ops::cross_entropy::Targets;
-use dfdx_edkm::ops::distillation::{distillation, Taught, Teacher};
+use dfdx_edkm::ops::distillation::{self, distillation, Taught};
 use dfdx_edkm::ops::hidden_distance::{add_distances, hidden_distance};
 use dfdx_edkm::ops::{as_matrix, Matrix};
 use dfdx_edkm::{EdkmDevice, EdkmError, SaveForBackward};
 
-use super::{Llama, Tokens};
+use super::{Llama, Teacher, Tokens};
 
 /// What a model learns of a teacher.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -39,7 +39,7 @@ impl<V: Dim, H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> Llama<V, H, Q, K, F,
     /// Those of [`Self::try_hidden`], a teacher of another vocabulary, and, if hidden states are compared, one of another depth or width.
     pub fn try_distillation_loss<T: SaveForBackward<D>>(
         &self,
-        teacher: &Self,
+        teacher: &Teacher<V, H, Q, K, F, D>,
         lesson: Distillation,
         tokens: &Tokens,
         targets: Targets,
@@ -51,15 +51,15 @@ impl<V: Dim, H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> Llama<V, H, Q, K, F,
             distances,
         } = match lesson.hidden {
             0.0 => Beside {
-                teacher: teacher.try_hidden(tokens, NoneTape)?,
+                teacher: teacher.try_hidden(tokens)?,
                 student: self.try_hidden(tokens, tape)?,
                 distances: Vec::new(),
             },
             weight => self.try_hidden_beside(teacher, weight, tokens, tape)?,
         };
-        let teacher = Teacher {
+        let teacher = distillation::Teacher {
             hidden,
-            head: teacher.head_weight()?.0,
+            head: teacher.head_weight()?,
             // the student learns the teacher's probabilities as they are
             temperature: 1.0,
             share: lesson.share,
@@ -74,25 +74,25 @@ impl<V: Dim, H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> Llama<V, H, Q, K, F,
     /// layer, so that of the teacher one layer's are there at a time.
     fn try_hidden_beside<T: SaveForBackward<D>>(
         &self,
-        teacher: &Self,
+        teacher: &Teacher<V, H, Q, K, F, D>,
         weight: f32,
         tokens: &Tokens,
         tape: T,
     ) -> Result<Beside<D, T>, D::Err> {
-        if self.layers.len() != teacher.layers.len() {
+        if self.layers.len() != teacher.depth() {
             return Err(tape.fail(EdkmError::Shape {
                 op: "distillation of hidden states",
                 expected: format!("a teacher of as many layers, {}", self.layers.len()),
-                got: format!("{}", teacher.layers.len()),
+                got: format!("{}", teacher.depth()),
             }));
         }
-        let mut theirs_BSH = teacher.try_embed(tokens, NoneTape)?;
+        let mut theirs_BSH = teacher.try_embed(tokens)?;
         let mut h_BSH = self.try_embed(tokens, tape)?;
         let shape = *h_BSH.shape();
         let mut distances = Vec::with_capacity(self.layers.len());
-        for (index, (layer, their_layer)) in self.layers.iter().zip(&teacher.layers).enumerate() {
+        for (index, layer) in self.layers.iter().enumerate() {
             let _span = tracing::trace_span!("layer", index).entered();
-            theirs_BSH = their_layer.try_forward_saving(theirs_BSH, self.recompute)?;
+            theirs_BSH = teacher.try_layer(index, theirs_BSH)?;
             h_BSH = layer.try_forward_saving(h_BSH, self.recompute)?;
             let (h_NH, distance) = hidden_distance(as_matrix(h_BSH)?, as_matrix(theirs_BSH.clone())?, weight)?;
             distances.push(distance);
@@ -100,7 +100,7 @@ impl<V: Dim, H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> Llama<V, H, Q, K, F,
         }
         Ok(Beside {
             student: as_matrix(self.norm.try_forward(h_BSH)?)?,
-            teacher: as_matrix(teacher.norm.try_forward(theirs_BSH)?)?,
+            teacher: teacher.try_norm(theirs_BSH)?,
             distances,
         })
     }

@@ -10,6 +10,7 @@ mod files;
 mod layer;
 mod palettes;
 mod projection;
+mod teacher;
 
 pub use build::WeightSource;
 pub use distillation::Distillation;
@@ -17,6 +18,7 @@ pub use layer::{AttentionSettings, DecoderLayer, Residual};
 
 pub use palettes::{palette_spec, palettize, ClusterPlan, PalettizedParameter};
 pub use projection::Projection;
+pub use teacher::{DynamicTeacher, Teacher};
 
 use std::sync::Arc;
 

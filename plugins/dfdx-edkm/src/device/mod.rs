@@ -18,6 +18,7 @@ pub use edkm_cuda::driver::{CopyReport, Precision};
 
 use dfdx::prelude::*;
 
+use crate::half_tensor::HalfKernel;
 use crate::ops::{
     add::AddKernel, attention::AttentionKernel, cross_entropy::CrossEntropyKernel, distillation::DistillationKernel,
     embedding::EmbeddingKernel, hidden_distance::HiddenDistanceKernel, linear::LinearKernel, rms_norm::RmsNormKernel,
@@ -95,6 +96,7 @@ pub trait EdkmDevice:
     + CrossEntropyKernel
     + DistillationKernel
     + EmbeddingKernel
+    + HalfKernel
     + HiddenDistanceKernel
     + LinearKernel
     + RmsNormKernel
@@ -112,6 +114,7 @@ impl<D> EdkmDevice for D where
         + CrossEntropyKernel
         + DistillationKernel
         + EmbeddingKernel
+        + HalfKernel
         + HiddenDistanceKernel
         + LinearKernel
         + RmsNormKernel

@@ -1,6 +1,7 @@
 //! Every op of the plugin on GPU 0, beside the CPU. Built with the feature `cuda` alone: there is no skipping.
 
 mod common;
+mod half_tensor;
 mod memory;
 mod net;
 mod ops;

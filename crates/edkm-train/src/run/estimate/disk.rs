@@ -4,6 +4,7 @@ use edkm_llama::checkpoint::{Checkpoint, COMPANIONS};
 use edkm_llama::config::LlamaConfig;
 use edkm_llama::names::parameters;
 
+use super::model_sizes;
 use super::sizes::ModelSizes;
 use super::{share, sum, Share};
 use crate::run::float_dtype::float_dtype;
@@ -31,7 +32,7 @@ pub(super) fn shares(
     config: &LlamaConfig,
     checkpoint: &Checkpoint,
 ) -> Result<Vec<Share>, TrainError> {
-    let model = ModelSizes::new(config, settings.clustering.as_ref(), settings.moments);
+    let model = model_sizes(settings, config, checkpoint);
     let metrics = METRICS_LINE.saturating_mul(settings.steps);
     let mut out = vec![share("OUT: weights", weights(settings, config, checkpoint)?)];
     let beside = COMPANIONS.iter().map(|name| settings.model_dir.join(name));

@@ -176,7 +176,7 @@ fn squared_gradients(settings: &FinetuneSettings, model: &ModelSizes) -> Vec<Sha
 fn kept(settings: &FinetuneSettings, model: &ModelSizes) -> Vec<Share> {
     let mut kept = vec![share("weights", model.parameters)];
     if let Objective::Teacher(_) = settings.objective {
-        kept.push(share("teacher", model.parameters));
+        kept.push(share("teacher", model.teacher));
     }
     kept.push(share(OPTIMIZER, model.moments));
     kept.push(share("clustering", model.clustering_buffers.max(model.head_buffers)));
@@ -198,11 +198,12 @@ fn training(settings: &FinetuneSettings, model: &ModelSizes, place: Place) -> Ve
         0 | 1 => model.head,
         _ => model.parameters,
     };
-    let begins = [
-        in_memory,
-        first_gradients,
-        work.max(model.loss(tokens, models(settings))),
-    ];
+    let teacher_layer = match settings.objective {
+        Objective::Text => 0,
+        Objective::Teacher(_) => model.teacher_layer.saturating_add(model.forward_of_layer(tokens)),
+    };
+    let forward = model.loss(tokens, models(settings)).max(teacher_layer);
+    let begins = [in_memory, first_gradients, work.max(forward)];
     let ends = [of_layer, model.parameters, work];
     let sum = |shares: [u64; 3]| shares.into_iter().fold(0, u64::saturating_add);
     let [saved, gradients, work] = match sum(begins) > sum(ends) {
@@ -326,7 +327,12 @@ mod tests {
     /// GB of training on a GPU with so many GB free.
     fn on_gpu(name: &str, moments: MomentFormat, device_share: DeviceShare, free: f64) -> f64 {
         let settings = settings(moments, device_share);
-        let model = ModelSizes::new(&configuration(name).unwrap(), settings.clustering.as_ref(), moments);
+        let model = ModelSizes::new(
+            &configuration(name).unwrap(),
+            settings.clustering.as_ref(),
+            moments,
+            |_| true,
+        );
         let free = (free * 1e9) as u64;
         let stages = stages(&settings, &model, &NO_TEXT, Place::Device { free });
         let training = stages.iter().find(|stage| stage.stage == "training").unwrap();

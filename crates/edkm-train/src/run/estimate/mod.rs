@@ -1,7 +1,7 @@
 //! What a run will take, said before it begins: memory at its peak, and disk.
 //!
 //! The figures are formulas over the model's sizes and the settings; no weight is read. With P parameters a run holds 4 P bytes of weights,
-//! as many for a teacher, 8 P (or 2 P) of the optimizer's moments, up to 4 P of gradients, what the ops save for backward, and the buffers of the op
+//! 2 P to 4 P for a teacher, 8 P (or 2 P) of the optimizer's moments, up to 4 P of gradients, what the ops save for backward, and the buffers of the op
 //! that runs. Each part of the run has a sum of its own, and the largest is the peak.
 
 mod disk;
@@ -13,7 +13,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use dfdx_edkm::EdkmDevice;
-use edkm_llama::checkpoint::Checkpoint;
+use edkm_llama::checkpoint::{Checkpoint, Dtype};
 use edkm_llama::config::LlamaConfig;
 use serde::Serialize;
 
@@ -123,7 +123,7 @@ pub fn estimate<D: EdkmDevice>(settings: &FinetuneSettings, device: &D) -> Resul
     let checkpoint = Checkpoint::open(&settings.model_dir)?;
     let tokenizer = Tokenizer::from_dir(&settings.model_dir)?;
     let text = TextSizes::of(settings, &tokenizer)?;
-    let sizes = ModelSizes::new(&config, settings.clustering.as_ref(), settings.moments);
+    let sizes = model_sizes(settings, &config, &checkpoint);
     let held = limits.held_bytes;
     let place = device_bytes.map_or(Place::Host { held }, |free| Place::Device { free });
     let memory = memory::stages(settings, &sizes, &text, place);
@@ -142,6 +142,14 @@ pub fn estimate<D: EdkmDevice>(settings: &FinetuneSettings, device: &D) -> Resul
         largest_data: text.largest,
         limits,
     })
+}
+
+fn model_sizes(settings: &FinetuneSettings, config: &LlamaConfig, checkpoint: &Checkpoint) -> ModelSizes {
+    let is_half = |name: &str| {
+        let dtype = checkpoint.info(name).map(|info| info.dtype);
+        matches!(dtype, Some(Dtype::F16 | Dtype::BF16))
+    };
+    ModelSizes::new(config, settings.clustering.as_ref(), settings.moments, is_half)
 }
 
 /// The sizes of a run's text.

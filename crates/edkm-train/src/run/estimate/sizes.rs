@@ -21,6 +21,10 @@ pub(super) struct ModelSizes {
     pub(super) parameters: u64,
     /// The optimizer's moments.
     pub(super) moments: u64,
+    /// What the model as it came takes for distillation.
+    pub(super) teacher: u64,
+    /// What a layer of it takes more while it runs.
+    pub(super) teacher_layer: u64,
     /// The parameters that are clustered.
     pub(super) clustered: u64,
     /// The largest matrix that is clustered, and its copy where rows are scaled.
@@ -41,11 +45,20 @@ pub(super) struct ModelSizes {
 }
 
 impl ModelSizes {
-    pub(super) fn new(config: &LlamaConfig, clustering: Option<&ClusterSettings>, moments: MomentFormat) -> Self {
-        let (mut all, mut clustered, mut clustering_buffers, mut head_buffers) = (0, 0, 0, 0);
+    /// `is_half` says which parameters have numbers of 16 bits, by name.
+    pub(super) fn new(
+        config: &LlamaConfig,
+        clustering: Option<&ClusterSettings>,
+        moments: MomentFormat,
+        is_half: impl Fn(&str) -> bool,
+    ) -> Self {
+        let (mut all, mut halves, mut clustered, mut clustering_buffers, mut head_buffers) = (0, 0, 0, 0, 0);
         for parameter in parameters(config) {
             let bytes = F32 * parameter.shape.iter().map(|&n| n as u64).product::<u64>();
             all += bytes;
+            if parameter.role == Role::Linear && is_half(&parameter.name) {
+                halves += bytes / 2;
+            }
             let Some(clustering) = clustering.filter(|c| c.spec(&parameter).is_some()) else {
                 continue;
             };
@@ -67,6 +80,8 @@ impl ModelSizes {
         Self {
             parameters: all,
             moments: moment_bytes(config, moments),
+            teacher: all - halves,
+            teacher_layer: 2 * halves / (config.num_hidden_layers as u64).max(1),
             clustered,
             clustering_buffers,
             head: F32 * vocabulary * hidden,

@@ -1,0 +1,225 @@
+//! A model that others learn of, and that is not trained itself.
+#![allow(non_snake_case)]
+
+use dfdx::prelude::*;
+use dfdx_edkm::nn::RmsNorm;
+use dfdx_edkm::ops::{as_matrix, Matrix};
+use dfdx_edkm::{Clustering, EdkmDevice, HalfTensor};
+
+use super::{AttentionSettings, DecoderLayer, Llama, Projection, Residual, Tokens};
+
+/// A [`Llama`] that is not trained, with the same outputs to the bit. Matrices of the decoder that lose nothing in 16 bits, as those of most published models,
+/// are kept so, and widened for the layer that runs: 2 bytes a parameter, and 4 of one layer for as long as it runs. Everything else, and matrices with
+/// other numbers, shares the memory of the model that it was made of until that is changed.
+pub struct Teacher<V: Dim, H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> {
+    /// The model without its layers.
+    around: Llama<V, H, Q, K, F, D>,
+    layers: Vec<FrozenLayer<H, Q, K, F, D>>,
+}
+
+/// A teacher whose sizes are known at run time.
+pub type DynamicTeacher<D> = Teacher<usize, usize, usize, usize, usize, D>;
+
+impl<V: Dim, H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> Teacher<V, H, Q, K, F, D> {
+    /// The model as it is now.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn new(model: &Llama<V, H, Q, K, F, D>) -> Result<Self, D::Err> {
+        Ok(Self {
+            around: Llama {
+                config: model.config.clone(),
+                embed_VH: model.embed_VH.clone(),
+                embed_clustering: model.embed_clustering.clone(),
+                layers: Vec::new(),
+                norm: model.norm.clone(),
+                head: model.head.clone(),
+                recompute: model.recompute,
+            },
+            layers: model.layers.iter().map(FrozenLayer::new).collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// The hidden states `[N, H]` behind the last norm.
+    pub(super) fn try_hidden(&self, tokens: &Tokens) -> Result<Matrix<D>, D::Err> {
+        let mut h_BSH = self.try_embed(tokens)?;
+        for index in 0..self.depth() {
+            h_BSH = self.try_layer(index, h_BSH)?;
+        }
+        self.try_norm(h_BSH)
+    }
+
+    /// Number of its layers.
+    pub(super) fn depth(&self) -> usize {
+        self.layers.len()
+    }
+
+    /// What the first layer is given.
+    pub(super) fn try_embed(&self, tokens: &Tokens) -> Result<Residual<usize, usize, H, D, NoneTape>, D::Err> {
+        self.around.try_embed(tokens, NoneTape)
+    }
+
+    /// What layer `index` makes of its input.
+    pub(super) fn try_layer(
+        &self,
+        index: usize,
+        h_BSH: Residual<usize, usize, H, D, NoneTape>,
+    ) -> Result<Residual<usize, usize, H, D, NoneTape>, D::Err> {
+        self.layers[index]
+            .widen()?
+            .try_forward_saving(h_BSH, self.around.recompute)
+    }
+
+    /// Hidden states behind the last norm, `[N, H]`, of those behind the last layer.
+    pub(super) fn try_norm(&self, h_BSH: Residual<usize, usize, H, D, NoneTape>) -> Result<Matrix<D>, D::Err> {
+        as_matrix(self.around.norm.try_forward(h_BSH)?)
+    }
+
+    /// The matrix that turns hidden states into logits.
+    pub(super) fn head_weight(&self) -> Result<Matrix<D>, D::Err> {
+        Ok(self.around.head_weight()?.0)
+    }
+}
+
+/// A decoder layer.
+struct FrozenLayer<H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> {
+    input_norm: RmsNorm<H, f32, D>,
+    query: Frozen<H, Q, D>,
+    key: Frozen<H, K, D>,
+    value: Frozen<H, K, D>,
+    output: Frozen<Q, H, D>,
+    post_attention_norm: RmsNorm<H, f32, D>,
+    gate: Frozen<H, F, D>,
+    up: Frozen<H, F, D>,
+    down: Frozen<F, H, D>,
+    attention: AttentionSettings,
+}
+
+impl<H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> FrozenLayer<H, Q, K, F, D> {
+    fn new(layer: &DecoderLayer<H, Q, K, F, D>) -> Result<Self, D::Err> {
+        Ok(Self {
+            input_norm: layer.input_norm.clone(),
+            query: Frozen::new(&layer.query)?,
+            key: Frozen::new(&layer.key)?,
+            value: Frozen::new(&layer.value)?,
+            output: Frozen::new(&layer.output)?,
+            post_attention_norm: layer.post_attention_norm.clone(),
+            gate: Frozen::new(&layer.gate)?,
+            up: Frozen::new(&layer.up)?,
+            down: Frozen::new(&layer.down)?,
+            attention: layer.attention.clone(),
+        })
+    }
+
+    fn widen(&self) -> Result<DecoderLayer<H, Q, K, F, D>, D::Err> {
+        Ok(DecoderLayer {
+            input_norm: self.input_norm.clone(),
+            query: self.query.widen()?,
+            key: self.key.widen()?,
+            value: self.value.widen()?,
+            output: self.output.widen()?,
+            post_attention_norm: self.post_attention_norm.clone(),
+            gate: self.gate.widen()?,
+            up: self.up.widen()?,
+            down: self.down.widen()?,
+            attention: self.attention.clone(),
+        })
+    }
+}
+
+/// A linear layer.
+struct Frozen<I: Dim, O: Dim, D: EdkmDevice> {
+    weight: Weight<(O, I), D>,
+    bias: Option<Tensor<(O,), f32, D>>,
+    clustering: Option<Clustering>,
+}
+
+enum Weight<S: Shape, D: EdkmDevice> {
+    Half(HalfTensor<S, D>),
+    Full(Tensor<S, f32, D>),
+}
+
+impl<I: Dim, O: Dim, D: EdkmDevice> Frozen<I, O, D> {
+    fn new(projection: &Projection<I, O, D>) -> Result<Self, D::Err> {
+        Ok(Self {
+            weight: match HalfTensor::of(&projection.weight)? {
+                Some(half) => Weight::Half(half),
+                None => Weight::Full(projection.weight.clone()),
+            },
+            bias: projection.bias.clone(),
+            clustering: projection.clustering.clone(),
+        })
+    }
+
+    fn widen(&self) -> Result<Projection<I, O, D>, D::Err> {
+        Ok(Projection {
+            weight: match &self.weight {
+                Weight::Half(half) => half.widen()?,
+                Weight::Full(weight) => weight.clone(),
+            },
+            bias: self.bias.clone(),
+            clustering: self.clustering.clone(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use edkm_testkit::{assert_bitwise_equal, random};
+    use half::{bf16, f16};
+
+    use super::*;
+    use crate::config::LlamaConfig;
+    use crate::model::DynamicLlama;
+    use crate::names::Parameter;
+
+    /// Three layers: with numbers of bf16, of f16, and others.
+    fn model() -> DynamicLlama<Cpu> {
+        let json = r#"{"model_type": "llama", "vocab_size": 50, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 32, "attention_bias": true}"#;
+        let config = LlamaConfig::from_json(Path::new("config.json"), json).unwrap();
+        let mut seed = 0;
+        let mut weight = |parameter: &Parameter| {
+            seed += 1;
+            let numbers = random(seed, parameter.shape.iter().product()).into_iter();
+            Ok(match parameter.layer {
+                Some(0) => numbers.map(|x| bf16::from_f32(x).to_f32()).collect(),
+                Some(1) => numbers.map(|x| f16::from_f32(x).to_f32()).collect(),
+                _ => numbers.collect(),
+            })
+        };
+        DynamicLlama::from_weights(&config, &Cpu::default(), &mut weight).unwrap()
+    }
+
+    #[test]
+    fn a_teacher_has_the_outputs_of_its_model() {
+        let model = model();
+        let teacher = Teacher::new(&model).unwrap();
+        let tokens = Tokens {
+            ids: (0..14).collect(),
+            batch: 2,
+        };
+        let want = model.try_hidden(&tokens, NoneTape).unwrap();
+        let got = teacher.try_hidden(&tokens).unwrap();
+        assert_bitwise_equal("hidden states", &got.as_vec(), &want.as_vec());
+    }
+
+    #[test]
+    fn matrices_that_lose_nothing_are_kept_in_16_bits() {
+        let teacher = Teacher::new(&model()).unwrap();
+        for (index, layer) in teacher.layers.iter().enumerate() {
+            let halves = [
+                matches!(layer.query.weight, Weight::Half(_)),
+                matches!(layer.key.weight, Weight::Half(_)),
+                matches!(layer.value.weight, Weight::Half(_)),
+                matches!(layer.output.weight, Weight::Half(_)),
+                matches!(layer.gate.weight, Weight::Half(_)),
+                matches!(layer.up.weight, Weight::Half(_)),
+                matches!(layer.down.weight, Weight::Half(_)),
+            ];
+            assert_eq!(halves, [index < 2; 7], "layer {index}");
+        }
+    }
+}
