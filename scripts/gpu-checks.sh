@@ -147,12 +147,12 @@ near() { awk -v a="$1" -v b="$2" -v most="$3" 'BEGIN { exit !(a > 0 && b > 0 && 
 
 # The embedded model fine-tuned on GPU and CPU: perplexities within 1 %, with rounded products within 2 %.
 finetune_on_both() {
-    local work cpu gpu tf32 f16
+    local work cpu gpu tf32 f16 eight
     work=$(mktemp -d)
     cpu=$(finetuned cpu --device cpu) && gpu=$(finetuned gpu --device cuda) && tf32=$(finetuned tf32 --device cuda --precision tf32) &&
-        f16=$(finetuned f16 --device cuda --precision f16) || return 1
-    echo "remark: perplexity $cpu on the CPU; on the GPU $gpu, $tf32 in TF32, $f16 in f16"
-    near "$cpu" "$gpu" 0.01 && near "$cpu" "$tf32" 0.02 && near "$cpu" "$f16" 0.02
+        f16=$(finetuned f16 --device cuda --precision f16) && eight=$(finetuned eight --device cuda --optimizer adamw-8bit) || return 1
+    echo "remark: perplexity $cpu on the CPU; on the GPU $gpu, $tf32 in TF32, $f16 in f16, $eight with moments of 8 bits"
+    near "$cpu" "$gpu" 0.01 && near "$cpu" "$tf32" 0.02 && near "$cpu" "$f16" 0.02 && near "$cpu" "$eight" 0.01
 }
 
 # The model on CPU and GPU against float64, where the files are.
@@ -215,7 +215,8 @@ step() {
         echo "skipped: $config takes more than the $total MiB of this GPU"
         return
     fi
-    local clustered=$logs/step-$config.json unclustered=$logs/step-$config-unclustered.json
+    local log=$logs/step-$config$(tr -d ' ' <<< "$*")
+    local clustered=$log.json unclustered=$log-unclustered.json
     edkm bench step --config "$config" --seq 512 --bits 3 --repeats 3 --device cuda --json "$@" > "$clustered" &&
         edkm bench step --config "$config" --seq 512 --no-cluster --repeats 3 --device cuda --json "$@" > "$unclustered" || return 1
     cat "$clustered" "$unclustered"
@@ -280,6 +281,8 @@ check several-gpus cargo cargo test -p dfdx-edkm --features nccl --test nccl --t
 check tinyllama-1b-step nvidia-smi step tinyllama-1.1b 24000
 # weights, gradients and moments are 108 GB
 check llama-7b-step nvidia-smi step llama-7b 130000
+# and 68 with moments of 8 bits
+check llama-7b-step-8bit nvidia-smi step llama-7b 78000 --optimizer adamw-8bit
 check layer-bench nvidia-smi run_test layer_bench
 check decoder-layer nvidia-smi bench_layer
 check decoder-layer-saved nvidia-smi bench_saved

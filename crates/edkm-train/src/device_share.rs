@@ -12,7 +12,7 @@ use crate::TrainError;
 /// store's.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum DeviceShare {
-    /// What fits: half of the memory that is free beside the model, its gradients and its moments.
+    /// What fits: half of the memory that is free beside the model, its gradients and its moments, and the model as it came if it is learned from.
     #[default]
     WhatFits,
     /// So much.
@@ -22,7 +22,7 @@ pub enum DeviceShare {
 }
 
 impl DeviceShare {
-    /// The budget of a run on `device`, where the model lies already.
+    /// The budget of a run on `device`, where the model lies already. `copied`: bytes that will be copied when the first step changes the weights.
     ///
     /// # Errors
     /// A device that does not tell how much memory is free.
@@ -31,6 +31,7 @@ impl DeviceShare {
         device: &D,
         model: &LlamaConfig,
         moments: MomentFormat,
+        copied: u64,
     ) -> Result<Option<DeviceBudget>, TrainError> {
         match self {
             DeviceShare::Nothing => Ok(None),
@@ -41,7 +42,8 @@ impl DeviceShare {
                 })?;
                 Ok(free.map(|free| {
                     let gradients = model.parameter_count().saturating_mul(size_of::<f32>() as u64);
-                    let to_come = gradients.saturating_add(moment_bytes(model, moments));
+                    let to_come = [gradients, moment_bytes(model, moments), copied];
+                    let to_come = to_come.into_iter().fold(0, u64::saturating_add);
                     let bytes = free.saturating_sub(to_come) / 2;
                     tracing::debug!(bytes, "may stay on the device of what is saved for backward");
                     DeviceBudget::new(bytes)
@@ -62,7 +64,7 @@ mod tests {
         let json = r#"{"model_type": "llama", "vocab_size": 4, "hidden_size": 4, "intermediate_size": 4, "num_hidden_layers": 1,
             "num_attention_heads": 2, "max_position_embeddings": 8}"#;
         let model = LlamaConfig::from_json("config.json".as_ref(), json).unwrap();
-        let budget = |share: DeviceShare| share.budget(&Cpu::default(), &model, MomentFormat::F32).unwrap();
+        let budget = |share: DeviceShare| share.budget(&Cpu::default(), &model, MomentFormat::F32, 0).unwrap();
         assert!(budget(DeviceShare::WhatFits).is_none());
         assert!(budget(DeviceShare::Nothing).is_none());
         assert!(budget(DeviceShare::AtMost(Bytes(1))).is_some());

@@ -136,9 +136,14 @@ impl<D: EdkmDevice> Trainer<D> {
         self.step = step;
     }
 
-    /// The optimizer, for a checkpoint.
+    /// The optimizer.
     pub fn optimizer(&self) -> &AdamW<D> {
         &self.optimizer
+    }
+
+    /// Model and optimizer, for a checkpoint.
+    pub fn model_and_optimizer(&mut self) -> (&mut DynamicLlama<D>, &AdamW<D>) {
+        (&mut self.model, &self.optimizer)
     }
 
     /// The model; all else is freed.

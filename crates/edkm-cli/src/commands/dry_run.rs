@@ -75,7 +75,7 @@ pub fn show(output: Output, estimate: &Estimate, on_limits: OnLimits) -> Result<
 
 fn shares(output: Output, heading: [&str; 2], shares: &[Share]) {
     let mut table = Table::new(heading);
-    for share in shares {
+    for share in shares.iter().filter(|share| share.bytes > 0) {
         table.row([share.what.to_owned(), bytes(share.bytes)]);
     }
     table.lines().for_each(|line| output.line(line));

@@ -195,7 +195,7 @@ impl Moments {
 fn a_damaged_checkpoint_is_recognised_and_the_one_before_it_used() {
     let undisturbed = Workshop::new();
     json(&run(&undisturbed).output().unwrap());
-    for file in ["parameters.safetensors", "state.bin", "xxh3"] {
+    for file in ["parameters.safetensors", "moments.safetensors", "state.bin", "xxh3"] {
         let shop = Workshop::new();
         let mut child = quiet(&mut run(&shop));
         wait_for_step(&shop, &mut child, 7);

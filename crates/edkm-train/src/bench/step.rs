@@ -112,7 +112,7 @@ pub fn run<D: EdkmDevice>(settings: &StepSettings, device: &D, times: &PhaseTime
     let stream = TokenStream::from_tokens(tokens.collect());
     let mut sampler = WindowSampler::new(&stream, *sequence, 0)?;
     let mut trainer = Trainer::new(model, device.clone(), settings, store.build()?);
-    if let Some(budget) = device_share.budget(device, config, *moments)? {
+    if let Some(budget) = device_share.budget(device, config, *moments, 0)? {
         trainer = trainer.with_device_budget(budget);
     }
 

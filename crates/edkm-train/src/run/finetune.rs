@@ -13,12 +13,12 @@ use edkm_store::Backend;
 
 use super::bits_budget::{settle, write_rules};
 use super::check::{check, check_sequence};
-use super::checkpoint::{model_fingerprint, RunFolder, RunState, Start};
+use super::checkpoint::{model_fingerprint, OptimizerState, RunFolder, RunState, Start};
 use super::clustering_bytes::clustering_bytes;
 use super::estimate::estimate;
 use super::float_dtype::float_dtype;
 use super::plan::{plan_folder, PlanText};
-use super::steps::{self, Run};
+use super::steps::Run;
 use super::texts::{document_beginning, texts};
 use super::{
     baselines, first_palettes, rate_factors, report, FinetuneOutcome, FinetuneSettings, LayerRules, Measure, Objective,
@@ -183,7 +183,7 @@ pub fn finetune<D: EdkmDevice>(
         }
         Some((path, state)) => {
             RunFolder::restore(path, state, &mut model)?;
-            let optimizer = steps::optimizer(device, state)?;
+            let optimizer = RunFolder::optimizer(path, &state.optimizer, device)?;
             sampler = WindowSampler::resume(&training, settings.sequence, state.position)?;
             // what the step before left in the clusterings, should there be no step to come
             if let (Some(schedule), Some(last)) = (trainer_settings.temperature, first.checked_sub(1)) {
@@ -193,7 +193,11 @@ pub fn finetune<D: EdkmDevice>(
         }
     };
     trainer = trainer.with_rate_factors(factors);
-    if let Some(budget) = settings.device_share.budget(device, &config, settings.moments)? {
+    let copied = teacher.as_ref().map_or(0, |(teacher, _)| teacher.shared_bytes());
+    if let Some(budget) = settings
+        .device_share
+        .budget(device, &config, settings.moments, copied)?
+    {
         trainer = trainer.with_device_budget(budget);
     }
     if let Some((teacher, lesson)) = teacher {
@@ -216,13 +220,14 @@ pub fn finetune<D: EdkmDevice>(
     observer.stage(Stage::Train);
     let training_start = Instant::now();
     let state = |trainer: &Trainer<D>, position, non_finite| {
-        let optimizer = trainer.optimizer().state().map_err(|error| TrainError::Device {
-            reason: error.to_string(),
-        })?;
-        Ok(RunState {
+        let optimizer = trainer.optimizer();
+        RunState {
             program: env!("CARGO_PKG_VERSION").to_owned(),
             step: trainer.step_count(),
-            optimizer,
+            optimizer: OptimizerState {
+                config: *optimizer.config(),
+                step: optimizer.step_count(),
+            },
             clusterings: Default::default(),
             layer_rules: layer_rules.clone(),
             bits_chosen: bits_chosen.clone(),
@@ -234,7 +239,7 @@ pub fn finetune<D: EdkmDevice>(
             non_finite,
             training_seconds: earlier.1 + training_start.elapsed().as_secs_f64(),
             seconds: earlier.0 + start.elapsed().as_secs_f64(),
-        })
+        }
     };
     let run = Run {
         settings,

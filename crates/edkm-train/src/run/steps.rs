@@ -2,7 +2,6 @@
 
 use std::time::Instant;
 
-use dfdx_edkm::optim::AdamW;
 use dfdx_edkm::EdkmDevice;
 use edkm_llama::names::Parameter;
 
@@ -19,7 +18,7 @@ use crate::trainer::{StepOutcome, Trainer};
 use crate::TrainError;
 
 /// The state of a run, from its trainer, its place in the data, and what was not finite so far.
-type StateOf<'a, D> = dyn Fn(&Trainer<D>, Position, NonFiniteCounts) -> Result<RunState, TrainError> + 'a;
+type StateOf<'a, D> = dyn Fn(&Trainer<D>, Position, NonFiniteCounts) -> RunState + 'a;
 
 /// What does not change from step to step.
 pub(super) struct Run<'a, D: EdkmDevice> {
@@ -65,9 +64,9 @@ impl<D: EdkmDevice> Run<'_, D> {
                 .is_some_and(|every| done % every == 0 || done == settings.steps);
             if interrupted || (due && done != saved) {
                 writer.sync()?;
-                // the parameters first: their copy is gone before the optimizer's state is copied
-                let staged = self.folder.stage(&mut trainer.model)?;
-                let state = (self.state)(trainer, sampler.position(), mishaps.counts)?;
+                let state = (self.state)(trainer, sampler.position(), mishaps.counts);
+                let (model, optimizer) = trainer.model_and_optimizer();
+                let staged = self.folder.stage(model, optimizer)?;
                 staged.finish(state, settings.checkpoints.keep)?;
                 saved = done;
             }
@@ -160,7 +159,7 @@ impl<D: EdkmDevice> Run<'_, D> {
                 trainer.model.set_clustering(&|_: &Parameter| None);
             }
         }
-        trainer.go_back(optimizer(self.device, &state)?, state.step);
+        trainer.go_back(RunFolder::optimizer(&path, &state.optimizer, self.device)?, state.step);
         Ok(state.step)
     }
 }
@@ -211,13 +210,6 @@ fn of_step<D: EdkmDevice>(trainer: &Trainer<D>, outcome: &StepOutcome) -> StepMe
         peak_rss_bytes: peak,
         validation_perplexity: None,
     }
-}
-
-/// The optimizer of a saved run.
-pub(super) fn optimizer<D: EdkmDevice>(device: &D, state: &RunState) -> Result<AdamW<D>, TrainError> {
-    AdamW::from_state(device.clone(), state.optimizer.clone()).map_err(|error| TrainError::Device {
-        reason: error.to_string(),
-    })
 }
 
 #[cfg(test)]

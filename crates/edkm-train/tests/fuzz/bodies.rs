@@ -4,8 +4,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use dfdx::prelude::Cpu;
 use edkm_train::data::{alpaca, text};
-use edkm_train::run::checkpoint::{run_folder, RunFolder};
+use edkm_train::run::checkpoint::{run_folder, OptimizerState, RunFolder};
 use edkm_train::run::LayerRules;
 use edkm_train::tasks::Task;
 
@@ -83,11 +84,25 @@ pub(crate) fn run_state(folder: &Path, input: &[u8]) {
     let header = br#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#;
     let parameters = [&(header.len() as u64).to_le_bytes()[..], header, &[0; 4]].concat();
     let mut hash = xxhash_rust::xxh3::Xxh3::new();
-    for (name, bytes) in [("parameters.safetensors", &parameters[..]), ("state.bin", input)] {
+    let moments = [&2u64.to_le_bytes()[..], b"{}"].concat();
+    for (name, bytes) in [
+        ("parameters.safetensors", &parameters[..]),
+        ("moments.safetensors", &moments),
+        ("state.bin", input),
+    ] {
         fs::write(checkpoint.join(name), bytes).expect("a file");
         hash.update(&(bytes.len() as u64).to_le_bytes());
         hash.update(bytes);
     }
     fs::write(checkpoint.join("xxh3"), format!("{:032x}", hash.digest128())).expect("a file");
     let _ = RunFolder::open(&out).newest();
+}
+
+/// The moments of an optimizer are refused, or read and written again.
+pub(crate) fn moments(folder: &Path, input: &[u8]) {
+    let path = file(folder, "moments.safetensors", input);
+    let folder = path.parent().expect("a folder");
+    if let Ok(optimizer) = RunFolder::optimizer(folder, &OptimizerState::default(), &Cpu::default()) {
+        optimizer.state().expect("copies");
+    }
 }

@@ -4,14 +4,15 @@ mod bodies;
 
 use std::path::Path;
 
-use dfdx::prelude::Cpu;
+use dfdx::prelude::*;
+use dfdx_edkm::optim::{AdamW, AdamWConfig, MomentFormat};
 use edkm_llama::checkpoint::Overwrite;
 use edkm_llama::config::LlamaConfig;
 use edkm_llama::model::DynamicLlama;
 use edkm_testkit::mutations::{count, mutated};
 use edkm_train::data::sampler::Position;
 use edkm_train::init::random_weights;
-use edkm_train::run::checkpoint::{RunFolder, RunState};
+use edkm_train::run::checkpoint::{OptimizerState, RunFolder, RunState};
 use edkm_train::run::BitsChoice;
 
 fn run(seeds: &[&[u8]], usual: usize, body: fn(&Path, &[u8])) {
@@ -75,29 +76,60 @@ fn run_state() {
     run(&[&state()], 2_000, bodies::run_state);
 }
 
+#[test]
+fn moments() {
+    run(
+        &[&moments_of(MomentFormat::F32), &moments_of(MomentFormat::EightBit)],
+        4_000,
+        bodies::moments,
+    );
+}
+
+/// The bytes of moments after a step, as a run writes them.
+fn moments_of(format: MomentFormat) -> Vec<u8> {
+    let (mut model, device) = (model(), Cpu::default());
+    let config = AdamWConfig {
+        moments: format,
+        ..AdamWConfig::default()
+    };
+    let mut optimizer = AdamW::new(device, config);
+    let mut gradients = Gradients::leaky();
+    optimizer.step(&mut model, &mut gradients, 0.1, 1.0).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let run = RunFolder::begin(&folder.path().join("out"), Overwrite::Refuse, "{}").unwrap();
+    let checkpoint = run
+        .stage(&mut model, &optimizer)
+        .unwrap()
+        .finish(run_state_of(), 1)
+        .unwrap();
+    std::fs::read(checkpoint.join("moments.safetensors")).unwrap()
+}
+
 /// The bytes of a state, as a run writes it.
 fn state() -> Vec<u8> {
-    let config = r#"{"model_type": "llama", "vocab_size": 4, "hidden_size": 4, "intermediate_size": 4, "num_hidden_layers": 1,
+    let optimizer = AdamW::new(Cpu::default(), AdamWConfig::default());
+    let folder = tempfile::tempdir().unwrap();
+    let run = RunFolder::begin(&folder.path().join("out"), Overwrite::Refuse, "{}").unwrap();
+    let staged = run.stage(&mut model(), &optimizer).unwrap();
+    let checkpoint = staged.finish(run_state_of(), 1).unwrap();
+    std::fs::read(checkpoint.join("state.bin")).unwrap()
+}
+
+/// A model with a matrix of so many numbers that it may have moments of 8 bits.
+fn model() -> DynamicLlama<Cpu> {
+    let config = r#"{"model_type": "llama", "vocab_size": 1024, "hidden_size": 4, "intermediate_size": 4, "num_hidden_layers": 1,
         "num_attention_heads": 2, "max_position_embeddings": 8, "tie_word_embeddings": true}"#;
     let config = LlamaConfig::from_json(Path::new("config.json"), config).unwrap();
-    let mut model: DynamicLlama<Cpu> =
-        DynamicLlama::from_weights(&config, &Cpu::default(), &mut random_weights(0, 1, 0.02)).unwrap();
-    let plain = dfdx_edkm::optim::Moments::F32 {
-        first: vec![0.5; 4],
-        second: vec![0.25; 4],
-    };
-    let packed = dfdx_edkm::optim::Moments::EightBit {
-        first: vec![1; 4],
-        second: vec![2; 4],
-        scales: vec![0.5; 2],
-    };
-    let state = RunState {
+    DynamicLlama::from_weights(&config, &Cpu::default(), &mut random_weights(0, 1, 0.02)).unwrap()
+}
+
+fn run_state_of() -> RunState {
+    RunState {
         program: "1.2.3".to_owned(),
         step: 3,
-        optimizer: dfdx_edkm::optim::AdamWState {
+        optimizer: OptimizerState {
             config: Default::default(),
             step: 3,
-            moments: [("a".to_owned(), plain), ("b".to_owned(), packed)].into(),
         },
         clusterings: Default::default(),
         layer_rules: String::new(),
@@ -121,9 +153,5 @@ fn state() -> Vec<u8> {
         non_finite: Default::default(),
         training_seconds: 9.5,
         seconds: 10.5,
-    };
-    let folder = tempfile::tempdir().unwrap();
-    let run = RunFolder::begin(&folder.path().join("out"), Overwrite::Refuse, "{}").unwrap();
-    let checkpoint = run.stage(&mut model).unwrap().finish(state, 1).unwrap();
-    std::fs::read(checkpoint.join("state.bin")).unwrap()
+    }
 }

@@ -40,6 +40,13 @@ impl<V: Dim, H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> Teacher<V, H, Q, K, 
         })
     }
 
+    /// Bytes that it shares with the model that it was made of, and that are copied when that is changed.
+    pub fn shared_bytes(&self) -> u64 {
+        let head = self.around.head.as_ref().map_or(0, |head| bytes(&head.weight));
+        let layers = self.layers.iter().map(FrozenLayer::shared_bytes).sum::<u64>();
+        bytes(&self.around.embed_VH) + bytes(&self.around.norm.weight) + head + layers
+    }
+
     /// The hidden states `[N, H]` behind the last norm.
     pub(super) fn try_hidden(&self, tokens: &Tokens) -> Result<Matrix<D>, D::Err> {
         let mut h_BSH = self.try_embed(tokens)?;
@@ -111,6 +118,22 @@ impl<H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> FrozenLayer<H, Q, K, F, D> {
         })
     }
 
+    fn shared_bytes(&self) -> u64 {
+        let attention = [
+            self.query.shared_bytes(),
+            self.key.shared_bytes(),
+            self.value.shared_bytes(),
+            self.output.shared_bytes(),
+        ];
+        let feed_forward = [
+            self.gate.shared_bytes(),
+            self.up.shared_bytes(),
+            self.down.shared_bytes(),
+        ];
+        let norms = bytes(&self.input_norm.weight) + bytes(&self.post_attention_norm.weight);
+        attention.iter().sum::<u64>() + feed_forward.iter().sum::<u64>() + norms
+    }
+
     fn widen(&self) -> Result<DecoderLayer<H, Q, K, F, D>, D::Err> {
         Ok(DecoderLayer {
             input_norm: self.input_norm.clone(),
@@ -151,6 +174,14 @@ impl<I: Dim, O: Dim, D: EdkmDevice> Frozen<I, O, D> {
         })
     }
 
+    fn shared_bytes(&self) -> u64 {
+        let weight = match &self.weight {
+            Weight::Half(_) => 0,
+            Weight::Full(weight) => bytes(weight),
+        };
+        weight + self.bias.as_ref().map_or(0, bytes)
+    }
+
     fn widen(&self) -> Result<Projection<I, O, D>, D::Err> {
         Ok(Projection {
             weight: match &self.weight {
@@ -161,6 +192,11 @@ impl<I: Dim, O: Dim, D: EdkmDevice> Frozen<I, O, D> {
             clustering: self.clustering.clone(),
         })
     }
+}
+
+/// Bytes of a tensor.
+fn bytes<S: Shape, D: EdkmDevice>(tensor: &Tensor<S, f32, D>) -> u64 {
+    (tensor.shape().num_elements() * size_of::<f32>()) as u64
 }
 
 #[cfg(test)]
@@ -221,5 +257,9 @@ mod tests {
             ];
             assert_eq!(halves, [index < 2; 7], "layer {index}");
         }
+        // embedding, head, the last norm; norms and biases of q, k, v and o; the matrices of a layer
+        let around = 2 * 50 * 16 + 16;
+        let (vectors, matrices) = (2 * 16 + 16 + 2 * 8 + 16, 2 * 16 * 16 + 2 * 8 * 16 + 3 * 24 * 16);
+        assert_eq!(teacher.shared_bytes(), 4 * (around + 3 * vectors + matrices));
     }
 }

@@ -80,6 +80,21 @@ impl<D: EdkmDevice> AdamW<D> {
         &self.rate_factors
     }
 
+    /// The settings.
+    pub fn config(&self) -> &AdamWConfig {
+        &self.config
+    }
+
+    /// The device.
+    pub fn device(&self) -> &D {
+        &self.device
+    }
+
+    /// The moments of each parameter that has had an update, by name.
+    pub fn moments(&self) -> &BTreeMap<String, DeviceMoments<D>> {
+        &self.moments
+    }
+
     /// Updates made so far.
     pub fn step_count(&self) -> u64 {
         self.step
@@ -186,6 +201,22 @@ impl<D: EdkmDevice> AdamW<D> {
         })
     }
 
+    /// An optimizer that goes on where another one was. An update fails where moments have another length than the parameter.
+    pub fn from_moments(
+        device: D,
+        config: AdamWConfig,
+        step: u64,
+        moments: BTreeMap<String, DeviceMoments<D>>,
+    ) -> Self {
+        Self {
+            config,
+            step,
+            moments,
+            rate_factors: BTreeMap::new(),
+            device,
+        }
+    }
+
     /// An optimizer that goes on from a saved state.
     ///
     /// # Errors
@@ -197,13 +228,7 @@ impl<D: EdkmDevice> AdamW<D> {
         };
         let moments = state.moments.into_iter().map(from_host).collect::<Result<_, D::Err>>();
         let moments = moments.map_err(|e| EdkmError::Device(e.to_string()))?;
-        Ok(Self {
-            config: state.config,
-            step: state.step,
-            moments,
-            rate_factors: BTreeMap::new(),
-            device,
-        })
+        Ok(Self::from_moments(device, state.config, state.step, moments))
     }
 }
 

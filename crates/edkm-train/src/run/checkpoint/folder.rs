@@ -4,19 +4,21 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
+use dfdx_edkm::optim::AdamW;
 use dfdx_edkm::EdkmDevice;
-use edkm_llama::checkpoint::{write_safetensors, Access, Checkpoint, FloatDtype, Overwrite, TensorEntry};
+use edkm_llama::checkpoint::{write_safetensors, Access, Checkpoint, Overwrite};
 use edkm_llama::files::replace_file;
 use edkm_llama::model::DynamicLlama;
 use edkm_llama::LlamaError;
 
 use super::completed::update;
 use super::state::{put, take};
-use super::{RunState, SavedClustering};
+use super::{moments, OptimizerState, RunState, SavedClustering};
 use crate::files::{self, write_whole};
 use crate::TrainError;
 
 const PARAMETERS: &str = "parameters.safetensors";
+const MOMENTS: &str = "moments.safetensors";
 const STATE: &str = "state.bin";
 const CHECKSUM: &str = "xxh3";
 const ARGUMENTS: &str = "arguments.json";
@@ -163,22 +165,24 @@ impl RunFolder {
         remove(&self.path)
     }
 
-    /// Writes the parameters of `model` into a checkpoint that [`StagedCheckpoint::finish`] makes whole. Memory: a copy of the parameters.
+    /// Writes the parameters of `model` and the moments of `optimizer` into a checkpoint that [`StagedCheckpoint::finish`] makes whole. Memory: a copy of
+    /// the largest of them.
     ///
     /// # Errors
     /// A system that does not write.
-    pub fn stage<D: EdkmDevice>(&self, model: &mut DynamicLlama<D>) -> Result<StagedCheckpoint<'_>, TrainError> {
+    pub fn stage<D: EdkmDevice>(
+        &self,
+        model: &mut DynamicLlama<D>,
+        optimizer: &AdamW<D>,
+    ) -> Result<StagedCheckpoint<'_>, TrainError> {
         let parent = self.checkpoints_path();
         let staging = tempfile::Builder::new()
             .prefix(PARTIAL)
             .tempdir_in(&parent)
             .map_err(TrainError::io("make a folder in", &parent))?;
         let taken = take(model);
-        let entries = taken
-            .parameters
-            .iter()
-            .map(|(name, shape, values)| TensorEntry::values(name, shape.clone(), values, FloatDtype::F32));
-        write_safetensors(&staging.path().join(PARAMETERS), entries.collect(), &BTreeMap::new())?;
+        write_safetensors(&staging.path().join(PARAMETERS), taken.parameters, &BTreeMap::new())?;
+        moments::write(&staging.path().join(MOMENTS), optimizer)?;
         Ok(StagedCheckpoint {
             folder: self,
             staging,
@@ -217,6 +221,14 @@ impl RunFolder {
         put(model, &parameters, &state.clusterings)
     }
 
+    /// The optimizer of a checkpoint, whose state says the rest of it.
+    ///
+    /// # Errors
+    /// A file that is not one of moments, or that cannot be read; the device's.
+    pub fn optimizer<D: EdkmDevice>(path: &Path, state: &OptimizerState, device: &D) -> Result<AdamW<D>, TrainError> {
+        moments::read(&path.join(MOMENTS), device, state)
+    }
+
     /// The checkpoints, oldest first.
     fn checkpoints(&self) -> Result<Vec<PathBuf>, TrainError> {
         let parent = self.checkpoints_path();
@@ -241,7 +253,7 @@ impl RunFolder {
     }
 }
 
-/// A checkpoint in the making: the parameters are written.
+/// A checkpoint in the making: parameters and moments are written.
 #[derive(Debug)]
 pub struct StagedCheckpoint<'f> {
     folder: &'f RunFolder,
@@ -296,7 +308,7 @@ fn remove(folder: &Path) -> Result<(), TrainError> {
     gone(fs::remove_dir_all(&aside), &aside)
 }
 
-/// The state takes up to 8 bytes a parameter and the palettes; a file far beyond is not one, and would fill the memory.
+/// The state takes the palettes, at most a fraction of the parameters; a file far beyond is not one, and would fill the memory.
 fn check_sizes(folder: &Path) -> Result<(), TrainError> {
     const REST: u64 = 64 << 20;
     let length = |name| {
@@ -306,7 +318,7 @@ fn check_sizes(folder: &Path) -> Result<(), TrainError> {
             .map_err(TrainError::io("read", &path))
     };
     let (parameters, state) = (length(PARAMETERS)?, length(STATE)?);
-    if state > parameters.saturating_mul(4).saturating_add(REST) {
+    if state > parameters.saturating_add(REST) {
         let reason = format!("{state} bytes, too many for a run of {parameters} bytes of parameters");
         return Err(damaged(&folder.join(STATE), &reason));
     }
@@ -353,7 +365,7 @@ fn decode(body: &[u8]) -> Result<(RunState, usize), bincode::error::DecodeError>
 /// XXH3-128 over lengths and contents of the files of a checkpoint, as hexadecimal digits.
 fn checksum(folder: &Path) -> Result<String, TrainError> {
     let mut hash = xxhash_rust::xxh3::Xxh3::new();
-    for name in [PARAMETERS, STATE] {
+    for name in [PARAMETERS, MOMENTS, STATE] {
         let path = folder.join(name);
         let file = files::open(&path)?;
         let failed = |why| TrainError::io("read", &path)(why);
@@ -363,7 +375,7 @@ fn checksum(folder: &Path) -> Result<String, TrainError> {
     Ok(format!("{:032x}", hash.digest128()))
 }
 
-fn damaged(path: &Path, reason: &str) -> TrainError {
+pub(super) fn damaged(path: &Path, reason: &str) -> TrainError {
     TrainError::RunCheckpoint {
         path: path.to_path_buf(),
         reason: reason.to_owned(),

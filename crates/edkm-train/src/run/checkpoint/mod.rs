@@ -5,7 +5,7 @@
 //! ```text
 //! OUT.run/arguments.json                 what the run was started with
 //! OUT.run/metrics.jsonl                  one object a step; copied into OUT at the end
-//! OUT.run/checkpoints/step-000000000400/ parameters.safetensors, state.bin, xxh3
+//! OUT.run/checkpoints/step-000000000400/ parameters.safetensors, moments.safetensors, state.bin, xxh3
 //! OUT.run/result.json                    at the very end: what OUT will be
 //! ```
 //!
@@ -14,12 +14,13 @@
 
 mod completed;
 mod folder;
+mod moments;
 mod state;
 
 pub use completed::{completed, Completed};
 pub use folder::{run_folder, RunFolder, StagedCheckpoint};
 pub(crate) use state::model_fingerprint;
-pub use state::{RunState, SavedClustering};
+pub use state::{OptimizerState, RunState, SavedClustering};
 
 use std::num::NonZeroU64;
 

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use dfdx::prelude::*;
-use dfdx_edkm::optim::AdamWState;
+use dfdx_edkm::optim::AdamWConfig;
 use dfdx_edkm::{ClusteringState, EdkmDevice, ParameterKind, ParameterVisitor, Parameters};
 use edkm_cluster::Centroids;
-use edkm_llama::checkpoint::Checkpoint;
+use edkm_llama::checkpoint::{Checkpoint, FloatDtype, TensorEntry};
 use edkm_llama::model::DynamicLlama;
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +14,7 @@ use crate::data::sampler::Position;
 use crate::run::{BitsChoice, NonFiniteCounts};
 use crate::TrainError;
 
-/// Everything but the parameters. Learning rate and temperature follow from the step; the data's order from its position, which is
+/// Everything but the parameters and the optimizer's moments. Learning rate and temperature follow from the step; the data's order from its position, which is
 /// the whole random state of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunState {
@@ -22,8 +22,8 @@ pub struct RunState {
     pub program: String,
     /// Steps that are done.
     pub step: u64,
-    /// Moments and settings of the optimizer.
-    pub optimizer: AdamWState,
+    /// The optimizer.
+    pub optimizer: OptimizerState,
     /// The palettes reached, by parameter.
     pub clusterings: BTreeMap<String, SavedClustering>,
     /// The rules for single layers, those of a bits budget among them, as TOML.
@@ -46,6 +46,15 @@ pub struct RunState {
     pub training_seconds: f64,
     /// Wall time of the run so far.
     pub seconds: f64,
+}
+
+/// The optimizer without its moments.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct OptimizerState {
+    /// The settings.
+    pub config: AdamWConfig,
+    /// Updates made so far.
+    pub step: u64,
 }
 
 /// The state of a clustering: see [`ClusteringState`].
@@ -83,17 +92,15 @@ impl SavedClustering {
     }
 }
 
-/// A parameter's name, shape and numbers.
-pub(super) type Parameter = (String, Vec<usize>, Vec<f32>);
-
 /// What a walk over a model finds.
 #[derive(Default)]
 pub(super) struct Taken {
-    pub(super) parameters: Vec<Parameter>,
+    /// They share the model's memory until they are written, one after the other.
+    pub(super) parameters: Vec<TensorEntry<'static>>,
     pub(super) clusterings: BTreeMap<String, SavedClustering>,
 }
 
-/// Copies parameters and clusterings. Memory: 4 bytes a parameter.
+/// Parameters and clusterings of a model.
 pub(super) fn take<D: EdkmDevice>(model: &mut DynamicLlama<D>) -> Taken {
     let mut taken = Taken::default();
     match model.visit_parameters("", &mut taken) {
@@ -113,8 +120,11 @@ impl<D: EdkmDevice> ParameterVisitor<D> for Taken {
         if let Some(state) = kind.clustering().and_then(|clustering| clustering.state()) {
             self.clusterings.insert(name.to_owned(), state.into());
         }
-        let shape = parameter.shape().concrete().into();
-        self.parameters.push((name.to_owned(), shape, parameter.as_vec()));
+        let shape = parameter.shape().concrete();
+        let parameter = parameter.clone();
+        let make = move || Ok(parameter.as_vec());
+        self.parameters
+            .push(TensorEntry::later_values(name, shape, FloatDtype::F32, make));
         Ok(())
     }
 }

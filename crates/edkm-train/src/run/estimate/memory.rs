@@ -21,6 +21,9 @@ const ENCODED_TOGETHER: u64 = 4 << 20;
 /// Tokens of one forward pass of an evaluation (see `evaluate`).
 const EVALUATED_TOGETHER: u64 = 2048;
 
+/// The name of a share: what ops save for backward.
+pub(super) const SAVED: &str = "saved for backward";
+
 /// The name of a share: the moments.
 pub(super) const OPTIMIZER: &str = "optimizer";
 
@@ -74,10 +77,8 @@ pub(super) fn stages(
     stages.push(always("evaluation", with(vec![weights.clone(), evaluation.clone()])));
     if let (Measure::Yes, true) = (settings.baselines, model.clustered > 0) {
         let compressed = share("compressed model", model.parameters + model.clustered / 4);
-        stages.push(always(
-            "evaluation without training",
-            with(vec![weights.clone(), compressed, evaluation]),
-        ));
+        let shares = vec![weights.clone(), teacher(settings, model), compressed, evaluation];
+        stages.push(always("evaluation without training", with(shares)));
     }
     let kept = kept(settings, model);
     stages.push(always(
@@ -87,8 +88,7 @@ pub(super) fn stages(
     if let Place::Device { .. } = place {
         return stages.into_iter().map(with_driver).collect();
     }
-    // the parameters are written and dropped before the optimizer's state is copied
-    let copies = share("copies of optimizer state", model.moments);
+    let copies = share("copy of the largest matrix", model.largest);
     stages.push(StageMemory::new(
         "checkpoint",
         match settings.checkpoints.every {
@@ -121,12 +121,11 @@ pub(super) fn beside_device(
         Some(budget) => saved.min(budget.0),
         None => saved - on_device(settings, model, free),
     };
-    // the parameters are written and dropped before the optimizer's state is copied
-    let copies = share("copies for a checkpoint", model.parameters.max(model.moments));
+    let copies = share("copy of the largest matrix", model.largest);
     let text_of_step = share(TEXT_OF_A_STEP, text_of_step(settings));
     [
         self::held(held, text, model),
-        vec![share("saved for backward", in_store), text_of_step, copies],
+        vec![share(SAVED, in_store), text_of_step, copies],
     ]
     .concat()
 }
@@ -167,20 +166,28 @@ fn squared_gradients(settings: &FinetuneSettings, model: &ModelSizes) -> Vec<Sha
         share("weights", model.parameters),
         share("squared gradients", model.parameters),
         share("gradients", model.parameters),
-        share("saved for backward", model.layers.saturating_mul(of_layer)),
+        share(SAVED, model.layers.saturating_mul(of_layer)),
         share("the op that runs", work.max(model.loss(sequence, 1))),
     ]
 }
 
 /// What stays from step to step.
 fn kept(settings: &FinetuneSettings, model: &ModelSizes) -> Vec<Share> {
-    let mut kept = vec![share("weights", model.parameters)];
-    if let Objective::Teacher(_) = settings.objective {
-        kept.push(share("teacher", model.teacher));
-    }
-    kept.push(share(OPTIMIZER, model.moments));
-    kept.push(share("clustering", model.clustering_buffers.max(model.head_buffers)));
-    kept
+    vec![
+        share("weights", model.parameters),
+        teacher(settings, model),
+        share(OPTIMIZER, model.moments),
+        share("clustering", model.clustering_buffers.max(model.head_buffers)),
+    ]
+}
+
+/// The model as it came, if it is learned from.
+fn teacher(settings: &FinetuneSettings, model: &ModelSizes) -> Share {
+    let bytes = match settings.objective {
+        Objective::Text => 0,
+        Objective::Teacher(_) => model.teacher,
+    };
+    share("teacher", bytes)
 }
 
 /// What comes to it within a step. Either backward begins, everything is saved and few gradients are there; or it ends, and all gradients are there.
@@ -217,7 +224,7 @@ fn training(settings: &FinetuneSettings, model: &ModelSizes, place: Place) -> Ve
     };
     vec![
         share("gradients", gradients),
-        share("saved for backward", saved),
+        share(SAVED, saved),
         share("the op that runs", work),
         share(TEXT_OF_A_STEP, text),
     ]
@@ -269,8 +276,11 @@ fn on_device(settings: &FinetuneSettings, model: &ModelSizes, free: u64) -> u64 
     let most = match settings.device_share {
         DeviceShare::Nothing => 0,
         DeviceShare::AtMost(bytes) => bytes.0,
-        // the weights, their gradients and the moments, and half of what is left
-        DeviceShare::WhatFits => free.saturating_sub(2 * model.parameters + model.moments) / 2,
+        // half of what is left beside all that stays
+        DeviceShare::WhatFits => {
+            let stays = 2 * model.parameters + model.moments + teacher(settings, model).bytes;
+            free.saturating_sub(stays) / 2
+        }
     };
     saved(settings, model).min(most)
 }

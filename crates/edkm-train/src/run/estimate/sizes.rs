@@ -19,6 +19,8 @@ fn bytes(tokens: u64, numbers: u64) -> u64 {
 pub(super) struct ModelSizes {
     /// All parameters.
     pub(super) parameters: u64,
+    /// The largest parameter.
+    pub(super) largest: u64,
     /// The optimizer's moments.
     pub(super) moments: u64,
     /// What the model as it came takes for distillation.
@@ -52,10 +54,12 @@ impl ModelSizes {
         moments: MomentFormat,
         is_half: impl Fn(&str) -> bool,
     ) -> Self {
-        let (mut all, mut halves, mut clustered, mut clustering_buffers, mut head_buffers) = (0, 0, 0, 0, 0);
+        let (mut all, mut largest, mut halves, mut clustered, mut clustering_buffers, mut head_buffers) =
+            (0, 0, 0, 0, 0, 0);
         for parameter in parameters(config) {
             let bytes = F32 * parameter.shape.iter().map(|&n| n as u64).product::<u64>();
             all += bytes;
+            largest = bytes.max(largest);
             if parameter.role == Role::Linear && is_half(&parameter.name) {
                 halves += bytes / 2;
             }
@@ -79,6 +83,7 @@ impl ModelSizes {
             [config.num_attention_heads, config.num_key_value_heads, config.head_dim].map(|n| n as u64);
         Self {
             parameters: all,
+            largest,
             moments: moment_bytes(config, moments),
             teacher: all - halves,
             teacher_layer: 2 * halves / (config.num_hidden_layers as u64).max(1),
