@@ -7,11 +7,11 @@ cd "$(dirname "$0")/../crates/edkm-cuda/cuda"
 command -v nvcc > /dev/null || { echo "no nvcc: scripts/cuda-toolkit.sh DIR brings one" >&2; exit 2; }
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-cat prelude.cuh ./*.cu > "$work/all.cu"
+cat prelude.cuh tiles.cuh ./*.cu > "$work/all.cu"
 status=0
 for arch in sm_80 sm_90; do
     for file in ./*.cu "$work/all.cu"; do
-        if nvcc -arch="$arch" -cubin -Werror all-warnings -Xptxas -v -include prelude.cuh "$file" -o "$work/out" > "$work/log" 2>&1; then
+        if nvcc -arch="$arch" -cubin -Werror all-warnings -Xptxas -v -include prelude.cuh -include tiles.cuh "$file" -o "$work/out" > "$work/log" 2>&1; then
             kernels=$(grep -c "Compiling entry function" "$work/log")
             echo "$arch $(basename "$file"): $kernels kernels, at most $(grep -o "Used [0-9]* registers" "$work/log" | grep -o "[0-9]*" | sort -n | tail -1) registers"
             if grep "spill" "$work/log" | grep -qv " 0 bytes spill stores, 0 bytes spill loads"; then

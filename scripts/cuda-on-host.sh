@@ -15,7 +15,7 @@ cd "$(dirname "$0")/.."
 crate=crates/edkm-cuda
 mkdir -p "$dir/bin" "$dir/lib" "$dir/include"
 touch "$dir/include/cuda.h"
-cat $crate/cuda/prelude.cuh $crate/cuda/*.cu > "$dir/kernels.h"
+cat $crate/cuda/prelude.cuh $crate/cuda/tiles.cuh $crate/cuda/*.cu > "$dir/kernels.h"
 grep -ohE 'EDKM_KERNEL \w+' $crate/cuda/*.cu | sed 's/EDKM_KERNEL \(.*\)/EDKM_ENTRY(\1)/' > "$dir/entries.h"
 "${CXX:-c++}" -std=c++17 -O1 -ffp-contract=off -shared -fPIC -pthread -I "$dir" -I $crate/tests/device $crate/tests/device/standin.cpp \
     -Wl,-soname,libcuda.so.1 -o "$dir/lib/libcuda.so"

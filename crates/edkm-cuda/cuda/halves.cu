@@ -6,18 +6,6 @@ __device__ inline unsigned int half_of(float x, size_t kind) {
     return kind == 0 && (bits & 0x7fffffff) > 0x7f800000 ? bits >> 16 | 0x40 : key_of(x, kind);
 }
 
-__device__ inline float float_of_half(unsigned int half, size_t kind) {
-    if (kind == 0) return __uint_as_float(half << 16);
-    unsigned int sign = (half & 0x8000) << 16, magnitude = (half & 0x7fff) << 13;
-    // Infinity and NaN.
-    if (magnitude >= 0x0f800000) return __uint_as_float(sign | magnitude | 0x7f800000);
-    // Normal: the exponent moves from a bias of 15 to one of 127.
-    if (magnitude >= 0x00800000) return __uint_as_float(sign | (magnitude + (112u << 23)));
-    // Subnormal: what stands above 2^-14 in a float of that exponent.
-    float x = __uint_as_float(0x38800000 | magnitude) - __uint_as_float(0x38800000);
-    return __uint_as_float(sign | __float_as_uint(x));
-}
-
 EDKM_KERNEL edkm_round_to_half(const float* x, unsigned short* halves, size_t kind, size_t len) {
     for (size_t i = FIRST; i < len; i += STRIDE) halves[i] = (unsigned short)half_of(x[i], kind);
 }

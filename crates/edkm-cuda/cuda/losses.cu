@@ -24,6 +24,17 @@ EDKM_KERNEL edkm_cross_entropy_forward(
     }
 }
 
+// out[i] = log softmax(logits[rows_of[i]])[targets[i]]. A block a target.
+EDKM_KERNEL edkm_log_likelihoods(
+    const float* logits, const unsigned int* rows_of, const unsigned int* targets, float* out, size_t count, size_t vocabulary
+) {
+    for (size_t i = blockIdx.x; i < count; i += gridDim.x) {
+        const float* l = logits + rows_of[i] * vocabulary;
+        float found = log_sum_exp(l, vocabulary, 1.0f);
+        if (threadIdx.x == 0) out[i] = l[targets[i]] - found;
+    }
+}
+
 // Logits become their gradients, in place: weight (softmax - one at the target), weight = scale grad_loss weights[row].
 EDKM_KERNEL edkm_cross_entropy_backward(
     float* logits, const unsigned int* targets, const float* weights, const float* lse, const float* grad_loss, float scale, size_t rows,

@@ -77,3 +77,28 @@ EDKM_KERNEL edkm_packed_product(
         if (is_row && part == 0) y[input * rows + row] = scales == nullptr ? total : total * scales[row];
     }
 }
+
+// out[i] = row ids[i] of the matrix, or row first + i without ids; NaN for a row that is not there. A block 8 rows and 32 indices: the words of
+// neighbouring rows stand side by side.
+EDKM_KERNEL edkm_packed_rows(
+    const unsigned int* words, const float* palettes, const float* scales, const unsigned int* ids, float* out, size_t first, size_t count, size_t rows,
+    size_t cols, size_t bits, size_t vector, size_t group_rows, size_t group_slots, size_t words_per_row, size_t blocks
+) {
+    size_t indices = cols / vector, chunks = (indices + 31) / 32;
+    for (size_t block = blockIdx.x; block < blocks; block += gridDim.x) {
+        size_t i = block / chunks * (THREADS / 32) + threadIdx.x / 32, index = block % chunks * 32 + threadIdx.x % 32;
+        if (i >= count || index >= indices) continue;
+        float* to = out + i * cols + index * vector;
+        size_t row = ids == nullptr ? first + i : ids[i];
+        if (row >= rows) {
+            for (size_t n = 0; n < vector; n++) to[n] = __int_as_float(0x7fc00000);
+            continue;
+        }
+        size_t group = row / group_rows, slot = group * group_slots + row % group_rows;
+        const unsigned int* word = words + (slot / TILE_ROWS * words_per_row + index * bits / 32) * TILE_ROWS + slot % TILE_ROWS;
+        unsigned int shift = (unsigned int)(index * bits % 32), value = word[0] >> shift;
+        if (shift + bits > 32) value |= word[TILE_ROWS] << (32 - shift);
+        const float* numbers = palettes + ((group << bits) + (value & ((1u << bits) - 1))) * vector;
+        for (size_t n = 0; n < vector; n++) to[n] = scales == nullptr ? numbers[n] : numbers[n] * scales[row];
+    }
+}

@@ -98,6 +98,19 @@ __device__ inline unsigned int key_of(float weight, size_t kind) {
     return sign | (__float_as_uint(shifted) - 0x3f000000);
 }
 
+// The number of 16 bits, as key_of has them.
+__device__ inline float float_of_half(unsigned int half, size_t kind) {
+    if (kind == 0) return __uint_as_float(half << 16);
+    unsigned int sign = (half & 0x8000) << 16, magnitude = (half & 0x7fff) << 13;
+    // Infinity and NaN.
+    if (magnitude >= 0x0f800000) return __uint_as_float(sign | magnitude | 0x7f800000);
+    // Normal: the exponent moves from a bias of 15 to one of 127.
+    if (magnitude >= 0x00800000) return __uint_as_float(sign | (magnitude + (112u << 23)));
+    // Subnormal: what stands above 2^-14 in a float of that exponent.
+    float x = __uint_as_float(0x38800000 | magnitude) - __uint_as_float(0x38800000);
+    return __uint_as_float(sign | __float_as_uint(x));
+}
+
 // Number of 16-bit keys.
 #define KEYS 65536
 

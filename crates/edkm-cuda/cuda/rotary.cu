@@ -37,3 +37,18 @@ EDKM_KERNEL edkm_rotary_backward(
         grad_x[pair.first + half] += b * cosine - a * sine;
     }
 }
+
+// x turned in place by the angles of each token's position; NaN for a position without angles.
+EDKM_KERNEL edkm_rotary_at(
+    float* x, const float* cosines, const float* sines, const unsigned int* positions, size_t heads, size_t half, size_t seq, size_t pairs
+) {
+    for (size_t i = FIRST; i < pairs; i += STRIDE) {
+        size_t within = i % half, head = i / half, first = head * 2 * half + within, position = positions[head / heads];
+        bool is_known = position < seq;
+        float cosine = is_known ? cosines[position * half + within] : __int_as_float(0x7fc00000);
+        float sine = is_known ? sines[position * half + within] : __int_as_float(0x7fc00000);
+        float a = x[first], b = x[first + half];
+        x[first] = a * cosine - b * sine;
+        x[first + half] = b * cosine + a * sine;
+    }
+}

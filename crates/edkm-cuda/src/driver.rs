@@ -55,6 +55,17 @@ pub enum GpuError {
     },
 }
 
+impl GpuError {
+    /// Whether the GPU's memory did not suffice.
+    pub fn is_out_of_memory(&self) -> bool {
+        match self {
+            Self::Driver(error) => error.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY,
+            Self::Blas(error) => error.0 == cublas::cublasStatus_t::CUBLAS_STATUS_ALLOC_FAILED,
+            Self::NoSuchGpu { .. } | Self::Compile { .. } => false,
+        }
+    }
+}
+
 impl From<DriverError> for GpuError {
     fn from(error: DriverError) -> Self {
         GpuError::Driver(error)

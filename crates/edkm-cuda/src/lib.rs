@@ -1,4 +1,4 @@
-//! CUDA kernels of a LLaMA training step with clustered weights, and the launches that make ops of them.
+//! CUDA kernels of a LLaMA training step with clustered weights and of inference from packed ones, and the launches that make ops of them.
 //!
 //! Each op is a function over a [`Runtime`]: something that holds memory, launches kernels by name and multiplies matrices. The GPU is one (feature
 //! `driver`, by cudarc, kernels compiled at first use by NVRTC from the sources in this crate); the tests bring another that compiles the same
@@ -14,9 +14,11 @@
 
 pub mod adamw;
 pub mod attention;
+pub mod cached_attention;
 mod check;
 pub mod clustering;
 pub mod cross_entropy;
+pub mod dense;
 pub mod digest;
 pub mod distillation;
 #[cfg(feature = "driver")]
@@ -24,7 +26,9 @@ pub mod driver;
 pub mod elementwise;
 pub mod embedding;
 pub mod halves;
+pub mod likelihood;
 mod logits;
+pub mod matrix;
 mod memory;
 pub mod packed;
 pub mod product;

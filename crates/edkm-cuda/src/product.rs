@@ -101,6 +101,38 @@ pub fn nt<R: Runtime>(
     multiply(runtime, [m, n, k], operands, c, accumulate)
 }
 
+/// The columns from `first` on of c = a bᵀ; the others stay. `a [m, k]`, `b [n, k]`, `c [m, any]`.
+///
+/// # Errors
+/// The runtime's.
+///
+/// # Panics
+/// If `c` has fewer columns than `first + n`.
+pub(crate) fn nt_in_columns<R: Runtime>(
+    runtime: &R,
+    [m, n, k]: [usize; 3],
+    a: Slice<'_, f32>,
+    b: Slice<'_, f32>,
+    c: SliceMut<'_, f32>,
+    first: usize,
+) -> Result<(), R::Error> {
+    check::len("a [m, k]", a.len(), m * k);
+    check::len("b [n, k]", b.len(), n * k);
+    if m == 0 {
+        return Ok(());
+    }
+    let columns = c.len() / m;
+    check::len("c [m, columns]", c.len(), m * columns);
+    assert!(first + n <= columns, "columns {first}..{} of {columns}", first + n);
+    let operands = [(b, Operation::Transpose, k), (a, Operation::None, k)];
+    let place = Place {
+        first,
+        columns,
+        accumulate: Accumulate::Overwrite,
+    };
+    multiply_into(runtime, [m, n, k], operands, c, place)
+}
+
 /// c = a b. `a [m, k]`, `b [k, n]`, `c [m, n]`.
 ///
 /// # Errors
@@ -140,15 +172,37 @@ pub fn tn<R: Runtime>(
 fn multiply<R: Runtime>(
     runtime: &R,
     [m, n, k]: [usize; 3],
-    [(a, op_a, lda), (b, op_b, ldb)]: [(Slice<'_, f32>, Operation, usize); 2],
-    mut c: SliceMut<'_, f32>,
+    operands: [(Slice<'_, f32>, Operation, usize); 2],
+    c: SliceMut<'_, f32>,
     accumulate: Accumulate,
 ) -> Result<(), R::Error> {
     check::len("c [m, n]", c.len(), m * n);
+    let place = Place {
+        first: 0,
+        columns: n,
+        accumulate,
+    };
+    multiply_into(runtime, [m, n, k], operands, c, place)
+}
+
+/// Which columns of c a product is, and whether it is added to them.
+struct Place {
+    first: usize,
+    columns: usize,
+    accumulate: Accumulate,
+}
+
+fn multiply_into<R: Runtime>(
+    runtime: &R,
+    [m, n, k]: [usize; 3],
+    [(a, op_a, lda), (b, op_b, ldb)]: [(Slice<'_, f32>, Operation, usize); 2],
+    mut c: SliceMut<'_, f32>,
+    place: Place,
+) -> Result<(), R::Error> {
     if m == 0 || n == 0 {
         return Ok(());
     }
-    let beta = match accumulate {
+    let beta = match place.accumulate {
         Accumulate::Overwrite => 0.0,
         Accumulate::Add => 1.0,
     };
@@ -163,8 +217,8 @@ fn multiply<R: Runtime>(
         lda: lda.max(1),
         b: b.address(),
         ldb: ldb.max(1),
-        c: c.address(),
-        ldc: n,
+        c: c.address() + (place.first * size_of::<f32>()) as u64,
+        ldc: place.columns,
     };
     let product = match runtime.precision() {
         Precision::F32 => product,
@@ -195,7 +249,7 @@ fn multiply<R: Runtime>(
             return unsafe { runtime.multiply(&product) };
         }
     };
-    // SAFETY: the slices are in the runtime's memory, and their lengths are those of the matrices.
+    // SAFETY: the slices are in the runtime's memory, and their lengths are those of the matrices; the columns are columns of c.
     unsafe { runtime.multiply(&product) }
 }
 

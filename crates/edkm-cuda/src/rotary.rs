@@ -41,6 +41,13 @@ impl<R: Runtime> Angles<R> {
     }
 }
 
+impl<R: Runtime> Angles<R> {
+    /// Positions: S.
+    pub fn positions(&self) -> usize {
+        self.seq
+    }
+}
+
 /// out = x turned by the angles of its positions. `x`, `out [N, heads, D]`; token n stands at position n mod S.
 ///
 /// # Errors
@@ -53,6 +60,40 @@ pub fn forward<R: Runtime>(
     out: SliceMut<'_, f32>,
 ) -> Result<(), R::Error> {
     launch(runtime, "edkm_rotary_forward", angles, heads, x, out)
+}
+
+/// x turned in place by the angles of each token's position; NaN for a position beyond S. `x [N, heads, D]`, `positions [N]`.
+///
+/// # Errors
+/// The runtime's.
+pub fn turn_at<R: Runtime>(
+    runtime: &R,
+    angles: &Angles<R>,
+    positions: Slice<'_, u32>,
+    mut x: SliceMut<'_, f32>,
+) -> Result<(), R::Error> {
+    let pairs = x.len() / 2;
+    let heads = match positions.len() {
+        0 => 0,
+        tokens => x.len() / (tokens * 2 * angles.half),
+    };
+    check::len("x [N, heads, D]", x.len(), positions.len() * heads * 2 * angles.half);
+    if pairs == 0 {
+        return Ok(());
+    }
+    let arguments = [
+        x.argument(),
+        angles.cosines.as_slice().argument(),
+        angles.sines.as_slice().argument(),
+        positions.argument(),
+        Size(heads),
+        Size(angles.half),
+        Size(angles.seq),
+        Size(pairs),
+    ];
+    // SAFETY: edkm_rotary_at(x, cosines, sines, positions, heads, half, seq, pairs) reaches 2 x pairs numbers of x, which are whole tokens of `heads`
+    // heads, as many positions as tokens, and seq x half of the angles.
+    unsafe { runtime.launch("edkm_rotary_at", blocks_for(pairs), &arguments) }
 }
 
 /// grad_x += grad_out turned back. Axes as [`forward`].

@@ -1,13 +1,15 @@
 //! The CUDA C sources, as they stand in `cuda/`.
 
-/// What comes first in each translation unit.
-pub const PRELUDE: &str = include_str!("../cuda/prelude.cuh");
+/// What comes first in each translation unit, in this order.
+pub const HEADERS: [&str; 2] = [include_str!("../cuda/prelude.cuh"), include_str!("../cuda/tiles.cuh")];
 
 /// The files, by name.
-pub const FILES: [(&str, &str); 14] = [
+pub const FILES: [(&str, &str); 16] = [
     ("adamw.cu", include_str!("../cuda/adamw.cu")),
     ("attention.cu", include_str!("../cuda/attention.cu")),
+    ("cached_attention.cu", include_str!("../cuda/cached_attention.cu")),
     ("clustering.cu", include_str!("../cuda/clustering.cu")),
+    ("dense.cu", include_str!("../cuda/dense.cu")),
     ("digest.cu", include_str!("../cuda/digest.cu")),
     ("elementwise.cu", include_str!("../cuda/elementwise.cu")),
     ("embedding.cu", include_str!("../cuda/embedding.cu")),
@@ -24,7 +26,7 @@ pub const FILES: [(&str, &str); 14] = [
 /// All of it as one translation unit.
 pub fn translation_unit() -> String {
     let files = FILES.iter().map(|(_, source)| *source);
-    std::iter::once(PRELUDE).chain(files).collect::<Vec<_>>().join("\n")
+    HEADERS.into_iter().chain(files).collect::<Vec<_>>().join("\n")
 }
 
 /// The names of all kernels.

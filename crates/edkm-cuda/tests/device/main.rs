@@ -1,11 +1,13 @@
 //! Every op against the CPU's kernels and the definitions: with the feature `driver` on GPU 0, without it on the host, where the CUDA sources are
 //! compiled by the system's C++ compiler and run a block at a time.
 
+mod cached_attention;
 mod clustering;
 #[cfg_attr(feature = "driver", path = "gpu.rs")]
 #[cfg_attr(not(feature = "driver"), path = "simulator.rs")]
 mod device;
 mod halves;
+mod matrix;
 mod ops;
 mod packed;
 mod precision;

@@ -3,7 +3,8 @@
 use crate::device::{device, Device};
 use edkm_cuda::product::Accumulate;
 use edkm_cuda::{
-    adamw, attention, cross_entropy, digest, distillation, elementwise, embedding, product, rms_norm, rotary, swiglu,
+    adamw, attention, cross_entropy, digest, distillation, elementwise, embedding, likelihood, product, rms_norm,
+    rotary, swiglu,
 };
 use edkm_kernels as cpu;
 use edkm_testkit::{assert_bitwise_equal, assert_close, random};
@@ -163,6 +164,23 @@ fn rotary_there_and_back() {
             let mut want = x.clone();
             cpu::rotary::apply(&table, &mut want, heads, seq, 0, cpu::rotary::Direction::Forward);
             assert_close("forward", &ok(out.to_host(s)), &want, SUMS);
+
+            // the same in place, for tokens in another order
+            let token = heads * 2 * half;
+            let order: Vec<usize> = (0..batch * seq).rev().collect();
+            let shuffled: Vec<f32> = order.iter().flat_map(|&n| x[n * token..][..token].to_vec()).collect();
+            let positions: Vec<u32> = order.iter().map(|&n| (n % seq) as u32).collect();
+            let (mut turned, positions) = (s.array(&shuffled), s.array(&positions));
+            ok(rotary::turn_at(s, &angles, positions.as_slice(), turned.as_mut()));
+            let in_order = ok(out.to_host(s));
+            let want_turned: Vec<f32> = order
+                .iter()
+                .flat_map(|&n| in_order[n * token..][..token].to_vec())
+                .collect();
+            assert_bitwise_equal("turn_at", &ok(turned.to_host(s)), &want_turned);
+            let beyond = s.array(&vec![seq as u32; batch * seq]);
+            ok(rotary::turn_at(s, &angles, beyond.as_slice(), turned.as_mut()));
+            assert!(ok(turned.to_host(s)).iter().all(|x| x.is_nan()));
 
             let mut grad_x = s.array(&x);
             ok(rotary::backward(s, &angles, heads, out.as_slice(), grad_x.as_mut()));
@@ -511,6 +529,51 @@ fn digests_tell_numbers_and_their_places_apart() {
                 assert!(seen.insert(digest), "{len}: {i} has the digest of another");
                 // both halves are of use
                 assert!(seen.insert(digest >> 64) && seen.insert(digest & u128::from(u64::MAX)));
+            }
+        }
+    });
+}
+
+#[test]
+fn log_likelihoods_of_some_tokens() {
+    on_device(|s| {
+        // less than a block, and more
+        for (rows, vocabulary) in [(1, 3), (4, 700)] {
+            let logits: Vec<f32> = random(1, rows * vocabulary).iter().map(|x| 20.0 * x).collect();
+            // rows that are asked for twice and not at all
+            let (of, targets): (Vec<u32>, Vec<u32>) = (0..6)
+                .map(|i| ((i / 2 % rows) as u32, (i * 131 % vocabulary) as u32))
+                .unzip();
+            let want: Vec<f64> = of
+                .iter()
+                .zip(&targets)
+                .map(|(&row, &target)| {
+                    let logits = &logits[row as usize * vocabulary..][..vocabulary];
+                    let total: f64 = logits.iter().map(|&l| f64::from(l).exp()).sum();
+                    f64::from(logits[target as usize]) - total.ln()
+                })
+                .collect();
+            let device = s.array(&logits);
+            let got = ok(likelihood::log_likelihoods(
+                s,
+                device.as_slice(),
+                vocabulary,
+                &of,
+                &targets,
+            ));
+            assert_close("log likelihoods", &got, &want, SUMS);
+            for bad in [f32::NAN, f32::INFINITY] {
+                let mut logits = logits.clone();
+                logits[vocabulary - 1] = bad;
+                let device = s.array(&logits);
+                let got = ok(likelihood::log_likelihoods(
+                    s,
+                    device.as_slice(),
+                    vocabulary,
+                    &[0],
+                    &[0],
+                ));
+                assert!(!got[0].is_finite(), "{got:?}");
             }
         }
     });

@@ -9,7 +9,7 @@ use edkm_testkit::assert_bitwise_equal;
 use crate::device::device;
 use edkm_testkit::random;
 
-fn matrix(rows: usize, cols: usize, spec: PaletteSpec, scaled: Option<()>) -> PalettizedMatrix {
+pub(crate) fn matrix(rows: usize, cols: usize, spec: PaletteSpec, scaled: Option<()>) -> PalettizedMatrix {
     let palettes = random(1, spec.groups(rows) * spec.palette_len());
     let indices: Vec<u8> = random(2, rows * cols / spec.vector)
         .iter()
