@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
 # cuda-on-host.sh DIR [CARGO ARGUMENTS]: builds and runs programs with the feature `cuda` on a machine with neither a GPU nor a CUDA toolkit. In DIR it puts a
 # stand-in for driver, NVRTC and cuBLAS that runs this project's kernels on the host (crates/edkm-cuda/tests/device/standin.cpp), and what dfdx's
-# build asks for. Without arguments for cargo it runs the tests of edkm-cuda's driver, of the plugin's CUDA device and of the layer's benchmarks. Other uses:
+# build asks for. Without arguments for cargo it runs the tests of edkm-cuda's driver, of the plugin's CUDA device, of the layer's benchmarks and of inference. Other uses:
 #     scripts/cuda-on-host.sh DIR test -p edkm-tests --features cuda --test llama_golden
 #     scripts/cuda-on-host.sh DIR run -p edkm-cli --features cuda -- finetune --device cuda --seq 16 --batch 1 --steps 3 --eval-tokens 200
+#     scripts/cuda-on-host.sh DIR run -p edkm-cli --features cuda -- generate MODEL_DIR --prompt "Once upon a time" --tokens 20 --device cuda
 #     scripts/cuda-on-host.sh DIR run -p edkm-cli --features cuda -- bench layer --hidden 64 --intermediate 96 --heads 4 --seq 16 --device cuda
 # It shows that memory, launches and numbers are right, not speed, races between blocks, or dfdx's own kernels (tests named dfdx_own are left out).
-# Needs a C++ compiler. CARGO_TARGET_DIR: where to build (target/cuda-on-host).
+# Needs a C++ compiler. EDKM_STANDIN_MEMORY: bytes of the device (1 TiB). CARGO_TARGET_DIR: where to build (target/cuda-on-host).
 set -euo pipefail
-[ $# -ge 1 ] || { sed -n '2,9s/^# //p' "$0" >&2; exit 2; }
+[ $# -ge 1 ] || { sed -n '2,11s/^# //p' "$0" >&2; exit 2; }
 dir=$(mkdir -p "$1" && cd "$1" && pwd)
 shift
 cd "$(dirname "$0")/.."
@@ -44,6 +45,7 @@ else
     cargo test -p dfdx-edkm --features cuda --test cuda -- --skip dfdx_own
     cargo test -p dfdx-edkm --features cuda --test cuda_precision
     cargo test -p edkm-tests --features cuda --test layer_bench -- --skip dfdx_own
+    cargo test -p edkm-llama --features cuda --lib inference::gpu
     # the same with streams far ahead of each other: a wait that is missing shows
     for streams in late-copies late-kernels late; do
         EDKM_STANDIN_STREAMS=$streams cargo test -p dfdx-edkm --features cuda --test cuda -- --skip dfdx_own store

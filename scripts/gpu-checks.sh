@@ -16,20 +16,23 @@ rows=()
 failed=0
 built=
 
-# Programs and tests: name, package and features of each test.
+# Programs and tests: name, package and features of each test, and the library whose own tests they are, if they are.
 tests="device:edkm-cuda:driver cuda:dfdx-edkm:cuda cuda_precision:dfdx-edkm:cuda llama_golden:edkm-tests:cuda layer_bench:edkm-tests:cuda"
+tests+=" inference:edkm-llama:cuda:edkm_llama"
 target=target/cuda
 
 # The program of one test, built if need be: test_program NAME
 test_program() {
-    local name package features
+    local name package features library which
     if [ -n "$built" ]; then
         echo "$built/$1"
         return
     fi
-    IFS=: read -r name package features <<< "$(tr ' ' '\n' <<< "$tests" | grep "^$1:")"
-    cargo test --release -p "$package" --features "$features" --test "$name" --target-dir "$target" --no-run 2>&1 |
-        sed -n "s/.*(\(.*$name-[0-9a-f]*\))\$/\1/p" | grep . || { echo "$name could not be built" >&2; return 1; }
+    IFS=: read -r name package features library <<< "$(tr ' ' '\n' <<< "$tests" | grep "^$1:")"
+    which=(--test "$name")
+    [ -z "$library" ] || which=(--lib)
+    cargo test --release -p "$package" --features "$features" "${which[@]}" --target-dir "$target" --no-run 2>&1 |
+        sed -n "s/.*(\(.*${library:-$name}-[0-9a-f]*\))\$/\1/p" | grep . || { echo "$name could not be built" >&2; return 1; }
 }
 
 # Builds all of it into a folder: build DIR
@@ -115,11 +118,12 @@ run_test() {
     "$program" "$@"
 }
 
-# A test under compute-sanitizer: sanitize TOOL NAME
+# A test under compute-sanitizer: sanitize TOOL NAME ARGUMENTS...
 sanitize() {
-    local program
+    local program tool=$1
     program=$(test_program "$2") || return 1
-    compute-sanitizer --tool "$1" --error-exitcode 1 "$program" --test-threads 1
+    shift 2
+    compute-sanitizer --tool "$tool" --error-exitcode 1 "$program" --test-threads 1 "$@"
 }
 
 edkm() {
@@ -182,18 +186,28 @@ finetune_offloaded() {
     [ "$stays" = "$all" ] && [ "$stays" = "$packed" ] && [ "$stays" = "$some" ]
 }
 
-# A written model measured on GPU and CPU: perplexities within 0.1 %.
-eval_on_both() {
-    local work cpu gpu
+# A written model on GPU and CPU, packed: perplexity and the likelihoods of answers within 0.1 %, and the same text.
+inference_on_both() {
+    local work cpu gpu i
     work=$(mktemp -d)
     edkm finetune --steps 5 --out "$work/model" --json > /dev/null || return 1
     yes "Once upon a time there was a little girl. She had a red ball." | head -200 > "$work/text.txt"
+    for i in $(seq 40); do
+        echo "{\"goal\": \"Lily had $i red balls.\", \"sol1\": \"She was happy.\", \"sol2\": \"Tom went to the park with his dog.\"}"
+    done > "$work/piqa.jsonl"
+    yes 0 | head -40 > "$work/piqa.lst"
     for device in cpu cuda; do
-        edkm eval "$work/model" --data "$work/text.txt" --seq 128 --device $device --json > "$work/$device.json" || return 1
+        edkm eval "$work/model" --task perplexity --data "$work/text.txt" --seq 128 --task piqa --data "$work/piqa.jsonl" --labels "$work/piqa.lst" \
+            --device $device --log-samples "$work/$device.samples" --json > "$work/$device.json" || return 1
+        edkm generate "$work/model" --prompt "Once upon a time" --temperature 0 --tokens 100 --device $device --json > "$work/$device.text" || return 1
+        grep -o '"log_likelihoods":\[[^]]*' "$work/$device.samples" | grep -o '[-0-9.e]*[0-9]' > "$work/$device.likelihoods"
     done
     cpu=$(number "$work/cpu.json" perplexity) gpu=$(number "$work/cuda.json" perplexity)
-    echo "remark: $cpu on the CPU, $gpu on the GPU"
-    near "$cpu" "$gpu" 0.001
+    echo "remark: perplexity $cpu on the CPU, $gpu on the GPU; tokens a second" \
+        "$(number "$work/cpu.text" tokens_per_second), $(number "$work/cuda.text" tokens_per_second)"
+    near "$cpu" "$gpu" 0.001 &&
+        paste "$work/cpu.likelihoods" "$work/cuda.likelihoods" | awk '{ if (!(($1 - $2) ^ 2 <= ($1 / 1000) ^ 2)) exit 1 } END { exit NR != 80 }' &&
+        [ "$(tail -1 "$work/cpu.text" | grep -o '"text":.*' | cut -d'"' -f4)" = "$(tail -1 "$work/cuda.text" | grep -o '"text":.*' | cut -d'"' -f4)" ]
 }
 
 # Clustering 4096 x 4096 at 3 bits: at least 40 % of the bandwidth of copying W, W~, g and dW on the device.
@@ -275,7 +289,8 @@ check plugin-precision nvidia-smi run_test cuda_precision
 check golden-llama nvidia-smi golden
 check finetune-embedded nvidia-smi finetune_on_both
 check finetune-offloaded nvidia-smi finetune_offloaded
-check eval-embedded nvidia-smi eval_on_both
+check inference-on-gpu nvidia-smi run_test inference inference::gpu
+check inference-embedded nvidia-smi inference_on_both
 check bench-cluster nvidia-smi bench_cluster
 check several-gpus cargo cargo test -p dfdx-edkm --features nccl --test nccl --target-dir target/cuda -- --nocapture
 check tinyllama-1b-step nvidia-smi step tinyllama-1.1b 24000
@@ -290,7 +305,8 @@ for tool in memcheck racecheck initcheck; do
     check "ops-$tool" compute-sanitizer sanitize "$tool" device
 done
 check plugin-memcheck compute-sanitizer sanitize memcheck cuda
-not_yet packed-product-speed "the product from packed palettes is tested for its bits (ops-on-gpu), its speed is not measured"
+check inference-memcheck compute-sanitizer sanitize memcheck inference inference::gpu
+not_yet packed-product-speed "the product from packed palettes is tested for its bits (ops-on-gpu), its speed is measured by tokens a second alone"
 
 printf '\n%-20s %-8s %s\n' check result remark
 for row in "${rows[@]}"; do

@@ -67,7 +67,7 @@ impl<'m, 't> Chat<'m, 't> {
     /// # Errors
     /// As [`write_text`]; an instruction that is longer than the context.
     pub fn respond(&mut self, instruction: &str, on_text: impl FnMut(&str)) -> Result<Response, TrainError> {
-        let room = self.session.cache().capacity();
+        let room = self.session.context();
         let mut forgot = Forgot::Nothing;
         let mut tokens = self.tokens.clone();
         if !tokens.is_empty() {

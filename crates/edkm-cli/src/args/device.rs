@@ -10,7 +10,7 @@ pub struct DeviceArgs {
     /// Where it is computed: cpu, cuda or cuda:N, the number of a GPU (for a program built with the feature cuda)
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     pub device: DeviceChoice,
-    /// How a GPU multiplies matrices. Sums are in f32 in any case, and so is everything else
+    /// How a GPU multiplies matrices. Sums are in f32 in any case, and so is everything else; packed weights are multiplied by few tokens in f32
     #[arg(long, value_enum, default_value_t = PrecisionChoice::F32)]
     pub precision: PrecisionChoice,
 }

@@ -30,7 +30,7 @@ pub struct EvalArgs {
     /// Measure this model too, for a table; may be repeated
     #[arg(long, value_name = "DIR", action = ArgAction::Append)]
     pub compare: Vec<PathBuf>,
-    /// Where it is measured. On a GPU: perplexity alone, with weights unpacked to f32
+    /// Where it is measured
     #[command(flatten)]
     pub device: DeviceArgs,
     /// Write the log likelihoods of all answers to this file, one JSON object a line

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args as ClapArgs;
 
 use super::sampling::SamplingArgs;
+use super::DeviceArgs;
 
 /// `edkm generate`
 #[derive(Debug, ClapArgs)]
@@ -20,6 +21,9 @@ pub struct GenerateArgs {
     /// How tokens are chosen
     #[command(flatten)]
     pub sampling: SamplingArgs,
+    /// Where the model runs
+    #[command(flatten)]
+    pub device: DeviceArgs,
     /// Print one JSON object as the last line of standard output
     #[arg(long)]
     pub json: bool,

@@ -54,13 +54,15 @@ impl Rate {
 
 pub fn run(args: ChatArgs) -> Result<(), Failure> {
     let output = Output::new(args.json);
+    args.device.check_inference()?;
     let model_dir = hub::folder(&args.model_dir)?;
     let model = InferenceModel::open(&model_dir)?;
     let tokenizer = Tokenizer::from_dir(&model_dir)?;
     tokenizer.check_vocabulary(model.config().vocab_size)?;
+    let model = args.device.place(model)?;
     let context = args.context.unwrap_or(CONTEXT.min(model.context_limit()));
     let session = Session::new(&model, context, args.sampling.cache.into())?;
-    let cache_bytes = session.cache().size_bytes();
+    let cache_bytes = session.cache_bytes();
     let options = GenerateOptions {
         max_tokens: args.tokens,
         sampling: args.sampling.options(),

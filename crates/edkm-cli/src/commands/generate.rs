@@ -27,10 +27,12 @@ struct Figures {
 
 pub fn run(args: GenerateArgs) -> Result<(), Failure> {
     let output = Output::new(args.json);
+    args.device.check_inference()?;
     let model_dir = hub::folder(&args.model_dir)?;
     let model = InferenceModel::open(&model_dir)?;
     let tokenizer = Tokenizer::from_dir(&model_dir)?;
     tokenizer.check_vocabulary(model.config().vocab_size)?;
+    let model = args.device.place(model)?;
     let prompt = tokenizer.encode_document(&args.prompt)?;
     if prompt.is_empty() {
         return Err("the prompt has no token; give some text with --prompt".into());

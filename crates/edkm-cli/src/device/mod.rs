@@ -12,6 +12,7 @@ use std::str::FromStr;
 use clap::ValueEnum;
 use dfdx::prelude::*;
 use dfdx_edkm::EdkmDevice;
+use edkm_llama::inference::InferenceModel;
 use edkm_store::{Bytes, StoreSpec};
 use edkm_train::device_share::DeviceShare;
 
@@ -99,6 +100,23 @@ impl DeviceArgs {
                 Err("the CPU multiplies in f32; --precision is for --device cuda:N".into())
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Refuses what the device cannot do, and a GPU if this program is not built for one: before a model is opened.
+    pub fn check_inference(self) -> Result<(), Failure> {
+        self.check()?;
+        match self.device {
+            DeviceChoice::Cpu => Ok(()),
+            DeviceChoice::Cuda(ordinal) => gpu::check(ordinal),
+        }
+    }
+
+    /// Puts a model on the device, with its weights as they are stored.
+    pub fn place(self, model: InferenceModel) -> Result<InferenceModel, Failure> {
+        match self.device {
+            DeviceChoice::Cpu => Ok(model),
+            DeviceChoice::Cuda(ordinal) => gpu::place(ordinal, self.precision, model),
         }
     }
 

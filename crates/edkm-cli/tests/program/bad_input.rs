@@ -261,6 +261,19 @@ fn a_gpu_without_the_feature() {
         let refused = shop.finetune(&["--device", asked]);
         assert_refused(&refused, &[named, "cargo build --release --features cuda"], &shop.out());
     }
+    // before the model is looked for
+    for command in [
+        &["eval", "nowhere", "--data", "nothing.txt"][..],
+        &["generate", "nowhere", "--prompt", "Once"],
+        &["chat", "nowhere"],
+    ] {
+        let refused = edkm().args(command).args(["--device", "cuda:1"]).output().unwrap();
+        assert_refused(
+            &refused,
+            &["cuda:1", "cargo build --release --features cuda"],
+            &shop.out(),
+        );
+    }
     // measured in processes of their own
     for bench in ["layer", "saved"] {
         let refused = edkm().args(["bench", bench, "--device", "cuda"]).output().unwrap();
@@ -425,6 +438,11 @@ fn a_page_or_a_trace_does_not_replace_a_file_of_another_kind() {
 fn what_is_for_one_device_is_refused_on_the_other() {
     let shop = Workshop::new();
     let refused = shop.finetune(&["--precision", "f16"]);
+    assert_refused(&refused, &["--precision", "--device cuda:N"], &shop.out());
+    let refused = edkm()
+        .args(["generate", "nowhere", "--prompt", "Once", "--precision", "tf32"])
+        .output()
+        .unwrap();
     assert_refused(&refused, &["--precision", "--device cuda:N"], &shop.out());
     let refused = shop.finetune(&["--device-memory", "1GiB"]);
     assert_refused(&refused, &["--device-memory", "--device cuda:N"], &shop.out());

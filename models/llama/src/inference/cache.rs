@@ -173,7 +173,7 @@ pub(super) enum LayerCache {
 /// Memory: `layers x key/value heads x ceil16(capacity) x (D + ceil16(D)) x (4 or 2)` bytes, D being the numbers in a head and
 /// ceil16 rounding up to a multiple of 16. The system hands it out as positions are filled.
 #[derive(Clone, Debug)]
-pub struct KvCache {
+pub(super) struct KvCache {
     layers: Vec<LayerCache>,
     shape: Shape,
     cache_type: CacheType,
@@ -182,7 +182,7 @@ pub struct KvCache {
 
 impl KvCache {
     /// An empty cache for `capacity` positions of each layer.
-    pub fn new(config: &LlamaConfig, capacity: usize, cache_type: CacheType) -> Self {
+    pub(super) fn new(config: &LlamaConfig, capacity: usize, cache_type: CacheType) -> Self {
         Self::with_layers(config, config.num_hidden_layers, capacity, cache_type)
     }
 
@@ -211,17 +211,12 @@ impl KvCache {
     }
 
     /// Positions that there is room for.
-    pub fn capacity(&self) -> usize {
+    pub(super) fn capacity(&self) -> usize {
         self.capacity
     }
 
-    /// The type of its numbers.
-    pub fn cache_type(&self) -> CacheType {
-        self.cache_type
-    }
-
     /// Bytes of all keys and values.
-    pub fn size_bytes(&self) -> usize {
+    pub(super) fn size_bytes(&self) -> usize {
         let lanes = self.shape.key_lanes() + self.shape.value_lanes();
         self.layers.len() * lanes * LANES * self.cache_type.size()
     }

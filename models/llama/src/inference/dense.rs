@@ -94,6 +94,15 @@ impl DenseMatrix {
         matches!(self.numbers, Numbers::Mapped(..))
     }
 
+    /// The numbers as bytes, and their type.
+    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "for a GPU"))]
+    pub(super) fn stored(&self) -> (&[u8], FloatDtype) {
+        match &self.numbers {
+            Numbers::Owned(numbers) => (bytemuck::cast_slice(numbers), FloatDtype::F32),
+            Numbers::Mapped(bytes, dtype) => (bytes.as_slice(), *dtype),
+        }
+    }
+
     fn view(&self) -> View<'_> {
         match &self.numbers {
             Numbers::Owned(numbers) => View::F32(numbers),

@@ -36,6 +36,11 @@ pub(super) struct Workspace {
 }
 
 impl Workspace {
+    /// Tokens of the last pass.
+    pub(super) fn tokens(&self, config: &LlamaConfig) -> usize {
+        self.x_NH.len() / config.hidden_size
+    }
+
     fn resize(&mut self, config: &LlamaConfig, tokens: usize) {
         let (hidden, query) = (config.hidden_size, config.query_size());
         let (key, wide) = (config.key_value_size(), config.intermediate_size);

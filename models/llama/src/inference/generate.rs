@@ -107,7 +107,7 @@ pub fn generate(
         prompt_time: begin.elapsed(),
         decoded_tokens: 0,
         decode_time: Duration::ZERO,
-        cache_bytes: session.cache().size_bytes(),
+        cache_bytes: session.cache_bytes(),
     };
     while generation.tokens.len() < options.max_tokens {
         let begin = Instant::now();

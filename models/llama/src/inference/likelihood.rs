@@ -6,20 +6,13 @@
 #![allow(non_snake_case)]
 
 use edkm_kernels::{elementwise::exp, lanes::dispatch};
-use rayon::prelude::*;
 
 use super::{
-    cache::{CacheType, KvCache, Span, LANES},
-    forward::Workspace,
+    cache::{CacheType, Span, LANES},
+    executor::{Executor, Room, Target},
     InferenceModel, InferenceProblem, Session,
 };
 use crate::LlamaError;
-
-/// Tokens of a batch. The weights are then read seldom enough for arithmetic to be the limit.
-const BATCH: usize = 512;
-
-/// Logits held at once: 16 MiB.
-const LOGITS: usize = 1 << 22;
 
 /// Tokens whose likelihood is asked for, and those before them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,10 +26,7 @@ pub struct Continuation<'a> {
 /// A likelihood that is asked for.
 #[derive(Clone, Copy, Debug)]
 struct Wanted {
-    /// The row of hidden states that predicts it.
-    row: usize,
-    /// The token.
-    target: u32,
+    target: Target,
     /// Which continuation it belongs to.
     continuation: usize,
 }
@@ -61,13 +51,13 @@ impl InferenceModel {
     /// Consecutive continuations of equal contexts share the work on the context. Results do not depend on what
     /// else is asked for in the same call beyond the rounding of matrix products.
     ///
-    /// Memory besides the results: for 512 tokens a workspace of about `(3 hidden + 5 intermediate) x 4` bytes each, keys and
-    /// values of one layer, and 16 MiB of logits (at least 16 rows). A sequence that is longer takes a [`KvCache`] of its
+    /// Memory besides the results: for 512 tokens (on a GPU 2048) a workspace of about `(3 hidden + 5 intermediate) x 4` bytes each, keys and
+    /// values of one layer, and 16 MiB of logits (at least 16 rows; on a GPU 256 MiB). A sequence that is longer takes the cache of a [`Session`] of its
     /// length.
     ///
     /// # Errors
     /// An empty context, a token beyond the vocabulary, a sequence longer than the model's context (its last token is not
-    /// counted: nothing is predicted from it), logits that are not finite.
+    /// counted: nothing is predicted from it), logits that are not finite, a GPU that fails.
     pub fn continuation_log_likelihoods(
         &self,
         continuations: &[Continuation<'_>],
@@ -79,16 +69,17 @@ impl InferenceModel {
             .iter()
             .map(|asked| Vec::with_capacity(asked.tokens.len()))
             .collect();
-        let mut scorer = Scorer::new(self);
+        let mut scorer = Scorer::new(self)?;
+        let most = scorer.executor.batch();
         let mut batch = Batch::default();
         let mut first = 0;
         for group in continuations.chunk_by(|a, b| a.context == b.context) {
             let longest = group.iter().map(read_after).max().unwrap_or(0);
-            if group[0].context.len() + longest > BATCH {
+            if group[0].context.len() + longest > most {
                 scorer.long(group, first, &mut results)?;
             } else {
-                for (piece, at) in pieces(group) {
-                    if !batch.tokens.is_empty() && batch.tokens.len() + tokens_in(piece) > BATCH {
+                for (piece, at) in pieces(group, most) {
+                    if !batch.tokens.is_empty() && batch.tokens.len() + tokens_in(piece) > most {
                         scorer.run(&mut batch, &mut results)?;
                     }
                     batch.add(piece, first + at);
@@ -127,12 +118,12 @@ fn tokens_in(piece: &[Continuation<'_>]) -> usize {
     piece[0].context.len() + piece.iter().map(read_after).sum::<usize>()
 }
 
-/// Cuts continuations of one context into pieces that fit a batch, each with the number of its first.
-fn pieces<'a, 'b>(group: &'a [Continuation<'b>]) -> Vec<(&'a [Continuation<'b>], usize)> {
+/// Cuts continuations of one context into pieces that fit a batch of `most` tokens, each with the number of its first.
+fn pieces<'a, 'b>(group: &'a [Continuation<'b>], most: usize) -> Vec<(&'a [Continuation<'b>], usize)> {
     let mut pieces = Vec::new();
     let (mut begin, mut taken) = (0, group[0].context.len());
     for (i, continuation) in group.iter().enumerate() {
-        if i > begin && taken + read_after(continuation) > BATCH {
+        if i > begin && taken + read_after(continuation) > most {
             pieces.push((&group[begin..i], begin));
             (begin, taken) = (i, group[0].context.len());
         }
@@ -198,9 +189,8 @@ impl Batch {
     /// Asks for a continuation's likelihoods: the first is predicted by row `last`, the others by those from `behind` on.
     fn want(&mut self, continuation: &Continuation<'_>, number: usize, last: usize, behind: usize) {
         let rows = std::iter::once(last).chain(behind..);
-        let wanted = rows.zip(continuation.tokens).map(|(row, &target)| Wanted {
-            row,
-            target,
+        let wanted = rows.zip(continuation.tokens).map(|(row, &token)| Wanted {
+            target: Target { row, token },
             continuation: number,
         });
         self.wanted.extend(wanted);
@@ -210,24 +200,13 @@ impl Batch {
 /// Runs batches, in memory that it keeps from one to the next.
 struct Scorer<'m> {
     model: &'m InferenceModel,
-    cache: KvCache,
-    workspace: Workspace,
-    /// Hidden states of rows that are asked for.
-    hidden: Vec<f32>,
-    normed: Vec<f32>,
-    logits: Vec<f32>,
+    executor: Box<dyn Executor + 'm>,
 }
 
 impl<'m> Scorer<'m> {
-    fn new(model: &'m InferenceModel) -> Self {
-        Self {
-            model,
-            cache: KvCache::for_one_pass(model.config(), 0),
-            workspace: Workspace::default(),
-            hidden: Vec::new(),
-            normed: Vec::new(),
-            logits: Vec::new(),
-        }
+    fn new(model: &'m InferenceModel) -> Result<Self, LlamaError> {
+        let executor = model.executor(Room::OnePass)?;
+        Ok(Self { model, executor })
     }
 
     /// Runs a batch, adds what is asked for to the results, and empties it.
@@ -242,107 +221,73 @@ impl<'m> Scorer<'m> {
         if wanted.is_empty() {
             return Ok(());
         }
-        if self.cache.capacity() < positions {
-            self.cache = KvCache::for_one_pass(self.model.config(), positions);
-        }
-        let rotary = self.model.rotary(longest);
-        let mut workspace = std::mem::take(&mut self.workspace);
-        self.model.in_pool(tokens.len(), || {
-            self.model
-                .forward(&tokens, &spans, &rotary, &mut self.cache, &mut workspace);
-        });
+        self.executor.make_room(positions)?;
+        self.executor.forward(&tokens, &spans)?;
         // Each continuation's are in order, and stay so: the sort is stable.
-        wanted.sort_by_key(|wanted| wanted.row);
-        let result = self.resolve(&workspace.x_NH, &wanted, longest, results);
-        self.workspace = workspace;
-        result
+        wanted.sort_by_key(|wanted| wanted.target.row);
+        resolve(self.model, &mut *self.executor, &wanted, longest, results)
     }
 
     /// Runs continuations of one context that are too long for a batch.
     fn long(&mut self, group: &[Continuation<'_>], first: usize, results: &mut [Vec<f32>]) -> Result<(), LlamaError> {
-        let context = group[0].context;
+        let (model, context) = (self.model, group[0].context);
         let longest = context.len() + group.iter().map(read_after).max().unwrap_or(0);
-        let mut session = Session::new(self.model, longest, CacheType::F32)?;
-        let hidden_size = self.model.config().hidden_size;
-        let mut last = Vec::new();
-        session.read_with(context, |x_NH| {
-            last = x_NH[x_NH.len() - hidden_size..].to_vec();
+        let mut session = Session::new(model, longest, CacheType::F32)?;
+        let want = |row, &token: &u32, continuation| Wanted {
+            target: Target { row, token },
+            continuation,
+        };
+        let mut last = 0;
+        session.read_with(context, |_, rows| {
+            last = rows - 1;
             Ok(())
         })?;
+        // The first tokens of all are predicted by the context alone.
+        let firsts: Vec<Wanted> = (first..)
+            .zip(group)
+            .filter_map(|(number, asked)| Some(want(last, asked.tokens.first()?, number)))
+            .collect();
+        resolve(model, session.executor(), &firsts, longest, results)?;
         for (continuation, number) in group.iter().zip(first..) {
-            let want = |row, &target: &u32| Wanted {
-                row,
-                target,
-                continuation: number,
-            };
-            let Some((target, targets)) = continuation.tokens.split_first() else {
-                continue;
-            };
-            self.resolve(&last, &[want(0, target)], longest, results)?;
-            if targets.is_empty() {
+            let read = read_after(continuation);
+            if read == 0 {
                 continue;
             }
-            let mut targets = targets.iter();
-            session.read_with(&continuation.tokens[..read_after(continuation)], |x_NH| {
-                let rows = 0..x_NH.len() / hidden_size;
-                let wanted: Vec<Wanted> = rows.zip(&mut targets).map(|(row, target)| want(row, target)).collect();
-                self.resolve(x_NH, &wanted, longest, results)
+            let mut targets = continuation.tokens[1..].iter();
+            session.read_with(&continuation.tokens[..read], |executor, rows| {
+                let wanted: Vec<Wanted> = (0..rows)
+                    .zip(&mut targets)
+                    .map(|(row, target)| want(row, target, number))
+                    .collect();
+                resolve(model, executor, &wanted, longest, results)
             })?;
             session.truncate(context.len());
         }
         Ok(())
     }
+}
 
-    /// Projects the rows that are asked for, in chunks, and adds the likelihoods to the results. `wanted` is sorted by row;
-    /// `length` is for the message of an error.
-    fn resolve(
-        &mut self,
-        x_NH: &[f32],
-        wanted: &[Wanted],
-        length: usize,
-        results: &mut [Vec<f32>],
-    ) -> Result<(), LlamaError> {
-        let (hidden, vocabulary) = (self.model.config().hidden_size, self.model.config().vocab_size);
-        let most = (LOGITS / vocabulary).max(16);
-        let by_row: Vec<&[Wanted]> = wanted.chunk_by(|a, b| a.row == b.row).collect();
-        for rows in by_row.chunks(most) {
-            self.hidden.clear();
-            for row in rows {
-                self.hidden.extend_from_slice(&x_NH[row[0].row * hidden..][..hidden]);
-            }
-            let Self {
-                model,
-                hidden,
-                normed,
-                logits,
-                ..
-            } = self;
-            logits.resize(rows.len() * vocabulary, 0.0);
-            let sums: Vec<f32> = model.in_pool(rows.len(), || {
-                model.project(hidden, normed, logits);
-                // Pieces of some ten microseconds, on any vocabulary.
-                let at_once = ((1 << 14) / vocabulary).max(1);
-                logits
-                    .par_chunks_exact(vocabulary)
-                    .with_min_len(at_once)
-                    .map(log_sum_exp)
-                    .collect()
-            });
-            for ((row, sum), logits) in rows.iter().zip(sums).zip(logits.chunks_exact(vocabulary)) {
-                if !sum.is_finite() {
-                    return Err(model.explain_not_finite(length, sum));
-                }
-                for wanted in *row {
-                    results[wanted.continuation].push(logits[wanted.target as usize] - sum);
-                }
-            }
+/// Adds the likelihoods that are asked for to the results, by the hidden states of an executor's last pass. `wanted` is sorted by row; `length` is for
+/// the message of an error.
+fn resolve(
+    model: &InferenceModel,
+    executor: &mut dyn Executor,
+    wanted: &[Wanted],
+    length: usize,
+    results: &mut [Vec<f32>],
+) -> Result<(), LlamaError> {
+    let targets: Vec<Target> = wanted.iter().map(|wanted| wanted.target).collect();
+    for (wanted, likelihood) in wanted.iter().zip(executor.log_likelihoods(&targets)?) {
+        if !likelihood.is_finite() {
+            return Err(model.explain_not_finite(length, likelihood));
         }
-        Ok(())
+        results[wanted.continuation].push(likelihood);
     }
+    Ok(())
 }
 
 /// ln(sum of e^l); NaN if one is NaN or infinite.
-fn log_sum_exp(logits: &[f32]) -> f32 {
+pub(super) fn log_sum_exp(logits: &[f32]) -> f32 {
     dispatch(
         #[inline(always)]
         || {

@@ -1,12 +1,12 @@
 //! Running a model: generation, log likelihoods, sampling.
 //!
 //! - [`InferenceModel`]: the weights, used as they lie in the file. Palettized matrices are never unpacked in memory.
-//! - [`Session`]: a conversation with a [`KvCache`]; the prompt runs as a batch, each further token alone.
+//! - [`Session`]: a conversation with a cache of keys and values; the prompt runs as a batch, each further token alone.
 //! - [`generate`]: tokens from a prompt, handed over as they come, with a [`Sampler`].
 //! - [`InferenceModel::log_likelihoods`]: what evaluation is made of.
 //!
 //! No automatic differentiation is involved, and nothing is kept for a backward pass. Work runs in the current rayon pool;
-//! results do not depend on its size.
+//! results do not depend on its size. With the feature `cuda`, `InferenceModel::on_gpu` puts a model on a GPU: all of this then runs there.
 //!
 //! ```no_run
 //! use std::ops::ControlFlow;
@@ -25,9 +25,16 @@
 
 mod attention;
 mod cache;
+mod cpu;
 mod dense;
+mod executor;
 mod forward;
 mod generate;
+#[cfg(feature = "cuda")]
+mod gpu;
+#[cfg(not(feature = "cuda"))]
+#[path = "no_gpu.rs"]
+mod gpu;
 mod likelihood;
 mod matrix;
 mod model;
@@ -38,9 +45,11 @@ mod session;
 #[cfg(test)]
 mod testing;
 
-pub use cache::{CacheType, KvCache};
+pub use cache::CacheType;
 pub use dense::DenseMatrix;
 pub use generate::{generate, GenerateOptions, Generation, StopReason};
+#[cfg(feature = "cuda")]
+pub use gpu::Precision;
 pub use likelihood::Continuation;
 pub use matrix::Matrix;
 pub use model::{InferenceModel, WeightBytes};

@@ -8,7 +8,7 @@ use std::{
 
 use edkm_kernels::rotary;
 
-use super::{dense::DenseMatrix, matrix::Matrix, InferenceProblem};
+use super::{dense::DenseMatrix, gpu, matrix::Matrix, InferenceProblem};
 use crate::{
     checkpoint::{Access, Checkpoint, Dtype, FloatDtype, Weight},
     config::{LlamaConfig, CONFIG_FILE},
@@ -19,7 +19,7 @@ use crate::{
 /// Models with fewer parameters run on the calling thread: handing the work to another would take longer than doing it.
 const SMALL_MODEL: u64 = 1 << 20;
 
-/// A LLaMA for inference.
+/// A LLaMA for inference, on the CPU unless it is put elsewhere (`on_gpu`, with the feature `cuda`).
 ///
 /// Memory: matrices that [`open`](Self::open) finds in a file are not copied, palettized or not: they stay in the map, whose
 /// pages the operating system reads when they are first used and may drop again. Held beside it are norms and biases
@@ -36,6 +36,14 @@ pub struct InferenceModel {
     /// Kept as long as its map is in use: it holds the lock on the file.
     checkpoint: Option<Checkpoint>,
     small: bool,
+    pub(super) place: Place,
+}
+
+/// Where a model is computed.
+pub(super) enum Place {
+    Cpu,
+    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "for builds with GPUs"))]
+    Gpu(Box<gpu::Weights>),
 }
 
 /// A decoder layer.
@@ -55,8 +63,8 @@ pub(super) struct Layer {
 /// y = x W^T + b.
 #[derive(Debug)]
 pub(super) struct Linear {
-    weight: Matrix,
-    bias: Option<Vec<f32>>,
+    pub(super) weight: Matrix,
+    pub(super) bias: Option<Vec<f32>>,
 }
 
 impl Linear {
@@ -168,6 +176,7 @@ impl InferenceModel {
             rotary,
             checkpoint: None,
             small,
+            place: Place::Cpu,
         })
     }
 
@@ -195,6 +204,12 @@ impl InferenceModel {
             }
         }
         bytes
+    }
+
+    /// The output projection, if it is not the embedding.
+    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "for a GPU"))]
+    pub(super) fn untied_head(&self) -> Option<&Matrix> {
+        self.head.as_ref()
     }
 
     /// The matrix that turns hidden states into logits, `[vocabulary, hidden]`.

@@ -53,6 +53,30 @@ pub enum InferenceProblem {
         /// The first such number.
         value: f32,
     },
+    /// A GPU has too little memory.
+    #[error("GPU {gpu} has no room for {what}: it takes {}, and {} are free. Fewer bits a weight, a shorter context and a cache in f16 take less; the CPU can run what no GPU holds", mebibytes(*bytes), mebibytes(*free))]
+    GpuMemory {
+        /// The GPU, counted from 0.
+        gpu: usize,
+        /// What was to be placed there.
+        what: String,
+        /// Its bytes.
+        bytes: u64,
+        /// Bytes that are free.
+        free: u64,
+    },
+    /// Attention heads that there are no GPU kernels for.
+    #[error("heads of {dim} numbers, {sharing} query heads for a key head: on a GPU heads have at most {most_dim} numbers and at most {most_sharing} query heads share one; run the model on the CPU")]
+    HeadsOnGpu {
+        /// Numbers in a head.
+        dim: usize,
+        /// At most.
+        most_dim: usize,
+        /// Query heads for a key head.
+        sharing: usize,
+        /// At most.
+        most_sharing: usize,
+    },
     /// No logit that could be chosen.
     #[error("none of the {count} logits is finite, so there is no token to choose")]
     NoCandidate {
@@ -69,4 +93,9 @@ pub enum InferenceProblem {
         /// What it may be.
         allowed: &'static str,
     },
+}
+
+/// Bytes as text, for messages about the memory of a GPU.
+pub(super) fn mebibytes(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1u32 << 20))
 }

@@ -1,32 +1,24 @@
 //! A conversation with a model: tokens go in, logits of the next one come out.
 
-use std::sync::Arc;
-
-use edkm_kernels::rotary;
-
 use super::{
-    cache::{CacheType, KvCache, Span},
-    forward::Workspace,
+    cache::{CacheType, Span},
+    executor::{Executor, Room},
     InferenceModel, InferenceProblem,
 };
 use crate::LlamaError;
 
-/// Tokens of a prompt that run together. Larger batches use the weights more often for each time that they are read, but
-/// past some hundreds arithmetic is the limit; the workspace grows with them.
-const BATCH: usize = 256;
-
 /// Tokens that a model has read, with its keys and values, ready for the next.
 ///
-/// Memory: the [`KvCache`], the logits (4 bytes for each token of the vocabulary), and a workspace of about
-/// `(3 hidden + 5 intermediate) x 4` bytes for each token that runs at once: 1, or up to 256 while a prompt is read.
+/// Memory: keys and values, `layers x key/value heads x ceil16(context) x (D + ceil16(D)) x (4 or 2)` bytes, D being the numbers in a head and
+/// ceil16 rounding up to a multiple of 16 (on the CPU the system hands it out as positions are filled; on a GPU nothing is rounded up); the logits (4
+/// bytes for each token of the vocabulary); and a workspace of about `(3 hidden + 5 intermediate) x 4` bytes for each token that runs at once: 1, or up
+/// to 256 (on a GPU 512) while a prompt is read.
 #[derive(Debug)]
 pub struct Session<'m> {
     model: &'m InferenceModel,
-    cache: KvCache,
+    executor: Box<dyn Executor + 'm>,
+    capacity: usize,
     tokens: Vec<u32>,
-    rotary: Arc<rotary::Table>,
-    workspace: Workspace,
-    normed: Vec<f32>,
     logits: Vec<f32>,
 }
 
@@ -34,7 +26,7 @@ impl<'m> Session<'m> {
     /// An empty session for up to `context` tokens.
     ///
     /// # Errors
-    /// [`InferenceProblem::ContextLength`] if the model cannot have such a context.
+    /// [`InferenceProblem::ContextLength`] if the model cannot have such a context; too little memory on the GPU that the model is on.
     pub fn new(model: &'m InferenceModel, context: usize, cache_type: CacheType) -> Result<Self, LlamaError> {
         let limit = model.context_limit();
         if context == 0 || context > limit {
@@ -45,11 +37,12 @@ impl<'m> Session<'m> {
         }
         Ok(Self {
             model,
-            cache: KvCache::new(model.config(), context, cache_type),
+            executor: model.executor(Room::Session {
+                capacity: context,
+                cache_type,
+            })?,
+            capacity: context,
             tokens: Vec::new(),
-            rotary: model.rotary(context),
-            workspace: Workspace::default(),
-            normed: Vec::new(),
             logits: vec![0.0; model.config().vocab_size],
         })
     }
@@ -57,26 +50,24 @@ impl<'m> Session<'m> {
     /// Reads tokens behind those that were read before, in batches, and returns the logits of the token that follows.
     ///
     /// # Errors
-    /// If there are no tokens, one is beyond the vocabulary, the context has no room for them, or the logits are not
-    /// finite. The session is then as it was before.
+    /// If there are no tokens, one is beyond the vocabulary, the context has no room for them, the logits are not
+    /// finite, or the GPU that the model is on fails. The session is then as it was before.
     pub fn prefill(&mut self, tokens: &[u32]) -> Result<&[f32], LlamaError> {
-        self.read(tokens)?;
-        let hidden = self.model.config().hidden_size;
-        let last = &self.workspace.x_NH[self.workspace.x_NH.len() - hidden..];
-        let (model, normed, logits) = (self.model, &mut self.normed, &mut self.logits);
-        model.in_pool(tokens.len(), || model.project(last, normed, logits));
+        self.read_with(tokens, |_, _| Ok(()))?;
+        let computed = self.executor.last_logits(&mut self.logits);
         if tokens.len() > 1 {
             // The next is likely a single token: the memory of the batch is given back.
-            self.workspace = Workspace::default();
+            self.executor.give_back();
         }
-        match self.logits.iter().find(|logit| !logit.is_finite()) {
-            None => Ok(&self.logits),
-            Some(&value) => {
-                let count = self.tokens.len();
-                self.truncate(count - tokens.len());
-                Err(self.model.explain_not_finite(count, value))
-            }
+        let checked = computed.and_then(|()| match self.logits.iter().find(|logit| !logit.is_finite()) {
+            None => Ok(()),
+            Some(&value) => Err(self.model.explain_not_finite(self.tokens.len(), value)),
+        });
+        if let Err(error) = checked {
+            self.truncate(self.tokens.len() - tokens.len());
+            return Err(error);
         }
+        Ok(&self.logits)
     }
 
     /// Reads one token and returns the logits of the next. Allocates nothing of a token's size after the first call.
@@ -87,32 +78,34 @@ impl<'m> Session<'m> {
         self.prefill(&[token])
     }
 
-    /// Runs tokens through the layers and keeps their keys and values; the hidden states of the last batch stay in the
-    /// workspace.
-    fn read(&mut self, tokens: &[u32]) -> Result<(), LlamaError> {
-        self.check(tokens)?;
-        for batch in tokens.chunks(BATCH) {
-            self.read_batch(batch);
-        }
-        Ok(())
-    }
-
-    /// Reads tokens and calls `each` with the hidden states of each batch, before the last norm: `[tokens, hidden]`.
+    /// Runs tokens through the layers and keeps their keys and values. `each` is called behind each batch, with the tokens of it, while their hidden
+    /// states are there.
     pub(super) fn read_with(
         &mut self,
         tokens: &[u32],
-        mut each: impl FnMut(&[f32]) -> Result<(), LlamaError>,
+        mut each: impl FnMut(&mut dyn Executor, usize) -> Result<(), LlamaError>,
     ) -> Result<(), LlamaError> {
         self.check(tokens)?;
-        for batch in tokens.chunks(BATCH) {
-            self.read_batch(batch);
-            each(&self.workspace.x_NH)?;
+        let before = self.tokens.len();
+        for batch in tokens.chunks(self.executor.batch()) {
+            let done = self
+                .read_batch(batch)
+                .and_then(|()| each(&mut *self.executor, batch.len()));
+            if let Err(error) = done {
+                self.truncate(before);
+                return Err(error);
+            }
         }
         Ok(())
     }
 
+    /// What runs the model, with the hidden states of the last batch.
+    pub(super) fn executor(&mut self) -> &mut dyn Executor {
+        &mut *self.executor
+    }
+
     fn check(&self, tokens: &[u32]) -> Result<(), LlamaError> {
-        let (held, new, capacity) = (self.tokens.len(), tokens.len(), self.cache.capacity());
+        let (held, new, capacity) = (self.tokens.len(), tokens.len(), self.capacity);
         if new == 0 {
             return Err(LlamaError::Inference(InferenceProblem::NoTokens));
         }
@@ -129,22 +122,16 @@ impl<'m> Session<'m> {
         Ok(())
     }
 
-    fn read_batch(&mut self, tokens: &[u32]) {
-        let Self {
-            model,
-            cache,
-            rotary,
-            workspace,
-            ..
-        } = self;
+    fn read_batch(&mut self, tokens: &[u32]) -> Result<(), LlamaError> {
         let held = self.tokens.len();
-        let span = [Span {
+        let span = Span {
             tokens: 0..tokens.len(),
             seen: 0..held,
             own: held,
-        }];
-        model.in_pool(tokens.len(), || model.forward(tokens, &span, rotary, cache, workspace));
+        };
+        self.executor.forward(tokens, &[span])?;
         self.tokens.extend_from_slice(tokens);
+        Ok(())
     }
 
     /// Forgets all tokens behind the first `len`.
@@ -175,12 +162,17 @@ impl<'m> Session<'m> {
 
     /// Tokens that there is still room for.
     pub fn room(&self) -> usize {
-        self.cache.capacity() - self.tokens.len()
+        self.capacity - self.tokens.len()
     }
 
-    /// The keys and values, for their size and type.
-    pub fn cache(&self) -> &KvCache {
-        &self.cache
+    /// Tokens of the context: those that were read and those that there is room for.
+    pub fn context(&self) -> usize {
+        self.capacity
+    }
+
+    /// Bytes of the keys and values, as many as the context has room for.
+    pub fn cache_bytes(&self) -> usize {
+        self.executor.cache_bytes()
     }
 
     /// The model.

@@ -46,7 +46,7 @@ fn a_half_precision_cache_is_half_as_large_and_nearly_as_good() {
         for &token in &tokens[90..] {
             session.decode(token).unwrap();
         }
-        (session.logits().to_vec(), session.cache().size_bytes())
+        (session.logits().to_vec(), session.cache_bytes())
     };
     let (exact, bytes) = run(CacheType::F32);
     let (rounded, half_the_bytes) = run(CacheType::F16);

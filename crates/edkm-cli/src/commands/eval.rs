@@ -1,7 +1,5 @@
 //! `edkm eval`
 
-mod unpacked;
-
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -14,9 +12,8 @@ use edkm_train::Tokenizer;
 use serde::Serialize;
 
 use super::Failure;
-use crate::args::{EvalArgs, TaskRequest};
+use crate::args::{DeviceArgs, EvalArgs, TaskRequest};
 use crate::console::{bytes, Output};
-use crate::device::DeviceChoice;
 use crate::hub;
 use crate::progress::Counter;
 use crate::table::Table;
@@ -75,10 +72,7 @@ enum Prepared {
 
 pub fn run(args: EvalArgs) -> Result<(), Failure> {
     let output = Output::new(args.json);
-    args.device.check()?;
-    if args.device.device != DeviceChoice::Cpu {
-        return show(output, &unpacked::measure(&args)?);
-    }
+    args.device.check_inference()?;
     // all files before the first model: what is wrong with one shows at once
     let prepared = args
         .tasks
@@ -92,7 +86,7 @@ pub fn run(args: EvalArgs) -> Result<(), Failure> {
     };
     let mut results = Vec::new();
     for dir in std::iter::once(&args.model_dir).chain(&args.compare) {
-        let candidate = Candidate::open(dir)?;
+        let candidate = Candidate::open(dir, args.device)?;
         for (request, prepared) in args.tasks.0.iter().zip(&prepared) {
             let measures = match prepared {
                 Prepared::Text => candidate.perplexity(request, &args)?,
@@ -160,11 +154,12 @@ impl Prepared {
 }
 
 impl Candidate {
-    fn open(dir: &Path) -> Result<Self, Failure> {
+    fn open(dir: &Path, device: DeviceArgs) -> Result<Self, Failure> {
         let folder = hub::folder(dir)?;
         let model = InferenceModel::open(&folder)?;
         let tokenizer = Tokenizer::from_dir(&folder)?;
         tokenizer.check_vocabulary(model.config().vocab_size)?;
+        let model = device.place(model)?;
         Ok(Self {
             name: dir.display().to_string(),
             model,

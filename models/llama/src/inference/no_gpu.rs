@@ -1,0 +1,16 @@
+//! A build without the feature `cuda`: no model is on a GPU.
+
+use super::{
+    executor::{Executor, Room},
+    InferenceModel,
+};
+use crate::LlamaError;
+
+/// There are none.
+pub(super) enum Weights {}
+
+impl Weights {
+    pub(super) fn executor<'m>(&'m self, _: &'m InferenceModel, _: Room) -> Result<Box<dyn Executor + 'm>, LlamaError> {
+        match *self {}
+    }
+}
