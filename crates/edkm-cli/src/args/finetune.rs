@@ -106,8 +106,8 @@ pub struct FinetuneArgs {
     #[command(flatten)]
     pub device: DeviceArgs,
     /// How much of the tensors saved for backward stays in the GPU's memory (as in 20GiB, or 0 for none), the newest; the others go to the store. Without
-    /// it none stays if there is a --store, and else what fits: half of the memory that is free beside the model, its gradients and the optimizer's
-    /// moments. They are copied beside the computation if the store has `overlap=BOUND`
+    /// it none stays if there is a --store, and else what fits: half of the memory that is free beside the model, its gradients, the optimizer's
+    /// moments and the model as it came. They are copied beside the computation if the store has `overlap=BOUND`
     #[arg(long, value_name = "BUDGET")]
     pub device_memory: Option<Bytes>,
     /// Folder to write; without it a new one, edkm-out
