@@ -184,6 +184,7 @@ pub fn finetune<D: EdkmDevice>(
         Some((path, state)) => {
             RunFolder::restore(path, state, &mut model)?;
             let optimizer = RunFolder::optimizer(path, &state.optimizer, device)?;
+            RunFolder::check_optimizer(path, &mut model, &optimizer)?;
             sampler = WindowSampler::resume(&training, settings.sequence, state.position)?;
             // what the step before left in the clusterings, should there be no step to come
             if let (Some(schedule), Some(last)) = (trainer_settings.temperature, first.checked_sub(1)) {

@@ -159,7 +159,9 @@ impl<D: EdkmDevice> Run<'_, D> {
                 trainer.model.set_clustering(&|_: &Parameter| None);
             }
         }
-        trainer.go_back(RunFolder::optimizer(&path, &state.optimizer, self.device)?, state.step);
+        let optimizer = RunFolder::optimizer(&path, &state.optimizer, self.device)?;
+        RunFolder::check_optimizer(&path, &mut trainer.model, &optimizer)?;
+        trainer.go_back(optimizer, state.step);
         Ok(state.step)
     }
 }

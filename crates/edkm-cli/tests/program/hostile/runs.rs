@@ -95,7 +95,7 @@ fn forged(name: &str, says: &[&'static str], change: fn(&Path)) -> Case {
         for path in checkpoints(&shop.path("out.run")) {
             change(&path);
             let mut hash = xxhash_rust::xxh3::Xxh3::new();
-            for file in ["parameters.safetensors", "state.bin"] {
+            for file in ["parameters.safetensors", "moments.safetensors", "state.bin"] {
                 let bytes = std::fs::read(path.join(file)).unwrap();
                 hash.update(&(bytes.len() as u64).to_le_bytes());
                 hash.update(&bytes);
@@ -111,6 +111,17 @@ fn edit(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
     let mut bytes = std::fs::read(path).unwrap();
     change(&mut bytes);
     std::fs::write(path, bytes).unwrap();
+}
+
+/// Replaces the first text in a file by one of the same length.
+fn rename(path: &Path, from: &str, to: &str) {
+    edit(path, |bytes| {
+        let at = bytes
+            .windows(from.len())
+            .position(|window| window == from.as_bytes())
+            .unwrap();
+        bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
+    })
 }
 
 /// Changes the arguments that a run was started with.
@@ -227,6 +238,17 @@ fn damaged() -> Vec<Case> {
                 *bytes.last_mut().unwrap() ^= 1
             })
         }),
+        checkpoint("moments are not there", &["moments.safetensors"], |path| {
+            std::fs::remove_file(path.join("moments.safetensors")).unwrap()
+        }),
+        checkpoint("moments of a terabyte", &["moments.safetensors"], |path| {
+            sparse(&path.join("moments.safetensors"), 1 << 40)
+        }),
+        checkpoint("a bit of the moments", &["step-", "checksum"], |path| {
+            edit(&path.join("moments.safetensors"), |bytes| {
+                *bytes.last_mut().unwrap() ^= 1
+            })
+        }),
         checkpoint("state and parameters swapped", &["parameters.safetensors"], |path| {
             let names = ["state.bin", "parameters.safetensors", "x"].map(|name| path.join(name));
             std::fs::rename(&names[0], &names[2]).unwrap();
@@ -281,6 +303,42 @@ fn forgeries() -> Vec<Case> {
             let file = [&8u64.to_le_bytes()[..], header].concat();
             std::fs::write(path.join("parameters.safetensors"), file).unwrap();
         }),
+        forged("no moments", &["moments.safetensors", "no moments of"], |path| {
+            let header = b"{}      ";
+            let file = [&8u64.to_le_bytes()[..], header].concat();
+            std::fs::write(path.join("moments.safetensors"), file).unwrap();
+        }),
+        forged(
+            "moments of another name",
+            &["moments.safetensors", "not a moment"],
+            |path| rename(&path.join("moments.safetensors"), ".first_moment\"", ".first_morsel\""),
+        ),
+        forged(
+            "moments that lack their second",
+            &["moments.safetensors", "norm.weight.second_moment"],
+            |path| {
+                rename(
+                    &path.join("moments.safetensors"),
+                    "norm.weight.second_m",
+                    "norm.weighs.second_m",
+                )
+            },
+        ),
+        forged(
+            "moments of no bytes",
+            &["moments.safetensors", "for another length"],
+            |path| {
+                let names = ["model.embed_tokens.weight", "model.norm.weight"];
+                let entry = |name| {
+                    format!(
+                        r#""{name}.first_moment":{{"dtype":"F32","shape":[0],"data_offsets":[0,0]}},"{name}.second_moment":{{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}"#
+                    )
+                };
+                let header = format!("{{{}}}", names.map(entry).join(","));
+                let file = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat();
+                std::fs::write(path.join("moments.safetensors"), file).unwrap();
+            },
+        ),
         forged(
             "a parameter that is not a number",
             &["parameters.safetensors", "NaN"],

@@ -221,12 +221,24 @@ impl RunFolder {
         put(model, &parameters, &state.clusterings)
     }
 
-    /// The optimizer of a checkpoint, whose state says the rest of it.
+    /// The optimizer of a checkpoint, whose state says the rest of it. [`Self::check_optimizer`] tells whether it is a model's.
     ///
     /// # Errors
     /// A file that is not one of moments, or that cannot be read; the device's.
     pub fn optimizer<D: EdkmDevice>(path: &Path, state: &OptimizerState, device: &D) -> Result<AdamW<D>, TrainError> {
         moments::read(&path.join(MOMENTS), device, state)
+    }
+
+    /// Refuses an optimizer that is not one of the model.
+    ///
+    /// # Errors
+    /// A parameter without moments, or with moments of another length.
+    pub fn check_optimizer<D: EdkmDevice>(
+        path: &Path,
+        model: &mut DynamicLlama<D>,
+        optimizer: &AdamW<D>,
+    ) -> Result<(), TrainError> {
+        moments::check(&path.join(MOMENTS), model, optimizer)
     }
 
     /// The checkpoints, oldest first.
@@ -322,8 +334,10 @@ fn check_sizes(folder: &Path) -> Result<(), TrainError> {
         let reason = format!("{state} bytes, too many for a run of {parameters} bytes of parameters");
         return Err(damaged(&folder.join(STATE), &reason));
     }
-    // the header says how long the file has to be
-    Checkpoint::open_file(folder.join(PARAMETERS), Access::Read)?;
+    // a header says how long the file has to be
+    for name in [PARAMETERS, MOMENTS] {
+        Checkpoint::open_file(folder.join(name), Access::Read)?;
+    }
     Ok(())
 }
 

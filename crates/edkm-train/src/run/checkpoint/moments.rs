@@ -9,8 +9,10 @@ use std::path::Path;
 
 use dfdx::prelude::*;
 use dfdx_edkm::optim::{AdamW, DeviceMoments, Moments};
-use dfdx_edkm::EdkmDevice;
+use dfdx_edkm::{EdkmDevice, ParameterKind, ParameterVisitor, Parameters};
+use edkm_kernels::adamw::eight_bit;
 use edkm_llama::checkpoint::{write_safetensors, Access, Checkpoint, Dtype, FloatDtype, TensorEntry};
+use edkm_llama::model::DynamicLlama;
 use edkm_llama::LlamaError;
 
 use super::folder::damaged;
@@ -101,6 +103,49 @@ fn of_parameter<D: EdkmDevice>(file: &Checkpoint, device: &D, parameter: &str) -
             second: numbers(named(SECOND))?,
         },
     })
+}
+
+/// Refuses moments that are not those of the model's parameters: an update would begin with zeros where there are none. Before the first update
+/// there are none at all.
+pub(super) fn check<D: EdkmDevice>(
+    path: &Path,
+    model: &mut DynamicLlama<D>,
+    optimizer: &AdamW<D>,
+) -> Result<(), TrainError> {
+    struct Check<'a, D: EdkmDevice>(&'a Path, &'a AdamW<D>);
+    impl<D: EdkmDevice> ParameterVisitor<D> for Check<'_, D> {
+        type Error = TrainError;
+        fn visit<S: Shape>(
+            &mut self,
+            name: &str,
+            _: ParameterKind<'_>,
+            parameter: &mut Tensor<S, f32, D>,
+        ) -> Result<(), TrainError> {
+            let (device, len) = (self.1.device(), parameter.shape().num_elements());
+            let lens = match self.1.moments().get(name) {
+                None => return Err(damaged(self.0, &format!("no moments of {name}"))),
+                Some(Moments::F32 { first, second }) => [first, second].map(|m| Storage::<f32>::len(device, m)),
+                Some(Moments::EightBit { first, second, scales }) => {
+                    let scales = Storage::<f32>::len(device, scales);
+                    match scales == eight_bit::scales(len) {
+                        true => [first, second].map(|m| Storage::<u8>::len(device, m)),
+                        false => [scales; 2],
+                    }
+                }
+            };
+            match lens == [len; 2] {
+                true => Ok(()),
+                false => Err(damaged(
+                    self.0,
+                    &format!("moments of {name} for another length than {len}"),
+                )),
+            }
+        }
+    }
+    match optimizer.step_count() {
+        0 => Ok(()),
+        _ => model.visit_parameters("", &mut Check(path, optimizer)),
+    }
 }
 
 fn failed(name: String, why: &impl std::fmt::Display) -> LlamaError {
