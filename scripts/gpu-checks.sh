@@ -108,8 +108,6 @@ check() {
     fi
 }
 
-not_yet() { row "$1" "not run" "$2"; }
-
 # A test: run_test NAME ARGUMENTS...
 run_test() {
     local program
@@ -210,6 +208,13 @@ inference_on_both() {
         [ "$(tail -1 "$work/cpu.text" | grep -o '"text":.*' | cut -d'"' -f4)" = "$(tail -1 "$work/cuda.text" | grep -o '"text":.*' | cut -d'"' -f4)" ]
 }
 
+# Tokens a second from random packed weights: generation CONFIG
+generation() {
+    local file=$logs/generation-$1.json
+    edkm bench generate --config "$1" --bits 3 --prompt 512 --tokens 64 --device cuda --json > "$file" || return 1
+    echo "remark: $(number "$file" tokens_per_second) tokens a second, a prompt of 512 $(number "$file" prompt_tokens_per_second)"
+}
+
 # Clustering 4096 x 4096 at 3 bits: at least 40 % of the bandwidth of copying W, W~, g and dW on the device.
 bench_cluster() {
     edkm bench cluster --rows 4096 --cols 4096 --bits 3 --device cuda --json > "$logs/bench-cluster.json" || return 1
@@ -291,6 +296,8 @@ check finetune-embedded nvidia-smi finetune_on_both
 check finetune-offloaded nvidia-smi finetune_offloaded
 check inference-on-gpu nvidia-smi run_test inference inference::gpu
 check inference-embedded nvidia-smi inference_on_both
+check tinyllama-generation nvidia-smi generation tinyllama-1.1b
+check llama-7b-generation nvidia-smi generation llama-7b
 check bench-cluster nvidia-smi bench_cluster
 check several-gpus cargo cargo test -p dfdx-edkm --features nccl --test nccl --target-dir target/cuda -- --nocapture
 check tinyllama-1b-step nvidia-smi step tinyllama-1.1b 24000
@@ -306,7 +313,6 @@ for tool in memcheck racecheck initcheck; do
 done
 check plugin-memcheck compute-sanitizer sanitize memcheck cuda
 check inference-memcheck compute-sanitizer sanitize memcheck inference inference::gpu
-not_yet packed-product-speed "the product from packed palettes is tested for its bits (ops-on-gpu), its speed is measured by tokens a second alone"
 
 printf '\n%-20s %-8s %s\n' check result remark
 for row in "${rows[@]}"; do

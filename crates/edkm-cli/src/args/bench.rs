@@ -106,6 +106,9 @@ pub struct BenchGenerateArgs {
     /// Tokens to generate
     #[arg(long, default_value_t = 64, value_parser = value_parser!(u32).range(2..))]
     pub tokens: u32,
+    /// Where the model runs. On a GPU it is not compared with dfdx
+    #[command(flatten)]
+    pub device: DeviceArgs,
     /// Write the model into this folder and do nothing else
     #[arg(long, hide = true, value_name = "DIR")]
     pub write_to: Option<PathBuf>,

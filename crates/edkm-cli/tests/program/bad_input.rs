@@ -275,7 +275,7 @@ fn a_gpu_without_the_feature() {
         );
     }
     // measured in processes of their own
-    for bench in ["layer", "saved"] {
+    for bench in ["layer", "saved", "generate"] {
         let refused = edkm().args(["bench", bench, "--device", "cuda"]).output().unwrap();
         assert_refused(
             &refused,

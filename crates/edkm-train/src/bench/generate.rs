@@ -1,7 +1,7 @@
 //! Generation with a packed model of random weights: how fast it loads, what it holds, how fast it decodes.
 //!
-//! To compare with, the same model in f32 through dfdx: the time of its matrix-vector products alone, the least that decoding a
-//! token takes there. One layer's matrices are held at a time and used once for each layer; they are larger than caches.
+//! To compare with on the CPU, the same model in f32 through dfdx: the time of its matrix-vector products alone, the least that decoding
+//! a token takes there. One layer's matrices are held at a time and used once for each layer; they are larger than caches.
 
 use std::path::Path;
 use std::time::Instant;
@@ -38,7 +38,7 @@ pub struct GenerateSettings {
 pub struct GenerateMeasured {
     /// Bytes of the model's file.
     pub file_bytes: u64,
-    /// Opening the folder, until the model could be given a token.
+    /// Opening the folder, and putting the model where it runs, until it could be given a token.
     pub load_seconds: f64,
     /// Opening the folder and reading the first token: the file has then been brought in.
     pub first_token_seconds: f64,
@@ -52,8 +52,8 @@ pub struct GenerateMeasured {
     pub prompt_tokens_per_second: f64,
     /// The middle of the times of a token.
     pub token_seconds: f64,
-    /// A token's matrix-vector products in f32 through dfdx: the middle of three.
-    pub dfdx_seconds: f64,
+    /// A token's matrix-vector products in f32 through dfdx, if that was asked for: the middle of three.
+    pub dfdx_seconds: Option<f64>,
 }
 
 /// Writes the model of random packed weights into a folder.
@@ -72,24 +72,31 @@ pub fn write(settings: &GenerateSettings, dir: &Path) -> Result<(), TrainError> 
     Ok(())
 }
 
-/// Opens the model that [`write()`] wrote and generates.
+/// Opens the model that [`write()`] wrote, has `place` put it where it runs, and generates.
 ///
 /// The memory is that of this process: it should be another than the one that wrote, whose allocator keeps some of what it freed.
-/// Memory: what is measured, then the f32 matrices of one layer.
+/// Memory: what is measured, then, beside dfdx, the f32 matrices of one layer.
 ///
 /// # Errors
-/// A folder that holds no such model.
-pub fn run(settings: &GenerateSettings, dir: &Path) -> Result<GenerateMeasured, TrainError> {
+/// A folder that holds no such model; those of `place`; a GPU that fails.
+pub fn run<E: From<TrainError>>(
+    settings: &GenerateSettings,
+    dir: &Path,
+    place: impl FnOnce(InferenceModel) -> Result<InferenceModel, E>,
+    beside_dfdx: bool,
+) -> Result<GenerateMeasured, E> {
     let config = &settings.config;
-    let file_bytes = Checkpoint::open(dir)?.file_bytes();
+    let failed = |source| E::from(TrainError::Llama(source));
+    let file_bytes = Checkpoint::open(dir).map_err(failed)?.file_bytes();
 
     let resident_before_bytes = resident_bytes();
     reset_peak_resident();
     let begin = Instant::now();
-    let model = InferenceModel::open(dir)?;
-    let mut session = Session::new(&model, settings.prompt + settings.tokens + 1, CacheType::F32)?;
+    let model = place(InferenceModel::open(dir).map_err(failed)?)?;
+    let context = settings.prompt + settings.tokens + 1;
+    let mut session = Session::new(&model, context, CacheType::F32).map_err(failed)?;
     let load_seconds = begin.elapsed().as_secs_f64();
-    session.prefill(&[0])?;
+    session.prefill(&[0]).map_err(failed)?;
     let first_token_seconds = begin.elapsed().as_secs_f64();
 
     let mut random = SplitMix64::new(1);
@@ -100,14 +107,15 @@ pub fn run(settings: &GenerateSettings, dir: &Path) -> Result<GenerateMeasured, 
         stop_tokens: Vec::new(),
         sampling: SamplingOptions::greedy(),
     };
-    let read = generate(&mut session, &prompt, &options, |_| std::ops::ControlFlow::Continue(()))?;
+    let go_on = |_| std::ops::ControlFlow::Continue(());
+    let read = generate(&mut session, &prompt, &options, go_on).map_err(failed)?;
     let times = (0..settings.tokens)
         .map(|_| {
             let begin = Instant::now();
-            session.decode(token())?;
+            session.decode(token()).map_err(failed)?;
             Ok(begin.elapsed().as_secs_f64())
         })
-        .collect::<Result<Vec<f64>, TrainError>>()?;
+        .collect::<Result<Vec<f64>, E>>()?;
     let measured = GenerateMeasured {
         file_bytes,
         load_seconds,
@@ -117,12 +125,15 @@ pub fn run(settings: &GenerateSettings, dir: &Path) -> Result<GenerateMeasured, 
         cache_bytes: session.cache_bytes(),
         prompt_tokens_per_second: read.prompt_tokens_per_second(),
         token_seconds: median(times),
-        dfdx_seconds: f64::NAN,
+        dfdx_seconds: None,
     };
     drop(session);
     drop(model);
     Ok(GenerateMeasured {
-        dfdx_seconds: dfdx_seconds(config)?,
+        dfdx_seconds: match beside_dfdx {
+            true => Some(dfdx_seconds(config)?),
+            false => None,
+        },
         ..measured
     })
 }
@@ -210,7 +221,7 @@ mod tests {
         };
         let dir = tempfile::tempdir().unwrap();
         write(&settings, dir.path()).unwrap();
-        let measured = run(&settings, dir.path()).unwrap();
+        let measured = run::<TrainError>(&settings, dir.path(), Ok, true).unwrap();
         // 3 bits for each weight of the layers and 8 for the embedding, and not 32 for any matrix
         let (linear, embedding) = (2 * (64 * 64 * 2 + 32 * 64 * 2 + 3 * 128 * 64), 256 * 64);
         let smallest = (linear * 3 / 8 + embedding) as u64;
@@ -219,7 +230,11 @@ mod tests {
             "{} against {smallest}",
             measured.file_bytes
         );
-        for seconds in [measured.load_seconds, measured.token_seconds, measured.dfdx_seconds] {
+        for seconds in [
+            measured.load_seconds,
+            measured.token_seconds,
+            measured.dfdx_seconds.unwrap(),
+        ] {
             assert!(seconds > 0.0 && seconds.is_finite());
         }
         assert!(measured.first_token_seconds >= measured.load_seconds);

@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::args::BenchGenerateArgs;
 use crate::commands::Failure;
 use crate::console::{bytes, Output};
+use crate::device::DeviceChoice;
 
 #[derive(Serialize)]
 struct Figures {
@@ -23,12 +24,13 @@ struct Figures {
     prompt_tokens_per_second: f64,
     tokens_per_second: f64,
     token_seconds: f64,
-    dfdx_f32_seconds: f64,
-    ratio: f64,
+    dfdx_f32_seconds: Option<f64>,
+    ratio: Option<f64>,
 }
 
 pub fn run(args: BenchGenerateArgs) -> Result<(), Failure> {
     let output = Output::new(args.json);
+    args.device.check_inference()?;
     let settings = GenerateSettings {
         config: configuration(&args.config)?,
         bits: args.bits,
@@ -41,7 +43,8 @@ pub fn run(args: BenchGenerateArgs) -> Result<(), Failure> {
     }
     let dir = tempfile::Builder::new().prefix("edkm-bench-").tempdir()?;
     write_in_a_process_of_its_own(&args, dir.path())?;
-    let measured = generate::run(&settings, dir.path())?;
+    let beside_dfdx = args.device.device == DeviceChoice::Cpu;
+    let measured = generate::run(&settings, dir.path(), |model| args.device.place(model), beside_dfdx)?;
     let figures = Figures {
         parameters: settings.config.parameter_count(),
         file_bytes: measured.file_bytes,
@@ -54,7 +57,7 @@ pub fn run(args: BenchGenerateArgs) -> Result<(), Failure> {
         tokens_per_second: 1.0 / measured.token_seconds,
         token_seconds: measured.token_seconds,
         dfdx_f32_seconds: measured.dfdx_seconds,
-        ratio: measured.dfdx_seconds / measured.token_seconds,
+        ratio: measured.dfdx_seconds.map(|dfdx| dfdx / measured.token_seconds),
     };
     let known = |count: Option<u64>| count.map_or("unknown".to_owned(), bytes);
     output.line(format!(
@@ -77,12 +80,14 @@ pub fn run(args: BenchGenerateArgs) -> Result<(), Failure> {
         "  prompt of {} tokens: {:.1} a second; {} tokens one by one: {:.1} a second (median)",
         args.prompt, figures.prompt_tokens_per_second, args.tokens, figures.tokens_per_second
     ));
-    output.line(format!(
-        "  a token {:.1} ms; its products alone in f32 through dfdx {:.1} ms: {:.1} times",
-        figures.token_seconds * 1e3,
-        figures.dfdx_f32_seconds * 1e3,
-        figures.ratio
-    ));
+    let token = figures.token_seconds * 1e3;
+    output.line(match measured.dfdx_seconds.map(|dfdx| dfdx * 1e3) {
+        Some(dfdx) => {
+            let times = dfdx / token;
+            format!("  a token {token:.1} ms; its products alone in f32 through dfdx {dfdx:.1} ms: {times:.1} times")
+        }
+        None => format!("  a token {token:.2} ms on {}", args.device.device),
+    });
     output.json(&figures)?;
     Ok(())
 }
