@@ -1,15 +1,28 @@
 // AdamW (arXiv 1711.05101), one pass over a parameter, and the norm that clipping needs.
 
+// What a step is computed with, as edkm_kernels::adamw::Factors.
+struct Factors {
+    float gradient_scale, beta1, one_minus_beta1, beta2, one_minus_beta2, keep, step_size, inverse_root_correction2, eps;
+};
+
+// The step of one number, in place.
+__device__ inline void adamw_step(const Factors& f, float* parameter, float gradient, float* m, float* v) {
+    float grad = gradient * f.gradient_scale;
+    *m = fmaf(f.beta1, *m, f.one_minus_beta1 * grad);
+    *v = fmaf(f.beta2, *v, f.one_minus_beta2 * grad * grad);
+    float direction = *m / fmaf(sqrtf(*v), f.inverse_root_correction2, f.eps);
+    *parameter = fmaf(f.keep, *parameter, -(f.step_size * direction));
+}
+
 EDKM_KERNEL edkm_adamw_update(
     float* parameter, const float* gradient, float* first, float* second, float gradient_scale, float beta1, float one_minus_beta1,
     float beta2, float one_minus_beta2, float keep, float step_size, float inverse_root_correction2, float eps, size_t len
 ) {
+    Factors f = {gradient_scale, beta1, one_minus_beta1, beta2, one_minus_beta2, keep, step_size, inverse_root_correction2, eps};
     for (size_t i = FIRST; i < len; i += STRIDE) {
-        float grad = gradient[i] * gradient_scale;
-        float m = fmaf(beta1, first[i], one_minus_beta1 * grad);
-        float v = fmaf(beta2, second[i], one_minus_beta2 * grad * grad);
-        float direction = m / fmaf(sqrtf(v), inverse_root_correction2, eps);
-        parameter[i] = fmaf(keep, parameter[i], -(step_size * direction));
+        float number = parameter[i], m = first[i], v = second[i];
+        adamw_step(f, &number, gradient[i], &m, &v);
+        parameter[i] = number;
         first[i] = m;
         second[i] = v;
     }
@@ -63,6 +76,7 @@ EDKM_KERNEL edkm_adamw_eight_bit(
     float one_minus_beta1, float beta2, float one_minus_beta2, float keep, float step_size, float inverse_root_correction2, float eps, size_t seed, size_t len
 ) {
     __shared__ unsigned int largest[2][CODE_BLOCKS];
+    Factors f = {gradient_scale, beta1, one_minus_beta1, beta2, one_minus_beta2, keep, step_size, inverse_root_correction2, eps};
     size_t all = CODE_BLOCK * CODE_BLOCKS;
     unsigned int block = threadIdx.x / LANES, lane = threadIdx.x % LANES;
     for (size_t start = blockIdx.x * all; start < len; start += gridDim.x * all) {
@@ -79,13 +93,11 @@ EDKM_KERNEL edkm_adamw_eight_bit(
                 if (i < len) {
                     unsigned int code_m = first[i], code_v = second[i];
                     float magnitude = float_of_code(code_m & 0x7f, FIRST_ZERO) - __uint_as_float(FIRST_ZERO);
-                    float old_m = scale_m * __uint_as_float(__float_as_uint(magnitude) | (code_m & 0x80) << 24);
-                    float old_v = scale_v * float_of_code(code_v, SECOND_LEAST);
-                    float grad = gradient[i] * gradient_scale;
-                    m[n] = fmaf(beta1, old_m, one_minus_beta1 * grad);
-                    v[n] = fmaf(beta2, old_v, one_minus_beta2 * grad * grad);
-                    float direction = m[n] / fmaf(sqrtf(v[n]), inverse_root_correction2, eps);
-                    parameter[i] = fmaf(keep, parameter[i], -(step_size * direction));
+                    m[n] = scale_m * __uint_as_float(__float_as_uint(magnitude) | (code_m & 0x80) << 24);
+                    v[n] = scale_v * float_of_code(code_v, SECOND_LEAST);
+                    float number = parameter[i];
+                    adamw_step(f, &number, gradient[i], &m[n], &v[n]);
+                    parameter[i] = number;
                     unsigned int bits_m = __float_as_uint(m[n]) & 0x7fffffff, bits_v = __float_as_uint(v[n]) & 0x7fffffff;
                     largest_m = bits_m > largest_m ? bits_m : largest_m;
                     largest_v = bits_v > largest_v ? bits_v : largest_v;

@@ -5,7 +5,7 @@ use edkm_kernels::adamw::{eight_bit, Factors, Hyper};
 
 use crate::runtime::{blocks, blocks_for, THREADS};
 use crate::Argument::{Float, Size};
-use crate::{check, Array, Runtime, Slice, SliceMut};
+use crate::{check, Argument, Array, Runtime, Slice, SliceMut};
 
 /// One step, in place. All four of one length, the moments zero before step 1.
 ///
@@ -27,25 +27,32 @@ pub fn update<R: Runtime>(
     check::len("first moment", first.len(), len);
     check::len("second moment", second.len(), len);
     assert!(hyper.step > 0, "steps are counted from 1");
-    let factors = Factors::of(hyper);
-    let arguments = [
+    let memory = [
         parameter.argument(),
         gradient.argument(),
         first.argument(),
         second.argument(),
-        Float(factors.grad_scale),
-        Float(factors.beta1),
-        Float(factors.one_minus_beta1),
-        Float(factors.beta2),
-        Float(factors.one_minus_beta2),
-        Float(factors.keep),
-        Float(factors.step_size),
-        Float(factors.inverse_root_correction2),
-        Float(factors.eps),
-        Size(len),
     ];
+    let arguments = [&memory[..], &factors(hyper), &[Size(len)]].concat();
     // SAFETY: edkm_adamw_update(parameter, gradient, first, second, nine factors, len) reaches `len` numbers of each, which is their length.
     unsafe { runtime.launch("edkm_adamw_update", blocks_for(len), &arguments) }
+}
+
+/// The nine factors that a step is computed with, as both kernels take them.
+fn factors(hyper: &Hyper) -> [Argument; 9] {
+    let factors = Factors::of(hyper);
+    [
+        factors.grad_scale,
+        factors.beta1,
+        factors.one_minus_beta1,
+        factors.beta2,
+        factors.one_minus_beta2,
+        factors.keep,
+        factors.step_size,
+        factors.inverse_root_correction2,
+        factors.eps,
+    ]
+    .map(Float)
 }
 
 /// Moments of 8 bits each, as [`eight_bit::Moments`].
@@ -86,25 +93,15 @@ pub fn update_eight_bit<R: Runtime>(
     check::len("second moment", second.len(), len);
     check::len("scales [blocks, 2]", scales.len(), eight_bit::scales(len));
     assert!(hyper.step > 0, "steps are counted from 1");
-    let factors = Factors::of(hyper);
-    let arguments = [
+    let memory = [
         parameter.argument(),
         gradient.argument(),
         first.argument(),
         second.argument(),
         scales.argument(),
-        Float(factors.grad_scale),
-        Float(factors.beta1),
-        Float(factors.one_minus_beta1),
-        Float(factors.beta2),
-        Float(factors.one_minus_beta2),
-        Float(factors.keep),
-        Float(factors.step_size),
-        Float(factors.inverse_root_correction2),
-        Float(factors.eps),
-        Size(eight_bit::seed(hyper.step) as usize),
-        Size(len),
     ];
+    let seed = eight_bit::seed(hyper.step) as usize;
+    let arguments = [&memory[..], &factors(hyper), &[Size(seed), Size(len)]].concat();
     // SAFETY: edkm_adamw_eight_bit(parameter, gradient, first, second, scales, nine factors, seed, len) reaches `len` numbers of the first four, which is
     // their length, and two scales for each 256 of them.
     unsafe { runtime.launch("edkm_adamw_eight_bit", blocks(len.div_ceil(TOGETHER)), &arguments) }

@@ -241,6 +241,19 @@ fn embedding_rows_and_their_gradient() {
     });
 }
 
+/// Settings that let each of them be seen.
+fn hyper(step: u64) -> cpu::adamw::Hyper {
+    cpu::adamw::Hyper {
+        lr: 1e-2,
+        beta1: 0.9,
+        beta2: 0.95,
+        eps: 1e-8,
+        weight_decay: 0.1,
+        step,
+        grad_scale: 0.5,
+    }
+}
+
 #[test]
 fn adamw_steps_and_the_norm() {
     on_device(|s| {
@@ -250,15 +263,7 @@ fn adamw_steps_and_the_norm() {
         for step in 1..=3 {
             let gradient = random(10 + step, len);
             let dgradient = s.array(&gradient);
-            let hyper = cpu::adamw::Hyper {
-                lr: 1e-2,
-                beta1: 0.9,
-                beta2: 0.95,
-                eps: 1e-8,
-                weight_decay: 0.1,
-                step,
-                grad_scale: 0.5,
-            };
+            let hyper = hyper(step);
             cpu::adamw::update(&mut parameter, &gradient, &mut first, &mut second, &hyper);
             ok(adamw::update(
                 s,
@@ -293,15 +298,7 @@ fn adamw_steps_with_moments_of_eight_bits() {
                 let numbers = random(10 + step, len).into_iter().zip(random(20 + step, len));
                 let mut gradient: Vec<f32> = numbers.map(|(x, e)| x * 10f32.powf(4.0 * e)).collect();
                 gradient[0] = 0.0;
-                let hyper = cpu::adamw::Hyper {
-                    lr: 1e-2,
-                    beta1: 0.9,
-                    beta2: 0.95,
-                    eps: 1e-8,
-                    weight_decay: 0.1,
-                    step,
-                    grad_scale: 0.5,
-                };
+                let hyper = hyper(step);
                 let moments = cpu::adamw::eight_bit::Moments {
                     first: &mut first,
                     second: &mut second,
