@@ -175,7 +175,7 @@ EDKM_KERNEL edkm_cached_attention(
             for (int i = 0; i < 4; i++) {
                 float before = largest[i];
                 for (int lane = 0; lane < ROW_LANES; lane += 4) {
-                    Several<4, float> four = load<4>(of_lanes, (ROW + i) * PITCH(ROW_LANES) + lane);
+                    Several<4, float> four = load<4>(lanes_of_row(of_lanes, i), lane);
                     for (int n = 0; n < 4; n++) largest[i] = larger(four.x[n], largest[i]);
                 }
                 bool sees = largest[i] != negative_infinity();
@@ -203,7 +203,7 @@ EDKM_KERNEL edkm_cached_attention(
         for (int i = 0; i < 4; i++) {
             unsigned int row = ROW + i;
             float of_row = 0.0f;
-            for (int lane = 0; lane < ROW_LANES; lane++) of_row += of_lanes[row * PITCH(ROW_LANES) + lane];
+            for (int lane = 0; lane < ROW_LANES; lane++) of_row += lanes_of_row(of_lanes, i)[lane];
             if (row >= queries.rows) continue;
             bool is_whole = item.ranges == 1;
             float* to = is_whole ? out + ((item.token + row / group) * heads + head * group + row % group) * dim

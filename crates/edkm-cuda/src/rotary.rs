@@ -39,9 +39,7 @@ impl<R: Runtime> Angles<R> {
             seq,
         })
     }
-}
 
-impl<R: Runtime> Angles<R> {
     /// Positions: S.
     pub fn positions(&self) -> usize {
         self.seq
