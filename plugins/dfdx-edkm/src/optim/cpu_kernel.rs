@@ -1,7 +1,7 @@
 use dfdx::prelude::*;
 use edkm_kernels::adamw::{self, eight_bit, Hyper};
 
-use super::{AdamWKernel, DeviceMoments, Moments};
+use super::{moments_fit, AdamWKernel, DeviceMoments, Moments};
 use crate::device::view_mut;
 
 type Buffer = <Cpu as Storage<f32>>::Vec;
@@ -17,18 +17,12 @@ impl AdamWKernel for Cpu {
     ) -> Result<(), CpuError> {
         let parameter = view_mut(parameter);
         let len = parameter.len();
+        if gradient.len() != len || !moments_fit(self, moments, len) {
+            return Err(CpuError::WrongNumElements);
+        }
         match moments {
-            Moments::F32 { first, second } => {
-                if [gradient.len(), first.len(), second.len()] != [len; 3] {
-                    return Err(CpuError::WrongNumElements);
-                }
-                adamw::update(parameter, gradient, first, second, hyper);
-            }
+            Moments::F32 { first, second } => adamw::update(parameter, gradient, first, second, hyper),
             Moments::EightBit { first, second, scales } => {
-                let lens = [gradient.len(), first.len(), second.len()];
-                if lens != [len; 3] || scales.len() != eight_bit::scales(len) {
-                    return Err(CpuError::WrongNumElements);
-                }
                 eight_bit::update(parameter, gradient, eight_bit::Moments { first, second, scales }, hyper);
             }
         }

@@ -1,9 +1,9 @@
 use dfdx::prelude::*;
 use edkm_cuda::driver::Gpu;
 use edkm_cuda::{adamw, Slice, SliceMut};
-use edkm_kernels::adamw::{eight_bit, Hyper};
+use edkm_kernels::adamw::Hyper;
 
-use super::{AdamWKernel, DeviceMoments, Moments};
+use super::{moments_fit, AdamWKernel, DeviceMoments, Moments};
 use crate::device::cuda::{error_of_device, view_mut, Buffer};
 
 type Bytes = <Cuda as Storage<u8>>::Vec;
@@ -19,14 +19,12 @@ impl AdamWKernel for Cuda {
         let gpu = Gpu::of_memory(gradient).map_err(error_of_device)?;
         let gradient: Slice<'_, f32> = (&**gradient).into();
         let len = parameter.shape().num_elements();
-        let wrong = || CudaError::Cpu(CpuError::WrongNumElements);
+        if gradient.len() != len || !moments_fit(self, moments, len) {
+            return Err(CudaError::Cpu(CpuError::WrongNumElements));
+        }
         match moments {
             Moments::F32 { first, second } => {
-                let (first, second): (SliceMut<'_, f32>, SliceMut<'_, f32>) =
-                    ((&mut **first).into(), (&mut **second).into());
-                if [gradient.len(), first.len(), second.len()] != [len; 3] {
-                    return Err(wrong());
-                }
+                let (first, second) = ((&mut **first).into(), (&mut **second).into());
                 adamw::update(&*gpu, view_mut(parameter)?, gradient, first, second, hyper)
             }
             Moments::EightBit { first, second, scales } => {
@@ -35,10 +33,6 @@ impl AdamWKernel for Cuda {
                     second: (&mut **second).into(),
                     scales: (&mut **scales).into(),
                 };
-                let lens = [gradient.len(), moments.first.len(), moments.second.len()];
-                if lens != [len; 3] || moments.scales.len() != eight_bit::scales(len) {
-                    return Err(wrong());
-                }
                 adamw::update_eight_bit(&*gpu, view_mut(parameter)?, gradient, moments, hyper)
             }
         }

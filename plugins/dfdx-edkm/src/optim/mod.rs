@@ -9,7 +9,7 @@ mod moments;
 
 pub use adamw::{AdamW, AdamWConfig, AdamWState, StepError};
 pub use collection::AdamWOptimizer;
-pub use moments::{DeviceMoments, MomentFormat, Moments};
+pub use moments::{moments_fit, DeviceMoments, MomentFormat, Moments};
 
 use dfdx::prelude::*;
 use edkm_kernels::adamw::Hyper;

@@ -90,6 +90,18 @@ impl<N, C> Moments<N, C> {
 /// The moments of a parameter in the memory of a device.
 pub type DeviceMoments<D> = Moments<<D as Storage<f32>>::Vec, <D as Storage<u8>>::Vec>;
 
+/// Whether moments are those of a parameter of `len` numbers.
+pub fn moments_fit<D: Storage<f32> + Storage<u8>>(device: &D, moments: &DeviceMoments<D>, len: usize) -> bool {
+    let numbers = |memory| Storage::<f32>::len(device, memory);
+    let codes = |memory| Storage::<u8>::len(device, memory);
+    match moments {
+        Moments::F32 { first, second } => [first, second].map(numbers) == [len; 2],
+        Moments::EightBit { first, second, scales } => {
+            [first, second].map(codes) == [len; 2] && numbers(scales) == eight_bit::scales(len)
+        }
+    }
+}
+
 /// The moments of `len` numbers that have had no gradient.
 pub(super) fn zeros<D: Storage<f32> + Storage<u8>>(
     device: &D,

@@ -8,9 +8,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use dfdx::prelude::*;
-use dfdx_edkm::optim::{AdamW, DeviceMoments, Moments};
+use dfdx_edkm::optim::{moments_fit, AdamW, DeviceMoments, Moments};
 use dfdx_edkm::{EdkmDevice, ParameterKind, ParameterVisitor, Parameters};
-use edkm_kernels::adamw::eight_bit;
 use edkm_llama::checkpoint::{write_safetensors, Access, Checkpoint, Dtype, FloatDtype, TensorEntry};
 use edkm_llama::model::DynamicLlama;
 use edkm_llama::LlamaError;
@@ -121,21 +120,11 @@ pub(super) fn check<D: EdkmDevice>(
             _: ParameterKind<'_>,
             parameter: &mut Tensor<S, f32, D>,
         ) -> Result<(), TrainError> {
-            let (device, len) = (self.1.device(), parameter.shape().num_elements());
-            let lens = match self.1.moments().get(name) {
-                None => return Err(damaged(self.0, &format!("no moments of {name}"))),
-                Some(Moments::F32 { first, second }) => [first, second].map(|m| Storage::<f32>::len(device, m)),
-                Some(Moments::EightBit { first, second, scales }) => {
-                    let scales = Storage::<f32>::len(device, scales);
-                    match scales == eight_bit::scales(len) {
-                        true => [first, second].map(|m| Storage::<u8>::len(device, m)),
-                        false => [scales; 2],
-                    }
-                }
-            };
-            match lens == [len; 2] {
-                true => Ok(()),
-                false => Err(damaged(
+            let len = parameter.shape().num_elements();
+            match self.1.moments().get(name) {
+                None => Err(damaged(self.0, &format!("no moments of {name}"))),
+                Some(moments) if moments_fit(self.1.device(), moments, len) => Ok(()),
+                Some(_) => Err(damaged(
                     self.0,
                     &format!("moments of {name} for another length than {len}"),
                 )),
