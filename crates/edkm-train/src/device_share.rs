@@ -44,13 +44,18 @@ impl DeviceShare {
                     let gradients = model.parameter_count().saturating_mul(size_of::<f32>() as u64);
                     let to_come = [gradients, moment_bytes(model, moments), copied];
                     let to_come = to_come.into_iter().fold(0, u64::saturating_add);
-                    let bytes = free.saturating_sub(to_come) / 2;
+                    let bytes = what_fits(free, to_come);
                     tracing::debug!(bytes, "may stay on the device of what is saved for backward");
                     DeviceBudget::new(bytes)
                 }))
             }
         }
     }
+}
+
+/// [`DeviceShare::WhatFits`], where so many bytes are free and a run is still to take so many of them for what stays throughout.
+pub(crate) fn what_fits(free: u64, to_come: u64) -> u64 {
+    free.saturating_sub(to_come) / 2
 }
 
 #[cfg(test)]

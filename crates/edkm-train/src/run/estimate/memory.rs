@@ -4,7 +4,7 @@ use super::sizes::ModelSizes;
 use super::{share, Share, StageMemory, TextSizes, When};
 use edkm_llama::model::Distillation;
 
-use crate::device_share::DeviceShare;
+use crate::device_share::{what_fits, DeviceShare};
 use crate::run::{FinetuneSettings, Measure, Objective};
 
 /// What the program holds that no size of the model explains: code, stacks, packed tiles of the matrix products, the thread pool. What it
@@ -279,7 +279,7 @@ fn on_device(settings: &FinetuneSettings, model: &ModelSizes, free: u64) -> u64 
         // half of what is left beside all that stays
         DeviceShare::WhatFits => {
             let stays = 2 * model.parameters + model.moments + teacher(settings, model).bytes;
-            free.saturating_sub(stays) / 2
+            what_fits(free, stays)
         }
     };
     saved(settings, model).min(most)
