@@ -113,6 +113,12 @@ fn edit(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
     std::fs::write(path, bytes).unwrap();
 }
 
+/// A safetensors file without numbers.
+fn header_alone(path: &Path, header: &str) {
+    let file = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat();
+    std::fs::write(path, file).unwrap();
+}
+
 /// Replaces the first text in a file by one of the same length.
 fn rename(path: &Path, from: &str, to: &str) {
     edit(path, |bytes| {
@@ -299,14 +305,10 @@ fn forgeries() -> Vec<Case> {
             edit(&path.join("state.bin"), |bytes| bytes[60..].fill(0xff))
         }),
         forged("no parameters", &["parameters.safetensors"], |path| {
-            let header = b"{}      ";
-            let file = [&8u64.to_le_bytes()[..], header].concat();
-            std::fs::write(path.join("parameters.safetensors"), file).unwrap();
+            header_alone(&path.join("parameters.safetensors"), "{}      ")
         }),
         forged("no moments", &["moments.safetensors", "no moments of"], |path| {
-            let header = b"{}      ";
-            let file = [&8u64.to_le_bytes()[..], header].concat();
-            std::fs::write(path.join("moments.safetensors"), file).unwrap();
+            header_alone(&path.join("moments.safetensors"), "{}      ")
         }),
         forged(
             "moments of another name",
@@ -335,8 +337,7 @@ fn forgeries() -> Vec<Case> {
                     )
                 };
                 let header = format!("{{{}}}", names.map(entry).join(","));
-                let file = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat();
-                std::fs::write(path.join("moments.safetensors"), file).unwrap();
+                header_alone(&path.join("moments.safetensors"), &header);
             },
         ),
         forged(
