@@ -14,7 +14,7 @@ use edkm_train::init::random_weights;
 use edkm_train::memory::resident_bytes;
 use edkm_train::run::ClusterSettings;
 use edkm_train::schedule::LearningRate;
-use edkm_train::trainer::{Trainer, TrainerSettings};
+use edkm_train::trainer::{Trainer, TrainerSettings, Update};
 
 const STEPS: u64 = 200;
 /// Until every thread has had its buffers.
@@ -40,6 +40,7 @@ fn two_hundred_steps_leave_nothing_in_the_store_and_the_memory_flat() {
         optimizer: AdamWConfig::default(),
         batch: 2,
         accumulate: 1,
+        update: Update::AfterBackward,
     };
     let tokens: Vec<u32> = (0..20_000u32).map(|i| (i * i / 7 + i) % 251).collect();
     let stream = TokenStream::from_tokens(tokens);

@@ -1,11 +1,8 @@
 //! How much of what is saved for backward stays on the device.
 
-use dfdx_edkm::optim::MomentFormat;
 use dfdx_edkm::{DeviceBudget, EdkmDevice};
-use edkm_llama::config::LlamaConfig;
 use edkm_store::Bytes;
 
-use crate::moment_bytes::moment_bytes;
 use crate::TrainError;
 
 /// How much of what ops save for backward stays in the memory of the device; the rest goes to the store. Of no meaning for the CPU, whose memory is the
@@ -22,16 +19,15 @@ pub enum DeviceShare {
 }
 
 impl DeviceShare {
-    /// The budget of a run on `device`, where the model lies already. `copied`: bytes that will be copied when the first step changes the weights.
+    /// The budget of a run on `device`, where the model lies already. `to_come`: what else the run will hold there throughout: gradients, moments, and
+    /// what is copied when the first step changes the weights.
     ///
     /// # Errors
     /// A device that does not tell how much memory is free.
     pub(crate) fn budget<D: EdkmDevice>(
         self,
         device: &D,
-        model: &LlamaConfig,
-        moments: MomentFormat,
-        copied: u64,
+        to_come: impl IntoIterator<Item = u64>,
     ) -> Result<Option<DeviceBudget>, TrainError> {
         match self {
             DeviceShare::Nothing => Ok(None),
@@ -41,8 +37,6 @@ impl DeviceShare {
                     reason: error.to_string(),
                 })?;
                 Ok(free.map(|free| {
-                    let gradients = model.parameter_count().saturating_mul(size_of::<f32>() as u64);
-                    let to_come = [gradients, moment_bytes(model, moments), copied];
                     let to_come = to_come.into_iter().fold(0, u64::saturating_add);
                     let bytes = what_fits(free, to_come);
                     tracing::debug!(bytes, "may stay on the device of what is saved for backward");
@@ -66,10 +60,7 @@ mod tests {
 
     #[test]
     fn the_host_has_no_memory_of_its_own_to_share() {
-        let json = r#"{"model_type": "llama", "vocab_size": 4, "hidden_size": 4, "intermediate_size": 4, "num_hidden_layers": 1,
-            "num_attention_heads": 2, "max_position_embeddings": 8}"#;
-        let model = LlamaConfig::from_json("config.json".as_ref(), json).unwrap();
-        let budget = |share: DeviceShare| share.budget(&Cpu::default(), &model, MomentFormat::F32, 0).unwrap();
+        let budget = |share: DeviceShare| share.budget(&Cpu::default(), []).unwrap();
         assert!(budget(DeviceShare::WhatFits).is_none());
         assert!(budget(DeviceShare::Nothing).is_none());
         assert!(budget(DeviceShare::AtMost(Bytes(1))).is_some());

@@ -26,7 +26,7 @@ mod files;
 pub mod init;
 pub mod memory;
 pub mod metrics;
-mod moment_bytes;
+mod optimizer_bytes;
 mod random;
 pub mod report;
 pub mod run;

@@ -30,6 +30,19 @@ pub struct TrainerSettings {
     pub batch: usize,
     /// Forward and backward passes whose gradients make one step.
     pub accumulate: usize,
+    /// When parameters are updated.
+    pub update: Update,
+}
+
+/// When the parameters are updated.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Update {
+    /// When all gradients are there, 4 bytes a parameter, which are clipped to their norm.
+    #[default]
+    AfterBackward,
+    /// A part of the model at a time, as soon as its gradients are whole: the gradients of one layer are there at a time (see
+    /// [`AdamW::backward_and_step`]). They are not clipped, and each step has one forward pass.
+    InBackward,
 }
 
 /// A model in training: parameters, optimizer, store.
@@ -45,6 +58,9 @@ pub struct Trainer<D: EdkmDevice> {
     step: u64,
 }
 
+/// A loss with its tape.
+type Loss<D> = Tensor<Rank0, f32, D, StoreTape<f32, D>>;
+
 /// What a step did.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StepOutcome {
@@ -52,7 +68,7 @@ pub struct StepOutcome {
     pub step: u64,
     /// The loss before the update: nats a token of the text, or as the lesson of a teacher mixes it, distances of hidden states included.
     pub loss: f64,
-    /// Norm of all gradients before clipping.
+    /// Norm of all gradients, before clipping if they are clipped.
     pub gradient_norm: f64,
     /// The learning rate used.
     pub learning_rate: f64,
@@ -164,7 +180,8 @@ impl<D: EdkmDevice> Trainer<D> {
     /// One step on the sampler's next windows.
     ///
     /// # Errors
-    /// A loss or gradient that is not finite (the parameters are then as they were), an op that failed, a store that failed.
+    /// A loss or gradient that is not finite (the parameters are then as they were; with [`Update::InBackward`] and a gradient, those of layers behind
+    /// it are updated), an op that failed, a store that failed.
     pub fn step(&mut self, sampler: &mut WindowSampler<'_>) -> Result<StepOutcome, TrainError> {
         let _span = tracing::trace_span!("step", index = self.step).entered();
         let batches: Vec<Batch> = (0..self.settings.accumulate.max(1))
@@ -174,22 +191,12 @@ impl<D: EdkmDevice> Trainer<D> {
         if let (Some(value), Some(schedule)) = (temperature, self.settings.temperature) {
             set_temperature(&mut self.model, schedule.unit(), value);
         }
-        let counted: f64 = batches.iter().map(Batch::counted).sum();
-        let mut gradients = Gradients::leaky();
-        let mut loss = 0.0;
-        let mut tokens = 0;
-        for batch in batches {
-            tokens += batch.inputs.len() as u64;
-            let share = if counted > 0.0 { batch.counted() / counted } else { 0.0 };
-            let (part, next) = self.forward_backward(batch, share, gradients)?;
-            loss += part * share;
-            gradients = next;
-        }
+        let tokens = batches.iter().map(|batch| batch.inputs.len() as u64).sum();
         let learning_rate = self.settings.learning_rate.at(self.step);
-        let gradient_norm = self
-            .optimizer
-            .step(&mut self.model, &mut gradients, learning_rate, 1.0)
-            .map_err(|source| self.not_finite(source))?;
+        let (loss, gradient_norm) = match self.settings.update {
+            Update::AfterBackward => self.update_after(batches, learning_rate),
+            Update::InBackward => self.update_in_backward(batches, learning_rate),
+        }?;
         let outcome = StepOutcome {
             step: self.step,
             loss,
@@ -202,6 +209,39 @@ impl<D: EdkmDevice> Trainer<D> {
         Ok(outcome)
     }
 
+    /// All passes, whose gradients are summed, and the update. Gives the loss, and the norm of the sum.
+    fn update_after(&mut self, batches: Vec<Batch>, learning_rate: f64) -> Result<(f64, f64), TrainError> {
+        let counted: f64 = batches.iter().map(Batch::counted).sum();
+        let mut gradients = Gradients::leaky();
+        let mut loss = 0.0;
+        for batch in batches {
+            let share = if counted > 0.0 { batch.counted() / counted } else { 0.0 };
+            let (part, next) = self.forward_backward(batch, share, gradients)?;
+            loss += part * share;
+            gradients = next;
+        }
+        let norm = self
+            .optimizer
+            .step(&mut self.model, &mut gradients, learning_rate, 1.0)
+            .map_err(|source| self.update_failed(source))?;
+        Ok((loss, norm))
+    }
+
+    /// A forward pass, and a backward pass in which the parameters are updated.
+    fn update_in_backward(&mut self, batches: Vec<Batch>, learning_rate: f64) -> Result<(f64, f64), TrainError> {
+        let [batch]: [Batch; 1] = batches.try_into().map_err(|batches: Vec<Batch>| TrainError::Setting {
+            setting: "number of forward passes of a step that updates in backward",
+            value: batches.len().to_string(),
+            expected: "1: gradients are not kept for the next",
+        })?;
+        let (value, loss) = self.forward(batch, Gradients::leaky())?;
+        let norm = self
+            .optimizer
+            .backward_and_step(&mut self.model, loss, learning_rate)
+            .map_err(|source| self.update_failed(source))?;
+        Ok((value, norm))
+    }
+
     /// Loss of one batch, and `gradients` with its own added, scaled by `share`.
     fn forward_backward(
         &mut self,
@@ -209,34 +249,7 @@ impl<D: EdkmDevice> Trainer<D> {
         share: f64,
         gradients: Gradients<f32, D>,
     ) -> Result<(f64, Gradients<f32, D>), TrainError> {
-        let mut tape = StoreTape::shared(Arc::new(self.store.clone()) as Arc<dyn Backend>, gradients);
-        if let Some(budget) = &self.device_budget {
-            tape = tape.with_device_budget(budget);
-        }
-        let failure = tape.failure();
-        let (tokens, targets) = model_input(batch);
-        let forward = tracing::trace_span!("forward").entered();
-        let loss = match &self.teacher {
-            None => self.model.try_loss(&tokens, targets, tape),
-            Some((teacher, lesson)) => self
-                .model
-                .try_distillation_loss(teacher, *lesson, &tokens, targets, tape),
-        };
-        let loss = match loss {
-            Ok(loss) => loss,
-            Err(device) => return Err(self.failed("forward", failure.take(), device)),
-        };
-        drop(forward);
-        let value = f64::from(loss.as_vec()[0]);
-        if !value.is_finite() {
-            drop(loss);
-            let tensor = first_not_finite(&mut self.model, &tokens);
-            return Err(TrainError::LossNotFinite {
-                step: self.step,
-                loss: value,
-                tensor,
-            });
-        }
+        let (value, loss) = self.forward(batch, gradients)?;
         let loss = if share == 1.0 {
             loss
         } else {
@@ -250,6 +263,38 @@ impl<D: EdkmDevice> Trainer<D> {
         Ok((value, keep_parameters(&mut self.model, gradients)?))
     }
 
+    /// Loss of one batch, which is finite, on a tape that adds to `gradients`.
+    fn forward(&mut self, batch: Batch, gradients: Gradients<f32, D>) -> Result<(f64, Loss<D>), TrainError> {
+        let mut tape = StoreTape::shared(Arc::new(self.store.clone()) as Arc<dyn Backend>, gradients);
+        if let Some(budget) = &self.device_budget {
+            tape = tape.with_device_budget(budget);
+        }
+        let failure = tape.failure();
+        let (tokens, targets) = model_input(batch);
+        let _span = tracing::trace_span!("forward").entered();
+        let loss = match &self.teacher {
+            None => self.model.try_loss(&tokens, targets, tape),
+            Some((teacher, lesson)) => self
+                .model
+                .try_distillation_loss(teacher, *lesson, &tokens, targets, tape),
+        };
+        let loss = match loss {
+            Ok(loss) => loss,
+            Err(device) => return Err(self.failed("forward", failure.take(), device)),
+        };
+        let value = f64::from(loss.as_vec()[0]);
+        if !value.is_finite() {
+            drop(loss);
+            let tensor = first_not_finite(&mut self.model, &tokens);
+            return Err(TrainError::LossNotFinite {
+                step: self.step,
+                loss: value,
+                tensor,
+            });
+        }
+        Ok((value, loss))
+    }
+
     fn failed(&self, pass: &'static str, failure: Option<dfdx_edkm::EdkmError>, device: D::Err) -> TrainError {
         let source = failure.unwrap_or_else(|| dfdx_edkm::EdkmError::Device(format!("{pass}: {device}")));
         TrainError::Step {
@@ -258,10 +303,11 @@ impl<D: EdkmDevice> Trainer<D> {
         }
     }
 
-    fn not_finite(&self, source: StepError) -> TrainError {
-        TrainError::Update {
-            step: self.step,
-            source,
+    fn update_failed(&self, source: StepError) -> TrainError {
+        let step = self.step;
+        match source {
+            StepError::Backward(source) => TrainError::Step { step, source },
+            source => TrainError::Update { step, source },
         }
     }
 }

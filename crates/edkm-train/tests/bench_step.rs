@@ -10,6 +10,7 @@ use edkm_train::bench::phases::PhaseTimes;
 use edkm_train::bench::step::{run, StepSettings};
 use edkm_train::device_share::DeviceShare;
 use edkm_train::run::ClusterSettings;
+use edkm_train::trainer::Update;
 use tracing_subscriber::layer::SubscriberExt;
 
 #[test]
@@ -25,6 +26,7 @@ fn the_phases_are_parts_of_the_step() {
         store: StoreSpec::default(),
         device_share: DeviceShare::AtMost(Bytes(1 << 14)),
         moments: MomentFormat::EightBit,
+        update: Update::AfterBackward,
         repeats: 1,
     };
     let times = PhaseTimes::default();

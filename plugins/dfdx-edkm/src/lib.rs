@@ -47,9 +47,11 @@ pub use clustering::{Clustering, ClusteringState, LearnedPalette};
 pub use device::EdkmDevice;
 pub use error::EdkmError;
 pub use half_tensor::{HalfKernel, HalfTensor};
-pub use parameters::{count_parameters, visit_clustered, ClusteredMatrix, ParameterKind, ParameterVisitor, Parameters};
+pub use parameters::{
+    count_parameters, visit_clustered, ClusteredMatrix, ParameterKind, ParameterVisitor, Parameters, ParametersByPart,
+};
 pub use save::{SaveAs, SaveForBackward};
-pub use tape::{backward, DeviceBudget, Failure, StoreTape};
+pub use tape::{backward, backward_by_parts, DeviceBudget, Failure, StoreTape};
 
 /// The README's program is compiled and run with the documentation's.
 #[cfg(doctest)]

@@ -57,6 +57,17 @@ pub trait Parameters<D: EdkmDevice> {
     fn visit_parameters<V: ParameterVisitor<D>>(&mut self, prefix: &str, visitor: &mut V) -> Result<(), V::Error>;
 }
 
+/// A model that says on the tape where its parts begin ([`SaveForBackward::begin_part`](crate::SaveForBackward::begin_part)).
+pub trait ParametersByPart<D: EdkmDevice>: Parameters<D> {
+    /// Calls the visitor for each parameter of a part, with the names that [`Parameters::visit_parameters`] gives them. No parameter is in two parts.
+    fn visit_part<V: ParameterVisitor<D>>(
+        &mut self,
+        part: usize,
+        prefix: &str,
+        visitor: &mut V,
+    ) -> Result<(), V::Error>;
+}
+
 /// A clustered parameter of a model.
 pub struct ClusteredMatrix<'a> {
     /// The dotted path of the checkpoint.

@@ -72,6 +72,10 @@ pub trait SaveForBackward<D: DeviceMemory>: Tape<f32, D> + 'static {
         Ok(())
     }
 
+    /// Says that the parameters of a part of the model are used from here on and not before: once backward has come back to here, their gradients
+    /// are whole (see [`crate::backward_by_parts`]). `part` is a number of the model's choice. A tape that gives all gradients at the end pays no heed.
+    fn begin_part(&mut self, _part: usize) {}
+
     /// Notes why an op failed, and gives the device's error to return.
     fn fail(&self, error: EdkmError) -> D::Err;
 
@@ -265,6 +269,10 @@ impl<D: DeviceMemory> SaveForBackward<D> for StoreTape<f32, D> {
             self.remakes_mut().insert(remake);
         }
         Ok(())
+    }
+
+    fn begin_part(&mut self, part: usize) {
+        self.note_part(part);
     }
 
     fn fail(&self, error: EdkmError) -> D::Err {

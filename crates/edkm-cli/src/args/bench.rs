@@ -271,6 +271,9 @@ pub struct BenchStepArgs {
     /// How the optimizer keeps its moments, as for `edkm finetune`
     #[arg(long, value_enum, default_value_t = OptimizerChoice::Adamw)]
     pub optimizer: OptimizerChoice,
+    /// Update each layer in backward, as soon as its gradients are whole
+    #[arg(long)]
+    pub update_in_backward: bool,
     /// Storage of tensors saved for backward, as for `edkm finetune`
     #[arg(long, value_name = "LAYERS")]
     pub store: Option<String>,

@@ -12,7 +12,7 @@ use edkm_train::run::{
     Objective, OnLimits, PlannedLayer,
 };
 
-use super::{plan, recompute, Failure};
+use super::{plan, recompute, update, Failure};
 use crate::args::FinetuneArgs;
 use crate::console::{bytes, Output};
 use crate::device::OnDevice;
@@ -174,6 +174,7 @@ fn settings(args: &FinetuneArgs, embedded_folder: Option<&Path>) -> Result<Finet
         rate_unit: args.lr_unit.into(),
         weight_decay: args.weight_decay,
         moments: args.optimizer.into(),
+        update: update(args.update_in_backward),
         sequence: args.seq,
         batch: args.batch,
         accumulate: args.accumulate,

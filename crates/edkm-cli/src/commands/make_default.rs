@@ -13,6 +13,7 @@ use edkm_train::init::random_weights;
 use edkm_train::run::checkpoint::CheckpointSettings;
 use edkm_train::run::{finetune, DataSource, FinetuneSettings, Measure, Objective, OnLimits, OnNonFinite, RateUnit};
 use edkm_train::synthetic::{self, Split};
+use edkm_train::trainer::Update;
 
 use super::Failure;
 use crate::args::MakeDefaultArgs;
@@ -60,6 +61,7 @@ pub fn run(args: MakeDefaultArgs) -> Result<(), Failure> {
         rate_unit: RateUnit::default(),
         weight_decay: 0.1,
         moments: MomentFormat::F32,
+        update: Update::AfterBackward,
         sequence: 256,
         batch: 16,
         accumulate: 1,

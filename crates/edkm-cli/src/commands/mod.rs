@@ -16,6 +16,7 @@ pub mod plan;
 use std::path::Path;
 
 use edkm_llama::model::Recompute;
+use edkm_train::trainer::Update;
 
 /// What `--checkpoint-layers` and `--checkpoint-attention` ask for.
 fn recompute(layers: bool, attention: bool) -> Recompute {
@@ -23,6 +24,14 @@ fn recompute(layers: bool, attention: bool) -> Recompute {
         (true, _) => Recompute::Layers,
         (false, true) => Recompute::Attention,
         (false, false) => Recompute::Nothing,
+    }
+}
+
+/// What `--update-in-backward` asks for.
+fn update(in_backward: bool) -> Update {
+    match in_backward {
+        true => Update::InBackward,
+        false => Update::AfterBackward,
     }
 }
 

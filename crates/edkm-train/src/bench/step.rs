@@ -18,10 +18,11 @@ use crate::data::TokenStream;
 use crate::device_share::DeviceShare;
 use crate::init::random_weights;
 use crate::memory::peak_resident_bytes;
+use crate::optimizer_bytes::{gradient_bytes, moment_bytes};
 use crate::random::generator;
 use crate::run::ClusterSettings;
 use crate::schedule::LearningRate;
-use crate::trainer::{Trainer, TrainerSettings};
+use crate::trainer::{Trainer, TrainerSettings, Update};
 use crate::TrainError;
 
 /// The step.
@@ -37,6 +38,8 @@ pub struct StepSettings {
     pub batch: usize,
     /// How the optimizer keeps its moments.
     pub moments: MomentFormat,
+    /// When parameters are updated.
+    pub update: Update,
     /// What layers save.
     pub recompute: Recompute,
     /// Where it goes.
@@ -68,7 +71,7 @@ pub struct StepBench {
 /// Measures `repeats` steps (at least one) after one that is not counted; `times` must be a layer of the subscriber in use. The phases are the host's
 /// times: on a GPU what is launched in one may run in the next.
 ///
-/// Memory: 16 bytes a parameter (weight, gradient, two moments; 10 with moments of 8 bits), and the activations.
+/// Memory: 16 bytes a parameter (weight, gradient, two moments; 10 with moments of 8 bits, 4 less where the update is made in backward), and the activations.
 ///
 /// # Errors
 /// A sequence of no tokens or more than the model has positions; a step that fails.
@@ -79,6 +82,7 @@ pub fn run<D: EdkmDevice>(settings: &StepSettings, device: &D, times: &PhaseTime
         sequence,
         batch,
         moments,
+        update,
         recompute,
         store,
         device_share,
@@ -106,13 +110,17 @@ pub fn run<D: EdkmDevice>(settings: &StepSettings, device: &D, times: &PhaseTime
         },
         batch: *batch,
         accumulate: 1,
+        update: *update,
     };
     let mut random = generator(2, 0);
     let tokens = (0..(batch + 2) * sequence).map(|_| random.next_u32() % config.vocab_size as u32);
     let stream = TokenStream::from_tokens(tokens.collect());
     let mut sampler = WindowSampler::new(&stream, *sequence, 0)?;
     let mut trainer = Trainer::new(model, device.clone(), settings, store.build()?);
-    if let Some(budget) = device_share.budget(device, config, *moments, 0)? {
+    if let Some(budget) = device_share.budget(
+        device,
+        [gradient_bytes(config, *update), moment_bytes(config, *moments)],
+    )? {
         trainer = trainer.with_device_budget(budget);
     }
 

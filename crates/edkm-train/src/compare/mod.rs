@@ -41,6 +41,7 @@ use crate::run::{
     CompressSettings, DataSource, FinetuneSettings, Measure, Objective, Observer, OnLimits, OnNonFinite, RateUnit,
     Stage,
 };
+use crate::trainer::Update;
 use crate::{Tokenizer, TrainError};
 use conditions::Conditions;
 
@@ -293,6 +294,7 @@ impl Planned {
                 rate_unit: RateUnit::Relative,
                 weight_decay: 0.0,
                 moments: MomentFormat::F32,
+                update: Update::AfterBackward,
                 sequence: settings.sequence,
                 batch: settings.batch,
                 accumulate: 1,

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use dfdx::prelude::*;
-use dfdx_edkm::{backward, EdkmDevice, ParameterKind, ParameterVisitor, Parameters, StoreTape};
+use dfdx_edkm::{
+    backward_by_parts, EdkmDevice, EdkmError, ParameterKind, ParameterVisitor, ParametersByPart, StoreTape,
+};
 use edkm_llama::model::DynamicLlama;
 use edkm_store::{Backend, Store};
 
@@ -21,7 +23,7 @@ pub type Importances = BTreeMap<String, Vec<f32>>;
 /// gradient of the window's loss, times the predictions in it. Clustering is left out: the gradients are those of the weights as they are.
 /// `progress` is told the share that is done.
 ///
-/// Memory: 8 bytes a parameter, and what a training step on one window saves.
+/// Memory: 4 bytes a parameter, the gradients of one layer, and what a training step on one window saves.
 ///
 /// # Errors
 /// Text shorter than a window, a loss that is not finite, an op that failed.
@@ -48,7 +50,7 @@ pub fn importance<D: EdkmDevice>(
                 step,
                 source: failure
                     .take()
-                    .unwrap_or_else(|| dfdx_edkm::EdkmError::Device(format!("calibration: {device}"))),
+                    .unwrap_or_else(|| EdkmError::Device(format!("calibration: {device}"))),
             })?;
         let value = f64::from(loss.as_vec()[0]);
         if !value.is_finite() {
@@ -60,24 +62,24 @@ pub fn importance<D: EdkmDevice>(
                 tensor,
             });
         }
-        let gradients = backward(loss).map_err(|source| TrainError::Step { step, source })?;
-        let mut add = AddSquares {
-            gradients,
-            scale: (predictions / count as f64) as f32,
-            found: &mut found,
-        };
-        model
-            .visit_parameters("", &mut add)
-            .map_err(|error: D::Err| TrainError::Device {
-                reason: format!("calibration: {error}"),
-            })?;
+        backward_by_parts(loss, |part, gradients| {
+            let mut add = AddSquares {
+                gradients,
+                scale: (predictions / count as f64) as f32,
+                found: &mut found,
+            };
+            model
+                .visit_part(part, "", &mut add)
+                .map_err(|error: D::Err| EdkmError::Device(format!("calibration: {error}")))
+        })
+        .map_err(|source| TrainError::Step { step, source })?;
         progress((index + 1) as f64 / count as f64);
     }
     Ok(found)
 }
 
 struct AddSquares<'a, D: EdkmDevice> {
-    gradients: Gradients<f32, D>,
+    gradients: &'a mut Gradients<f32, D>,
     scale: f32,
     found: &'a mut Importances,
 }

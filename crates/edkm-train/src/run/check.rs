@@ -6,6 +6,7 @@ use edkm_llama::config::LlamaConfig;
 use edkm_llama::model::Distillation;
 
 use super::{ClusterSettings, FinetuneSettings, Objective, OnNonFinite};
+use crate::trainer::Update;
 use crate::TrainError;
 
 /// Sequences and forward passes of a step, checkpoints: more than this is a slip of the keyboard, and sizes would overflow.
@@ -15,6 +16,7 @@ const MOST: usize = 1 << 30;
 pub(super) fn check(settings: &FinetuneSettings) -> Result<(), TrainError> {
     check_apart(&settings.model_dir, &settings.out)?;
     check_policy(settings)?;
+    check_update(settings)?;
     check_objective(settings.objective)?;
     check_numbers(&[
         ("number of sequences, --batch,", settings.batch),
@@ -97,6 +99,18 @@ fn check_policy(settings: &FinetuneSettings) -> Result<(), TrainError> {
             setting: "on-non-finite",
             value: "rollback, without checkpoints to go back to".to_owned(),
             expected: "--checkpoint-every N with it, or stop, or skip",
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// A step that updates in backward has no gradients left to add to.
+fn check_update(settings: &FinetuneSettings) -> Result<(), TrainError> {
+    match (settings.update, settings.accumulate) {
+        (Update::InBackward, 2..) => Err(TrainError::Setting {
+            setting: "update-in-backward",
+            value: format!("with --accumulate {}", settings.accumulate),
+            expected: "--accumulate 1, since no gradients are kept for the next forward pass",
         }),
         _ => Ok(()),
     }

@@ -28,6 +28,7 @@ use crate::compress::Calibration;
 use crate::data::sampler::WindowSampler;
 use crate::evaluate::perplexity;
 use crate::memory::peak_resident_bytes;
+use crate::optimizer_bytes::{gradient_bytes, moment_bytes};
 use crate::report::StoreLayerFigures;
 use crate::schedule::LearningRate;
 use crate::trainer::{set_temperature, Trainer, TrainerSettings};
@@ -172,6 +173,7 @@ pub fn finetune<D: EdkmDevice>(
         },
         batch: settings.batch,
         accumulate: settings.accumulate,
+        update: settings.update,
     };
     let first = resumed.as_ref().map_or(0, |(_, state)| state.step);
     let mut trainer = match &resumed {
@@ -195,10 +197,12 @@ pub fn finetune<D: EdkmDevice>(
     };
     trainer = trainer.with_rate_factors(factors);
     let copied = teacher.as_ref().map_or(0, |(teacher, _)| teacher.shared_bytes());
-    if let Some(budget) = settings
-        .device_share
-        .budget(device, &config, settings.moments, copied)?
-    {
+    let to_come = [
+        gradient_bytes(&config, settings.update),
+        moment_bytes(&config, settings.moments),
+        copied,
+    ];
+    if let Some(budget) = settings.device_share.budget(device, to_come)? {
         trainer = trainer.with_device_budget(budget);
     }
     if let Some((teacher, lesson)) = teacher {

@@ -10,6 +10,7 @@ use edkm_store::StoreSpec;
 use super::checkpoint::CheckpointSettings;
 use super::{ClusterSettings, OnNonFinite, RateUnit};
 use crate::device_share::DeviceShare;
+use crate::trainer::Update;
 
 /// Where text comes from.
 #[derive(Debug, Clone, PartialEq)]
@@ -76,6 +77,8 @@ pub struct FinetuneSettings {
     pub weight_decay: f32,
     /// How the optimizer keeps its moments.
     pub moments: MomentFormat,
+    /// When parameters are updated.
+    pub update: Update,
     /// Tokens of a sequence.
     pub sequence: usize,
     /// Sequences of a forward pass.

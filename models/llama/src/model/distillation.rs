@@ -93,13 +93,13 @@ impl<V: Dim, H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> Llama<V, H, Q, K, F,
         for (index, layer) in self.layers.iter().enumerate() {
             let _span = tracing::trace_span!("layer", index).entered();
             theirs_BSH = teacher.try_layer(index, theirs_BSH)?;
-            h_BSH = layer.try_forward_saving(h_BSH, self.recompute)?;
+            h_BSH = layer.try_forward_saving(self.at_layer(index, h_BSH), self.recompute)?;
             let (h_NH, distance) = hidden_distance(as_matrix(h_BSH)?, as_matrix(theirs_BSH.clone())?, weight)?;
             distances.push(distance);
             h_BSH = h_NH.try_reshape_like(&shape)?;
         }
         Ok(Beside {
-            student: as_matrix(self.norm.try_forward(h_BSH)?)?,
+            student: as_matrix(self.norm.try_forward(self.behind_layers(h_BSH))?)?,
             teacher: teacher.try_norm(theirs_BSH)?,
             distances,
         })

@@ -9,6 +9,7 @@ mod distillation;
 mod files;
 mod layer;
 mod palettes;
+mod parts;
 mod projection;
 mod teacher;
 
@@ -17,6 +18,7 @@ pub use distillation::Distillation;
 pub use layer::{AttentionSettings, DecoderLayer, Residual};
 
 pub use palettes::{palette_spec, palettize, ClusterPlan, PalettizedParameter};
+pub use parts::{largest_part, part_of};
 pub use projection::Projection;
 pub use teacher::{DynamicTeacher, Teacher};
 
@@ -28,10 +30,9 @@ use dfdx_edkm::ops::cross_entropy::{cross_entropy, Targets};
 use dfdx_edkm::ops::embedding::embedding;
 use dfdx_edkm::ops::linear::linear;
 use dfdx_edkm::ops::{as_matrix, Matrix};
-use dfdx_edkm::{Clustering, EdkmDevice, ParameterKind, ParameterVisitor, Parameters, SaveForBackward};
+use dfdx_edkm::{Clustering, EdkmDevice, SaveForBackward};
 
 use crate::config::LlamaConfig;
-use crate::names::Kind;
 
 /// A LLaMA whose sizes are known at run time.
 pub type DynamicLlama<D> = Llama<usize, usize, usize, usize, usize, D>;
@@ -93,9 +94,9 @@ impl<V: Dim, H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> Llama<V, H, Q, K, F,
         let mut h_BSH = self.try_embed(tokens, tape)?;
         for (index, layer) in self.layers.iter().enumerate() {
             let _span = tracing::trace_span!("layer", index).entered();
-            h_BSH = layer.try_forward_saving(h_BSH, self.recompute)?;
+            h_BSH = layer.try_forward_saving(self.at_layer(index, h_BSH), self.recompute)?;
         }
-        as_matrix(self.norm.try_forward(h_BSH)?)
+        as_matrix(self.norm.try_forward(self.behind_layers(h_BSH))?)
     }
 
     /// What the first layer is given.
@@ -104,6 +105,7 @@ impl<V: Dim, H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> Llama<V, H, Q, K, F,
         tokens: &Tokens,
         tape: T,
     ) -> Result<Residual<usize, usize, H, D, T>, D::Err> {
+        let tape = self.at_embedding(tape);
         let table = as_matrix(self.embed_VH.clone())?;
         let h_NH = embedding(tokens.ids.clone(), &table, self.embed_clustering.as_ref(), tape)?;
         h_NH.try_reshape_like(&(tokens.batch, tokens.seq(), self.embed_VH.shape().1))
@@ -140,30 +142,5 @@ impl<V: Dim, H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> Llama<V, H, Q, K, F,
             Some(head) => Ok((as_matrix(head.weight.clone())?, head.clustering.as_ref())),
             None => Ok((as_matrix(self.embed_VH.clone())?, self.embed_clustering.as_ref())),
         }
-    }
-}
-
-impl<V: Dim, H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> Parameters<D> for Llama<V, H, Q, K, F, D> {
-    fn visit_parameters<P: ParameterVisitor<D>>(&mut self, prefix: &str, visitor: &mut P) -> Result<(), P::Error> {
-        let path = |kind: Kind| format!("{prefix}{}", kind.name(0));
-        let clustering = self.embed_clustering.as_ref();
-        visitor.visit(
-            &path(Kind::EmbedTokens),
-            ParameterKind::Embedding { clustering },
-            &mut self.embed_VH,
-        )?;
-        for (index, layer) in self.layers.iter_mut().enumerate() {
-            layer.visit_parameters(&format!("{prefix}{}", crate::names::layer_prefix(index)), visitor)?;
-        }
-        visitor.visit(&path(Kind::FinalNorm), ParameterKind::Vector, &mut self.norm.weight)?;
-        if let Some(head) = &mut self.head {
-            let clustering = head.clustering.as_ref();
-            visitor.visit(
-                &path(Kind::Head),
-                ParameterKind::Embedding { clustering },
-                &mut head.weight,
-            )?;
-        }
-        Ok(())
     }
 }

@@ -18,7 +18,7 @@ pub struct AdamWConfig {
     pub eps: f32,
     /// Decay of matrices per step, times the learning rate; vectors (norms, biases) do not decay.
     pub weight_decay: f32,
-    /// Gradients are scaled down to this norm over all parameters; infinity for no clipping.
+    /// Gradients are scaled down to this norm over all parameters; infinity for no clipping. Not used by [`AdamW::backward_and_step`].
     pub clip_norm: f64,
     /// How the moments are kept.
     pub moments: MomentFormat,
@@ -40,10 +40,10 @@ impl Default for AdamWConfig {
 /// AdamW over parameters that are told apart by name: 8 bytes of state a parameter, or 2 (see [`MomentFormat`]), parallel, fused with gradient clipping.
 pub struct AdamW<D: EdkmDevice> {
     config: AdamWConfig,
-    step: u64,
+    pub(super) step: u64,
     moments: BTreeMap<String, DeviceMoments<D>>,
     rate_factors: BTreeMap<String, f32>,
-    device: D,
+    pub(super) device: D,
 }
 
 /// All that an [`AdamW`] holds, on the host, for a checkpoint.
@@ -161,6 +161,23 @@ impl<D: EdkmDevice> AdamW<D> {
         self.step += 1;
     }
 
+    /// The update of one parameter of that kind, at its own rate.
+    pub(super) fn update_of_kind<S: Shape>(
+        &mut self,
+        name: &str,
+        kind: ParameterKind<'_>,
+        parameter: &mut Tensor<S, f32, D>,
+        gradient: &<D as Storage<f32>>::Vec,
+        mut hyper: Hyper,
+    ) -> Result<(), StepError> {
+        if matches!(kind, ParameterKind::Vector) {
+            hyper.weight_decay = 0.0;
+        }
+        hyper.lr *= self.rate_factors.get(name).copied().unwrap_or(1.0);
+        self.update_one(name, parameter, gradient, &hyper)
+            .map_err(|e| device_error(name, e))
+    }
+
     pub(super) fn update_one<S: Shape>(
         &mut self,
         name: &str,
@@ -249,9 +266,29 @@ pub enum StepError {
         /// The device's message.
         reason: String,
     },
+    /// The backward pass in which parameters were updated.
+    #[error(transparent)]
+    Backward(#[from] EdkmError),
 }
 
-fn device_error(parameter: &str, error: impl std::fmt::Display) -> StepError {
+/// That of the gradient of a parameter, which must be finite.
+pub(super) fn sum_of_squares<D: EdkmDevice>(
+    device: &D,
+    parameter: &str,
+    gradient: &<D as Storage<f32>>::Vec,
+) -> Result<f64, StepError> {
+    let sum = device
+        .sum_of_squares(gradient)
+        .map_err(|e| device_error(parameter, e))?;
+    match sum.is_finite() {
+        true => Ok(sum),
+        false => Err(StepError::NotFinite {
+            parameter: parameter.to_owned(),
+        }),
+    }
+}
+
+pub(super) fn device_error(parameter: &str, error: impl std::fmt::Display) -> StepError {
     StepError::Device {
         parameter: parameter.to_owned(),
         reason: error.to_string(),
@@ -277,16 +314,7 @@ impl<D: EdkmDevice> ParameterVisitor<D> for Norm<'_, D> {
             .gradients
             .get_or_alloc_mut(parameter)
             .map_err(|e| device_error(name, e))?;
-        let sum = self
-            .device
-            .sum_of_squares(gradient)
-            .map_err(|e| device_error(name, e))?;
-        if !sum.is_finite() {
-            return Err(StepError::NotFinite {
-                parameter: name.to_owned(),
-            });
-        }
-        self.sum_of_squares += sum;
+        self.sum_of_squares += sum_of_squares(self.device, name, gradient)?;
         Ok(())
     }
 }
@@ -306,17 +334,11 @@ impl<D: EdkmDevice> ParameterVisitor<D> for Update<'_, D> {
         kind: ParameterKind<'_>,
         parameter: &mut Tensor<S, f32, D>,
     ) -> Result<(), StepError> {
-        let mut hyper = self.hyper;
-        if matches!(kind, ParameterKind::Vector) {
-            hyper.weight_decay = 0.0;
-        }
-        hyper.lr *= self.optimizer.rate_factors.get(name).copied().unwrap_or(1.0);
         let gradient = self
             .gradients
             .get_or_alloc_mut(parameter)
             .map_err(|e| device_error(name, e))?;
         self.optimizer
-            .update_one(name, parameter, gradient, &hyper)
-            .map_err(|e| device_error(name, e))
+            .update_of_kind(name, kind, parameter, gradient, self.hyper)
     }
 }

@@ -5,6 +5,7 @@ mod collection;
 mod cpu_kernel;
 #[cfg(feature = "cuda")]
 mod cuda_kernel;
+mod in_backward;
 mod moments;
 
 pub use adamw::{AdamW, AdamWConfig, AdamWState, StepError};

@@ -13,23 +13,35 @@ use crate::EdkmError;
 pub fn backward<E: Dtype, D: Device<E>>(
     loss: Tensor<Rank0, E, D, StoreTape<E, D>>,
 ) -> Result<Gradients<E, D>, EdkmError> {
+    backward_by_parts(loss, |_, _| Ok(()))
+}
+
+/// Runs the backward pass as [`backward`] does, and calls `part` for each part of the model that said where it begins
+/// ([`SaveForBackward::begin_part`](crate::SaveForBackward::begin_part)), as soon as the gradients of its parameters are whole: last part first. What
+/// `part` takes out of the gradients ([`take_gradient`](crate::device::take_gradient)) is not there at the end, so that those of all parts are
+/// never there at once. No op that is still to run reads the parameters of that part: they may be changed.
+///
+/// # Errors
+/// Those of [`backward`]; the first of `part`.
+pub fn backward_by_parts<E: Dtype, D: Device<E>, X: From<EdkmError>>(
+    loss: Tensor<Rank0, E, D, StoreTape<E, D>>,
+    part: impl FnMut(usize, &mut Gradients<E, D>) -> Result<(), X>,
+) -> Result<Gradients<E, D>, X> {
     let _span = tracing::trace_span!("backward").entered();
     let (loss, mut tape) = loss.split_tape();
     let failure = tape.failure();
     if let Some(error) = failure.take() {
-        return Err(error);
+        return Err(error.into());
     }
-    let mut gradients = std::mem::replace(&mut tape.gradients, Gradients::leaky());
-    let run = |gradients: &mut Gradients<E, D>| {
-        let ghost = loss.ghost();
-        loss.device().try_fill_with_ones(gradients.get_or_alloc_mut(&ghost)?)?;
-        tape.run(gradients)
+    let failed = |device: D::Err| -> X {
+        let error = failure.take().unwrap_or_else(|| EdkmError::Device(device.to_string()));
+        error.into()
     };
-    match run(&mut gradients) {
-        Ok(()) => {
-            gradients.drop_non_leafs();
-            Ok(gradients)
-        }
-        Err(device) => Err(failure.take().unwrap_or_else(|| EdkmError::Device(device.to_string()))),
-    }
+    let mut gradients = std::mem::replace(&mut tape.gradients, Gradients::leaky());
+    let ghost = loss.ghost();
+    let slot = gradients.get_or_alloc_mut(&ghost).map_err(failed)?;
+    loss.device().try_fill_with_ones(slot).map_err(failed)?;
+    tape.run_by_parts(&mut gradients, part, failed)?;
+    gradients.drop_non_leafs();
+    Ok(gradients)
 }

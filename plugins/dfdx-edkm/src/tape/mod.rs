@@ -5,12 +5,13 @@ mod failure;
 mod rematerialize;
 mod resident;
 
-pub use backward::backward;
+pub use backward::{backward, backward_by_parts};
 pub use failure::Failure;
 pub(crate) use rematerialize::{byte_len, Remake, Remakes, Shared};
 pub use resident::DeviceBudget;
 pub(crate) use resident::{Resident, Residents, Taken};
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
@@ -21,6 +22,13 @@ use crate::EdkmError;
 
 /// An operation of the backward pass.
 type BackwardOp<E, D> = Box<dyn FnOnce(&mut Gradients<E, D>) -> Result<(), <D as HasErr>::Err>>;
+
+/// What a tape records.
+enum Recorded<E, D: Storage<E>> {
+    Op(BackwardOp<E, D>),
+    /// From here on the parameters of this part are used.
+    Part(usize),
+}
 
 /// The order in which operations were recorded, across all tapes: merged tapes are run in the order of time.
 static CLOCK: AtomicU64 = AtomicU64::new(0);
@@ -34,7 +42,7 @@ static CLOCK: AtomicU64 = AtomicU64::new(0);
 ///
 /// With a lossless store the gradients are bitwise those of `OwnedTape`. Dropping the tape frees what the store keeps for it.
 pub struct StoreTape<E, D: Storage<E>> {
-    operations: Vec<(u64, BackwardOp<E, D>)>,
+    recorded: Vec<(u64, Recorded<E, D>)>,
     gradients: Gradients<E, D>,
     // `Tape` demands a `Default` tape (dfdx makes one for each weight): that one has no store, and takes over another's when merged.
     store: Option<Arc<dyn Backend>>,
@@ -54,7 +62,7 @@ impl<E, D: Storage<E>> StoreTape<E, D> {
     /// The same over a backend that others use too.
     pub fn shared(store: Arc<dyn Backend>, gradients: Gradients<E, D>) -> Self {
         Self {
-            operations: Vec::new(),
+            recorded: Vec::new(),
             gradients,
             store: Some(store),
             failure: Failure::default(),
@@ -85,7 +93,7 @@ impl<E, D: Storage<E>> StoreTape<E, D> {
     /// A tape for a segment that is run again in backward: the same store and failure, gradients of its own.
     pub(crate) fn for_segment(store: Option<Arc<dyn Backend>>, failure: Failure) -> Self {
         Self {
-            operations: Vec::new(),
+            recorded: Vec::new(),
             gradients: Gradients::leaky(),
             store,
             failure,
@@ -103,14 +111,42 @@ impl<E, D: Storage<E>> StoreTape<E, D> {
     }
 
     /// Runs the recorded operations, newest first, on `gradients`.
-    pub(crate) fn run(mut self, gradients: &mut Gradients<E, D>) -> Result<(), D::Err> {
+    pub(crate) fn run(self, gradients: &mut Gradients<E, D>) -> Result<(), D::Err> {
+        self.run_by_parts(gradients, |_, _| Ok(()), |error| error)
+    }
+
+    /// The same; behind the last operation of each part it calls `part`. `failed` is what becomes of the error of an operation.
+    fn run_by_parts<X>(
+        mut self,
+        gradients: &mut Gradients<E, D>,
+        mut part: impl FnMut(usize, &mut Gradients<E, D>) -> Result<(), X>,
+        failed: impl Fn(D::Err) -> X,
+    ) -> Result<(), X> {
         // from here on an output stays as long as an op that needs it
         drop(std::mem::take(&mut self.remakes));
-        self.operations.sort_by_key(|(time, _)| *time);
-        while let Some((_, operation)) = self.operations.pop() {
-            operation(gradients)?;
+        self.recorded.sort_by_key(|(time, _)| *time);
+        // where a part has begun twice it is the first that counts, which is met last
+        let mut begun = HashSet::new();
+        self.recorded.retain(|(_, recorded)| match recorded {
+            Recorded::Op(_) => true,
+            Recorded::Part(part) => begun.insert(*part),
+        });
+        while let Some((_, recorded)) = self.recorded.pop() {
+            match recorded {
+                Recorded::Op(operation) => operation(gradients).map_err(&failed)?,
+                Recorded::Part(begun) => part(begun, gradients)?,
+            }
         }
         Ok(())
+    }
+
+    /// Notes that the parameters of `part` are used from here on.
+    pub(crate) fn note_part(&mut self, part: usize) {
+        self.record(Recorded::Part(part));
+    }
+
+    fn record(&mut self, what: Recorded<E, D>) {
+        self.recorded.push((CLOCK.fetch_add(1, Ordering::Relaxed), what));
     }
 
     pub(crate) fn remakes(&self) -> &Remakes<E, D> {
@@ -135,7 +171,7 @@ impl<E, D: Storage<E>> Default for StoreTape<E, D> {
 impl<E, D: Storage<E>> std::fmt::Debug for StoreTape<E, D> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("StoreTape")
-            .field("operations", &self.operations.len())
+            .field("recorded", &self.recorded.len())
             .field("has_store", &self.store.is_some())
             .finish_non_exhaustive()
     }
@@ -155,7 +191,7 @@ impl<E, D: Storage<E>> Merge<Self> for StoreTape<E, D> {
         } else {
             (self, other)
         };
-        kept.operations.append(&mut joined.operations);
+        kept.recorded.append(&mut joined.recorded);
         kept.remakes.append(joined.remakes);
         match (&mut kept.residents, joined.residents) {
             (Some(earlier), Some(later)) => earlier.append(*later),
@@ -173,7 +209,6 @@ impl<E, D: Storage<E>> Tape<E, D> for StoreTape<E, D> {
     where
         F: 'static + FnOnce(&mut Gradients<E, D>) -> Result<(), D::Err>,
     {
-        self.operations
-            .push((CLOCK.fetch_add(1, Ordering::Relaxed), Box::new(operation)));
+        self.record(Recorded::Op(Box::new(operation)));
     }
 }

@@ -9,7 +9,7 @@ use edkm_train::run::ClusterSettings;
 use serde::Serialize;
 
 use crate::args::BenchStepArgs;
-use crate::commands::{recompute, Failure};
+use crate::commands::{recompute, update, Failure};
 use crate::console::{bytes, Output};
 use crate::device::OnDevice;
 
@@ -61,6 +61,7 @@ pub fn run(args: BenchStepArgs, times: &PhaseTimes) -> Result<(), Failure> {
         store,
         device_share,
         moments: args.optimizer.into(),
+        update: update(args.update_in_backward),
         recompute: recompute(args.checkpoint_layers, args.checkpoint_attention),
         repeats: args.repeats,
     };

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::memory::{OPTIMIZER, SAVED, TEXT_OF_A_STEP};
+use super::memory::{GRADIENTS, OPTIMIZER, SAVED, TEXT_OF_A_STEP};
 use super::Estimate;
 use crate::memory::{available_bytes, resident_bytes};
 use crate::TrainError;
@@ -85,6 +85,7 @@ impl Estimate {
             (Some(TEXT_OF_A_STEP), _) => "a smaller --accumulate".to_owned(),
             (Some(SAVED), _) if self.host_memory.is_some() => "a smaller --device-memory".to_owned(),
             (Some(OPTIMIZER), _) => "--optimizer adamw-8bit, a smaller --batch or --seq, --no-distill".to_owned(),
+            (Some(GRADIENTS), _) => "--update-in-backward (without --accumulate)".to_owned(),
             _ => "a smaller --batch (with --accumulate) or --seq, --checkpoint-layers, --no-distill".to_owned(),
         }
     }

@@ -6,6 +6,7 @@ use edkm_llama::model::Distillation;
 
 use crate::device_share::{what_fits, DeviceShare};
 use crate::run::{FinetuneSettings, Measure, Objective};
+use crate::trainer::Update;
 
 /// What the program holds that no size of the model explains: code, stacks, packed tiles of the matrix products, the thread pool. What it
 /// holds when the estimate is made counts as measured, and this is what comes to it (release build, x86-64 Linux, two threads). Blocks that the
@@ -26,6 +27,9 @@ pub(super) const SAVED: &str = "saved for backward";
 
 /// The name of a share: the moments.
 pub(super) const OPTIMIZER: &str = "optimizer";
+
+/// The name of a share: the gradients of parameters.
+pub(super) const GRADIENTS: &str = "gradients";
 
 /// The name of a share: all passes of a step are drawn from the text before the first runs.
 pub(super) const TEXT_OF_A_STEP: &str = "text of a step";
@@ -165,7 +169,7 @@ fn squared_gradients(settings: &FinetuneSettings, model: &ModelSizes) -> Vec<Sha
     vec![
         share("weights", model.parameters),
         share("squared gradients", model.parameters),
-        share("gradients", model.parameters),
+        share(GRADIENTS, model.largest_part),
         share(SAVED, model.layers.saturating_mul(of_layer)),
         share("the op that runs", work.max(model.loss(sequence, 1))),
     ]
@@ -190,7 +194,16 @@ fn teacher(settings: &FinetuneSettings, model: &ModelSizes) -> Share {
     share("teacher", bytes)
 }
 
-/// What comes to it within a step. Either backward begins, everything is saved and few gradients are there; or it ends, and all gradients are there.
+/// The gradients that are there at once when the last of them is whole.
+fn gradients(settings: &FinetuneSettings, model: &ModelSizes) -> u64 {
+    match settings.update {
+        Update::AfterBackward => model.parameters,
+        Update::InBackward => model.largest_part,
+    }
+}
+
+/// What comes to it within a step. Either backward begins, everything is saved and few gradients are there; or it ends, and all gradients are there that
+/// are kept till then.
 fn training(settings: &FinetuneSettings, model: &ModelSizes, place: Place) -> Vec<Share> {
     let (tokens, of_layer) = (tokens(settings), saved_by_layer(settings, model));
     let work = model.work_of_layer(settings.recompute, tokens, settings.sequence as u64);
@@ -211,7 +224,7 @@ fn training(settings: &FinetuneSettings, model: &ModelSizes, place: Place) -> Ve
     };
     let forward = model.loss(tokens, models(settings)).max(teacher_layer);
     let begins = [in_memory, first_gradients, work.max(forward)];
-    let ends = [of_layer, model.parameters, work];
+    let ends = [of_layer, gradients(settings, model), work];
     let sum = |shares: [u64; 3]| shares.into_iter().fold(0, u64::saturating_add);
     let [saved, gradients, work] = match sum(begins) > sum(ends) {
         true => begins,
@@ -223,7 +236,7 @@ fn training(settings: &FinetuneSettings, model: &ModelSizes, place: Place) -> Ve
         Place::Device { .. } => 12u64.saturating_mul(tokens),
     };
     vec![
-        share("gradients", gradients),
+        share(GRADIENTS, gradients),
         share(SAVED, saved),
         share("the op that runs", work),
         share(TEXT_OF_A_STEP, text),
@@ -278,7 +291,7 @@ fn on_device(settings: &FinetuneSettings, model: &ModelSizes, free: u64) -> u64 
         DeviceShare::AtMost(bytes) => bytes.0,
         // half of what is left beside all that stays
         DeviceShare::WhatFits => {
-            let stays = 2 * model.parameters + model.moments + teacher(settings, model).bytes;
+            let stays = model.parameters + gradients(settings, model) + model.moments + teacher(settings, model).bytes;
             what_fits(free, stays)
         }
     };
@@ -321,6 +334,7 @@ mod tests {
             sequence: 512,
             batch: 1,
             accumulate: 1,
+            update: Update::AfterBackward,
             seed: 0,
             store: edkm_store::StoreSpec::default(),
             device_share,

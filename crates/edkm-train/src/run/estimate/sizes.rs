@@ -2,10 +2,10 @@
 
 use dfdx_edkm::optim::MomentFormat;
 use edkm_llama::config::LlamaConfig;
-use edkm_llama::model::{ClusterPlan, Recompute};
+use edkm_llama::model::{largest_part, ClusterPlan, Recompute};
 use edkm_llama::names::{parameters, Role};
 
-use crate::moment_bytes::moment_bytes;
+use crate::optimizer_bytes::moment_bytes;
 use crate::run::ClusterSettings;
 
 const F32: u64 = 4;
@@ -21,6 +21,8 @@ pub(super) struct ModelSizes {
     pub(super) parameters: u64,
     /// The largest parameter.
     pub(super) largest: u64,
+    /// The part whose gradients are there together when a part at a time is updated.
+    pub(super) largest_part: u64,
     /// The optimizer's moments.
     pub(super) moments: u64,
     /// What the model as it came takes for distillation.
@@ -84,6 +86,7 @@ impl ModelSizes {
         Self {
             parameters: all,
             largest,
+            largest_part: largest_part(config).saturating_mul(F32),
             moments: moment_bytes(config, moments),
             teacher: all - halves,
             teacher_layer: 2 * halves / (config.num_hidden_layers as u64).max(1),
