@@ -40,14 +40,17 @@ export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-target/cuda-on-host}
 if [ $# -gt 0 ]; then
     cargo "$@"
 else
-    cargo test -p edkm-cuda --features driver --test device
-    cargo test -p dfdx-edkm --features cuda --lib device::cuda
-    cargo test -p dfdx-edkm --features cuda --test cuda -- --skip dfdx_own
-    cargo test -p dfdx-edkm --features cuda --test cuda_precision
-    cargo test -p edkm-tests --features cuda --test layer_bench -- --skip dfdx_own
-    cargo test -p edkm-llama --features cuda --lib inference::gpu
+    # One choice of packages and features for all of it, or cargo builds what they share once for each; with the program among them it is that of the
+    # whole workspace, but for dfdx and what stands on it.
+    tests() {
+        cargo test -p edkm-cuda -p dfdx-edkm -p edkm-llama -p edkm-tests -p edkm-cli \
+            --features edkm-cuda/driver,dfdx-edkm/cuda,edkm-llama/cuda,edkm-tests/cuda "$@"
+    }
+    tests --test device
+    tests --lib -- device::cuda inference::gpu
+    tests --test cuda --test cuda_precision --test layer_bench -- --skip dfdx_own
     # the same with streams far ahead of each other: a wait that is missing shows
     for streams in late-copies late-kernels late; do
-        EDKM_STANDIN_STREAMS=$streams cargo test -p dfdx-edkm --features cuda --test cuda -- --skip dfdx_own store
+        EDKM_STANDIN_STREAMS=$streams tests --test cuda -- --skip dfdx_own store
     done
 fi

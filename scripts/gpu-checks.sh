@@ -149,12 +149,13 @@ near() { awk -v a="$1" -v b="$2" -v most="$3" 'BEGIN { exit !(a > 0 && b > 0 && 
 
 # The embedded model fine-tuned on GPU and CPU: perplexities within 1 %, with rounded products within 2 %.
 finetune_on_both() {
-    local work cpu gpu tf32 f16 eight
+    local work cpu gpu tf32 f16 eight early
     work=$(mktemp -d)
     cpu=$(finetuned cpu --device cpu) && gpu=$(finetuned gpu --device cuda) && tf32=$(finetuned tf32 --device cuda --precision tf32) &&
-        f16=$(finetuned f16 --device cuda --precision f16) && eight=$(finetuned eight --device cuda --optimizer adamw-8bit) || return 1
-    echo "remark: perplexity $cpu on the CPU; on the GPU $gpu, $tf32 in TF32, $f16 in f16, $eight with moments of 8 bits"
-    near "$cpu" "$gpu" 0.01 && near "$cpu" "$tf32" 0.02 && near "$cpu" "$f16" 0.02 && near "$cpu" "$eight" 0.01
+        f16=$(finetuned f16 --device cuda --precision f16) && eight=$(finetuned eight --device cuda --optimizer adamw-8bit) &&
+        early=$(finetuned early --device cuda --update-in-backward) || return 1
+    echo "remark: perplexity $cpu on the CPU; on the GPU $gpu, $tf32 in TF32, $f16 in f16, $eight with moments of 8 bits, $early updated in backward"
+    near "$cpu" "$gpu" 0.01 && near "$cpu" "$tf32" 0.02 && near "$cpu" "$f16" 0.02 && near "$cpu" "$eight" 0.01 && near "$cpu" "$early" 0.01
 }
 
 # The model on CPU and GPU against float64, where the files are.
@@ -305,6 +306,8 @@ check tinyllama-1b-step nvidia-smi step tinyllama-1.1b 24000
 check llama-7b-step nvidia-smi step llama-7b 130000
 # and 68 with moments of 8 bits
 check llama-7b-step-8bit nvidia-smi step llama-7b 78000 --optimizer adamw-8bit
+# and 41 where gradients are freed as they come
+check llama-7b-step-in-backward nvidia-smi step llama-7b 60000 --optimizer adamw-8bit --update-in-backward
 check layer-bench nvidia-smi run_test layer_bench
 check decoder-layer nvidia-smi bench_layer
 check decoder-layer-saved nvidia-smi bench_saved

@@ -26,7 +26,7 @@ fn the_phases_are_parts_of_the_step() {
         store: StoreSpec::default(),
         device_share: DeviceShare::AtMost(Bytes(1 << 14)),
         moments: MomentFormat::EightBit,
-        update: Update::AfterBackward,
+        update: Update::InBackward,
         repeats: 1,
     };
     let times = PhaseTimes::default();

@@ -291,6 +291,10 @@ fn settings_without_a_meaning_are_refused_before_any_work() {
     for (arguments, parts) in [
         (&["--batch", "0"][..], &["--batch", "is 0"][..]),
         (&["--accumulate", "0"], &["--accumulate", "is 0"]),
+        (
+            &["--update-in-backward", "--accumulate", "2"],
+            &["update-in-backward", "--accumulate 1"],
+        ),
         // once more than fits any list
         (&["--accumulate", "18446744073709551615"], &["--accumulate"]),
         (&["--keep", "0", "--checkpoint-every", "1"], &["--keep", "is 0"]),

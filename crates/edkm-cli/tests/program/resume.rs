@@ -280,7 +280,7 @@ fn what_was_chosen_for_layers_and_the_optimizer_is_kept_with_the_run() {
         std::fs::write(&rules, text).unwrap();
         let mut command = run(shop);
         command.arg("--layers").arg(rules).args(["--bits-budget", "4"]);
-        command.args(["--optimizer", "adamw-8bit"]);
+        command.args(["--optimizer", "adamw-8bit", "--update-in-backward"]);
         command
     };
     let [undisturbed, killed] = &shops;

@@ -15,7 +15,10 @@ use dfdx_edkm::ops::rms_norm::rms_norm;
 use dfdx_edkm::ops::rotary::{rotary, RotaryDims};
 use dfdx_edkm::ops::swiglu::swiglu;
 use dfdx_edkm::ops::{Matrix, Vector};
-use dfdx_edkm::{ChannelScale, Clustering, EdkmDevice, ParameterKind, ParameterVisitor, Parameters, SaveForBackward};
+use dfdx_edkm::{
+    ChannelScale, Clustering, EdkmDevice, ParameterKind, ParameterVisitor, Parameters, ParametersByPart,
+    SaveForBackward,
+};
 use edkm_cluster::Spec;
 use edkm_kernels::rotary::Table;
 
@@ -28,6 +31,8 @@ const HEADS: usize = 4;
 const KV_HEADS: usize = 2;
 const HEAD_DIM: usize = HIDDEN / HEADS;
 const BATCH: usize = 2;
+/// The second part: the feed-forward layer and what is behind it.
+const SECOND: [&str; 4] = ["down", "gate", "head", "up"];
 
 /// What the loss is made of.
 #[derive(Clone, Copy)]
@@ -100,11 +105,12 @@ impl<D: EdkmDevice> Net<D> {
         rotary(x, dims)
     }
 
-    pub(crate) fn hidden<T: SaveForBackward<D>>(&self, tape: T) -> Result<Matrix<D, T>, D::Err> {
+    pub(crate) fn hidden<T: SaveForBackward<D>>(&self, mut tape: T) -> Result<Matrix<D, T>, D::Err> {
         let ids: Arc<[u32]> = (0..(BATCH * self.seq) as u32)
             .map(|n| n * n % VOCABULARY as u32)
             .collect();
         let (table, clustering) = &self.matrices["embedding"];
+        tape.begin_part(0);
         let (x, tape) = embedding(ids, table, clustering.as_ref(), tape)?.split_tape();
         let normed = rms_norm(x.clone().put_tape(tape), &self.vectors["norm"], 1e-5)?;
         let (normed, tape) = normed.split_tape();
@@ -123,7 +129,8 @@ impl<D: EdkmDevice> Net<D> {
         };
         let attended = attention(query.retaped(), key.retaped(), value, dims)?;
         let attended = self.linear("output", attended, Some(&self.vectors["bias"]))?;
-        let (x, tape) = add(x.retaped(), attended)?.split_tape();
+        let (x, mut tape) = add(x.retaped(), attended)?.split_tape();
+        tape.begin_part(1);
         let (gate, tape) = self.linear("gate", x.clone().put_tape(tape), None)?.split_tape();
         let up = self.linear("up", x.clone().put_tape(tape), None)?;
         let gated = swiglu(gate.retaped(), up)?;
@@ -178,19 +185,40 @@ impl<D: EdkmDevice> Net<D> {
         let Ok(()) = self.visit_parameters("", &mut collect);
         collect.1
     }
-}
 
-impl<D: EdkmDevice> Parameters<D> for Net<D> {
-    fn visit_parameters<V: ParameterVisitor<D>>(&mut self, prefix: &str, visitor: &mut V) -> Result<(), V::Error> {
-        for (name, (matrix, clustering)) in &mut self.matrices {
+    /// Calls the visitor for the parameters that `which` names.
+    fn visit_named<V: ParameterVisitor<D>>(
+        &mut self,
+        which: impl Fn(&str) -> bool,
+        prefix: &str,
+        visitor: &mut V,
+    ) -> Result<(), V::Error> {
+        for (name, (matrix, clustering)) in self.matrices.iter_mut().filter(|(name, _)| which(name)) {
             let kind = ParameterKind::Linear {
                 clustering: clustering.as_ref(),
             };
             visitor.visit(&format!("{prefix}{name}"), kind, matrix)?;
         }
-        for (name, vector) in &mut self.vectors {
+        for (name, vector) in self.vectors.iter_mut().filter(|(name, _)| which(name)) {
             visitor.visit(&format!("{prefix}{name}"), ParameterKind::Vector, vector)?;
         }
         Ok(())
+    }
+}
+
+impl<D: EdkmDevice> Parameters<D> for Net<D> {
+    fn visit_parameters<V: ParameterVisitor<D>>(&mut self, prefix: &str, visitor: &mut V) -> Result<(), V::Error> {
+        self.visit_named(|_| true, prefix, visitor)
+    }
+}
+
+impl<D: EdkmDevice> ParametersByPart<D> for Net<D> {
+    fn visit_part<V: ParameterVisitor<D>>(
+        &mut self,
+        part: usize,
+        prefix: &str,
+        visitor: &mut V,
+    ) -> Result<(), V::Error> {
+        self.visit_named(|name| SECOND.contains(&name) == (part == 1), prefix, visitor)
     }
 }

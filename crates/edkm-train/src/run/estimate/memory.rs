@@ -349,18 +349,18 @@ mod tests {
     }
 
     /// GB of training on a GPU with so many GB free.
-    fn on_gpu(name: &str, moments: MomentFormat, device_share: DeviceShare, free: f64) -> f64 {
-        let settings = settings(moments, device_share);
+    fn on_gpu(name: &str, settings: &FinetuneSettings, free: f64) -> f64 {
         let model = ModelSizes::new(
             &configuration(name).unwrap(),
             settings.clustering.as_ref(),
-            moments,
+            settings.moments,
             |_| true,
         );
         let free = (free * 1e9) as u64;
-        let stages = stages(&settings, &model, &NO_TEXT, Place::Device { free });
+        let stages = stages(settings, &model, &NO_TEXT, Place::Device { free });
         let training = stages.iter().find(|stage| stage.stage == "training").unwrap();
-        println!("{name} {moments:?} {device_share:?} {}", training.bytes);
+        let FinetuneSettings { moments, update, .. } = settings;
+        println!("{name} {moments:?} {update:?} {}", training.bytes);
         training.bytes as f64 * 1e-9
     }
 
@@ -368,7 +368,7 @@ mod tests {
     #[test]
     fn the_memory_of_a_gpu_is_what_was_measured() {
         for (name, measured) in [("llama-7b", 114.3), ("tinyllama-1.1b", 19.3)] {
-            let estimated = on_gpu(name, MomentFormat::F32, DeviceShare::WhatFits, 141.0);
+            let estimated = on_gpu(name, &settings(MomentFormat::F32, DeviceShare::WhatFits), 141.0);
             assert!(
                 (estimated / measured - 1.0).abs() < 0.03,
                 "{name}: {estimated} GB of {measured}"
@@ -378,8 +378,19 @@ mod tests {
 
     #[test]
     fn a_gpu_of_80_gb_holds_7b_parameters_with_moments_of_8_bits() {
-        let of = |moments| on_gpu("llama-7b", moments, DeviceShare::WhatFits, 84.0);
-        assert!(of(MomentFormat::F32) > 100.0);
-        assert!(of(MomentFormat::EightBit) < 79.0);
+        let of = |moments| settings(moments, DeviceShare::WhatFits);
+        assert!(on_gpu("llama-7b", &of(MomentFormat::F32), 84.0) > 100.0);
+        let eight_bits = of(MomentFormat::EightBit);
+        assert!(on_gpu("llama-7b", &eight_bits, 84.0) < 79.0);
+        let taught = FinetuneSettings {
+            objective: Objective::BEST,
+            ..eight_bits
+        };
+        assert!(on_gpu("llama-7b", &taught, 84.0) > 84.0);
+        let in_backward = FinetuneSettings {
+            update: Update::InBackward,
+            ..taught
+        };
+        assert!(on_gpu("llama-7b", &in_backward, 84.0) < 79.0);
     }
 }
