@@ -103,8 +103,7 @@ impl Case {
         }
     }
 
-    /// Bytes that a step after the first has taken at most beyond what was there before, the norms of all gradients, and the parameters.
-    fn run(&self, update: Update) -> (usize, Vec<f64>, Vec<(String, Vec<f32>)>) {
+    fn run(&self, update: Update) -> Outcome {
         let stream = TokenStream::from_tokens((0..2000u32).map(|i| (i * i / 7 + i) % 93).collect());
         let mut sampler = WindowSampler::new(&stream, self.sequence, 0).unwrap();
         let mut trainer = self.trainer(update);
@@ -119,8 +118,22 @@ impl Case {
         }
         let mut copy = Copy(Vec::new());
         trainer.model.visit_parameters("", &mut copy).unwrap();
-        (taken, norms, copy.0)
+        Outcome {
+            taken,
+            norms,
+            parameters: copy.0,
+        }
     }
+}
+
+/// What a few steps have come to.
+struct Outcome {
+    /// The most bytes that a step after the first has taken beyond what was there before.
+    taken: usize,
+    /// Of all gradients, by step.
+    norms: Vec<f64>,
+    /// By name, in their order.
+    parameters: Vec<(String, Vec<f32>)>,
 }
 
 struct Copy(Vec<(String, Vec<f32>)>);
@@ -155,13 +168,13 @@ fn the_numbers_are_those_of_an_update_after_backward() {
             moments,
             sequence: 24,
         };
-        let (_, norms, within) = case.run(Update::InBackward);
-        let (_, expected_norms, after) = case.run(Update::AfterBackward);
+        let within = case.run(Update::InBackward);
+        let after = case.run(Update::AfterBackward);
         // sums of the same squares in another order
-        for (norm, expected) in norms.iter().zip(expected_norms) {
+        for (norm, expected) in within.norms.iter().zip(&after.norms) {
             assert!((norm / expected - 1.0).abs() < 1e-12, "{norm} and {expected}");
         }
-        for ((name, within), (_, after)) in within.iter().zip(&after) {
+        for ((name, within), (_, after)) in within.parameters.iter().zip(&after.parameters) {
             assert_bitwise_equal(name, within, after);
         }
     }
@@ -178,8 +191,8 @@ fn the_gradients_of_one_part_are_there_at_a_time() {
         moments: MomentFormat::F32,
         sequence: 2,
     };
-    let (after, _, _) = case.run(Update::AfterBackward);
-    let (within, _, _) = case.run(Update::InBackward);
+    let after = case.run(Update::AfterBackward).taken;
+    let within = case.run(Update::InBackward).taken;
     let config = config(false);
     let fewer = 4 * (config.parameter_count() - largest_part(&config)) as usize;
     assert!(
