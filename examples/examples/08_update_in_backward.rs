@@ -27,6 +27,10 @@ impl Mlp {
 }
 
 impl ParametersByPart<Cpu> for Mlp {
+    fn parts(&self) -> usize {
+        self.0.len()
+    }
+
     fn visit_part<V: ParameterVisitor<Cpu>>(
         &mut self,
         part: usize,
@@ -39,7 +43,7 @@ impl ParametersByPart<Cpu> for Mlp {
 
 impl Parameters<Cpu> for Mlp {
     fn visit_parameters<V: ParameterVisitor<Cpu>>(&mut self, prefix: &str, visitor: &mut V) -> Result<(), V::Error> {
-        (0..self.0.len()).try_for_each(|part| self.visit_part(part, prefix, visitor))
+        (0..self.parts()).try_for_each(|part| self.visit_part(part, prefix, visitor))
     }
 }
 

@@ -40,8 +40,8 @@ pub enum Update {
     /// When all gradients are there, 4 bytes a parameter, which are clipped to their norm.
     #[default]
     AfterBackward,
-    /// A part of the model at a time, as soon as its gradients are whole: the gradients of one layer are there at a time (see
-    /// [`AdamW::backward_and_step`]). They are not clipped, and each step has one forward pass.
+    /// A part of the model at a time, as soon as its gradients are whole: the gradients of one layer are there at a time, and clipped on their own (see
+    /// [`AdamW::backward_and_step`]). Each step has one forward pass.
     InBackward,
 }
 
@@ -68,7 +68,7 @@ pub struct StepOutcome {
     pub step: u64,
     /// The loss before the update: nats a token of the text, or as the lesson of a teacher mixes it, distances of hidden states included.
     pub loss: f64,
-    /// Norm of all gradients, before clipping if they are clipped.
+    /// Norm of all gradients before clipping.
     pub gradient_norm: f64,
     /// The learning rate used.
     pub learning_rate: f64,

@@ -57,8 +57,11 @@ pub trait Parameters<D: EdkmDevice> {
     fn visit_parameters<V: ParameterVisitor<D>>(&mut self, prefix: &str, visitor: &mut V) -> Result<(), V::Error>;
 }
 
-/// A model that says on the tape where its parts begin ([`SaveForBackward::begin_part`](crate::SaveForBackward::begin_part)).
+/// A model of parts that says on the tape where each begins ([`SaveForBackward::begin_part`](crate::SaveForBackward::begin_part)).
 pub trait ParametersByPart<D: EdkmDevice>: Parameters<D> {
+    /// How many parts there are; they are numbered from 0.
+    fn parts(&self) -> usize;
+
     /// Calls the visitor for each parameter of a part, with the names that [`Parameters::visit_parameters`] gives them. No parameter is in two parts.
     fn visit_part<V: ParameterVisitor<D>>(
         &mut self,

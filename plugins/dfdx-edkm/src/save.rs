@@ -73,7 +73,7 @@ pub trait SaveForBackward<D: DeviceMemory>: Tape<f32, D> + 'static {
     }
 
     /// Says that the parameters of a part of the model are used from here on and not before: once backward has come back to here, their gradients
-    /// are whole (see [`crate::backward_by_parts`]). `part` is a number of the model's choice. A tape that gives all gradients at the end pays no heed.
+    /// are whole (see [`crate::backward_by_parts`]). `part` is its number in the model. A tape that gives all gradients at the end pays no heed.
     fn begin_part(&mut self, _part: usize) {}
 
     /// Notes why an op failed, and gives the device's error to return.

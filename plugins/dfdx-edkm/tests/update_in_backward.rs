@@ -1,10 +1,10 @@
 //! Updates within the backward pass: the numbers of a step after it, and what is left where a gradient is not finite.
 
 use dfdx::prelude::*;
-use dfdx_edkm::optim::{AdamW, AdamWConfig, StepError};
+use dfdx_edkm::optim::{AdamW, AdamWConfig, Moments, StepError};
 use dfdx_edkm::{backward, ParameterKind, ParameterVisitor, Parameters, ParametersByPart, SaveForBackward, StoreTape};
 use edkm_store::Store;
-use edkm_testkit::{assert_bitwise_equal, random};
+use edkm_testkit::{assert_bitwise_equal, assert_close, random};
 
 type Matrix = Tensor<Rank2<4, 4>, f32, Cpu>;
 
@@ -47,11 +47,15 @@ impl Two {
 
 impl Parameters<Cpu> for Two {
     fn visit_parameters<V: ParameterVisitor<Cpu>>(&mut self, prefix: &str, visitor: &mut V) -> Result<(), V::Error> {
-        (0..2).try_for_each(|part| self.visit_part(part, prefix, visitor))
+        (0..self.parts()).try_for_each(|part| self.visit_part(part, prefix, visitor))
     }
 }
 
 impl ParametersByPart<Cpu> for Two {
+    fn parts(&self) -> usize {
+        2
+    }
+
     fn visit_part<V: ParameterVisitor<Cpu>>(&mut self, part: usize, _: &str, visitor: &mut V) -> Result<(), V::Error> {
         let (name, parameter) = match part {
             0 => ("first", &mut self.first),
@@ -86,6 +90,32 @@ fn the_numbers_are_those_of_a_step_after_backward() {
         assert_bitwise_equal("first", &within.first.as_vec(), &after.first.as_vec());
         assert_bitwise_equal("second", &within.second.as_vec(), &after.second.as_vec());
         assert_eq!(other.state().unwrap(), one.state().unwrap());
+    }
+}
+
+#[test]
+fn the_gradients_of_each_part_are_clipped_to_its_share() {
+    let clip_norm = 1e-3;
+    let config = AdamWConfig {
+        clip_norm,
+        ..AdamWConfig::default()
+    };
+    // the squares of a part have half of those of the norm, also where both matrices come together at the end
+    let half = clip_norm * clip_norm / 2.0;
+    for (says, expected) in [([true; 3], vec![half, half]), ([false; 3], vec![half])] {
+        let (mut model, mut optimizer) = (Two::new(says), AdamW::new(Cpu::default(), config));
+        let loss = model.loss(Cpu::default().tensor(random(3, 16)));
+        assert!(optimizer.backward_and_step(&mut model, loss, 1e-2).unwrap() > 100.0 * clip_norm);
+        // the first moments are a tenth of the clipped gradients
+        let squares = optimizer.moments().values().map(|moments| match moments {
+            Moments::F32 { first, .. } => first.iter().map(|&m| f64::from(10.0 * m).powi(2)).sum(),
+            Moments::EightBit { .. } => panic!("moments of 8 bits"),
+        });
+        let squares: Vec<f64> = match expected.len() {
+            1 => vec![squares.sum()],
+            _ => squares.collect(),
+        };
+        assert_close("squares", &squares, &expected, 1e-4);
     }
 }
 

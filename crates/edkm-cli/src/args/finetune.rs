@@ -38,8 +38,8 @@ pub struct FinetuneArgs {
     /// How the optimizer keeps its moments
     #[arg(long, value_enum, default_value_t = OptimizerChoice::Adamw)]
     pub optimizer: OptimizerChoice,
-    /// Update each layer in backward, as soon as its gradients are whole, and free them: 4 bytes a parameter less. Gradients are not clipped then
-    /// (AdamW bounds its steps by itself), and a gradient that is not finite leaves the layers behind it updated
+    /// Update each layer in backward, as soon as its gradients are whole, and free them: 4 bytes a parameter less. Each layer's gradients are clipped on
+    /// their own then, and a gradient that is not finite leaves the layers behind it updated
     #[arg(long)]
     pub update_in_backward: bool,
     /// Tokens of a sequence

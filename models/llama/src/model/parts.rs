@@ -72,11 +72,15 @@ impl<V: Dim, H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> Llama<V, H, Q, K, F,
 
 impl<V: Dim, H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> Parameters<D> for Llama<V, H, Q, K, F, D> {
     fn visit_parameters<P: ParameterVisitor<D>>(&mut self, prefix: &str, visitor: &mut P) -> Result<(), P::Error> {
-        (EMBEDDING..=behind_layers(self.layers.len())).try_for_each(|part| self.visit_part(part, prefix, visitor))
+        (0..self.parts()).try_for_each(|part| self.visit_part(part, prefix, visitor))
     }
 }
 
 impl<V: Dim, H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> ParametersByPart<D> for Llama<V, H, Q, K, F, D> {
+    fn parts(&self) -> usize {
+        behind_layers(self.layers.len()) + 1
+    }
+
     fn visit_part<P: ParameterVisitor<D>>(
         &mut self,
         part: usize,

@@ -18,7 +18,7 @@ pub struct AdamWConfig {
     pub eps: f32,
     /// Decay of matrices per step, times the learning rate; vectors (norms, biases) do not decay.
     pub weight_decay: f32,
-    /// Gradients are scaled down to this norm over all parameters; infinity for no clipping. Not used by [`AdamW::backward_and_step`].
+    /// Gradients are scaled down to this norm over all parameters; infinity for no clipping. [`AdamW::backward_and_step`] keeps to it part by part.
     pub clip_norm: f64,
     /// How the moments are kept.
     pub moments: MomentFormat,
@@ -116,11 +116,7 @@ impl<D: EdkmDevice> AdamW<D> {
     ) -> Result<f64, StepError> {
         let _span = tracing::trace_span!("optimizer").entered();
         let norm = self.norm(model, gradients)? * gradient_scale;
-        let clip = if norm > self.config.clip_norm {
-            self.config.clip_norm / norm
-        } else {
-            1.0
-        };
+        let clip = clip_factor(norm, self.config.clip_norm);
         self.step += 1;
         let mut update = Update {
             hyper: self.hyper(learning_rate, gradient_scale * clip),
@@ -269,6 +265,15 @@ pub enum StepError {
     /// The backward pass in which parameters were updated.
     #[error(transparent)]
     Backward(#[from] EdkmError),
+}
+
+/// What gradients of that norm are multiplied with, so that it is at most `clip_norm`.
+pub(super) fn clip_factor(norm: f64, clip_norm: f64) -> f64 {
+    if norm > clip_norm {
+        clip_norm / norm
+    } else {
+        1.0
+    }
 }
 
 /// That of the gradient of a parameter, which must be finite.

@@ -5,75 +5,94 @@ use std::collections::HashSet;
 use dfdx::prelude::*;
 use edkm_kernels::adamw::Hyper;
 
-use super::adamw::{device_error, sum_of_squares};
+use super::adamw::{clip_factor, device_error, sum_of_squares};
 use super::{AdamW, StepError};
 use crate::device::take_gradient;
 use crate::{backward_by_parts, EdkmDevice, ParameterKind, ParameterVisitor, ParametersByPart, StoreTape};
 
 impl<D: EdkmDevice> AdamW<D> {
     /// The backward pass of `loss` and the update of every parameter of `model`, part by part: once the gradients of a part are whole its parameters are
-    /// updated and the gradients freed. Memory of the gradients of the largest part in place of 4 bytes a parameter. Gives the norm of all gradients.
+    /// updated and the gradients freed. Memory of the gradients of the largest part in place of 4 bytes a parameter. Gives the norm of all gradients before
+    /// clipping.
     ///
     /// Parameters whose part does not begin on the loss's own tape (see [`SaveForBackward::begin_part`](crate::SaveForBackward::begin_part)) are updated
-    /// at the end. The gradients of one backward pass make the step: there is nothing to accumulate into.
+    /// together at the end. The gradients of one backward pass make the step: there is nothing to accumulate into.
     ///
-    /// There is no clipping (`clip_norm` is not used), since the norm is known when all is done. AdamW bounds each step by itself: with betas of 0.9 and
-    /// 0.95 no number changes by more than 1.2 times the learning rate, whatever its gradients (arXiv 1412.6980, section 2.1).
+    /// The norm of all gradients is known when all is done, so each part's are clipped on their own: to the root of its share in `clip_norm` squared,
+    /// one of as many as there are parts. So the norm of all stays within `clip_norm`.
     ///
     /// # Errors
-    /// Those of [`backward_by_parts`]; a gradient that is not finite ([`StepError::NotFinite`]), where parameters of later parts have been updated and the others are
-    /// as they were; the device's.
+    /// Those of [`backward_by_parts`]; a gradient that is not finite ([`StepError::NotFinite`]), where later parts have been updated and this one and earlier
+    /// ones are as they were; the device's.
     pub fn backward_and_step(
         &mut self,
         model: &mut impl ParametersByPart<D>,
         loss: Tensor<Rank0, f32, D, StoreTape<f32, D>>,
         learning_rate: f64,
     ) -> Result<f64, StepError> {
-        let hyper = Hyper {
-            step: self.step + 1,
-            ..self.hyper(learning_rate, 1.0)
-        };
-        let mut progress = Progress {
-            hyper,
+        let mut step = PartialStep {
+            hyper: Hyper {
+                step: self.step + 1,
+                ..self.hyper(learning_rate, 1.0)
+            },
+            clip_norm: self.config().clip_norm / (model.parts().max(1) as f64).sqrt(),
             optimizer: self,
             sum_of_squares: 0.0,
             updated: HashSet::new(),
         };
         let mut rest = backward_by_parts(loss, |part, gradients| {
             let _span = tracing::trace_span!("optimizer", part).entered();
-            model.visit_part(part, "", &mut progress.with(gradients))
+            step.update(gradients, |visitor| model.visit_part(part, "", visitor))
         })?;
         let _span = tracing::trace_span!("optimizer").entered();
-        model.visit_parameters("", &mut progress.with(&mut rest))?;
-        Ok(progress.sum_of_squares.sqrt())
+        step.update(&mut rest, |visitor| model.visit_parameters("", visitor))?;
+        Ok(step.sum_of_squares.sqrt())
     }
 }
 
 /// A step that has come to some part.
-struct Progress<'a, D: EdkmDevice> {
+struct PartialStep<'a, D: EdkmDevice> {
     hyper: Hyper,
+    /// That of a part.
+    clip_norm: f64,
     optimizer: &'a mut AdamW<D>,
+    /// Of the gradients so far.
     sum_of_squares: f64,
     /// Parameters, by name.
     updated: HashSet<String>,
 }
 
-impl<'a, D: EdkmDevice> Progress<'a, D> {
-    fn with<'p>(&'p mut self, gradients: &'p mut Gradients<f32, D>) -> UpdateOnce<'a, 'p, D> {
-        UpdateOnce {
-            progress: self,
+impl<'a, D: EdkmDevice> PartialStep<'a, D> {
+    /// Updates what `visit` shows to it and has not been updated yet, from gradients that are whole.
+    fn update(
+        &mut self,
+        gradients: &mut Gradients<f32, D>,
+        mut visit: impl FnMut(&mut Pass<'_, 'a, D>) -> Result<(), StepError>,
+    ) -> Result<(), StepError> {
+        let mut pass = Pass {
+            step: self,
             gradients,
-        }
+            sum_of_squares: 0.0,
+            factor: None,
+        };
+        visit(&mut pass)?;
+        pass.factor = Some(clip_factor(pass.sum_of_squares.sqrt(), pass.step.clip_norm));
+        visit(&mut pass)?;
+        self.sum_of_squares += pass.sum_of_squares;
+        Ok(())
     }
 }
 
-/// Updates what has not been updated yet in this step.
-struct UpdateOnce<'a, 'p, D: EdkmDevice> {
-    progress: &'p mut Progress<'a, D>,
+/// A walk over the parameters of a part: the first sums up the squares of their gradients, the second updates them.
+struct Pass<'p, 'a, D: EdkmDevice> {
+    step: &'p mut PartialStep<'a, D>,
     gradients: &'p mut Gradients<f32, D>,
+    sum_of_squares: f64,
+    /// What the gradients are multiplied with, once that is known.
+    factor: Option<f64>,
 }
 
-impl<D: EdkmDevice> ParameterVisitor<D> for UpdateOnce<'_, '_, D> {
+impl<D: EdkmDevice> ParameterVisitor<D> for Pass<'_, '_, D> {
     type Error = StepError;
 
     fn visit<S: Shape>(
@@ -82,18 +101,29 @@ impl<D: EdkmDevice> ParameterVisitor<D> for UpdateOnce<'_, '_, D> {
         kind: ParameterKind<'_>,
         parameter: &mut Tensor<S, f32, D>,
     ) -> Result<(), StepError> {
-        let Self { progress, gradients } = self;
-        if !progress.updated.insert(name.to_owned()) {
+        let PartialStep {
+            hyper,
+            optimizer,
+            updated,
+            ..
+        } = &mut *self.step;
+        if updated.contains(name) {
             return Ok(());
         }
-        let slot = gradients
-            .get_or_alloc_mut(parameter)
-            .map_err(|e| device_error(name, e))?;
-        let optimizer = &mut *progress.optimizer;
+        let slot = self.gradients.get_or_alloc_mut(parameter);
+        let slot = slot.map_err(|e| device_error(name, e))?;
+        let Some(factor) = self.factor else {
+            self.sum_of_squares += sum_of_squares(&optimizer.device, name, slot)?;
+            return Ok(());
+        };
         let gradient = take_gradient(&optimizer.device, slot).map_err(|e| device_error(name, e))?;
-        progress.sum_of_squares += sum_of_squares(&optimizer.device, name, &gradient)?;
+        let hyper = Hyper {
+            grad_scale: factor as f32,
+            ..*hyper
+        };
         // a step that changes nothing is none
-        optimizer.step = progress.hyper.step;
-        optimizer.update_of_kind(name, kind, parameter, &gradient, progress.hyper)
+        optimizer.step = hyper.step;
+        updated.insert(name.to_owned());
+        optimizer.update_of_kind(name, kind, parameter, &gradient, hyper)
     }
 }

@@ -213,6 +213,10 @@ impl<D: EdkmDevice> Parameters<D> for Net<D> {
 }
 
 impl<D: EdkmDevice> ParametersByPart<D> for Net<D> {
+    fn parts(&self) -> usize {
+        2
+    }
+
     fn visit_part<V: ParameterVisitor<D>>(
         &mut self,
         part: usize,
