@@ -18,7 +18,7 @@ pub use distillation::Distillation;
 pub use layer::{AttentionSettings, DecoderLayer, Residual};
 
 pub use palettes::{palette_spec, palettize, ClusterPlan, PalettizedParameter};
-pub use parts::{largest_part, part_of};
+pub use parts::largest_part;
 pub use projection::Projection;
 pub use teacher::{DynamicTeacher, Teacher};
 

@@ -19,7 +19,7 @@ const fn behind_layers(layers: usize) -> usize {
 }
 
 /// The part of a model of this configuration that a parameter belongs to, in the order of a forward pass.
-pub fn part_of(config: &LlamaConfig, parameter: &Parameter) -> usize {
+fn part_of(config: &LlamaConfig, parameter: &Parameter) -> usize {
     match (parameter.layer, parameter.kind) {
         (Some(index), _) => of_layer(index),
         (None, Kind::EmbedTokens) => EMBEDDING,

@@ -108,6 +108,7 @@ fn room(_: &Path) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::run::estimate::{Share, StageMemory, When};
 
     fn estimate(memory_bytes: u64, disk_bytes: u64) -> Estimate {
         Estimate {
@@ -140,6 +141,25 @@ mod tests {
             for part in parts {
                 assert!(message.contains(part), "no `{part}` in: {message}");
             }
+        }
+    }
+
+    /// Of a model whose weights take as much as the gradients.
+    #[test]
+    fn what_would_lower_the_memory_most_is_said() {
+        for (moments, gradients, advice) in [
+            (8, 4, "--optimizer adamw-8bit"),
+            (2, 4, "--update-in-backward"),
+            (2, 1, "--batch"),
+        ] {
+            let shares = [("weights", 4), (OPTIMIZER, moments), (GRADIENTS, gradients)];
+            let shares = shares.map(|(what, bytes)| Share { what, bytes });
+            let estimate = Estimate {
+                memory: vec![StageMemory::new("training", When::Always, shares.into())],
+                ..estimate(5 << 40, 0)
+            };
+            let message = estimate.check().unwrap_err().to_string();
+            assert!(message.contains(advice), "no `{advice}` in: {message}");
         }
     }
 
