@@ -47,7 +47,10 @@ fn estimates_are_near_what_the_run_takes() {
             &["--seq", "128", "--batch", "8", "--checkpoint-every", "2"],
         ),
         ("no clustering", &["--seq", "64", "--batch", "64", "--no-cluster"]),
-        ("update in backward", &["--seq", "64", "--update-in-backward"]),
+        (
+            "update in backward",
+            &["--seq", "128", "--batch", "16", "--update-in-backward"],
+        ),
     ] {
         let shop = Workshop::new();
         let story = "Once upon a time there was a girl named Lily. She had a red ball and a small dog.\n\n";
