@@ -6,7 +6,6 @@ use edkm_llama::model::Distillation;
 
 use crate::device_share::{what_fits, DeviceShare};
 use crate::run::{FinetuneSettings, Measure, Objective};
-use crate::trainer::Update;
 
 /// What the program holds that no size of the model explains: code, stacks, packed tiles of the matrix products, the thread pool. What it
 /// holds when the estimate is made counts as measured, and this is what comes to it (release build, x86-64 Linux, two threads). Blocks that the
@@ -194,14 +193,6 @@ fn teacher(settings: &FinetuneSettings, model: &ModelSizes) -> Share {
     share("teacher", bytes)
 }
 
-/// The gradients that are there at once when the last of them is whole.
-fn gradients(settings: &FinetuneSettings, model: &ModelSizes) -> u64 {
-    match settings.update {
-        Update::AfterBackward => model.parameters,
-        Update::InBackward => model.largest_part,
-    }
-}
-
 /// What comes to it within a step. Either backward begins, everything is saved and few gradients are there; or it ends, and all gradients are there that
 /// are kept till then.
 fn training(settings: &FinetuneSettings, model: &ModelSizes, place: Place) -> Vec<Share> {
@@ -224,7 +215,7 @@ fn training(settings: &FinetuneSettings, model: &ModelSizes, place: Place) -> Ve
     };
     let forward = model.loss(tokens, models(settings)).max(teacher_layer);
     let begins = [in_memory, first_gradients, work.max(forward)];
-    let ends = [of_layer, gradients(settings, model), work];
+    let ends = [of_layer, model.gradients, work];
     let sum = |shares: [u64; 3]| shares.into_iter().fold(0, u64::saturating_add);
     let [saved, gradients, work] = match sum(begins) > sum(ends) {
         true => begins,
@@ -291,7 +282,7 @@ fn on_device(settings: &FinetuneSettings, model: &ModelSizes, free: u64) -> u64 
         DeviceShare::AtMost(bytes) => bytes.0,
         // half of what is left beside all that stays
         DeviceShare::WhatFits => {
-            let stays = model.parameters + gradients(settings, model) + model.moments + teacher(settings, model).bytes;
+            let stays = model.parameters + model.gradients + model.moments + teacher(settings, model).bytes;
             what_fits(free, stays)
         }
     };
@@ -308,6 +299,7 @@ mod tests {
     use crate::bench::configurations::configuration;
     use crate::run::checkpoint::CheckpointSettings;
     use crate::run::{ClusterSettings, DataSource, OnLimits, OnNonFinite, RateUnit};
+    use crate::trainer::Update;
     use dfdx_edkm::optim::MomentFormat;
 
     const NO_TEXT: TextSizes = TextSizes {
@@ -354,6 +346,7 @@ mod tests {
             &configuration(name).unwrap(),
             settings.clustering.as_ref(),
             settings.moments,
+            settings.update,
             |_| true,
         );
         let free = (free * 1e9) as u64;

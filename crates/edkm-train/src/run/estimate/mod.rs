@@ -149,7 +149,8 @@ fn model_sizes(settings: &FinetuneSettings, config: &LlamaConfig, checkpoint: &C
         let dtype = checkpoint.info(name).map(|info| info.dtype);
         matches!(dtype, Some(Dtype::F16 | Dtype::BF16))
     };
-    ModelSizes::new(config, settings.clustering.as_ref(), settings.moments, is_half)
+    let clustering = settings.clustering.as_ref();
+    ModelSizes::new(config, clustering, settings.moments, settings.update, is_half)
 }
 
 /// The sizes of a run's text.

@@ -2,11 +2,12 @@
 
 use dfdx_edkm::optim::MomentFormat;
 use edkm_llama::config::LlamaConfig;
-use edkm_llama::model::{largest_part, ClusterPlan, Recompute};
+use edkm_llama::model::{ClusterPlan, Recompute};
 use edkm_llama::names::{parameters, Role};
 
-use crate::optimizer_bytes::moment_bytes;
+use crate::optimizer_bytes::{gradient_bytes, moment_bytes};
 use crate::run::ClusterSettings;
+use crate::trainer::Update;
 
 const F32: u64 = 4;
 
@@ -21,7 +22,9 @@ pub(super) struct ModelSizes {
     pub(super) parameters: u64,
     /// The largest parameter.
     pub(super) largest: u64,
-    /// The part whose gradients are there together when a part at a time is updated.
+    /// The gradients that are there at once in a step when the last of them is whole.
+    pub(super) gradients: u64,
+    /// The same where they are freed part by part.
     pub(super) largest_part: u64,
     /// The optimizer's moments.
     pub(super) moments: u64,
@@ -54,6 +57,7 @@ impl ModelSizes {
         config: &LlamaConfig,
         clustering: Option<&ClusterSettings>,
         moments: MomentFormat,
+        update: Update,
         is_half: impl Fn(&str) -> bool,
     ) -> Self {
         let (mut all, mut largest, mut halves, mut clustered, mut clustering_buffers, mut head_buffers) =
@@ -86,7 +90,8 @@ impl ModelSizes {
         Self {
             parameters: all,
             largest,
-            largest_part: largest_part(config).saturating_mul(F32),
+            gradients: gradient_bytes(config, update),
+            largest_part: gradient_bytes(config, Update::InBackward),
             moments: moment_bytes(config, moments),
             teacher: all - halves,
             teacher_layer: 2 * halves / (config.num_hidden_layers as u64).max(1),
