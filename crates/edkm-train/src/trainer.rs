@@ -271,7 +271,7 @@ impl<D: EdkmDevice> Trainer<D> {
         }
         let failure = tape.failure();
         let (tokens, targets) = model_input(batch);
-        let _span = tracing::trace_span!("forward").entered();
+        let forward = tracing::trace_span!("forward").entered();
         let loss = match &self.teacher {
             None => self.model.try_loss(&tokens, targets, tape),
             Some((teacher, lesson)) => self
@@ -282,6 +282,7 @@ impl<D: EdkmDevice> Trainer<D> {
             Ok(loss) => loss,
             Err(device) => return Err(self.failed("forward", failure.take(), device)),
         };
+        drop(forward);
         let value = f64::from(loss.as_vec()[0]);
         if !value.is_finite() {
             drop(loss);
