@@ -276,6 +276,15 @@ pub(super) fn clip_factor(norm: f64, clip_norm: f64) -> f64 {
     }
 }
 
+/// The gradient of a parameter: zero if it has none.
+pub(super) fn gradient_of<'g, S: Shape, D: EdkmDevice>(
+    gradients: &'g mut Gradients<f32, D>,
+    name: &str,
+    parameter: &Tensor<S, f32, D>,
+) -> Result<&'g mut <D as Storage<f32>>::Vec, StepError> {
+    gradients.get_or_alloc_mut(parameter).map_err(|e| device_error(name, e))
+}
+
 /// That of the gradient of a parameter, which must be finite.
 pub(super) fn sum_of_squares<D: EdkmDevice>(
     device: &D,
@@ -315,10 +324,7 @@ impl<D: EdkmDevice> ParameterVisitor<D> for Norm<'_, D> {
         _: ParameterKind<'_>,
         parameter: &mut Tensor<S, f32, D>,
     ) -> Result<(), StepError> {
-        let gradient = self
-            .gradients
-            .get_or_alloc_mut(parameter)
-            .map_err(|e| device_error(name, e))?;
+        let gradient = gradient_of(self.gradients, name, parameter)?;
         self.sum_of_squares += sum_of_squares(self.device, name, gradient)?;
         Ok(())
     }
@@ -339,10 +345,7 @@ impl<D: EdkmDevice> ParameterVisitor<D> for Update<'_, D> {
         kind: ParameterKind<'_>,
         parameter: &mut Tensor<S, f32, D>,
     ) -> Result<(), StepError> {
-        let gradient = self
-            .gradients
-            .get_or_alloc_mut(parameter)
-            .map_err(|e| device_error(name, e))?;
+        let gradient = gradient_of(self.gradients, name, parameter)?;
         self.optimizer
             .update_of_kind(name, kind, parameter, gradient, self.hyper)
     }

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use dfdx::prelude::*;
 use edkm_kernels::adamw::Hyper;
 
-use super::adamw::{clip_factor, device_error, sum_of_squares};
+use super::adamw::{clip_factor, device_error, gradient_of, sum_of_squares};
 use super::{AdamW, StepError};
 use crate::device::take_gradient;
 use crate::{backward_by_parts, EdkmDevice, ParameterKind, ParameterVisitor, ParametersByPart, StoreTape};
@@ -110,8 +110,7 @@ impl<D: EdkmDevice> ParameterVisitor<D> for Pass<'_, '_, D> {
         if updated.contains(name) {
             return Ok(());
         }
-        let slot = self.gradients.get_or_alloc_mut(parameter);
-        let slot = slot.map_err(|e| device_error(name, e))?;
+        let slot = gradient_of(self.gradients, name, parameter)?;
         let Some(factor) = self.factor else {
             self.sum_of_squares += sum_of_squares(&optimizer.device, name, slot)?;
             return Ok(());
