@@ -52,6 +52,8 @@ pub mod swiglu;
 mod check;
 mod disjoint;
 mod exp;
+mod heap;
+mod kept_blocks;
 pub mod lanes;
 mod large_pages;
 mod logits;

@@ -9,6 +9,7 @@ use dfdx_edkm::{
 };
 use edkm_cluster::bench::median;
 use edkm_cluster::Bits;
+use edkm_kernels::LargePages;
 use edkm_llama::config::LlamaConfig;
 use edkm_llama::model::DynamicLlama;
 use edkm_store::{Backend, Bytes, StoreSpec};
@@ -229,10 +230,12 @@ impl<D: EdkmDevice> LayerBench<D> {
         self.pass(variant, |_| Ok(()))?;
         let device = self.x_bsh.device();
         let mut watch = Watch::begin(device)?;
+        LargePages::give_back();
         reset_peak_resident();
         let start = resident_bytes();
         let (mut kept_bytes, mut store_bytes) = (None, 0);
         self.pass(variant, |stored| {
+            LargePages::give_back();
             let grown = |start: u64| resident_bytes().map(|now| now.saturating_sub(start));
             kept_bytes = start.and_then(grown);
             store_bytes = stored;

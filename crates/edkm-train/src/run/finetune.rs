@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use dfdx_edkm::optim::AdamWConfig;
 use dfdx_edkm::EdkmDevice;
+use edkm_kernels::LargePages;
 use edkm_llama::checkpoint::{copy_companions, Checkpoint, OutputDir, Sharding};
 use edkm_llama::config::LlamaConfig;
 use edkm_llama::model::{DynamicLlama, DynamicTeacher};
@@ -258,6 +259,7 @@ pub fn finetune<D: EdkmDevice>(
     let (store, budget) = (trainer.store().report(), trainer.device_budget().cloned());
     // optimizer and teacher have done their part
     let mut model = trainer.into_model();
+    LargePages::give_back();
     let clustering_bytes = clustering_bytes(&mut model);
 
     observer.stage(Stage::Save);
