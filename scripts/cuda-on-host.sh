@@ -18,7 +18,7 @@ mkdir -p "$dir/bin" "$dir/lib" "$dir/include"
 touch "$dir/include/cuda.h"
 cat $crate/cuda/prelude.cuh $crate/cuda/tiles.cuh $crate/cuda/*.cu > "$dir/kernels.h"
 grep -ohE 'EDKM_KERNEL \w+' $crate/cuda/*.cu | sed 's/EDKM_KERNEL \(.*\)/EDKM_ENTRY(\1)/' > "$dir/entries.h"
-"${CXX:-c++}" -std=c++17 -O1 -ffp-contract=off -shared -fPIC -pthread -I "$dir" -I $crate/tests/device $crate/tests/device/standin.cpp \
+"${CXX:-c++}" -std=c++17 -O2 -ffp-contract=off -shared -fPIC -pthread -I "$dir" -I $crate/tests/device $crate/tests/device/standin.cpp \
     -Wl,-soname,libcuda.so.1 -o "$dir/lib/libcuda.so"
 ln -sf libcuda.so "$dir/lib/libcuda.so.1"
 for name in nvrtc cublas cublasLt; do

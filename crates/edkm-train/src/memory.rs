@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use edkm_kernels::LargePages;
+
 /// The most resident memory the process has had, in bytes. `None` where the system does not tell (outside Linux).
 pub fn peak_resident_bytes() -> Option<u64> {
     Resident::read().peak
@@ -33,8 +35,10 @@ impl Resident {
     }
 }
 
-/// Lets the peak begin anew at the present size, where the system allows it (Linux). Elsewhere the peak stays that of the whole process.
+/// Lets the peak begin anew at the present size, without what the allocator keeps of earlier work, where the system allows it (Linux). Elsewhere the peak stays
+/// that of the whole process.
 pub fn reset_peak_resident() {
+    LargePages::give_back();
     // "5" resets the peak and nothing else: proc_pid_clear_refs(5). A kernel without it leaves the peak as it was.
     let _ = std::fs::write("/proc/self/clear_refs", "5");
 }

@@ -89,8 +89,8 @@ pub fn run<E: From<TrainError>>(
     let failed = |source| E::from(TrainError::Llama(source));
     let file_bytes = Checkpoint::open(dir).map_err(failed)?.file_bytes();
 
-    let resident_before_bytes = resident_bytes();
     reset_peak_resident();
+    let resident_before_bytes = resident_bytes();
     let begin = Instant::now();
     let model = place(InferenceModel::open(dir).map_err(failed)?)?;
     let context = settings.prompt + settings.tokens + 1;

@@ -230,7 +230,6 @@ impl<D: EdkmDevice> LayerBench<D> {
         self.pass(variant, |_| Ok(()))?;
         let device = self.x_bsh.device();
         let mut watch = Watch::begin(device)?;
-        LargePages::give_back();
         reset_peak_resident();
         let start = resident_bytes();
         let (mut kept_bytes, mut store_bytes) = (None, 0);
