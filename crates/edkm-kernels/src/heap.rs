@@ -8,17 +8,23 @@ const PART: usize = 64 << 20;
 /// pages were asked for.
 pub(crate) const CLEARS: bool = cfg!(all(target_os = "linux", target_env = "gnu"));
 
-/// Lets the heap have the blocks of less than so many bytes, and keep what is given back of them (mallopt(3)). It returns the end of the heap to the kernel
-/// else, as often as more than it expects is free there, to grow and be cleared again in the next step.
+/// Lets the heap have the blocks of less than so many bytes, and keep what is given back of them (mallopt(3)). Else it returns its end to the kernel as often as
+/// more than it expects is free there, to grow and be cleared again in the next step. What the environment says (`MALLOC_MMAP_THRESHOLD_` and the like) stays.
 pub(crate) fn keep_blocks_below(bytes: usize) {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
         let int = |bytes: usize| libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
-        // SAFETY: these change when the heap grows and shrinks, nothing that lies there
-        unsafe {
-            libc::mallopt(libc::M_MMAP_THRESHOLD, int(bytes));
-            libc::mallopt(libc::M_TRIM_THRESHOLD, -1);
-            libc::mallopt(libc::M_TOP_PAD, int(PART));
+        for (variable, parameter, value) in [
+            (c"MALLOC_MMAP_THRESHOLD_", libc::M_MMAP_THRESHOLD, int(bytes)),
+            (c"MALLOC_TRIM_THRESHOLD_", libc::M_TRIM_THRESHOLD, -1),
+            (c"MALLOC_TOP_PAD_", libc::M_TOP_PAD, int(PART)),
+        ] {
+            // SAFETY: the variable is looked for, not read; the parameters change when the heap grows and shrinks, nothing that lies there
+            unsafe {
+                if libc::getenv(variable.as_ptr()).is_null() {
+                    libc::mallopt(parameter, value);
+                }
+            }
         }
     }
     #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
