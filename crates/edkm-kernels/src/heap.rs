@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 /// By so many bytes the heap grows at a time. The kernel puts a large page where all of it is the heap's; what is not touched takes no memory.
+#[cfg(target_os = "linux")]
 const PART: usize = 64 << 20;
 
 /// Whether a block of zeros of less than what [`keep_blocks_below`] was told has been cleared by the C library: then whoever asks can as well do it, after large
