@@ -42,7 +42,8 @@ pub(crate) fn give_back() {
 }
 
 /// Where the part of the heap ends that has a block of less than what [`keep_blocks_below`] was told: the main thread's is one run, the others' are runs of
-/// 64 MiB at multiples of as much. 0 where that is not known.
+/// 64 MiB at multiples of as much. 0 where that is not known. (For a block that lies elsewhere, as where the environment has the C library map it, it's an address
+/// beyond the block that says nothing.)
 #[cfg(target_os = "linux")]
 pub(crate) fn end_of_part(address: usize) -> usize {
     if cfg!(not(target_env = "gnu")) {

@@ -11,8 +11,8 @@ pub(crate) struct Block {
     pub(crate) align: usize,
 }
 
-/// The blocks that are kept, oldest first. What is in use and what is kept come to no more than what was in use at once before, so that keeping blocks never
-/// takes more memory than the program took at its most.
+/// The blocks that are kept, oldest first. What is in use and what is kept come to no more than what was in use at once before: such blocks never take more
+/// memory than they took at their most. (The program may, by a few percent: its other memory has its most at another time.)
 #[derive(Debug)]
 pub(crate) struct KeptBlocks {
     blocks: [Block; MOST],
