@@ -1,9 +1,10 @@
-//! Output projection and cross-entropy together, in chunks of tokens, as `edkm_kernels::cross_entropy`.
+//! Output projection and cross-entropy together, in chunks of tokens, as `edkm_kernels::cross_entropy`: the logits of the last chunk are kept for the
+//! backward pass, which begins with them.
 #![allow(unsafe_code)]
 
 use edkm_kernels::cross_entropy::Losses;
 
-use crate::logits::{check_targets, chunks};
+use crate::logits::{check_targets, chunks, Chunk, Logits};
 use crate::runtime::blocks;
 use crate::Argument::{Float, Size};
 use crate::{check, Array, Runtime, Slice, SliceMut};
@@ -19,7 +20,14 @@ pub struct Targets<'a> {
     pub weights: &'a [f32],
 }
 
-/// The weighted sum of the losses, and the log-sum-exp of each token's logits `[N]` (0 where the weight is 0), on the host.
+/// What [`forward`] leaves for [`backward`]: in the device's memory the logits of a chunk (`edkm_kernels::cross_entropy::tokens_at_once`).
+pub struct Kept<R: Runtime> {
+    /// Log-sum-exp of each token's logits `[N]`, 0 where the weight is 0, on the host.
+    pub lse: Vec<f32>,
+    last: Option<(Chunk<R>, Logits<R>)>,
+}
+
+/// The weighted sum of the losses.
 ///
 /// # Errors
 /// The runtime's.
@@ -30,17 +38,23 @@ pub fn forward<R: Runtime>(
     runtime: &R,
     projection: Projection<'_>,
     targets: Targets<'_>,
-) -> Result<(Losses, Vec<f32>), R::Error> {
+) -> Result<(Losses, Kept<R>), R::Error> {
     let tokens = targets.ids.len();
     check::len("token weights [N]", targets.weights.len(), tokens);
-    let (mut losses, mut lse) = (Losses::default(), vec![0.0; tokens]);
+    let mut losses = Losses::default();
+    let mut kept = Kept {
+        lse: vec![0.0; tokens],
+        last: None,
+    };
     if tokens == 0 {
-        return Ok((losses, lse));
+        return Ok((losses, kept));
     }
     let axes = projection.axes(tokens);
     check_targets(targets.ids, targets.weights, axes.vocabulary);
-    for chunk in chunks(runtime, targets.weights, axes.vocabulary, 1) {
-        let chunk = chunk?;
+    for positions in chunks(targets.weights, axes, 1) {
+        // its memory serves the next
+        kept.last = None;
+        let chunk = Chunk::new(runtime, positions)?;
         let rows = chunk.len();
         let logits = projection.logits(runtime, axes, &chunk)?;
         let ids = chunk.pick(runtime, targets.ids)?;
@@ -62,13 +76,14 @@ pub fn forward<R: Runtime>(
             let weight = f64::from(targets.weights[token]);
             losses.weight += weight;
             losses.total += weight * (f64::from(found[i]) - f64::from(found[rows + i]));
-            lse[token] = found[i];
+            kept.lse[token] = found[i];
         }
+        kept.last = Some((chunk, logits));
     }
-    Ok((losses, lse))
+    Ok((losses, kept))
 }
 
-/// Adds `scale` x `grad_loss[0]` times the gradients of the weighted sum to `grad_x [N, H]` and `grad_w [V, H]`. `lse [N]` as [`forward`] gave it.
+/// Adds `scale` x `grad_loss[0]` times the gradients of the weighted sum to `grad_x [N, H]` and `grad_w [V, H]`. `kept` as [`forward`] gave it.
 ///
 /// # Errors
 /// The runtime's.
@@ -79,13 +94,14 @@ pub fn backward<R: Runtime>(
     runtime: &R,
     projection: Projection<'_>,
     targets: Targets<'_>,
-    lse: &[f32],
+    kept: Kept<R>,
     grad_loss: Slice<'_, f32>,
     scale: f32,
     mut grad_x: SliceMut<'_, f32>,
     mut grad_w: SliceMut<'_, f32>,
 ) -> Result<(), R::Error> {
     let tokens = targets.ids.len();
+    let Kept { lse, mut last } = kept;
     check::len("token weights [N]", targets.weights.len(), tokens);
     check::len("lse [N]", lse.len(), tokens);
     check::len("grad_loss", grad_loss.len(), 1);
@@ -96,13 +112,19 @@ pub fn backward<R: Runtime>(
     }
     let axes = projection.axes(tokens);
     check_targets(targets.ids, targets.weights, axes.vocabulary);
-    for chunk in chunks(runtime, targets.weights, axes.vocabulary, 1) {
-        let chunk = chunk?;
+    for positions in chunks(targets.weights, axes, 1).into_iter().rev() {
+        let (chunk, mut logits) = match last.take() {
+            Some(last) => last,
+            None => {
+                let chunk = Chunk::new(runtime, positions)?;
+                let logits = projection.logits(runtime, axes, &chunk)?;
+                (chunk, logits)
+            }
+        };
         let rows = chunk.len();
-        let mut logits = projection.logits(runtime, axes, &chunk)?;
         let ids = chunk.pick(runtime, targets.ids)?;
         let weights = chunk.pick(runtime, targets.weights)?;
-        let lse = chunk.pick(runtime, lse)?;
+        let lse = chunk.pick(runtime, &lse)?;
         let arguments = [
             logits.logits.as_mut().argument(),
             ids.as_slice().argument(),

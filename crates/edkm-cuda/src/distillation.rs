@@ -1,9 +1,10 @@
-//! Divergence from a teacher's predictions, in chunks of tokens, as `edkm_kernels::distillation`.
+//! Divergence from a teacher's predictions, in chunks of tokens, as `edkm_kernels::distillation`: the logits of the last chunk are kept for the backward
+//! pass, which begins with them.
 #![allow(unsafe_code)]
 
 use edkm_kernels::distillation::{Lesson, LogSumExp, Sums};
 
-use crate::logits::{check_targets, chunks, Projection};
+use crate::logits::{check_targets, chunks, Axes, Chunk, Logits, Projection};
 use crate::runtime::blocks;
 use crate::Argument::{Float, Size};
 use crate::{check, Array, Runtime, Slice, SliceMut};
@@ -22,14 +23,45 @@ pub struct Comparison<'a> {
 /// What edkm_distillation_forward finds of a row: both models' log-sum-exp, the divergence, both models' cross-entropy.
 const PARTS: usize = 5;
 
-/// The weighted sums of what both say of each token, and what backward needs.
+/// What [`forward`] leaves for [`backward`]: in the device's memory the logits of a chunk (`edkm_kernels::cross_entropy::tokens_at_once`).
+pub struct Kept<R: Runtime> {
+    /// Log-sum-exp of each token's logits over the temperature, on the host.
+    pub lse: LogSumExp,
+    last: Option<BothLogits<R>>,
+}
+
+/// A chunk of tokens and both models' logits of it.
+struct BothLogits<R: Runtime> {
+    chunk: Chunk<R>,
+    student: Logits<R>,
+    teacher: Logits<R>,
+}
+
+impl Comparison<'_> {
+    /// Of the tokens at `positions`.
+    fn logits<R: Runtime>(
+        &self,
+        runtime: &R,
+        [axes, teacher_axes]: [Axes; 2],
+        positions: Vec<usize>,
+    ) -> Result<BothLogits<R>, R::Error> {
+        let chunk = Chunk::new(runtime, positions)?;
+        Ok(BothLogits {
+            student: self.student.logits(runtime, axes, &chunk)?,
+            teacher: self.teacher.logits(runtime, teacher_axes, &chunk)?,
+            chunk,
+        })
+    }
+}
+
+/// The weighted sums of what both say of each token. The lesson's share does not matter.
 ///
 /// # Errors
 /// The runtime's.
 ///
 /// # Panics
 /// If a target that counts is not below V.
-pub fn forward<R: Runtime>(runtime: &R, comparison: Comparison<'_>) -> Result<(Sums, LogSumExp), R::Error> {
+pub fn forward<R: Runtime>(runtime: &R, comparison: Comparison<'_>) -> Result<(Sums, Kept<R>), R::Error> {
     let Comparison {
         student,
         teacher,
@@ -44,27 +76,29 @@ pub fn forward<R: Runtime>(runtime: &R, comparison: Comparison<'_>) -> Result<(S
     let tokens = token_weights.len();
     check::len("targets [N]", targets.len(), tokens);
     let mut sums = Sums::default();
-    let mut lse = LogSumExp {
+    let lse = LogSumExp {
         student: vec![0.0; tokens],
         teacher: vec![0.0; tokens],
     };
+    let mut kept = Kept { lse, last: None };
     if tokens == 0 {
-        return Ok((sums, lse));
+        return Ok((sums, kept));
     }
     let (axes, teacher_axes) = (student.axes(tokens), teacher.axes(tokens));
     check::len("teacher's vocabulary", teacher_axes.vocabulary, axes.vocabulary);
     check_targets(targets, token_weights, axes.vocabulary);
-    for chunk in chunks(runtime, token_weights, axes.vocabulary, 2) {
-        let chunk = chunk?;
+    for positions in chunks(token_weights, axes, 2) {
+        // its memory serves the next
+        kept.last = None;
+        let logits = comparison.logits(runtime, [axes, teacher_axes], positions)?;
+        let chunk = &logits.chunk;
         let rows = chunk.len();
-        let of_student = student.logits(runtime, axes, &chunk)?;
-        let of_teacher = teacher.logits(runtime, teacher_axes, &chunk)?;
         let ids = chunk.pick(runtime, targets)?;
         let mut found = Array::<R, f32>::zeroed(runtime, PARTS * rows)?;
         let mut found_mut = found.as_mut();
         let arguments = [
-            of_student.logits.as_slice().argument(),
-            of_teacher.logits.as_slice().argument(),
+            logits.student.logits.as_slice().argument(),
+            logits.teacher.logits.as_slice().argument(),
             ids.as_slice().argument(),
             Float(temperature.recip()),
             found_mut.argument(),
@@ -83,21 +117,23 @@ pub fn forward<R: Runtime>(runtime: &R, comparison: Comparison<'_>) -> Result<(S
             sums.divergence += weight * f64::from(divergence);
             sums.cross_entropy += weight * f64::from(by_student);
             sums.teacher_cross_entropy += weight * f64::from(by_teacher);
-            lse.student[token] = student_lse;
-            lse.teacher[token] = teacher_lse;
+            kept.lse.student[token] = student_lse;
+            kept.lse.teacher[token] = teacher_lse;
         }
+        kept.last = Some(logits);
     }
-    Ok((sums, lse))
+    Ok((sums, kept))
 }
 
-/// Adds `scale` x `grad_loss[0]` times the gradients of [`Lesson::total`] to `grad_x [N, H]` and `grad_w [V, H]` of the student.
+/// Adds `scale` x `grad_loss[0]` times the gradients of [`Lesson::total`] to `grad_x [N, H]` and `grad_w [V, H]` of the student. `kept` as [`forward`]
+/// gave it.
 ///
 /// # Errors
 /// The runtime's.
 pub fn backward<R: Runtime>(
     runtime: &R,
     comparison: Comparison<'_>,
-    lse: &LogSumExp,
+    kept: Kept<R>,
     grad_loss: Slice<'_, f32>,
     scale: f32,
     mut grad_x: SliceMut<'_, f32>,
@@ -115,6 +151,7 @@ pub fn backward<R: Runtime>(
         temperature,
     } = lesson;
     let tokens = token_weights.len();
+    let Kept { lse, mut last } = kept;
     check::len("targets [N]", targets.len(), tokens);
     check::len("lse.student [N]", lse.student.len(), tokens);
     check::len("lse.teacher [N]", lse.teacher.len(), tokens);
@@ -127,17 +164,19 @@ pub fn backward<R: Runtime>(
     let (axes, teacher_axes) = (student.axes(tokens), teacher.axes(tokens));
     check::len("teacher's vocabulary", teacher_axes.vocabulary, axes.vocabulary);
     check_targets(targets, token_weights, axes.vocabulary);
-    for chunk in chunks(runtime, token_weights, axes.vocabulary, 2) {
-        let chunk = chunk?;
+    for positions in chunks(token_weights, axes, 2).into_iter().rev() {
+        let mut logits = match last.take() {
+            Some(last) => last,
+            None => comparison.logits(runtime, [axes, teacher_axes], positions)?,
+        };
+        let chunk = &logits.chunk;
         let rows = chunk.len();
-        let mut of_student = student.logits(runtime, axes, &chunk)?;
-        let of_teacher = teacher.logits(runtime, teacher_axes, &chunk)?;
         let (student_lse, teacher_lse) = (chunk.pick(runtime, &lse.student)?, chunk.pick(runtime, &lse.teacher)?);
         let weights = chunk.pick(runtime, token_weights)?;
         let ids = chunk.pick(runtime, targets)?;
         let arguments = [
-            of_student.logits.as_mut().argument(),
-            of_teacher.logits.as_slice().argument(),
+            logits.student.logits.as_mut().argument(),
+            logits.teacher.logits.as_slice().argument(),
             ids.as_slice().argument(),
             Float(temperature.recip()),
             Float(teacher_share),
@@ -153,7 +192,14 @@ pub fn backward<R: Runtime>(
         // SAFETY: edkm_distillation_backward(student, teacher, targets, scale, share, student_lse, teacher_lse, weights, grad_loss, factor, rows, vocabulary) reaches
         // rows x vocabulary logits of each model, `rows` of both lse and of weights, and one number of grad_loss.
         unsafe { runtime.launch("edkm_distillation_backward", blocks(rows), &arguments) }?;
-        student.backward(runtime, axes, &chunk, &of_student, grad_x.reborrow(), grad_w.reborrow())?;
+        student.backward(
+            runtime,
+            axes,
+            chunk,
+            &logits.student,
+            grad_x.reborrow(),
+            grad_w.reborrow(),
+        )?;
     }
     Ok(())
 }

@@ -1,13 +1,10 @@
 //! The output projection in chunks of tokens, on which the losses stand.
 
+use edkm_kernels::cross_entropy::tokens_at_once;
+
 use crate::embedding::{gather_rows, scatter_rows};
 use crate::product::{nn, nt, tn, Accumulate};
 use crate::{check, Array, Runtime, Slice, SliceMut};
-
-/// Logits held at once, in numbers: 256 MiB. Every chunk reads the projection, so chunks must not be small.
-const BUDGET: usize = 1 << 26;
-/// Rows of a chunk, at least.
-const FEWEST_ROWS: usize = 16;
 
 /// Hidden states and the output projection that turns them into logits: l = x wᵀ.
 #[derive(Debug, Clone, Copy)]
@@ -99,6 +96,14 @@ pub(crate) struct Chunk<R: Runtime> {
 }
 
 impl<R: Runtime> Chunk<R> {
+    pub(crate) fn new(runtime: &R, positions: Vec<usize>) -> Result<Self, R::Error> {
+        let tokens: Vec<u32> = positions.iter().map(|&n| n as u32).collect();
+        Ok(Self {
+            tokens: Array::from_host(runtime, &tokens)?,
+            positions,
+        })
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.positions.len()
     }
@@ -109,23 +114,11 @@ impl<R: Runtime> Chunk<R> {
     }
 }
 
-/// The tokens with a weight, in chunks of which `models` logits are held at once.
-pub(crate) fn chunks<'a, R: Runtime>(
-    runtime: &'a R,
-    token_weights: &[f32],
-    vocabulary: usize,
-    models: usize,
-) -> impl Iterator<Item = Result<Chunk<R>, R::Error>> + 'a {
-    let rows = (BUDGET / models / vocabulary.max(1)).max(FEWEST_ROWS);
+/// The tokens with a weight, in chunks of which the logits of `models` models are held at once.
+pub(crate) fn chunks(token_weights: &[f32], axes: Axes, models: usize) -> Vec<Vec<usize>> {
+    let rows = tokens_at_once(axes.hidden, axes.vocabulary, models);
     let counted: Vec<usize> = (0..token_weights.len()).filter(|&n| token_weights[n] != 0.0).collect();
-    let chunks: Vec<Vec<usize>> = counted.chunks(rows).map(<[usize]>::to_vec).collect();
-    chunks.into_iter().map(move |positions| {
-        let tokens: Vec<u32> = positions.iter().map(|&n| n as u32).collect();
-        Ok(Chunk {
-            tokens: Array::from_host(runtime, &tokens)?,
-            positions,
-        })
-    })
+    counted.chunks(rows).map(<[usize]>::to_vec).collect()
 }
 
 /// Panics if a target that counts is outside of the vocabulary.

@@ -4,7 +4,8 @@
 //! logits s and the text's token as target: a share `a` is learned from the teacher, the rest from the text. The factor T^2 keeps the
 //! gradient's size independent of the temperature T.
 //!
-//! Memory: logits of one chunk for teacher and student, together at most 64 MiB or 32 x V x 4 bytes.
+//! Memory, in both passes and between them: logits of one chunk for teacher and student ([`tokens_at_once`](crate::cross_entropy::tokens_at_once)).
+//! The backward pass begins with the last chunk, whose logits are kept, and computes those of the others again.
 //!
 //! # Source
 //!
@@ -19,13 +20,28 @@ use crate::{
 
 pub use crate::logits::Projection;
 
-/// Log-sum-exp of each token's logits over the temperature (0 where the weight is 0), which backward needs.
+/// Log-sum-exp of each token's logits over the temperature (0 where the weight is 0).
 #[derive(Clone, Debug, PartialEq)]
 pub struct LogSumExp {
     /// Of the student `[N]`.
     pub student: Vec<f32>,
     /// Of the teacher `[N]`.
     pub teacher: Vec<f32>,
+}
+
+/// What [`forward`] leaves for [`backward`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Kept {
+    /// Of each token.
+    pub lse: LogSumExp,
+    last: Logits,
+}
+
+/// Logits of a chunk, over the temperature.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Logits {
+    student: Vec<f32>,
+    teacher: Vec<f32>,
 }
 
 /// What is learned of each token.
@@ -68,7 +84,7 @@ pub struct Sums {
 /// # Panics
 ///
 /// If lengths do not match, the temperature is not positive, or a target that counts is outside the vocabulary.
-pub fn forward(student: Projection<'_>, teacher: Projection<'_>, lesson: Lesson<'_>) -> (Sums, LogSumExp) {
+pub fn forward(student: Projection<'_>, teacher: Projection<'_>, lesson: Lesson<'_>) -> (Sums, Kept) {
     let Lesson {
         targets,
         token_weights,
@@ -82,13 +98,15 @@ pub fn forward(student: Projection<'_>, teacher: Projection<'_>, lesson: Lesson<
         student: vec![0.0; tokens],
         teacher: vec![0.0; tokens],
     };
-    for_each_chunk(
+    let last = for_each_chunk(
         student,
         teacher,
         token_weights,
         temperature,
-        |axes, chunk, _, student, teacher| {
-            let found = map_rows(student, axes.vocabulary, |i, student| {
+        None,
+        |axes, chunk, _, logits| {
+            let teacher = &logits.teacher;
+            let found = map_rows(&mut logits.student, axes.vocabulary, |i, student| {
                 let teacher = &teacher[i * student.len()..][..student.len()];
                 let (student_lse, teacher_lse) = (logits::log_sum_exp(student), logits::log_sum_exp(teacher));
                 // KL = sum of p (t - s) - lse_t + lse_s, with p the teacher's probabilities
@@ -113,11 +131,11 @@ pub fn forward(student: Projection<'_>, teacher: Projection<'_>, lesson: Lesson<
             }
         },
     );
-    (sums, lse)
+    (sums, Kept { lse, last })
 }
 
 /// Adds the gradient of `scale` x [`Lesson::total`] with respect to the student to `grad_x [N, H]` and `grad_w [V, H]`; the other
-/// arguments as in [`forward`], `lse` as it returned it. The teacher is a constant.
+/// arguments but for the lesson's share as in [`forward`], `kept` as it returned it. The teacher is a constant.
 ///
 /// # Panics
 ///
@@ -126,7 +144,7 @@ pub fn backward(
     student: Projection<'_>,
     teacher: Projection<'_>,
     lesson: Lesson<'_>,
-    lse: &LogSumExp,
+    kept: Kept,
     scale: f32,
     grad_x: &mut [f32],
     grad_w: &mut [f32],
@@ -138,6 +156,7 @@ pub fn backward(
         temperature,
     } = lesson;
     check::len("targets [N]", targets, token_weights.len());
+    let Kept { lse, last } = kept;
     check::len("lse.student [N]", &lse.student, token_weights.len());
     check::len("lse.teacher [N]", &lse.teacher, token_weights.len());
     check::len("grad_x [N, H]", grad_x, student.x.len());
@@ -147,8 +166,10 @@ pub fn backward(
         teacher,
         token_weights,
         temperature,
-        |axes, chunk, rows, logits, teacher| {
-            map_rows(logits, axes.vocabulary, |i, student| {
+        Some(last),
+        |axes, chunk, rows, logits| {
+            let teacher = &logits.teacher;
+            map_rows(&mut logits.student, axes.vocabulary, |i, student| {
                 let token = chunk[i];
                 // T^2 from the loss, 1/T from the logits.
                 let weight = scale * token_weights[token] * temperature;
@@ -164,23 +185,25 @@ pub fn backward(
                 );
                 student[targets[token] as usize] -= weight * (1.0 - teacher_share);
             });
-            logits::project_backward(axes, chunk, rows, student.w, logits, grad_x, grad_w);
+            logits::project_backward(axes, chunk, rows, student.w, &logits.student, grad_x, grad_w);
         },
     );
 }
 
-/// Calls `work(axes, tokens, student rows, student logits, teacher logits)` for each chunk, logits over the temperature.
+/// Calls `work(axes, tokens, student rows, logits)` for each chunk, and gives the logits of the one that came last: from the first on, or from the last
+/// one on where the logits of that are there.
 fn for_each_chunk(
     student: Projection<'_>,
     teacher: Projection<'_>,
     token_weights: &[f32],
     temperature: f32,
-    mut work: impl FnMut(Axes, &[usize], &[f32], &mut [f32], &[f32]),
-) {
+    last: Option<Logits>,
+    mut work: impl FnMut(Axes, &[usize], &[f32], &mut Logits),
+) -> Logits {
     assert!(temperature > 0.0, "temperature {temperature} is not positive");
     let tokens = logits::counted(token_weights);
     if tokens.is_empty() {
-        return;
+        return Logits::default();
     }
     let axes = student.axes(token_weights.len());
     let teacher_axes = teacher.axes(token_weights.len());
@@ -188,20 +211,34 @@ fn for_each_chunk(
         axes.vocabulary, teacher_axes.vocabulary,
         "vocabularies of student and teacher"
     );
-    let (mut of_student, mut of_teacher) = (Vec::new(), Vec::new());
-    for chunk in logits::chunks(&tokens, axes.vocabulary, 2) {
+    let chunks: Vec<(&[usize], bool)> = match last {
+        Some(_) => logits::chunks_from_last(&tokens, axes, 2).collect(),
+        None => logits::chunks(&tokens, axes, 2).map(|chunk| (chunk, false)).collect(),
+    };
+    let mut logits = last.unwrap_or_default();
+    for (chunk, there) in chunks {
         let rows = student.rows(chunk, axes.hidden);
-        logits::project(axes, &rows, student.w, &mut of_student);
-        logits::project(
-            teacher_axes,
-            &teacher.rows(chunk, teacher_axes.hidden),
-            teacher.w,
-            &mut of_teacher,
-        );
-        elementwise::scale(&mut of_student, temperature.recip());
-        elementwise::scale(&mut of_teacher, temperature.recip());
-        work(axes, chunk, &rows, &mut of_student, &of_teacher);
+        if there {
+            check::len(
+                "student's logits of the last chunk",
+                &logits.student,
+                chunk.len() * axes.vocabulary,
+            );
+            check::len(
+                "teacher's logits of the last chunk",
+                &logits.teacher,
+                chunk.len() * axes.vocabulary,
+            );
+        } else {
+            logits::project(axes, &rows, student.w, &mut logits.student);
+            let teacher_rows = teacher.rows(chunk, teacher_axes.hidden);
+            logits::project(teacher_axes, &teacher_rows, teacher.w, &mut logits.teacher);
+            elementwise::scale(&mut logits.student, temperature.recip());
+            elementwise::scale(&mut logits.teacher, temperature.recip());
+        }
+        work(axes, chunk, &rows, &mut logits);
     }
+    logits
 }
 
 #[cfg(test)]

@@ -10,9 +10,15 @@ use crate::{
 use rayon::prelude::*;
 use std::{borrow::Cow, ops::Range};
 
-/// Logits held at once, in numbers: 64 MiB. Every chunk reads the projection and, in backward, reads and writes its
-/// gradient, so chunks must not be small.
-const BUDGET: usize = 1 << 24;
+/// Tokens of which a loss holds the logits at once, of `models` models together: 128 MiB or a quarter of the projection's size, whichever is more, but at
+/// least 16 tokens. Every chunk reads the projection and, in backward, reads and writes its gradient, which is there at the same time and larger: so chunks
+/// must not be small, and need not be.
+pub fn tokens_at_once(hidden: usize, vocabulary: usize, models: usize) -> usize {
+    const LEAST: usize = 1 << 25;
+    const FEWEST_TOKENS: usize = 16;
+    let numbers = LEAST.max(hidden.saturating_mul(vocabulary) / 4);
+    (numbers / models.max(1) / vocabulary.max(1)).max(FEWEST_TOKENS)
+}
 
 /// The losses of many tokens, in f64. The mean is `total / weight`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -72,12 +78,17 @@ pub(crate) fn counted(token_weights: &[f32]) -> Vec<usize> {
     (0..token_weights.len()).filter(|&n| token_weights[n] != 0.0).collect()
 }
 
-/// Splits `tokens` into chunks of nearly equal size for which `buffers` times the logits stay within the budget (but for at
-/// least 16 tokens).
-pub(crate) fn chunks(tokens: &[usize], vocabulary: usize, buffers: usize) -> std::slice::Chunks<'_, usize> {
-    let most = (BUDGET / buffers / vocabulary).max(16);
+/// Splits `tokens` into chunks of nearly equal size, for logits of `models` models ([`tokens_at_once`]).
+pub(crate) fn chunks(tokens: &[usize], axes: Axes, models: usize) -> std::slice::Chunks<'_, usize> {
+    let most = tokens_at_once(axes.hidden, axes.vocabulary, models);
     let count = tokens.len().div_ceil(most).max(1);
     tokens.chunks(tokens.len().div_ceil(count).max(1))
+}
+
+/// The same chunks from the last to the first, each with whether it is the last: its logits are there, as the forward pass has ended with them.
+pub(crate) fn chunks_from_last(tokens: &[usize], axes: Axes, models: usize) -> impl Iterator<Item = (&[usize], bool)> {
+    let chunks = chunks(tokens, axes, models).rev().enumerate();
+    chunks.map(|(behind, chunk)| (chunk, behind == 0))
 }
 
 /// `out [C, V]` = the logits of the rows `x [C, H]`, `out` grown or cut to size.

@@ -55,7 +55,7 @@ fn agrees_with_the_definition_and_its_differences() {
     let [sx, sw, tx, tw] = inputs();
     for (share, temperature) in [(1.0f32, 1.0f32), (1.0, 2.0), (0.25, 1.0), (0.5, 0.5), (0.0, 1.0)] {
         let (student, teacher) = (Projection { x: &sx, w: &sw }, Projection { x: &tx, w: &tw });
-        let (sums, lse) = forward(student, teacher, lesson(share, temperature));
+        let (sums, kept) = forward(student, teacher, lesson(share, temperature));
         let total = lesson(share, temperature).total(&sums);
         let loss = |sx: &[f64], sw: &[f64]| {
             reference(sx, sw, &wide(&tx), &wide(&tw), f64::from(share), f64::from(temperature))
@@ -86,7 +86,7 @@ fn agrees_with_the_definition_and_its_differences() {
             student,
             teacher,
             lesson(share, temperature),
-            &lse,
+            kept,
             1.0,
             &mut to_x,
             &mut to_w,
@@ -102,12 +102,53 @@ fn agrees_with_the_definition_and_its_differences() {
 fn a_student_like_its_teacher_has_no_loss() {
     let [sx, sw, ..] = inputs();
     let both = Projection { x: &sx, w: &sw };
-    let (sums, lse) = forward(both, both, lesson(1.0, 1.5));
+    let (sums, kept) = forward(both, both, lesson(1.0, 1.5));
     assert!(sums.divergence.abs() <= 1e-6, "{sums:?}");
     assert_eq!(sums.cross_entropy, sums.teacher_cross_entropy);
     let (mut to_x, mut to_w) = (vec![0.0; sx.len()], vec![0.0; sw.len()]);
-    backward(both, both, lesson(1.0, 1.5), &lse, 1.0, &mut to_x, &mut to_w);
+    backward(both, both, lesson(1.0, 1.5), kept, 1.0, &mut to_x, &mut to_w);
     assert!(to_x.iter().chain(&to_w).all(|&g| g == 0.0));
+}
+
+#[test]
+fn chunks_do_not_change_sums_and_gradients() {
+    // More logits than one chunk holds: two and a bit chunks.
+    let (tokens, hidden, vocabulary) = (40, 2, 1 << 20);
+    let [sx, tx] = [1, 2].map(|seed| random(seed, tokens * hidden));
+    let [sw, tw] = [3, 4].map(|seed| random(seed, vocabulary * hidden));
+    let weights: Vec<f32> = random(5, tokens).iter().map(|w| w + 1.5).collect();
+    let targets: Vec<u32> = (0..tokens as u32).map(|n| n * 12).collect();
+    let of = |range: std::ops::Range<usize>, to_x: &mut [f32], to_w: &mut [f32]| {
+        let lesson = Lesson {
+            targets: &targets[range.clone()],
+            token_weights: &weights[range.clone()],
+            teacher_share: 0.5,
+            temperature: 2.0,
+        };
+        let range = range.start * hidden..range.end * hidden;
+        let student = Projection {
+            x: &sx[range.clone()],
+            w: &sw,
+        };
+        let teacher = Projection {
+            x: &tx[range.clone()],
+            w: &tw,
+        };
+        let (sums, kept) = forward(student, teacher, lesson);
+        backward(student, teacher, lesson, kept, 0.5, &mut to_x[range], to_w);
+        lesson.total(&sums)
+    };
+    let (mut to_x, mut to_w) = (vec![0.0; sx.len()], vec![0.0; sw.len()]);
+    let whole = of(0..tokens, &mut to_x, &mut to_w);
+    let (mut parts_x, mut parts_w) = (vec![0.0; sx.len()], vec![0.0; sw.len()]);
+    // each in one chunk
+    let parts = (0..tokens)
+        .step_by(10)
+        .map(|n| of(n..n + 10, &mut parts_x, &mut parts_w));
+    let parts: f64 = parts.sum();
+    assert!((whole - parts).abs() <= 1e-6 * parts, "{whole} and {parts}");
+    assert_close("x", &to_x, &wide(&parts_x), 2e-6);
+    assert_close("w", &to_w, &wide(&parts_w), 2e-6);
 }
 
 #[test]
@@ -125,9 +166,10 @@ fn does_not_depend_on_the_number_of_threads() {
     };
     let (student, teacher) = (Projection { x: &sx, w: &sw }, Projection { x: &tx, w: &tw });
     assert_same_for_any_pool("distillation", || {
-        let (_, lse) = forward(student, teacher, lesson);
+        let (_, kept) = forward(student, teacher, lesson);
+        let lse = kept.lse.clone();
         let (mut to_x, mut to_w) = (vec![0.0; sx.len()], vec![0.0; sw.len()]);
-        backward(student, teacher, lesson, &lse, 0.1, &mut to_x, &mut to_w);
+        backward(student, teacher, lesson, kept, 0.1, &mut to_x, &mut to_w);
         to_x.extend(to_w);
         to_x.extend(lse.student);
         to_x

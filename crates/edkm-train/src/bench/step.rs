@@ -6,6 +6,7 @@ use std::time::Instant;
 use dfdx_edkm::optim::{AdamWConfig, MomentFormat};
 use dfdx_edkm::EdkmDevice;
 use edkm_cluster::bench::median;
+use edkm_kernels::cross_entropy::tokens_at_once;
 use edkm_llama::config::LlamaConfig;
 use edkm_llama::model::{DynamicLlama, Recompute};
 use edkm_llama::names::{parameters, Role};
@@ -167,8 +168,8 @@ fn matrix_products<D: EdkmDevice>(config: &LlamaConfig, tokens: usize, device: &
     }
     let (mut seconds, mut flop) = (0.0, 0.0);
     for ((outputs, inputs), count) in shapes {
-        // the output projection runs in chunks of tokens, whose logits stay below 64 MiB
-        let rows = tokens.min(((16 << 20) / outputs).max(16));
+        // the output projection runs in chunks of tokens
+        let rows = tokens.min(tokens_at_once(inputs, outputs, 1));
         let once = device.bench_products(rows, outputs, inputs).map_err(device_error)?;
         seconds += count as f64 * once * tokens as f64 / rows as f64;
         flop += 6.0 * (count * tokens * outputs * inputs) as f64;

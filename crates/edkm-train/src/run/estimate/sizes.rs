@@ -1,6 +1,7 @@
 //! The sizes of a model that memory follows from. All are bytes of f32 unless they say otherwise.
 
 use dfdx_edkm::optim::MomentFormat;
+use edkm_kernels::cross_entropy::tokens_at_once;
 use edkm_llama::config::LlamaConfig;
 use edkm_llama::model::{ClusterPlan, Recompute};
 use edkm_llama::names::{parameters, Role};
@@ -154,8 +155,7 @@ impl ModelSizes {
 
     /// Logits of a chunk for `models` models at once (see `edkm_kernels::cross_entropy`), with hidden states and their gradient.
     pub(super) fn loss(&self, tokens: u64, models: u64) -> u64 {
-        const BUDGET: u64 = 1 << 24;
-        let most = (BUDGET / models / self.vocabulary.max(1)).max(16);
+        let most = tokens_at_once(self.hidden as usize, self.vocabulary as usize, models as usize) as u64;
         let chunks = tokens.div_ceil(most).max(1);
         let logits = bytes(tokens.div_ceil(chunks), self.vocabulary * models);
         logits.saturating_add(self.hidden(tokens).saturating_mul(1 + models))

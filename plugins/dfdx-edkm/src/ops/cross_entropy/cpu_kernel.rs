@@ -1,13 +1,15 @@
 use dfdx::prelude::*;
-use edkm_kernels::cross_entropy::{self, Losses};
+use edkm_kernels::cross_entropy::{self, Kept, Losses};
 
 use super::{CrossEntropyKernel, CrossEntropySaved, Targets};
-use crate::ops::linear::{device_error, with_effective, with_gradient, ClusteredUse, LinearDims};
+use crate::ops::linear::{with_effective, with_gradient, ClusteredUse, LinearDims};
 use crate::EdkmError;
 
 type Buffer = <Cpu as Storage<f32>>::Vec;
 
 impl CrossEntropyKernel for Cpu {
+    type CrossEntropyKept = Kept;
+
     fn cross_entropy_forward(
         &self,
         dims: LinearDims,
@@ -15,18 +17,17 @@ impl CrossEntropyKernel for Cpu {
         head: &[f32],
         clustered: Option<&ClusteredUse>,
         targets: &Targets,
-    ) -> Result<(Losses, Buffer), EdkmError> {
-        let mut lse = self.try_alloc_len(dims.tokens).map_err(device_error)?;
-        let losses = with_effective(dims, head, clustered, |effective| {
-            cross_entropy::forward(x, effective, &targets.ids, &targets.weights, &mut lse)
-        })?;
-        Ok((losses, lse))
+    ) -> Result<(Losses, Kept), EdkmError> {
+        with_effective(dims, head, clustered, |effective| {
+            cross_entropy::forward(x, effective, &targets.ids, &targets.weights)
+        })
     }
 
     fn cross_entropy_backward(
         &self,
         dims: LinearDims,
         saved: CrossEntropySaved<'_, Self>,
+        kept: Kept,
         grad_loss: &Buffer,
         grad_x: &mut Buffer,
         grad_head: &mut Buffer,
@@ -34,7 +35,7 @@ impl CrossEntropyKernel for Cpu {
         let scale = saved.scale * grad_loss[0];
         let Targets { ids, weights } = saved.targets;
         with_gradient(dims, saved.head, saved.clustered, grad_head, |head, grad_head| {
-            cross_entropy::backward(saved.x, head, ids, weights, saved.lse, scale, grad_x, grad_head);
+            cross_entropy::backward(saved.x, head, ids, weights, kept, scale, grad_x, grad_head);
         })
     }
 }

@@ -1,16 +1,18 @@
 use dfdx::prelude::*;
-use edkm_cuda::cross_entropy::{self, Projection};
+use edkm_cuda::cross_entropy::{self, Kept, Projection};
 use edkm_cuda::driver::Gpu;
 use edkm_cuda::Slice;
 use edkm_kernels::cross_entropy::Losses;
 
 use super::{CrossEntropyKernel, CrossEntropySaved, Targets};
-use crate::device::cuda::{error_of_op, gpu, Buffer, Fresh};
+use crate::device::cuda::{error_of_op, gpu, Buffer};
 use crate::ops::linear::cuda_clustered::{with_gradient, Effective};
-use crate::ops::linear::{fresh_on_gpu, ClusteredUse, LinearDims};
+use crate::ops::linear::{ClusteredUse, LinearDims};
 use crate::EdkmError;
 
 impl CrossEntropyKernel for Cuda {
+    type CrossEntropyKept = Kept<Gpu>;
+
     fn cross_entropy_forward(
         &self,
         dims: LinearDims,
@@ -18,29 +20,26 @@ impl CrossEntropyKernel for Cuda {
         head: Slice<'_, f32>,
         clustered: Option<&ClusteredUse>,
         targets: &Targets,
-    ) -> Result<(Losses, Fresh), EdkmError> {
+    ) -> Result<(Losses, Kept<Gpu>), EdkmError> {
         let gpu = gpu(self).map_err(error_of_op)?;
         let effective = Effective::of(&gpu, dims, head, clustered)?;
         let projection = Projection {
             x,
             w: effective.as_slice(),
         };
-        let (losses, on_host) = cross_entropy::forward(&*gpu, projection, on_device(targets)).map_err(error_of_op)?;
-        let mut lse = fresh_on_gpu(self, dims.tokens)?;
-        lse.slice_mut().write(&*gpu, &on_host).map_err(error_of_op)?;
-        Ok((losses, lse))
+        cross_entropy::forward(&*gpu, projection, on_device(targets)).map_err(error_of_op)
     }
 
     fn cross_entropy_backward(
         &self,
         dims: LinearDims,
         saved: CrossEntropySaved<'_, Self>,
+        kept: Kept<Gpu>,
         grad_loss: &Buffer,
         grad_x: &mut Buffer,
         grad_head: &mut Buffer,
     ) -> Result<(), EdkmError> {
         let gpu = &*Gpu::of_memory(grad_loss).map_err(error_of_op)?;
-        let lse = saved.lse.to_host(gpu).map_err(error_of_op)?;
         let targets = on_device(saved.targets);
         let (grad_loss, grad_x) = ((&**grad_loss).into(), (&mut **grad_x).into());
         let grad_head = (&mut **grad_head).into();
@@ -50,7 +49,7 @@ impl CrossEntropyKernel for Cuda {
                 gpu,
                 projection,
                 targets,
-                &lse,
+                kept,
                 grad_loss,
                 saved.scale,
                 grad_x,

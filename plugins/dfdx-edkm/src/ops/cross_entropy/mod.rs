@@ -24,7 +24,10 @@ pub struct Targets {
 
 /// The device's part of the loss.
 pub trait CrossEntropyKernel: DeviceMemory {
-    /// The weighted sum of negative log likelihoods, the sum of the weights, and the log-sum-exp of each row.
+    /// What the forward pass leaves for the backward pass, which begins with it: the log-sum-exp of each row, and the logits that it computed last.
+    type CrossEntropyKept: 'static;
+
+    /// The weighted sum of negative log likelihoods and the sum of the weights.
     fn cross_entropy_forward(
         &self,
         dims: LinearDims,
@@ -32,13 +35,14 @@ pub trait CrossEntropyKernel: DeviceMemory {
         head: Self::View<'_>,
         clustered: Option<&ClusteredUse>,
         targets: &Targets,
-    ) -> Result<(edkm_kernels::cross_entropy::Losses, Self::Fresh), EdkmError>;
+    ) -> Result<(edkm_kernels::cross_entropy::Losses, Self::CrossEntropyKept), EdkmError>;
 
     /// Adds `scale` times the gradients of the weighted sum, `scale` times the gradient of the loss.
     fn cross_entropy_backward(
         &self,
         dims: LinearDims,
         saved: CrossEntropySaved<'_, Self>,
+        kept: Self::CrossEntropyKept,
         grad_loss: &<Self as Storage<f32>>::Vec,
         grad_x: &mut <Self as Storage<f32>>::Vec,
         grad_head: &mut <Self as Storage<f32>>::Vec,
@@ -53,8 +57,6 @@ pub struct CrossEntropySaved<'a, D: DeviceMemory> {
     pub head: D::View<'a>,
     /// How the head was clustered.
     pub clustered: Option<&'a ClusteredUse>,
-    /// `[tokens]`
-    pub lse: D::View<'a>,
     /// The targets.
     pub targets: &'a Targets,
     /// One over the sum of the weights.
@@ -64,7 +66,8 @@ pub struct CrossEntropySaved<'a, D: DeviceMemory> {
 /// Mean cross-entropy, in nats a token, of softmax(x head^T) against `targets`, for x `[tokens, hidden]` and head
 /// `[vocabulary, hidden]`. The mean is over the sum of the target weights; 0 if that is 0.
 ///
-/// Saves x and one number a token; the logits of a chunk are computed again in backward.
+/// Saves x. What the loss works in stays from forward to backward: a number a token and the last chunk of logits (128 MiB or a quarter of the head's size
+/// at most, whichever is more), with which backward begins; those of other chunks are computed again.
 ///
 /// # Errors
 /// Shapes that do not fit, a target outside the vocabulary, a head that is not finite; a store that fails.
@@ -97,7 +100,7 @@ pub fn cross_entropy<D: EdkmDevice, T: SaveForBackward<D>>(
         outputs: vocabulary,
     };
     let clustered = cluster(&device, dims, head, clustering, &tape, "cross_entropy")?;
-    let (losses, lse) = device
+    let (losses, kept) = device
         .cross_entropy_forward(dims, D::view(&x), D::view(head), clustered.as_ref(), &targets)
         .map_err(|error| tape.fail(error))?;
     let scale = if losses.weight > 0.0 { 1.0 / losses.weight } else { 0.0 };
@@ -105,27 +108,24 @@ pub fn cross_entropy<D: EdkmDevice, T: SaveForBackward<D>>(
     if !T::OWNS_TAPE {
         return Ok(loss.put_tape(tape));
     }
-    let lse = device.tensor_from_buffer(lse, (tokens,))?;
     let (x_ghost, head_ghost, loss_ghost) = (x.ghost(), head.ghost(), loss.ghost());
     let head = head.clone();
     let segment = tape.segment();
     let saved_x = tape.save(x, SaveAs::local("cross_entropy.x"))?;
-    let saved_lse = tape.save(lse, SaveAs::local("cross_entropy.lse").exactly())?;
     tape.add_backward_op(move |grads| {
         let _span = tracing::trace_span!("cross_entropy backward").entered();
-        let (lse, x) = (T::load(saved_lse)?, T::load(saved_x)?);
+        let x = T::load(saved_x)?;
         let grad_loss = take_gradient(&device, grads.get_or_alloc_mut(&loss_ghost)?)?;
         let mut grad_x = take_gradient(&device, grads.get_or_alloc_mut(&x_ghost)?)?;
         let saved = CrossEntropySaved {
             x: D::view(&x),
             head: D::view(&head),
             clustered: clustered.as_ref(),
-            lse: D::view(&lse),
             targets: &targets,
             scale: scale as f32,
         };
         let grad_head = grads.get_or_alloc_mut(&head_ghost)?;
-        let outcome = device.cross_entropy_backward(dims, saved, &grad_loss, &mut grad_x, grad_head);
+        let outcome = device.cross_entropy_backward(dims, saved, kept, &grad_loss, &mut grad_x, grad_head);
         *grads.get_or_alloc_mut(&x_ghost)? = grad_x;
         outcome.map_err(|error| segment.fail::<D>(error))
     });

@@ -1,5 +1,5 @@
 use dfdx::prelude::*;
-use edkm_kernels::distillation::{self, LogSumExp, Projection, Sums};
+use edkm_kernels::distillation::{self, Kept, Projection, Sums};
 
 use super::{DistillationKernel, DistillationViews};
 use crate::ops::linear::{with_effective, with_gradient, LinearDims};
@@ -8,11 +8,13 @@ use crate::EdkmError;
 type Buffer = <Cpu as Storage<f32>>::Vec;
 
 impl DistillationKernel for Cpu {
+    type DistillationKept = Kept;
+
     fn distillation_forward(
         &self,
         dims: LinearDims,
         views: DistillationViews<'_, Self>,
-    ) -> Result<(Sums, LogSumExp), EdkmError> {
+    ) -> Result<(Sums, Kept), EdkmError> {
         let teacher = Projection {
             x: views.teacher_x,
             w: views.teacher_head,
@@ -26,7 +28,7 @@ impl DistillationKernel for Cpu {
         &self,
         dims: LinearDims,
         views: DistillationViews<'_, Self>,
-        lse: &LogSumExp,
+        kept: Kept,
         scale: f32,
         grad_loss: &Buffer,
         grad_x: &mut Buffer,
@@ -39,7 +41,7 @@ impl DistillationKernel for Cpu {
         let scale = scale * grad_loss[0];
         with_gradient(dims, views.head, views.clustered, grad_head, |w, grad_head| {
             let student = Projection { x: views.x, w };
-            distillation::backward(student, teacher, views.lesson, lse, scale, grad_x, grad_head);
+            distillation::backward(student, teacher, views.lesson, kept, scale, grad_x, grad_head);
         })
     }
 }

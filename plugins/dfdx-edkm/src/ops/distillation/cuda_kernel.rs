@@ -1,9 +1,9 @@
 use dfdx::prelude::*;
 use edkm_cuda::cross_entropy::Projection;
-use edkm_cuda::distillation::{self, Comparison};
+use edkm_cuda::distillation::{self, Comparison, Kept};
 use edkm_cuda::driver::Gpu;
 use edkm_cuda::Slice;
-use edkm_kernels::distillation::{LogSumExp, Sums};
+use edkm_kernels::distillation::Sums;
 
 use super::{DistillationKernel, DistillationViews};
 use crate::device::cuda::{error_of_op, gpu, Buffer};
@@ -12,11 +12,13 @@ use crate::ops::linear::LinearDims;
 use crate::EdkmError;
 
 impl DistillationKernel for Cuda {
+    type DistillationKept = Kept<Gpu>;
+
     fn distillation_forward(
         &self,
         dims: LinearDims,
         views: DistillationViews<'_, Self>,
-    ) -> Result<(Sums, LogSumExp), EdkmError> {
+    ) -> Result<(Sums, Kept<Gpu>), EdkmError> {
         let gpu = &*gpu(self).map_err(error_of_op)?;
         let effective = Effective::of(gpu, dims, views.head, views.clustered)?;
         distillation::forward(gpu, comparison(&views, effective.as_slice())).map_err(error_of_op)
@@ -26,7 +28,7 @@ impl DistillationKernel for Cuda {
         &self,
         dims: LinearDims,
         views: DistillationViews<'_, Self>,
-        lse: &LogSumExp,
+        kept: Kept<Gpu>,
         scale: f32,
         grad_loss: &Buffer,
         grad_x: &mut Buffer,
@@ -36,7 +38,7 @@ impl DistillationKernel for Cuda {
         let (grad_loss, grad_x) = ((&**grad_loss).into(), (&mut **grad_x).into());
         let grad_head = (&mut **grad_head).into();
         with_gradient(gpu, dims, views.head, views.clustered, grad_head, |w, grad_head| {
-            distillation::backward(gpu, comparison(&views, w), lse, grad_loss, scale, grad_x, grad_head)
+            distillation::backward(gpu, comparison(&views, w), kept, grad_loss, scale, grad_x, grad_head)
         })
     }
 }

@@ -5,7 +5,7 @@ mod cpu_kernel;
 mod cuda_kernel;
 
 use dfdx::prelude::*;
-use edkm_kernels::distillation::{Lesson, LogSumExp, Sums};
+use edkm_kernels::distillation::{Lesson, Sums};
 
 use super::cross_entropy::Targets;
 use super::linear::{cluster, ClusteredUse, LinearDims};
@@ -76,19 +76,22 @@ pub struct DistillationViews<'a, D: DeviceMemory> {
 
 /// The device's part.
 pub trait DistillationKernel: DeviceMemory {
-    /// Weighted sums of what both models say of each token, and what backward needs of the rows. The lesson's share does not matter.
+    /// What the forward pass leaves for the backward pass, which begins with it: the log-sum-exp of each row, and the logits that it computed last.
+    type DistillationKept: 'static;
+
+    /// Weighted sums of what both models say of each token. The lesson's share does not matter.
     fn distillation_forward(
         &self,
         dims: LinearDims,
         views: DistillationViews<'_, Self>,
-    ) -> Result<(Sums, LogSumExp), EdkmError>;
+    ) -> Result<(Sums, Self::DistillationKept), EdkmError>;
 
     /// Adds `scale` times the gradients of the weighted sum, times the gradient of the loss.
     fn distillation_backward(
         &self,
         dims: LinearDims,
         views: DistillationViews<'_, Self>,
-        lse: &LogSumExp,
+        kept: Self::DistillationKept,
         scale: f32,
         grad_loss: &<Self as Storage<f32>>::Vec,
         grad_x: &mut <Self as Storage<f32>>::Vec,
@@ -100,7 +103,9 @@ pub trait DistillationKernel: DeviceMemory {
 /// nats a token times the temperature squared (arXiv 1503.02531), for the student's x `[tokens, hidden]` and head `[vocabulary, hidden]`.
 /// The teacher is a constant, and so is how far it is believed ([`Teacher::fade`]).
 ///
-/// Saves x and two numbers a token; the teacher's hidden states are kept as they are.
+/// Saves x; the teacher's hidden states are kept as they are. What the loss works in stays from forward to backward: two numbers a token and the last
+/// chunk of both models' logits (128 MiB or a quarter of the head's size at most, whichever is more), with which backward begins; those of other chunks
+/// are computed again.
 ///
 /// # Errors
 /// Shapes that do not fit, a head that is not finite; a store that fails.
@@ -155,7 +160,7 @@ pub fn distillation<D: EdkmDevice, T: SaveForBackward<D>>(
         teacher_head: D::view(&teacher.head),
         lesson: teacher.lesson(&targets, 1.0),
     };
-    let (sums, lse) = device
+    let (sums, kept) = device
         .distillation_forward(dims, views)
         .map_err(|error| tape.fail(error))?;
     let trust = teacher.trust(&sums);
@@ -184,7 +189,7 @@ pub fn distillation<D: EdkmDevice, T: SaveForBackward<D>>(
             lesson: teacher.lesson(&targets, trust),
         };
         let grad_head = grads.get_or_alloc_mut(&head_ghost)?;
-        let outcome = device.distillation_backward(dims, views, &lse, scale as f32, &grad_loss, &mut grad_x, grad_head);
+        let outcome = device.distillation_backward(dims, views, kept, scale as f32, &grad_loss, &mut grad_x, grad_head);
         *grads.get_or_alloc_mut(&x_ghost)? = grad_x;
         outcome.map_err(|error| segment.fail::<D>(error))
     });
