@@ -85,7 +85,9 @@ impl<'m, 't> Chat<'m, 't> {
         let mut options = self.options.clone();
         options.sampling.seed = options.sampling.seed.wrapping_add(self.turns);
         let session = &mut self.session;
-        let written = write_text(session, self.tokenizer, &tokens[known..], &options, &self.stop, on_text)?;
+        // a response is a text of its own
+        let stream = self.tokenizer.decode_stream();
+        let written = write_text(session, stream, &tokens[known..], &options, &self.stop, on_text)?;
         match written.generation.stop {
             // The last tokens are those of a stop string.
             StopReason::Caller => tokens.extend(self.tokenizer.encode(&written.text)?),

@@ -4,7 +4,8 @@ use std::ops::ControlFlow;
 
 use edkm_llama::inference::{generate, GenerateOptions, Generation, Session};
 
-use crate::{Tokenizer, TrainError};
+use crate::tokenizer::DecodeStream;
+use crate::TrainError;
 
 /// Text that a model has written.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,20 +16,20 @@ pub struct WrittenText {
     pub generation: Generation,
 }
 
-/// Lets the model go on behind `prompt` (tokens that the session has not read). `on_text` is given the text in pieces as it comes; a piece is
+/// Lets the model go on behind `prompt` (tokens that the session has not read), in text that `stream` makes: that of
+/// [`Tokenizer::decode_stream_behind`](crate::Tokenizer::decode_stream_behind) if the text follows on the prompt's. `on_text` is given the text in pieces as it comes; a piece is
 /// held back while it may be the beginning of one of `stop`, and a stop string itself is never handed over.
 ///
 /// # Errors
 /// Settings out of range, a prompt longer than the context, a token that the tokenizer does not know.
 pub fn write_text(
     session: &mut Session<'_>,
-    tokenizer: &Tokenizer,
+    mut stream: DecodeStream<'_>,
     prompt: &[u32],
     options: &GenerateOptions,
     stop: &[String],
     mut on_text: impl FnMut(&str),
 ) -> Result<WrittenText, TrainError> {
-    let mut stream = tokenizer.decode_stream();
     let mut text = String::new();
     let mut handed_over = 0;
     let mut failure = None;

@@ -107,9 +107,15 @@ impl Tokenizer {
         guarded(|| self.inner.decode(tokens, true)).map_err(|why| self.error(format!("cannot decode tokens: {why}")))
     }
 
-    /// Decodes tokens one by one as they are generated.
+    /// Decodes tokens one by one as they are generated, as the beginning of a text: a tokenizer that puts a space in front of every text leaves out the
+    /// first one.
     pub fn decode_stream(&self) -> DecodeStream<'_> {
-        DecodeStream::new(self)
+        DecodeStream::behind(self, &[])
+    }
+
+    /// Decodes tokens one by one as they are generated behind the text of `context`, which is not given again.
+    pub fn decode_stream_behind(&self, context: &[u32]) -> DecodeStream<'_> {
+        DecodeStream::behind(self, context)
     }
 
     /// The token put in front of every document.

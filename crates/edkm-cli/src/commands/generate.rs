@@ -47,7 +47,7 @@ pub fn run(args: GenerateArgs) -> Result<(), Failure> {
     output.piece(&args.prompt);
     let written = write_text(
         &mut session,
-        &tokenizer,
+        tokenizer.decode_stream_behind(&prompt),
         &prompt,
         &options,
         &args.sampling.stop,

@@ -41,7 +41,8 @@ fn continue_text(model_dir: &Path, prompt: &str) -> Result<String, TrainError> {
         },
         ..GenerateOptions::for_model(&model)
     };
-    Ok(write_text(&mut session, &tokenizer, &tokens, &options, &[], |_| {})?.text)
+    let stream = tokenizer.decode_stream_behind(&tokens);
+    Ok(write_text(&mut session, stream, &tokens, &options, &[], |_| {})?.text)
 }
 
 /// The page, from the figures of the run and the two folders.

@@ -19,11 +19,11 @@ impl<'t> DecodeStream<'t> {
     /// look like one, and stand before the next one's bytes: only a long run of them is let go before a valid character ends it.
     pub(super) const HELD: usize = 128;
 
-    pub(super) fn new(tokenizer: &'t Tokenizer) -> Self {
+    pub(super) fn behind(tokenizer: &'t Tokenizer, context: &[u32]) -> Self {
         Self {
             tokenizer,
-            tokens: Vec::new(),
-            emitted: 0,
+            tokens: context.to_vec(),
+            emitted: context.len(),
         }
     }
 

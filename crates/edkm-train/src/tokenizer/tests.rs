@@ -73,6 +73,31 @@ fn characters_of_several_tokens_come_whole() {
     assert_eq!(pieces, ["", "é", "", "", "", "🦊"]);
 }
 
+/// A tokenizer as LLaMA's, which puts a space in front of every text and takes one off the text of tokens.
+#[test]
+fn a_text_that_goes_on_keeps_its_space() {
+    let mut json: Value =
+        serde_json::from_slice(&synthetic::train_tokenizer("the fox the kite", 280).unwrap()).unwrap();
+    json["pre_tokenizer"] = serde_json::json!(null);
+    json["normalizer"] = serde_json::json!({"type": "Sequence", "normalizers": [
+        {"type": "Prepend", "prepend": "▁"}, {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]});
+    json["decoder"] = serde_json::json!({"type": "Sequence", "decoders": [
+        {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "Fuse"},
+        {"type": "Strip", "content": " ", "start": 1, "stop": 0}]});
+    json["model"] = serde_json::json!({"type": "BPE", "unk_token": "<unk>", "byte_fallback": true,
+        "vocab": {"<unk>": 0, "<s>": 1, "</s>": 2, "▁": 3, "a": 4, "b": 5, "▁a": 6}, "merges": [["▁", "a"]]});
+    let dir = folder(&[("tokenizer.json", &serde_json::to_vec(&json).unwrap())]);
+    let tokenizer = Tokenizer::from_dir(dir.path()).unwrap();
+    let tokens = tokenizer.encode_document("ab a b").unwrap();
+    for at in 0..=tokens.len() {
+        let (context, rest) = tokens.split_at(at);
+        let mut stream = tokenizer.decode_stream_behind(context);
+        let mut text = tokenizer.decode(context).unwrap();
+        text.extend(rest.iter().map(|&token| stream.push(token).unwrap()));
+        assert_eq!(text, "ab a b", "{tokens:?} from {at}");
+    }
+}
+
 #[test]
 fn an_incomplete_character_comes_at_the_end() {
     let tokenizer = small();
