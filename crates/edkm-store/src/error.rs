@@ -112,6 +112,20 @@ pub enum StoreError {
         /// What the device said.
         reason: String,
     },
+    /// A backend of one's own failed.
+    #[error("the storage backend failed: {reason}")]
+    Backend {
+        /// What it met.
+        reason: String,
+    },
+    /// A backend gave other bytes back than it was given.
+    #[error("the storage backend gave {got} bytes back for a tensor of {expected}")]
+    OtherLength {
+        /// Bytes of the tensor.
+        expected: usize,
+        /// Bytes that came.
+        got: usize,
+    },
     /// The packing thread could not be started, or something that it ran for a record panicked.
     #[error("the store's packing thread: {reason}")]
     Worker {

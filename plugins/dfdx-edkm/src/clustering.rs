@@ -14,6 +14,11 @@ use crate::ops::linear::ClusteredUse;
 /// weight (evaluation, gradient accumulation, a checkpointed segment run again) computes exactly the same, and no hook into the optimizer
 /// is needed.
 ///
+/// A module's safetensors file holds its parameters, as dfdx's do, and no centroids. A new module that loads it finds some by k-means, as training began:
+/// its outputs are near those that were saved, not the same. To have the same, keep [`Clustering::state`] beside the file and [`Clustering::restore`] it.
+/// A module that has already run starts from the centroids that it has; where what it loads is another weight altogether, [`Clustering::reset`] it first.
+/// `to_device`, `to_dtype` and `clone` take the settings and what has been reached along.
+///
 /// Interior mutability, since dfdx's forward pass takes `&self`. A clone starts from what this one has reached and then goes its own way.
 #[derive(Debug)]
 pub struct Clustering {
@@ -122,6 +127,12 @@ impl Clustering {
             state,
             trajectory: None,
         });
+    }
+
+    /// Forgets the centroids that have been reached: the next weight starts from a k-means, as the first one did. For a weight that is none of training's
+    /// next ones, such as one that was loaded.
+    pub fn reset(&self) {
+        self.lock().state = None;
     }
 
     /// Centroids to start the next new weight from, in place of a k-means.

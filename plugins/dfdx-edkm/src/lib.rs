@@ -2,12 +2,16 @@
 //!
 //! Three things to know, in the order in which they are met:
 //!
-//! 1. **Modules** ([`nn`]): [`nn::ClusteredLinear`] composes like dfdx's own `Linear`: const dimensions, tuples, derives, dfdx's
+//! 1. **Modules** ([`nn`]): [`nn::ClusteredLinear`] composes like dfdx's own `Linear`: const dimensions, tuples, dfdx's wrappers,
 //!    optimizers and safetensors. Its weight is clustered inside the training graph (DKM, arXiv 2108.12659), with the map of
 //!    weights x clusters never built.
 //! 2. **The tape** ([`StoreTape`]): a tape that every dfdx op accepts. What the ops of this crate save for backward goes to a
 //!    storage backend (`edkm_store`); which one is chosen by the tape that is put on the input, not by changing the model.
 //! 3. **[`checkpoint`]**: any dfdx sub-model, saved by its input alone and run again in backward.
+//!
+//! An op that fails gives the device's error, since dfdx's modules have room for no other (on the CPU it says `OutOfMemory`, and `forward` panics with it
+//! where `try_forward` returns it). The reason is in the tape: keep [`StoreTape::failure`] before the tape goes onto an input, and
+//! [`take`](Failure::take) it then; [`backward`] returns it. Without such a tape it goes to `tracing`.
 //!
 //! Everything computes in f32 on dfdx's `Cpu`, or on its `Cuda` with the feature `cuda`. A device takes part by implementing [`EdkmDevice`]'s parts, one kernel trait an op.
 //!
@@ -45,6 +49,10 @@ pub use channel_scale::ChannelScale;
 pub use checkpoint::{checkpoint, try_checkpoint, try_rematerialize};
 pub use clustering::{Clustering, ClusteringState, LearnedPalette};
 pub use device::EdkmDevice;
+/// How a weight is clustered: the settings that [`nn::IntoClustered`] and [`Clustering`] take.
+pub use edkm_cluster::{
+    Bits, ClusterError, GradientMode, Grouping, Initialization, KeepZero, Spec, Temperature, VectorLen,
+};
 pub use error::EdkmError;
 pub use half_tensor::{HalfKernel, HalfTensor};
 pub use parameters::{

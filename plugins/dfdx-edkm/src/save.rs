@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use dfdx::prelude::*;
-use edkm_store::{Backend, DType, Placement, Precision, Record, Ticket};
+use edkm_store::{Backend, DType, Placement, Precision, Record, StoreError, Ticket};
 
 use crate::device::DeviceMemory;
 use crate::ops::Vector;
@@ -330,11 +330,16 @@ fn from_store<S: Shape, D: DeviceMemory>(
     failure: &Failure,
 ) -> Result<Tensor<S, f32, D>, D::Err> {
     let _span = tracing::trace_span!("load").entered();
-    match ticket.load() {
-        Ok(bytes) => device.tensor_from_host_bytes(bytes, shape),
-        Err(error) => {
-            failure.set(error.into());
-            Err(D::failed())
+    let expected = shape.num_elements() * size_of::<f32>();
+    let bytes = ticket.load().map_err(|error| {
+        failure.set(error.into());
+        D::failed()
+    })?;
+    let got = bytes.as_bytes().len();
+    device.tensor_from_host_bytes(bytes, shape).inspect_err(|_| {
+        // or as bf16
+        if got != expected && 2 * got != expected {
+            failure.set(StoreError::OtherLength { expected, got }.into());
         }
-    }
+    })
 }

@@ -6,8 +6,7 @@ use dfdx::prelude::*;
 use dfdx_edkm::nn::builders::{ClusteredLinear, RmsNorm, UnbiasedClusteredLinear};
 use dfdx_edkm::nn::IntoClustered;
 use dfdx_edkm::optim::{AdamWConfig, AdamWOptimizer};
-use dfdx_edkm::{backward, checkpoint, DeviceBudget, StoreTape};
-use edkm_cluster::Spec;
+use dfdx_edkm::{backward, checkpoint, Bits, DeviceBudget, Spec, StoreTape};
 use edkm_store::{Backend, Store};
 use edkm_testkit::assert_bitwise_equal;
 
@@ -261,4 +260,39 @@ fn a_weight_has_at_most_as_many_values_as_its_palette() {
     values.sort_by(f32::total_cmp);
     values.dedup();
     assert!(values.len() <= 8, "{values:?}");
+}
+
+#[test]
+fn a_module_on_another_device_is_clustered_alike() {
+    let dev = Cpu::default();
+    let spec = Spec::new(Bits::new(1).unwrap());
+    let linear = dev.build_module::<Linear<24, 16>, f32>().into_clustered(spec);
+    let embedding = dev.build_module::<Embedding<24, 16>, f32>().into_clustered(spec);
+    let unbiased = dev.build_module::<UnbiasedLinear<24, 16>, f32>().into_clustered(spec);
+    let x = input(&dev);
+    let y = linear.forward(x.clone());
+
+    let there = linear.to_device(&dev);
+    assert_eq!(there.clustering.spec(), spec);
+    assert_eq!(there.clustering.state(), linear.clustering.state());
+    assert_eq!(there.forward(x).array(), y.array());
+    assert_eq!(embedding.to_device(&dev).clustering.spec(), spec);
+    assert_eq!(unbiased.to_device(&dev).clustering.spec(), spec);
+}
+
+#[test]
+fn a_weight_that_is_loaded_starts_anew_after_a_reset() {
+    let dev = Cpu::default();
+    let file = std::env::temp_dir().join(format!("dfdx-edkm-reset-{}.safetensors", std::process::id()));
+    let x = input(&dev);
+    let saved = dev.build_module::<ClusteredLinear<24, 40>, f32>();
+    let mut loaded = dev.build_module::<ClusteredLinear<24, 40>, f32>();
+    // of weights far from those that it will have
+    loaded.weight = loaded.weight * 100.0 + 50.0;
+    loaded.forward(x.clone());
+    saved.save_safetensors(&file).unwrap();
+    loaded.load_safetensors(&file).unwrap();
+    std::fs::remove_file(&file).unwrap();
+    loaded.clustering.reset();
+    assert_eq!(loaded.forward(x.clone()).array(), saved.forward(x).array());
 }

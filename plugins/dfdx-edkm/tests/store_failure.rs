@@ -6,7 +6,7 @@ use std::sync::Arc;
 use dfdx::prelude::*;
 use dfdx_edkm::nn::builders::UnbiasedClusteredLinear;
 use dfdx_edkm::{backward, EdkmError, StoreTape};
-use edkm_store::{Backend, Quote, Record, Report, Store, StoreError, Ticket};
+use edkm_store::{Backend, Held, Quote, Record, Report, SharedBytes, Store, StoreError, Ticket};
 
 /// Takes a number of records and refuses the next.
 struct Full {
@@ -83,4 +83,55 @@ fn a_loss_without_a_store_runs_backward_all_the_same() {
     let x: Tensor<Rank2<4, 8>, f32, _> = dev.sample_normal();
     let grads = backward(model.forward(x.put_tape(StoreTape::default())).square().mean()).unwrap();
     assert!(grads.get(&model.weight).as_vec().iter().any(|&g| g != 0.0));
+}
+
+/// Gives back all but the last byte of what it was given.
+struct Short(Store);
+
+/// What it keeps of a record.
+struct Shortened(Vec<u8>);
+
+impl Held for Shortened {
+    fn fetch(&self) -> Result<Arc<dyn SharedBytes>, StoreError> {
+        Ok(Arc::new(self.0[1..].to_vec()))
+    }
+
+    fn kept_bytes(&self) -> usize {
+        self.0.len()
+    }
+}
+
+impl Backend for Short {
+    fn save(&self, record: Record) -> Result<Ticket, StoreError> {
+        let bytes = record.bytes.as_bytes().to_vec();
+        let len = bytes.len();
+        Ok(Ticket::new(Box::new(Shortened(bytes)), len))
+    }
+
+    fn quote(&self, record: &Record) -> Quote {
+        self.0.quote(record)
+    }
+
+    fn report(&self) -> Report {
+        self.0.report()
+    }
+}
+
+#[test]
+fn a_backend_that_gives_other_bytes_back_is_told_so() {
+    let dev = Cpu::default();
+    let model = dev.build_module::<UnbiasedClusteredLinear<8, 8>, f32>();
+    let x: Tensor<Rank2<4, 8>, f32, _> = dev.sample_normal();
+    let tape = StoreTape::shared(Arc::new(Short(Store::memory())), Gradients::leaky());
+    let reason = backward(model.forward(x.put_tape(tape)).sum()).unwrap_err();
+    assert!(
+        matches!(
+            reason,
+            EdkmError::Store(StoreError::OtherLength {
+                expected: 128,
+                got: 127
+            })
+        ),
+        "{reason}"
+    );
 }

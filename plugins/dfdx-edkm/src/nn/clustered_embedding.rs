@@ -10,6 +10,7 @@ use rand_distr::uniform::SampleUniform;
 use rand_distr::Uniform;
 
 use super::as_matrix;
+use super::carried::Carried;
 use super::unbiased_clustered_linear::uniform_bound;
 use crate::ops::embedding::embedding;
 use crate::{Clustering, EdkmDevice, ParameterKind, ParameterVisitor, Parameters, SaveForBackward};
@@ -28,7 +29,7 @@ pub(super) mod builder {
 pub struct ClusteredEmbedding<V: Dim, M: Dim, E: Dtype, D: Storage<E>> {
     /// The table that is trained, `[vocabulary, features]`.
     pub weight: Tensor<(V, M), E, D>,
-    /// How it is clustered, and the palette it has reached.
+    /// How it is clustered, and the palette it has reached. Not in a safetensors file: see [`Clustering`].
     pub clustering: Clustering,
 }
 
@@ -45,10 +46,14 @@ impl<V: ConstDim, M: ConstDim, E: Dtype + Float + SampleUniform, D: Device<E>> T
     type To<E2: Dtype, D2: Device<E2>> = ClusteredEmbedding<V, M, E2, D2>;
 
     fn iter_tensors<W: ModuleVisitor<Self, E, D>>(visitor: &mut W) -> Result<Option<Self::To<W::E2, W::D2>>, W::Err> {
+        let carried = Carried::default();
         visitor.visit_fields(
             Self::tensor(
                 "weight",
-                |s| &s.weight,
+                |s| {
+                    carried.note(&s.clustering);
+                    &s.weight
+                },
                 |s| &mut s.weight,
                 TensorOptions::reset_with(|t| {
                     let bound = uniform_bound::<E>(M::SIZE);
@@ -57,7 +62,7 @@ impl<V: ConstDim, M: ConstDim, E: Dtype + Float + SampleUniform, D: Device<E>> T
             ),
             |weight| ClusteredEmbedding {
                 weight,
-                clustering: Clustering::default(),
+                clustering: carried.take(),
             },
         )
     }

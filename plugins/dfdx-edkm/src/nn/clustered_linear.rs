@@ -7,6 +7,7 @@ use num_traits::Float;
 use rand_distr::uniform::SampleUniform;
 use rand_distr::Uniform;
 
+use super::carried::Carried;
 use super::unbiased_clustered_linear::uniform_bound;
 use super::{as_matrix, RowsOf};
 use crate::ops::linear::linear;
@@ -30,7 +31,7 @@ pub struct ClusteredLinear<I: Dim, O: Dim, E: Dtype, D: Storage<E>> {
     pub weight: Tensor<(O, I), E, D>,
     /// The bias, `[outputs]`, which is not clustered.
     pub bias: Tensor<(O,), E, D>,
-    /// How the weight is clustered, and the palette it has reached.
+    /// How the weight is clustered, and the palette it has reached. Not in a safetensors file: see [`Clustering`].
     pub clustering: Clustering,
 }
 
@@ -47,11 +48,15 @@ impl<I: ConstDim, O: ConstDim, E: Dtype + Float + SampleUniform, D: Device<E>> T
     type To<E2: Dtype, D2: Device<E2>> = ClusteredLinear<I, O, E2, D2>;
 
     fn iter_tensors<V: ModuleVisitor<Self, E, D>>(visitor: &mut V) -> Result<Option<Self::To<V::E2, V::D2>>, V::Err> {
+        let carried = Carried::default();
         visitor.visit_fields(
             (
                 Self::tensor(
                     "weight",
-                    |s| &s.weight,
+                    |s| {
+                        carried.note(&s.clustering);
+                        &s.weight
+                    },
                     |s| &mut s.weight,
                     TensorOptions::reset_with(|t| {
                         let bound = uniform_bound::<E>(I::SIZE);
@@ -71,7 +76,7 @@ impl<I: ConstDim, O: ConstDim, E: Dtype + Float + SampleUniform, D: Device<E>> T
             |(weight, bias)| ClusteredLinear {
                 weight,
                 bias,
-                clustering: Clustering::default(),
+                clustering: carried.take(),
             },
         )
     }

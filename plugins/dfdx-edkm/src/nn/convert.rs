@@ -2,20 +2,23 @@
 
 use dfdx::nn::modules::{Embedding, Linear, UnbiasedLinear};
 use dfdx::prelude::*;
-use edkm_cluster::Spec;
 
 use super::{ClusteredEmbedding, ClusteredLinear, UnbiasedClusteredLinear};
-use crate::Clustering;
+use crate::{Clustering, Spec};
 
 /// An existing layer with a clustered counterpart. The parameters are taken over as they are (the same storage, the same gradient).
 ///
 /// ```
 /// use dfdx::prelude::*;
 /// use dfdx_edkm::nn::IntoClustered;
+/// use dfdx_edkm::{Bits, Spec};
+/// # fn main() -> Result<(), dfdx_edkm::ClusterError> {
 /// # let dev: Cpu = Default::default();
 /// let linear = dev.build_module::<Linear<8, 4>, f32>();
-/// let clustered = linear.clone().into_clustered(edkm_cluster::Spec::default());
+/// let clustered = linear.clone().into_clustered(Spec::new(Bits::new(2)?));
 /// assert_eq!(clustered.weight.array(), linear.weight.array());
+/// # Ok(())
+/// # }
 /// ```
 pub trait IntoClustered {
     /// The clustered layer.

@@ -1,5 +1,6 @@
-//! Modules that compose like dfdx's own: const or run-time dimensions, tuples, derives, dfdx's optimizers and safetensors.
+//! Modules that compose like dfdx's own: const or run-time dimensions, tuples, dfdx's wrappers, optimizers and safetensors.
 
+mod carried;
 mod clustered_embedding;
 mod clustered_linear;
 mod convert;

@@ -7,6 +7,7 @@ use num_traits::Float;
 use rand_distr::uniform::SampleUniform;
 use rand_distr::Uniform;
 
+use super::carried::Carried;
 use super::{as_matrix, RowsOf};
 use crate::ops::linear::linear;
 use crate::{Clustering, EdkmDevice, ParameterKind, ParameterVisitor, Parameters, SaveForBackward};
@@ -25,7 +26,7 @@ pub(super) mod builder {
 pub struct UnbiasedClusteredLinear<I: Dim, O: Dim, E: Dtype, D: Storage<E>> {
     /// The weight that is trained, `[outputs, inputs]`.
     pub weight: Tensor<(O, I), E, D>,
-    /// How it is clustered, and the palette it has reached.
+    /// How it is clustered, and the palette it has reached. Not in a safetensors file: see [`Clustering`].
     pub clustering: Clustering,
 }
 
@@ -42,10 +43,14 @@ impl<I: ConstDim, O: ConstDim, E: Dtype + Float + SampleUniform, D: Device<E>> T
     type To<E2: Dtype, D2: Device<E2>> = UnbiasedClusteredLinear<I, O, E2, D2>;
 
     fn iter_tensors<V: ModuleVisitor<Self, E, D>>(visitor: &mut V) -> Result<Option<Self::To<V::E2, V::D2>>, V::Err> {
+        let carried = Carried::default();
         visitor.visit_fields(
             Self::tensor(
                 "weight",
-                |s| &s.weight,
+                |s| {
+                    carried.note(&s.clustering);
+                    &s.weight
+                },
                 |s| &mut s.weight,
                 TensorOptions::reset_with(|t| {
                     let bound = uniform_bound::<E>(I::SIZE);
@@ -54,7 +59,7 @@ impl<I: ConstDim, O: ConstDim, E: Dtype + Float + SampleUniform, D: Device<E>> T
             ),
             |weight| UnbiasedClusteredLinear {
                 weight,
-                clustering: Clustering::default(),
+                clustering: carried.take(),
             },
         )
     }

@@ -12,6 +12,8 @@ use crate::EdkmDevice;
 
 /// [`AdamW`] as a dfdx [`Optimizer`] of any module: parameters are told apart by their path, the learning rate stands in a field.
 ///
+/// A gradient that is not there counts as 0 (dfdx's own optimizers return `UnusedParams`; dfdx does not tell others which are there).
+///
 /// There is no clipping (`clip_norm` is ignored), and every parameter decays alike, since a `TensorCollection` does not say what is a
 /// matrix of a layer and what a bias.
 pub struct AdamWOptimizer<D: EdkmDevice> {
