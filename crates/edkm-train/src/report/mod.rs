@@ -19,6 +19,7 @@ pub use data::{
 };
 
 pub use inspection::inspection;
+pub(crate) use weights::{MOST_CENTROIDS, TALL_CENTROIDS};
 
 use crate::TrainError;
 use html::escape;

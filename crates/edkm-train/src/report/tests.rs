@@ -266,3 +266,25 @@ fn a_weight_figure_measures_what_it_shows() {
         None
     );
 }
+
+#[test]
+fn a_figure_of_many_centroids_stays_small() {
+    for (count, ticks, most_bytes) in [
+        (32, 0, 6 << 10),
+        (33, 33, 3 << 10),
+        (720, 720, 12 << 10),
+        (721, 0, 3 << 10),
+    ] {
+        let clustered: Vec<f32> = (0..count).map(|value| value as f32 / 719.0).collect();
+        let figure = WeightFigure::from_centroids("w", &[1, count], &clustered, 45);
+        let mut page = String::new();
+        super::weights::draw(&mut page, &figure).unwrap();
+        let lines = page.matches("<line").count();
+        assert_eq!(
+            (lines, page.matches("v-14").count()),
+            (if count == 32 { 32 } else { 0 }, ticks)
+        );
+        assert!(page.len() < most_bytes, "{count}: {} bytes", page.len());
+        assert!(page.contains(&format!("{count} values, of 45 palettes")), "{page}");
+    }
+}

@@ -9,10 +9,10 @@ use super::html::{escape, part, short};
 const BINS: usize = 72;
 
 /// Up to so many centroids are drawn over the whole height; more would hide the histogram and become ticks below it.
-const TALL_CENTROIDS: usize = 32;
+pub(crate) const TALL_CENTROIDS: usize = 32;
 
-/// With more none is drawn: they would fill the page with ink, and its file with more bytes than the model has.
-const MOST_CENTROIDS: usize = 4096;
+/// With more none is drawn: they would be a bar from end to end.
+pub(crate) const MOST_CENTROIDS: usize = 720;
 
 /// The drawing's own units; it is stretched to the width there is.
 const WIDTH: f64 = 720.0;
@@ -149,7 +149,8 @@ pub(super) fn draw(page: &mut String, figure: &WeightFigure) -> std::fmt::Result
     match (figure.centroids.len(), figure.palettes) {
         (0, _) => facts.push("not clustered".to_owned()),
         (count, 0 | 1) => facts.push(format!("{count} centroids in use")),
-        (count, palettes) => facts.push(format!("{count} centroids in use, in {palettes} palettes")),
+        // vectors have as many values as numbers in use, and rows with a factor theirs
+        (count, palettes) => facts.push(format!("{count} values, of {palettes} palettes")),
     }
     if let Some(error) = figure.mean_squared_error {
         facts.push(format!("mean squared error {}", short(error)));
@@ -180,20 +181,31 @@ fn centroids(page: &mut String, figure: &WeightFigure) -> std::fmt::Result {
     }
     let Histogram { low, high, .. } = figure.histogram;
     let (low, range) = (f64::from(low), f64::from(high) - f64::from(low));
-    let (class, top) = match figure.centroids.len() {
-        0..=TALL_CENTROIDS => ("centroid", 0.0),
-        _ => ("centroid tick", HEIGHT - 14.0),
-    };
-    for centroid in figure.centroids.iter().filter(|centroid| centroid.value.is_finite()) {
+    let drawn = figure.centroids.iter().filter(|centroid| centroid.value.is_finite());
+    let drawn = drawn.map(|centroid| {
         let place = (f64::from(centroid.value) - low) / range;
         // A centroid of rounded weights may lie a hair outside of them.
-        let x = place.clamp(0.0, 1.0) * WIDTH;
-        writeln!(
-            page,
-            "<line class=\"{class}\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{top}\" y2=\"{HEIGHT}\"><title>{}: {} of the weights</title></line>",
-            short(centroid.value.into()),
-            part(centroid.share)
-        )?;
+        (centroid, place.clamp(0.0, 1.0) * WIDTH)
+    });
+    if figure.centroids.len() <= TALL_CENTROIDS {
+        for (centroid, x) in drawn {
+            writeln!(
+                page,
+                "<line class=\"centroid\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"0\" y2=\"{HEIGHT}\"><title>{}: {} of the weights</title></line>",
+                short(centroid.value.into()),
+                part(centroid.share)
+            )?;
+        }
+        return Ok(());
     }
+    write!(page, "<path class=\"centroid tick\" d=\"")?;
+    let mut last = None;
+    for x in drawn
+        .map(|(_, x)| x.round() as u32)
+        .filter(|&x| last.replace(x) != Some(x))
+    {
+        write!(page, "M{x} {HEIGHT}v-14")?;
+    }
+    writeln!(page, "\"/>")?;
     Ok(())
 }

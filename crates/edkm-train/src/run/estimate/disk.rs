@@ -7,6 +7,7 @@ use edkm_llama::names::parameters;
 use super::model_sizes;
 use super::sizes::ModelSizes;
 use super::{share, sum, Share};
+use crate::report::{MOST_CENTROIDS, TALL_CENTROIDS};
 use crate::run::float_dtype::float_dtype;
 use crate::run::{plan, FinetuneSettings, PlannedLayer};
 use crate::TrainError;
@@ -15,11 +16,10 @@ use crate::TrainError;
 const METRICS_LINE: u64 = 280;
 /// Bytes of report.html but for its curves and matrices, and of log.txt.
 const REPORT: u64 = 14 << 10;
-/// Bytes of the histogram of a matrix in report.html, and of a centroid in it.
+/// Bytes of the histogram of a matrix in report.html, and of a centroid in it, which is a line where there are few and a tick where there are many.
 const REPORT_MATRIX: u64 = 1150;
-const REPORT_CENTROID: u64 = 120;
-/// With more centroids a histogram has none.
-const REPORT_MOST: u64 = 4096;
+const REPORT_LINE: u64 = 120;
+const REPORT_TICK: u64 = 11;
 /// Bytes of a step in the curves of report.html, of which there are at most so many points.
 const REPORT_STEP: u64 = 40;
 const REPORT_POINTS: u64 = 2000;
@@ -77,10 +77,14 @@ fn figures(settings: &FinetuneSettings, config: &LlamaConfig) -> Result<u64, Tra
             true => layer.shape[0],
             false => palette.group.map_or(1, |rows| layer.shape[0].div_ceil(rows)),
         };
-        Some((palettes as u64) << palette.bits).filter(|&count| count <= REPORT_MOST)
+        match (palettes << palette.bits) * palette.vector {
+            count if count <= TALL_CENTROIDS => Some(REPORT_LINE * count as u64),
+            count if count <= MOST_CENTROIDS => Some(REPORT_TICK * count as u64),
+            _ => None,
+        }
     };
     let all: u64 = plan(config, clustering)?.iter().filter_map(centroids).sum();
-    Ok(REPORT_MATRIX * matrices + REPORT_CENTROID * all)
+    Ok(REPORT_MATRIX * matrices + all)
 }
 
 /// A checkpoint: parameters and two moments each, and the palettes reached, which are small.
