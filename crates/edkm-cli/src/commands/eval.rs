@@ -54,6 +54,8 @@ enum Measures {
         acc_norm: Option<f64>,
         #[serde(skip_serializing_if = "Option::is_none")]
         acc_norm_stderr: Option<f64>,
+        /// Questions that were longer than the model's context.
+        shortened: usize,
     },
 }
 
@@ -98,7 +100,7 @@ pub fn run(args: EvalArgs) -> Result<(), Failure> {
                     if let Some(samples) = &mut samples {
                         samples.write(&candidate.name, *task, set, &answered)?;
                     }
-                    choice(*task, args.few_shot, &Scores::new(set, &answered))
+                    choice(*task, args.few_shot, set, &answered)
                 }
             };
             results.push(Measured {
@@ -199,7 +201,8 @@ fn stream(
     Ok(stream)
 }
 
-fn choice(task: Task, few_shot: usize, scores: &Scores) -> Measures {
+fn choice(task: Task, few_shot: usize, set: &TaskSet, answered: &[Answered]) -> Measures {
+    let scores = Scores::new(set, answered);
     let normalized = task.has_normalized_accuracy().then_some(scores.normalized_accuracy);
     Measures::Choice {
         items: scores.items,
@@ -208,12 +211,23 @@ fn choice(task: Task, few_shot: usize, scores: &Scores) -> Measures {
         acc_stderr: scores.accuracy.standard_error,
         acc_norm: normalized.map(|estimate| estimate.value),
         acc_norm_stderr: normalized.and_then(|estimate| estimate.standard_error),
+        shortened: answered.iter().filter(|answered| answered.shortened).count(),
     }
 }
 
 /// All figures, in either form.
 fn show(output: Output, results: &[Measured]) -> Result<(), Failure> {
     show_table(output, results);
+    for result in results {
+        if let Measures::Choice { items, shortened, .. } = result.measures {
+            if shortened > 0 {
+                output.line(format!(
+                    "{}, {}: {shortened} of {items} questions are longer than the model's context and lost their beginning; fewer examples (--few-shot) leave it",
+                    result.task, result.model
+                ));
+            }
+        }
+    }
     output.json(&Figures {
         only: match results {
             [only] => Some(&only.measures),

@@ -120,3 +120,26 @@ fn what_is_wrong_with_a_tasks_files_is_said() {
         &shop.out(),
     );
 }
+
+#[test]
+fn questions_longer_than_the_context_are_counted() {
+    let shop = Workshop::new();
+    let long = format!(
+        "{{\"goal\": \"{}\", \"sol1\": \"a ball.\", \"sol2\": \"k\"}}\n",
+        "Lily ran. ".repeat(2000)
+    );
+    std::fs::write(shop.path("valid.jsonl"), PIQA.to_owned() + &long).unwrap();
+    std::fs::write(shop.path("labels.lst"), "0\n1\n0\n0\n").unwrap();
+    let mut command = edkm();
+    command.arg("eval").arg(shop.model()).args(["--task", "piqa", "--data"]);
+    command
+        .arg(shop.path("valid.jsonl"))
+        .arg("--labels")
+        .arg(shop.path("labels.lst"));
+    let text = String::from_utf8(command.output().unwrap().stdout).unwrap();
+    assert!(
+        text.contains("1 of 4 questions are longer than the model's context"),
+        "{text}"
+    );
+    assert_eq!(json(&command.arg("--json").output().unwrap())["shortened"], 1);
+}

@@ -85,7 +85,7 @@ pub fn finetune<D: EdkmDevice>(
     let mut sampler = WindowSampler::new(&training, settings.sequence, settings.seed)?;
 
     let mut settings = settings.clone();
-    let mut bits_chosen = Vec::new();
+    let (mut bits_chosen, mut choosing_seconds) = (Vec::new(), 0.0);
     let calibration = Calibration {
         stream: &training,
         sequence: settings.sequence,
@@ -94,7 +94,11 @@ pub fn finetune<D: EdkmDevice>(
     };
     if let Some(clustering) = &mut settings.clustering {
         match &resumed {
-            None => (*clustering, bits_chosen) = settle(&model, clustering, Some(&calibration), observer)?,
+            None => {
+                let choosing = Instant::now();
+                (*clustering, bits_chosen) = settle(&model, clustering, Some(&calibration), observer)?;
+                choosing_seconds = choosing.elapsed().as_secs_f64();
+            }
             Some((_, (path, state))) => {
                 clustering.rules =
                     LayerRules::from_toml(&state.layer_rules).map_err(|reason| TrainError::RunCheckpoint {
@@ -216,9 +220,9 @@ pub fn finetune<D: EdkmDevice>(
     {
         trainer.model.set_clustering(&|_: &Parameter| None);
     }
-    let earlier = resumed
-        .as_ref()
-        .map_or((0.0, 0.0), |(_, state)| (state.seconds, state.training_seconds));
+    let earlier = resumed.as_ref().map_or((0.0, choosing_seconds), |(_, state)| {
+        (state.seconds, state.training_seconds)
+    });
     let non_finite = resumed
         .as_ref()
         .map_or_else(Default::default, |(_, state)| state.non_finite);

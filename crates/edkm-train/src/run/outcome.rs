@@ -32,7 +32,7 @@ pub struct FinetuneOutcome {
     pub tokens: u64,
     /// Wall time of the whole run.
     pub seconds: f64,
-    /// Wall time of training alone.
+    /// Wall time of training alone, and of choosing the bits of each layer for a budget.
     pub training_seconds: f64,
     /// The most memory that the process has held; `null` where the system does not tell.
     pub peak_rss_bytes: Option<u64>,

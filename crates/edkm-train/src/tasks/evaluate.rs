@@ -14,6 +14,8 @@ const TOGETHER: usize = 32;
 pub struct Answered {
     /// The natural logarithm of each answer's likelihood, summed over its tokens.
     pub log_likelihoods: Vec<f64>,
+    /// Whether a sequence was longer than the model's context and lost its beginning.
+    pub shortened: bool,
 }
 
 /// Asks a model all questions. `progress` is told how many are done.
@@ -44,6 +46,7 @@ pub fn evaluate(
         let mut scored = model.continuation_log_likelihoods(&asked)?.into_iter();
         answered.extend(encoded.iter().map(|choices| {
             Answered {
+                shortened: choices.iter().any(|choice| choice.shortened),
                 log_likelihoods: scored
                     .by_ref()
                     .take(choices.len())
@@ -62,6 +65,8 @@ pub(super) struct Encoded {
     tokens: Vec<u32>,
     /// Tokens of the context, at least one.
     context: usize,
+    /// Whether it lost its beginning.
+    shortened: bool,
 }
 
 impl Encoded {
@@ -86,6 +91,7 @@ impl Encoded {
             tokens,
             // A continuation that fills the whole context gives its first token up for one.
             context: context.saturating_sub(cut).max(1),
+            shortened: cut > 0,
         })
     }
 

@@ -147,6 +147,7 @@ fn scores_of_known_answers() {
     };
     let answered = |a: f64, b: f64| Answered {
         log_likelihoods: vec![a, b],
+        shortened: false,
     };
     let one = TaskSet::new(
         vec![question("", 0), question("", 1), question("", 1), question("", 0)],
