@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use clap::{builder::PossibleValuesParser, value_parser, Args as ClapArgs, ValueEnum};
 use edkm_cluster::{Bits, GradientMode, Initialization, KeepZero, VectorLen};
-use edkm_train::run::{ClusterSettings, FirstPalettes, LayerRules};
+use edkm_train::run::{ClusterSettings, FirstPalettes};
 use edkm_train::schedule::{Annealing, TemperatureSchedule, TemperatureUnit};
 
 use super::PaletteArgs;
@@ -175,12 +175,7 @@ impl ClusterArgs {
             temperature: temperature.starting_at(self.cluster_from),
             from_step: self.cluster_from,
             bits_budget: self.bits_budget,
-            rules: self
-                .layers
-                .as_deref()
-                .map(LayerRules::read)
-                .transpose()?
-                .unwrap_or_default(),
+            rules: self.palettes.rules(self.layers.as_deref())?,
             ..defaults
         })
     }

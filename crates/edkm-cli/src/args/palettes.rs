@@ -1,12 +1,13 @@
 //! What palettes look like: arguments that several commands have.
 
 use std::num::NonZeroUsize;
+use std::path::Path;
 
 use clap::{value_parser, Args as ClapArgs, ValueEnum};
 use dfdx_edkm::ChannelScale;
 use edkm_cluster::Bits;
 use edkm_palette::PaletteDType;
-use edkm_train::run::ClusterSettings;
+use edkm_train::run::{ClusterSettings, LayerRules};
 
 use crate::commands::Failure;
 
@@ -16,7 +17,7 @@ pub struct PaletteArgs {
     /// One palette for so many output channels, in place of one for each matrix
     #[arg(long, value_name = "CHANNELS")]
     pub group: Option<NonZeroUsize>,
-    /// Type of the palettes' numbers in the file; without it int8 with --group or a budget of bits, where palettes are many, and f32 otherwise
+    /// Type of the palettes' numbers in the file; without it int8 with --group, a budget of bits or a rule that sets a group, where palettes are many, and f32 otherwise
     #[arg(long, value_enum)]
     pub palette_dtype: Option<PaletteType>,
     /// Divide each row of a matrix by its root mean square first: a factor for each output channel, 16 bits a row
@@ -48,6 +49,18 @@ impl PaletteArgs {
             },
             embedding_bits: self.embedding_bits.map(Bits::new).transpose()?,
             ..settings
+        })
+    }
+
+    /// The rules of a file, if there is one. Palettes of groups that a rule makes are bytes too, if nothing else was said.
+    ///
+    /// # Errors
+    /// Those of [`LayerRules::read`].
+    pub fn rules(&self, file: Option<&Path>) -> Result<LayerRules, Failure> {
+        let rules = file.map(LayerRules::read).transpose()?.unwrap_or_default();
+        Ok(match self.palette_dtype {
+            Some(_) => rules,
+            None => rules.with_bytes_for_groups(),
         })
     }
 }

@@ -4,7 +4,7 @@ use dfdx::prelude::*;
 use edkm_cluster::{Bits, KeepZero, Spec, VectorLen};
 use edkm_llama::checkpoint::Overwrite;
 use edkm_train::run::{
-    compress_folder, plan_compress, CalibrationSettings, ClusterSettings, CompressSettings, DataSource, LayerRules,
+    compress_folder, plan_compress, CalibrationSettings, ClusterSettings, CompressSettings, DataSource,
 };
 
 use super::{plan, Failure};
@@ -27,12 +27,7 @@ pub fn run(args: CompressArgs) -> Result<(), Failure> {
                 KeepZero::Free
             },
             bits_budget: args.bits_budget,
-            rules: args
-                .layers
-                .as_deref()
-                .map(LayerRules::read)
-                .transpose()?
-                .unwrap_or_default(),
+            rules: args.palettes.rules(args.layers.as_deref())?,
             ..args.palettes.settings(args.bits_budget, plain)?
         },
         calibration: (!args.data.is_empty()).then_some(CalibrationSettings {
