@@ -188,7 +188,7 @@ pub enum PaletteError {
         len: usize,
     },
     /// Core ML has equal groups only.
-    #[error("Core ML needs groups of equal size: {rows} rows do not divide into groups of {group_rows}")]
+    #[error("Core ML needs groups of equal size: {rows} rows do not divide into groups of {group_rows}; palettes of groups that divide the rows can be exported")]
     CoreMlGroups {
         /// Rows of the matrix.
         rows: usize,
@@ -206,6 +206,14 @@ pub enum PaletteError {
 }
 
 impl PaletteError {
+    /// The same without the name of the tensor, where that is said beside it.
+    pub fn without_tensor(self) -> Self {
+        match self {
+            PaletteError::Tensor { source, .. } => *source,
+            other => other,
+        }
+    }
+
     /// The same error with the name of the tensor that it concerns.
     pub fn in_tensor(self, name: &str) -> Self {
         match self {

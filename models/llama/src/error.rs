@@ -43,7 +43,7 @@ pub enum LlamaError {
         source: edkm_cluster::ClusterError,
     },
     /// A palette could not be packed or read.
-    #[error("cannot palettize {name}: {source}")]
+    #[error("palettes of {name}: {source}")]
     Palettize {
         /// The parameter.
         name: String,

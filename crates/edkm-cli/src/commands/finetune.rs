@@ -253,9 +253,13 @@ fn show(output: Output, settings: &FinetuneSettings, outcome: &FinetuneOutcome) 
     let bits = settings
         .clustering
         .as_ref()
-        .map(|clustering| match outcome.bits_per_weight {
-            Some(chosen) if clustering.bits_budget.is_some() => format!("{chosen:.2}"),
-            _ => clustering.bits.to_string(),
+        .zip(outcome.bits_per_weight)
+        .map(|(clustering, bits_per_weight)| {
+            let by_layer = clustering.bits_budget.is_some() || !clustering.rules.0.is_empty();
+            match by_layer || clustering.vector.get() > 1 {
+                true => format!("{bits_per_weight:.2}"),
+                false => clustering.bits.to_string(),
+            }
         });
     for baseline in &outcome.baselines {
         let name = match baseline.method {

@@ -38,6 +38,10 @@ struct Palette {
     bits: u8,
     palettes: usize,
     vector: usize,
+    /// Type of their numbers.
+    dtype: String,
+    /// Whether each row has a factor.
+    row_scales: bool,
     bits_per_weight: f64,
     /// The first palette, one list of numbers.
     first: Vec<f32>,
@@ -96,6 +100,8 @@ fn read(path: &Path, checkpoint: &Checkpoint) -> Result<Contents, Failure> {
                     bits: matrix.spec().bits,
                     palettes: matrix.groups(),
                     vector: matrix.spec().vector,
+                    dtype: matrix.spec().palette_dtype.to_string(),
+                    row_scales: matrix.row_scales().is_some(),
                     bits_per_weight: matrix.bits_per_weight(),
                     first: matrix.palette(0).to_vec(),
                 }),
@@ -132,10 +138,14 @@ fn show(output: Output, contents: &Contents) {
         );
         if let Some(palette) = &tensor.palette {
             let plural = if palette.palettes == 1 { "palette" } else { "palettes" };
-            line += &format!(
-                "  {} {plural}, {:.3} bits a weight",
-                palette.palettes, palette.bits_per_weight
-            );
+            line += &format!("  {} {plural} of {}", palette.palettes, palette.dtype);
+            if palette.vector > 1 {
+                line += &format!(", vectors of {}", palette.vector);
+            }
+            if palette.row_scales {
+                line += ", a factor a row";
+            }
+            line += &format!(", {:.3} bits a weight", palette.bits_per_weight);
             if palette.bits <= 3 && palette.palettes == 1 && palette.vector == 1 {
                 line += &format!(
                     "  {}",

@@ -40,6 +40,59 @@ fn every_setting_reaches_the_written_model() {
 }
 
 #[test]
+fn inspect_says_what_palettes_are_like() {
+    let shop = Workshop::new();
+    let dir = shop.out();
+    let compress = [
+        "compress",
+        "--method",
+        "kmeans",
+        "--bits",
+        "4",
+        "--vector",
+        "2",
+        "--group",
+        "8",
+        "--per-channel-scale",
+    ];
+    let output = edkm()
+        .args(compress)
+        .arg(shop.model())
+        .arg("--out")
+        .arg(&dir)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(edkm().arg("inspect").arg(&dir).output().unwrap().stdout).unwrap();
+    assert!(
+        text.contains(" palettes of i8, vectors of 2, a factor a row, "),
+        "{text}"
+    );
+    let refused = edkm()
+        .args([
+            "compress",
+            "--method",
+            "rtn",
+            "--bits",
+            "4",
+            "--vector",
+            "2",
+            "--overwrite",
+        ])
+        .arg(shop.model())
+        .arg("--out")
+        .arg(&dir)
+        .output()
+        .unwrap();
+    assert!(!refused.status.success());
+    let message = String::from_utf8(refused.stderr).unwrap();
+    assert!(
+        message.contains("--vector is 2 with --method rtn") && !message.contains("palettes"),
+        "{message}"
+    );
+}
+
+#[test]
 fn palettes_of_groups_are_bytes_by_default() {
     let found = |more: &[&str]| bits(&run(&[&["--group", "8"], more].concat()).0);
     assert_eq!(found(&[]), found(&["--palette-dtype", "int8"]));

@@ -93,7 +93,11 @@ fn the_example_of_the_documentation_is_one() {
     // as --group has it
     assert_eq!(of("model.layers.3.mlp.down_proj.weight")["dtype"], "i8");
     let plan = json(&shop.finetune(&["--layers", example, "--palette-dtype", "f32", "--plan", "--json"]));
-    assert!(plan["layers"].as_array().unwrap().iter().all(|layer| layer["palette"]["dtype"] != "i8"));
+    assert!(plan["layers"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .all(|layer| layer["palette"]["dtype"] != "i8"));
     assert_eq!(of("model.embed_tokens.weight")["dtype"], "f16");
     assert!(of("model.layers.0.self_attn.k_proj.weight").is_null());
 }

@@ -91,8 +91,8 @@ pub fn compare_with_stock(rows: &mut [SavedRow]) {
     let stock = rows.first().and_then(|row| row.kept_bytes);
     for row in rows {
         row.times_less = stock
-            .zip(row.kept_bytes)
-            .map(|(stock, kept)| stock as f64 / kept.max(1) as f64);
+            .zip(row.kept_bytes.filter(|&kept| kept > 0))
+            .map(|(stock, kept)| stock as f64 / kept as f64);
     }
 }
 

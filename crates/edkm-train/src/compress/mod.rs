@@ -49,6 +49,11 @@ impl Method {
         }
     }
 
+    /// Whether weights that share an index, more than one, can be given palettes.
+    pub fn takes_vectors(self) -> bool {
+        !matches!(self, Self::RoundToNearest | Self::Gptq(Levels::EvenlySpaced))
+    }
+
     /// Whether it looks at text.
     pub fn needs_calibration(self) -> bool {
         matches!(self, Self::WeightedKMeans | Self::Gptq(_))

@@ -109,6 +109,17 @@ pub fn compress_folder<D: EdkmDevice>(
             method: settings.method.name(),
         });
     }
+    if !settings.method.takes_vectors() && settings.clustering.vector.get() > 1 {
+        return Err(TrainError::Setting {
+            setting: "--vector",
+            value: format!(
+                "{} with --method {}",
+                settings.clustering.vector.get(),
+                settings.method.name()
+            ),
+            expected: "1, as its levels are numbers; kmeans, weighted-kmeans and gptq take vectors",
+        });
+    }
     check_apart(&settings.model_dir, &settings.out)?;
     observer.stage(Stage::LoadModel);
     let out = OutputDir::create(&settings.out, settings.overwrite)?;

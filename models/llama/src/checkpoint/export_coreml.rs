@@ -38,7 +38,7 @@ pub fn export_coreml_torch(
                     .coreml_entries(&parameter.name)
                     .map_err(|source| LlamaError::Palettize {
                         name: parameter.name.clone(),
-                        source,
+                        source: source.without_tensor(),
                     })?;
                 entries.extend(buffers.into_iter().map(TensorEntry::from));
                 super::FloatDtype::F32
