@@ -301,7 +301,7 @@ pub enum TrainError {
         folder: PathBuf,
     },
     /// There is nothing to resume from.
-    #[error("{}: no checkpoint that can be used{}", folder.display(), reasons(damaged))]
+    #[error("{}: no checkpoint that can be used{}; begin anew with --overwrite (--checkpoint-every writes some on the way)", folder.display(), reasons(damaged))]
     NoCheckpoint {
         /// The folder of the run.
         folder: PathBuf,

@@ -22,8 +22,8 @@ use super::plan::{plan_folder, PlanText};
 use super::steps::Run;
 use super::texts::{document_beginning, texts};
 use super::{
-    baselines, first_palettes, rate_factors, report, FinetuneOutcome, FinetuneSettings, LayerRules, Measure, Objective,
-    Observer, OnLimits, PlannedLayer, Sizes, Stage,
+    baselines, first_palettes, rate_factors, report, DataSource, FinetuneOutcome, FinetuneSettings, LayerRules,
+    Measure, Objective, Observer, OnLimits, PlannedLayer, Sizes, Stage,
 };
 use crate::compress::Calibration;
 use crate::data::sampler::WindowSampler;
@@ -135,7 +135,15 @@ pub fn finetune<D: EdkmDevice>(
     let perplexity_before = match &resumed {
         Some((_, state)) => {
             same("model", state.model, model_before)?;
-            same("validation text", state.validation, validation_print)?;
+            let measured_on = match settings.validation {
+                DataSource::HeldOut => "training text (its last tenth is measured on)",
+                _ => "validation text",
+            };
+            same(measured_on, state.validation, validation_print)?;
+            observer.result(&format!(
+                "perplexity {:.4}, measured when the run began",
+                state.perplexity_before
+            ));
             state.perplexity_before
         }
         None => {

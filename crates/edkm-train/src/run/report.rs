@@ -30,7 +30,9 @@ pub(super) fn sample(prompt: &str, original: &Path, result: &Path) -> Result<Sam
 fn continue_text(model_dir: &Path, prompt: &str) -> Result<String, TrainError> {
     let model = InferenceModel::open(model_dir)?;
     let tokenizer = Tokenizer::from_dir(model_dir)?;
-    let tokens = tokenizer.encode_document(prompt)?;
+    let mut tokens = tokenizer.encode_document(prompt)?;
+    // a prompt that leaves no room loses its beginning
+    tokens.drain(..tokens.len().saturating_sub(model.context_limit().div_ceil(2)));
     let context = (tokens.len() + SAMPLE_TOKENS).min(model.context_limit());
     let mut session = Session::new(&model, context, CacheType::F32)?;
     let options = GenerateOptions {

@@ -8,8 +8,11 @@ use crate::data::TokenStream;
 use crate::run::FinetuneSettings;
 use crate::{Tokenizer, TrainError};
 
-/// Tokens of the validation text that the sample begins with.
+/// Tokens of the validation text that the sample begins with, where all of it counts.
 const PROMPT_TOKENS: usize = 12;
+
+/// Tokens of a prompt that the sample begins with at most.
+const LONGEST_PROMPT: usize = 256;
 
 /// The share of the text that is held out if there is no other to measure on.
 const HELD_OUT: f64 = 0.1;
@@ -54,12 +57,48 @@ fn in_both(settings: &FinetuneSettings) -> Option<&Path> {
     both.map(PathBuf::as_path)
 }
 
-/// The first tokens of the first whole document.
+/// The first tokens of the first whole document: those that do not count, its prompt, if it begins with such.
 pub(super) fn document_beginning<'a>(stream: &'a TokenStream, tokenizer: &Tokenizer) -> &'a [u32] {
     let tokens = stream.tokens();
     let begins = tokens
         .iter()
         .position(|&token| Some(token) == tokenizer.begin_token())
         .unwrap_or(0);
-    &tokens[begins..tokens.len().min(begins + PROMPT_TOKENS)]
+    // nothing predicts the begin token
+    let prompt = (begins + 1..tokens.len()).take_while(|&position| !stream.counts(position));
+    let length = match prompt.take(LONGEST_PROMPT).count() {
+        0 => PROMPT_TOKENS,
+        prompt => 1 + prompt,
+    };
+    &tokens[begins..tokens.len().min(begins + length)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::synthetic;
+
+    #[test]
+    fn a_sample_begins_with_a_whole_prompt_or_some_tokens_of_a_text() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, content: &[u8]| {
+            std::fs::write(dir.path().join(name), content).unwrap();
+            dir.path().join(name)
+        };
+        let story = "the fox found a red kite and the dog saw a ball in the park by the old tree";
+        write("tokenizer.json", &synthetic::train_tokenizer(story, 280).unwrap());
+        let tokenizer = Tokenizer::from_dir(dir.path()).unwrap();
+        let beginning = |path: PathBuf| {
+            let stream = TokenStream::from_files(&[path], &tokenizer).unwrap();
+            tokenizer.decode(document_beginning(&stream, &tokenizer)).unwrap()
+        };
+        let text = beginning(write("a.txt", story.as_bytes()));
+        assert!(story.starts_with(&text) && text.len() < story.len(), "{text}");
+        let record = r#"{"instruction": "Find a kite.", "input": "", "output": "the fox found one"}"#;
+        let prompt = beginning(write("a.jsonl", record.as_bytes()));
+        assert!(
+            prompt.ends_with("### Response:") && prompt.contains("Find a kite."),
+            "{prompt}"
+        );
+    }
 }
