@@ -14,6 +14,7 @@ mod started;
 mod subscriber;
 mod table;
 
+mod written_over;
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -30,7 +31,7 @@ fn main() -> ExitCode {
     let args = Args::parse();
     let phases = PhaseTimes::default();
     let log = run_log::RunLog::default();
-    let outcome = subscriber::init(args.command.trace(), args.command.phases(&phases), &log).and_then(|trace| {
+    let outcome = subscriber::init(&args.command, args.command.phases(&phases), &log).and_then(|trace| {
         // Kernels run in the pool that they are called from; inside it a call costs no hand-over.
         rayon::scope(|_| run(args, &phases, log))?;
         trace.map_or(Ok(()), subscriber::Trace::finish)

@@ -12,7 +12,9 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
+use crate::args::Command;
 use crate::run_log::{RunLog, PROGRESS};
+use crate::written_over::Written;
 
 /// A trace that is being written, beside the file that it will be.
 pub struct Trace {
@@ -39,16 +41,16 @@ impl Trace {
 /// Sets up the subscriber. Without a trace file and an account no span is on: its cost is the comparison of a level.
 ///
 /// # Errors
-/// A trace file that cannot be made.
+/// A trace file that cannot be made, or would replace something else.
 pub fn init(
-    trace: Option<&Path>,
+    command: &Command,
     phases: Option<PhaseTimes>,
     log: &RunLog,
 ) -> Result<Option<Trace>, super::commands::Failure> {
-    let (layer, trace) = match trace {
+    let (layer, trace) = match command.trace() {
         None => (None, None),
         Some(path) => {
-            super::commands::check_written_over(path, "json")?;
+            Written::Trace.check(path, &command.inputs())?;
             let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
             let cannot = |error: std::io::Error| format!("cannot write the trace {}: {error}", path.display());
             let file = new_file(folder.unwrap_or(Path::new("."))).map_err(cannot)?;

@@ -17,7 +17,7 @@ mod palettes;
 mod sampling;
 mod task_requests;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
 use edkm_train::bench::phases::PhaseTimes;
@@ -102,6 +102,23 @@ impl Command {
                 BenchCommand::Step(args) => args.trace.as_deref(),
             },
             _ => None,
+        }
+    }
+
+    /// The files that it reads, as far as a trace might be written over one.
+    pub fn inputs(&self) -> Vec<&Path> {
+        match self {
+            Command::Finetune(args) => {
+                let layers = &args.clustering.layers;
+                let singles = [&args.model_dir, &args.valid, layers].into_iter().flatten();
+                args.data.iter().chain(singles).map(PathBuf::as_path).collect()
+            }
+            Command::Bench { bench } => match bench {
+                BenchCommand::Generate(args) => vec![Path::new(&args.config)],
+                BenchCommand::Step(args) => vec![Path::new(&args.config)],
+                _ => Vec::new(),
+            },
+            _ => Vec::new(),
         }
     }
 

@@ -1,6 +1,6 @@
 //! `--task`, `--data`, `--labels`: what belongs together is told by the order on the command line.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::error::ErrorKind;
 use clap::{value_parser, Arg, ArgAction, ArgMatches, Args, Command, Error, FromArgMatches, ValueEnum};
@@ -53,6 +53,16 @@ pub struct TaskRequest {
     pub few_shot_data: Option<PathBuf>,
     /// The answers of those.
     pub few_shot_labels: Option<PathBuf>,
+}
+
+impl TaskRequest {
+    /// Its files.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        let others = [&self.labels, &self.few_shot_data, &self.few_shot_labels];
+        std::iter::once(&self.data)
+            .chain(others.into_iter().flatten())
+            .map(PathBuf::as_path)
+    }
 }
 
 /// All that was asked for, at least one.

@@ -17,6 +17,7 @@ use crate::console::{bytes, Output};
 use crate::hub;
 use crate::progress::Counter;
 use crate::table::Table;
+use crate::written_over::Written;
 
 /// All that was measured.
 #[derive(Serialize)]
@@ -75,6 +76,12 @@ enum Prepared {
 pub fn run(args: EvalArgs) -> Result<(), Failure> {
     let output = Output::new(args.json);
     args.device.check_inference()?;
+    if let Some(path) = &args.log_samples {
+        let models = std::iter::once(&args.model_dir).chain(&args.compare);
+        let models = models.map(PathBuf::as_path);
+        let inputs: Vec<&Path> = models.chain(args.tasks.0.iter().flat_map(TaskRequest::files)).collect();
+        Written::Samples.check(path, &inputs)?;
+    }
     // all files before the first model: what is wrong with one shows at once
     let prepared = args
         .tasks

@@ -7,10 +7,11 @@ use edkm_llama::config::{LlamaConfig, CONFIG_FILE};
 use edkm_train::report;
 use serde::Serialize;
 
-use super::{check_written_over, Failure};
+use super::Failure;
 use crate::args::InspectArgs;
 use crate::console::{bytes, Output};
 use crate::hub;
+use crate::written_over::Written;
 
 /// What a checkpoint holds.
 #[derive(Serialize)]
@@ -50,7 +51,7 @@ struct Palette {
 pub fn run(args: InspectArgs) -> Result<(), Failure> {
     let output = Output::new(args.json);
     if let Some(page) = &args.html {
-        check_written_over(page, "html")?;
+        Written::Page.check(page, &[&args.path])?;
     }
     let path = hub::folder(&args.path)?;
     let checkpoint = open(&path)?;
@@ -59,7 +60,7 @@ pub fn run(args: InspectArgs) -> Result<(), Failure> {
     if let Some(page) = &args.html {
         let name = path.canonicalize().unwrap_or(path.clone());
         let name = name.file_name().unwrap_or_default().to_string_lossy();
-        report::write(page, &report::inspection(&checkpoint, &name)?)?;
+        report::write_inspection(page, &report::inspection(&checkpoint, &name)?)?;
         output.line(format!("wrote {}", page.display()));
     }
     output.json(&contents)?;

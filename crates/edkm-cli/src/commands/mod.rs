@@ -13,8 +13,6 @@ pub mod inspect;
 pub mod make_default;
 pub mod plan;
 
-use std::path::Path;
-
 use edkm_llama::model::Recompute;
 use edkm_train::trainer::Update;
 
@@ -56,23 +54,5 @@ impl std::fmt::Display for Chain<'_> {
             cause = error.source();
         }
         Ok(())
-    }
-}
-
-/// Refuses to write over a file of another kind: a slip must not cost a model.
-///
-/// # Errors
-/// A file that is there and whose name does not end in `extension`.
-pub fn check_written_over(path: &Path, extension: &str) -> Result<(), Failure> {
-    let is_alike = path
-        .extension()
-        .is_some_and(|found| found.eq_ignore_ascii_case(extension));
-    match path.exists() && !is_alike {
-        true => Err(format!(
-            "{} is there and is no .{extension} file; it is left alone, name another",
-            path.display()
-        )
-        .into()),
-        false => Ok(()),
     }
 }

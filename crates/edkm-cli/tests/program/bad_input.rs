@@ -414,31 +414,6 @@ fn a_run_that_was_never_begun_cannot_go_on() {
 }
 
 #[test]
-fn a_page_or_a_trace_does_not_replace_a_file_of_another_kind() {
-    let shop = Workshop::new();
-    let before = std::fs::read(shop.weights()).unwrap();
-    let inspect = [
-        "inspect".into(),
-        shop.model().into_os_string(),
-        "--html".into(),
-        shop.weights().into(),
-    ];
-    let output = edkm().args(inspect).output().unwrap();
-    assert_refused(
-        &output,
-        &["model.safetensors is there and is no .html file"],
-        &shop.out(),
-    );
-    let output = shop.finetune(&["--trace", shop.weights().to_str().unwrap()]);
-    assert_refused(
-        &output,
-        &["model.safetensors is there and is no .json file"],
-        &shop.out(),
-    );
-    assert_eq!(std::fs::read(shop.weights()).unwrap(), before);
-}
-
-#[test]
 fn what_is_for_one_device_is_refused_on_the_other() {
     let shop = Workshop::new();
     let refused = shop.finetune(&["--precision", "f16"]);

@@ -15,3 +15,4 @@ mod layers;
 mod mishaps;
 mod resume;
 mod whole_path;
+mod written_over;

@@ -1,10 +1,16 @@
 //! The page of a model that no run has made: its weights.
 
+use std::path::Path;
+
 use edkm_llama::checkpoint::{Checkpoint, Dtype};
 
 use super::data::{ReportData, WeightFigure};
 use super::html::{bytes, thousands};
+use super::render;
 use crate::TrainError;
+
+/// How a file with such a page begins.
+const BEGINNING: &str = "<!doctype html>\n<!-- edkm inspect -->\n";
 
 /// The weight part of the page for any checkpoint: each matrix with its histogram, and the centroids of those that have palettes.
 ///
@@ -43,6 +49,21 @@ pub fn inspection(checkpoint: &Checkpoint, name: &str) -> Result<ReportData, Tra
         weights,
         ..ReportData::default()
     })
+}
+
+/// Writes the page to a file.
+///
+/// # Errors
+/// If the file cannot be written.
+pub fn write_inspection(path: &Path, data: &ReportData) -> Result<(), TrainError> {
+    let page = render(data);
+    let rest = page.strip_prefix("<!doctype html>\n").unwrap_or(&page);
+    std::fs::write(path, format!("{BEGINNING}{rest}")).map_err(TrainError::io("write", path))
+}
+
+/// Whether a file that begins so was written by [`write_inspection`].
+pub fn begins_an_inspection(beginning: &[u8]) -> bool {
+    beginning.starts_with(BEGINNING.as_bytes())
 }
 
 fn is_float(dtype: Dtype) -> bool {

@@ -18,7 +18,7 @@ pub use data::{
     WeightFigure,
 };
 
-pub use inspection::inspection;
+pub use inspection::{begins_an_inspection, inspection, write_inspection};
 pub(crate) use weights::{MOST_CENTROIDS, TALL_CENTROIDS};
 
 use crate::TrainError;
