@@ -260,7 +260,7 @@ pub struct BenchStepArgs {
     #[arg(long, default_value_t = 3, value_parser = value_parser!(u8).range(1..=8))]
     pub bits: u8,
     /// Without clustering
-    #[arg(long)]
+    #[arg(long, conflicts_with = "bits")]
     pub no_cluster: bool,
     /// Save only the input of each layer and run it again in backward
     #[arg(long, conflicts_with = "checkpoint_attention")]

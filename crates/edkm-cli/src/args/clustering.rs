@@ -11,9 +11,12 @@ use edkm_train::schedule::{Annealing, TemperatureSchedule, TemperatureUnit};
 use super::PaletteArgs;
 use crate::commands::Failure;
 
+/// The heading of these arguments in the help.
+pub const HEADING: &str = "Clustering";
+
 /// What is clustered, and how.
 #[derive(Debug, ClapArgs)]
-#[command(next_help_heading = "Clustering")]
+#[command(next_help_heading = HEADING)]
 pub struct ClusterArgs {
     /// Bits of an index: each weight matrix takes 2^BITS values
     #[arg(long, default_value_t = 3, value_parser = value_parser!(u8).range(1..=8))]
@@ -37,7 +40,7 @@ pub struct ClusterArgs {
     #[arg(long, value_name = "FROM:TO")]
     pub temperature: Option<Range>,
     /// What the temperature is measured in
-    #[arg(long, value_enum, default_value_t = Unit::Relative)]
+    #[arg(long, value_enum, default_value_t = Unit::Relative, requires = "temperature")]
     pub temperature_unit: Unit,
     /// The part of the run over which the temperature falls; it stays at TO for the rest
     #[arg(long, value_name = "SHARE", default_value_t = 1.0, requires = "temperature")]
@@ -141,15 +144,23 @@ impl ClusterArgs {
     /// The settings for a run of `steps` steps.
     ///
     /// # Errors
-    /// A temperature or a share that cannot be used.
+    /// A temperature or a share that cannot be used, or would not be.
     pub fn settings(&self, steps: u64) -> Result<ClusterSettings, Failure> {
         let defaults = ClusterSettings::new(Bits::new(self.bits)?, steps);
+        if let (Gradient::StraightThrough, Some(_)) = (self.gradient, self.temperature) {
+            return Err(
+                "--gradient straight-through assigns each weight to one centroid; leave --temperature out, which softens the assignment".into(),
+            );
+        }
         let unit = match self.temperature_unit {
             Unit::Relative => TemperatureUnit::Relative,
             Unit::Absolute => TemperatureUnit::Absolute,
         };
         let temperature = match self.temperature {
             None => defaults.temperature,
+            Some(Range { to: None, .. }) if self.temperature_share != 1.0 => {
+                return Err("--temperature-share is for a temperature that falls: give it as --temperature FROM:TO".into())
+            }
             Some(Range { from, to: None }) => TemperatureSchedule::new(unit, Annealing::Constant(from), steps)?,
             Some(Range { from, to: Some(to) }) => {
                 let share = self.temperature_share;

@@ -3,14 +3,16 @@
 use std::num::NonZeroU64;
 use std::path::PathBuf;
 
-use clap::{ArgAction, Args as ClapArgs};
+use clap::{Arg, ArgAction, Args as ClapArgs};
 use edkm_store::Bytes;
 use edkm_train::run::{OnNonFinite, RateUnit};
 
+use super::clustering::HEADING;
 use super::{ClusterArgs, DeviceArgs, OptimizerChoice};
 
 /// `edkm finetune`
 #[derive(Debug, ClapArgs)]
+#[command(mut_args(conflicts))]
 pub struct FinetuneArgs {
     /// A Hugging Face folder (config.json, tokenizer.json, model.safetensors), one that edkm wrote, or hf:OWNER/NAME; without it, the embedded tiny model
     pub model_dir: Option<PathBuf>,
@@ -20,9 +22,6 @@ pub struct FinetuneArgs {
     /// Text to measure perplexity on; without it, the last tenth of the training text is held out
     #[arg(long, value_name = "FILE")]
     pub valid: Option<PathBuf>,
-    /// What is clustered, and how
-    #[command(flatten)]
-    pub clustering: ClusterArgs,
     /// Steps of training
     #[arg(long, default_value_t = 400)]
     pub steps: u64,
@@ -54,8 +53,7 @@ pub struct FinetuneArgs {
     /// Seed of the data's order
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
-    /// The share of the loss that is the distance to the predictions of the model as it came, the rest being the text's. Not used with
-    /// --no-cluster
+    /// The share of the loss that is the distance to the predictions of the model as it came, the rest being the text's
     #[arg(long, value_name = "SHARE", num_args = 0..=1, require_equals = true, default_value_t = 0.5, default_missing_value = "1")]
     pub distill: f32,
     /// The weight of the distance, relative to their size, of the hidden states behind each layer from those of the model as it came, which comes to
@@ -67,10 +65,10 @@ pub struct FinetuneArgs {
     #[arg(long, value_name = "NATS", default_value_t = 0.1)]
     pub distill_fade: f32,
     /// The same as --distill=0 --distill-hidden 0: the text alone, in two thirds of a step's time
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["distill", "distill_hidden", "distill_fade"])]
     pub no_distill: bool,
-    /// Train the model as it is, without clustering
-    #[arg(long, conflicts_with_all = ["bits", "bits_budget", "layers", "group", "vector", "embedding_bits", "palette_dtype", "per_channel_scale", "plan"])]
+    /// Train the model as it is, without clustering, on the text alone
+    #[arg(long, conflicts_with_all = ["lr_unit", "baselines", "distill", "distill_hidden", "distill_fade"])]
     pub no_cluster: bool,
     /// Tokens of the validation text that are used
     #[arg(long, value_name = "N", default_value_t = 40_000)]
@@ -145,6 +143,18 @@ pub struct FinetuneArgs {
     /// Print one JSON object as the last line of standard output
     #[arg(long)]
     pub json: bool,
+    // last, since their heading in the help holds for what comes behind it
+    /// What is clustered, and how
+    #[command(flatten)]
+    pub clustering: ClusterArgs,
+}
+
+/// What cannot be given together, as far as it follows from what an argument is for.
+fn conflicts(arg: Arg) -> Arg {
+    match arg.get_help_heading() == Some(HEADING) {
+        true => arg.conflicts_with("no_cluster"),
+        false => arg,
+    }
 }
 
 /// `--lr-unit`
@@ -180,5 +190,31 @@ impl From<NonFinitePolicy> for OnNonFinite {
             NonFinitePolicy::Skip => Self::Skip,
             NonFinitePolicy::Rollback => Self::Rollback,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+    use crate::args::Args;
+
+    #[test]
+    fn no_setting_of_clustering_goes_with_none() {
+        let program = Args::command();
+        let finetune = program.find_subcommand("finetune").unwrap();
+        let of_clustering = |arg: &&Arg| arg.get_help_heading() == Some(HEADING);
+        let settings: Vec<&Arg> = finetune.get_arguments().filter(of_clustering).collect();
+        for setting in &settings {
+            let conflicts = finetune.get_arg_conflicts_with(setting);
+            let refused = conflicts.iter().any(|other| other.get_id() == "no_cluster");
+            assert!(refused, "--no-cluster would ignore {setting}");
+        }
+        let names: Vec<&str> = settings.iter().map(|setting| setting.get_id().as_str()).collect();
+        for name in ["bits", "palette_dtype", "temperature", "init", "cluster_from"] {
+            assert!(names.contains(&name), "{names:?}");
+        }
+        assert!(!names.contains(&"steps"), "{names:?}");
     }
 }

@@ -351,7 +351,13 @@ fn settings_of_clustering_do_not_go_with_none() {
         &["--no-cluster", "--bits", "4"][..],
         &["--no-cluster", "--layers", "rules.toml"],
         &["--no-cluster", "--bits-budget", "3"],
+        &["--no-cluster", "--init", "quantile"],
+        &["--no-cluster", "--gradient", "implicit"],
+        &["--no-cluster", "--lr-unit", "absolute"],
+        &["--no-cluster", "--distill-hidden", "1"],
+        &["--no-distill", "--distill-fade", "1"],
         &["--temperature-share", "0.5"],
+        &["--temperature-unit", "absolute"],
     ] {
         let output = shop.finetune(arguments);
         let said = String::from_utf8_lossy(&output.stderr);

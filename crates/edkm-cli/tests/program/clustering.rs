@@ -135,6 +135,11 @@ fn settings_that_cannot_be_used_are_named() {
     for (arguments, part) in [
         (&["--temperature", "0"][..], "temperature"),
         (&["--temperature", "0.1:0.01", "--temperature-share", "2"], "share"),
+        (&["--temperature", "0.1", "--temperature-share", "0.5"], "FROM:TO"),
+        (
+            &["--gradient", "straight-through", "--temperature", "0.1"],
+            "--temperature",
+        ),
         (&["--tolerance=-1"], "tolerance"),
         (&["--distill=2"], "distillation"),
         (&["--distill-hidden=-1"], "hidden states"),
