@@ -8,13 +8,14 @@ mod console;
 mod device;
 mod embedded;
 mod hub;
+mod interrupts;
 mod progress;
 mod run_log;
 mod started;
 mod subscriber;
 mod table;
-
 mod written_over;
+
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -39,12 +40,15 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            if let Some(stopped @ (TrainError::Interrupted { .. } | TrainError::ComparisonInterrupted { .. })) =
-                error.downcast_ref()
+            if let Some(
+                stopped @ (TrainError::Interrupted { .. }
+                | TrainError::ComparisonInterrupted { .. }
+                | TrainError::Stopped),
+            ) = error.downcast_ref()
             {
                 tracing::info!(target: run_log::PROGRESS, "{stopped}");
                 let _ = writeln!(std::io::stderr(), "{stopped}");
-                return ExitCode::from(progress::INTERRUPTED);
+                return ExitCode::from(interrupts::INTERRUPTED);
             }
             tracing::error!(target: run_log::PROGRESS, "{}", commands::Chain(error.as_ref()));
             let _ = writeln!(std::io::stderr(), "error: {}", commands::Chain(error.as_ref()));

@@ -2,22 +2,16 @@
 
 use std::io::IsTerminal;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use edkm_train::run::estimate::Estimate;
 use edkm_train::run::{Observer, Stage, StepReport};
 use indicatif::{ProgressBar, ProgressStyle};
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::flag::{register, register_conditional_shutdown};
 
 use crate::commands::dry_run;
 use crate::console::Output;
+use crate::interrupts::Interrupts;
 use crate::run_log::{RunLog, PROGRESS};
-
-/// The exit code of a run that was interrupted.
-pub const INTERRUPTED: u8 = 130;
 
 /// Plain lines come at most this often.
 const LINE_EVERY: Duration = Duration::from_secs(5);
@@ -29,7 +23,7 @@ pub struct Progress {
     terminal: bool,
     last_line: Instant,
     last_logged: Option<Instant>,
-    interrupted: Arc<AtomicBool>,
+    interrupts: Interrupts,
     log: Option<RunLog>,
 }
 
@@ -42,7 +36,7 @@ impl Progress {
             terminal: std::io::stderr().is_terminal(),
             last_line: Instant::now(),
             last_logged: None,
-            interrupted: Arc::default(),
+            interrupts: Interrupts::default(),
             log: None,
         }
     }
@@ -53,18 +47,15 @@ impl Progress {
         self
     }
 
-    /// The first interrupt or terminate signal ends the run after its step; the second ends the process at once.
-    pub fn with_signals(self) -> std::io::Result<Self> {
-        for signal in [SIGINT, SIGTERM] {
-            // in this order: the first signal finds the flag still down
-            register_conditional_shutdown(signal, INTERRUPTED.into(), self.interrupted.clone())?;
-            register(signal, self.interrupted.clone())?;
-        }
+    /// The first interrupt or terminate signal ends the run where nothing is lost; the second ends the process at once.
+    pub fn with_signals(mut self) -> std::io::Result<Self> {
+        self.interrupts = Interrupts::listen()?;
         Ok(self)
     }
 
     fn clear(&mut self) {
         if let Some(bar) = self.bar.take() {
+            self.interrupts.show_above(None);
             bar.finish_and_clear();
         }
     }
@@ -78,7 +69,7 @@ impl Drop for Progress {
 
 impl Observer for Progress {
     fn interrupted(&self) -> bool {
-        self.interrupted.load(Ordering::Relaxed)
+        self.interrupts.asked()
     }
 
     fn folder(&mut self, path: &Path) {
@@ -109,12 +100,19 @@ impl Observer for Progress {
         } else {
             self.output.line(stage.title());
         }
+        self.interrupts.enter(stage);
+        self.interrupts.show_above(self.bar.clone());
         self.last_line = Instant::now();
     }
 
     fn progress(&mut self, share: f64) {
-        if let Some(bar) = &self.bar {
-            bar.set_position((share * 1000.0) as u64);
+        match &self.bar {
+            Some(bar) => bar.set_position((share * 1000.0) as u64),
+            None if self.last_line.elapsed() >= LINE_EVERY => {
+                self.output.line(format!("  {:.0} %", 100.0 * share));
+                self.last_line = Instant::now();
+            }
+            None => {}
         }
     }
 

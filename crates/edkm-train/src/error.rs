@@ -266,6 +266,9 @@ pub enum TrainError {
         /// The folder that the run will write.
         out: PathBuf,
     },
+    /// The work was asked to stop before there was anything to go on from.
+    #[error("stopped; nothing was written")]
+    Stopped,
     /// A comparison was asked to stop, and can go on.
     #[error("stopped; runs that are done are in {}; go on with the same command and --out {}", out.display(), out.display())]
     ComparisonInterrupted {

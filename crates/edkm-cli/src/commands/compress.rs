@@ -43,11 +43,12 @@ pub fn run(args: CompressArgs) -> Result<(), Failure> {
             Overwrite::Refuse
         },
     };
+    let mut progress = Progress::new(output).with_signals()?;
     if args.plan {
-        let layers = plan_compress(&settings, &Cpu::default(), &mut Progress::new(output))?;
+        let layers = plan_compress(&settings, &Cpu::default(), &mut progress)?;
         return plan::show(output, layers);
     }
-    let outcome = compress_folder(&settings, &Cpu::default(), &mut Progress::new(output))?;
+    let outcome = compress_folder(&settings, &Cpu::default(), &mut progress)?;
     output.line(format!(
         "{} -> {}, {:.3} bits a compressed weight, palettes counted; {:.1} s",
         bytes(outcome.size_before_bytes),

@@ -87,7 +87,8 @@ impl OnDevice for Plan<'_> {
     type Output = Vec<PlannedLayer>;
 
     fn run<D: EdkmDevice>(self, device: &D) -> Result<Self::Output, Failure> {
-        Ok(plan_finetune(self.settings, device, &mut Progress::new(self.output))?)
+        let mut progress = Progress::new(self.output).with_signals()?;
+        Ok(plan_finetune(self.settings, device, &mut progress)?)
     }
 }
 

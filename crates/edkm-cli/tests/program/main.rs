@@ -11,6 +11,7 @@ mod eval;
 mod export;
 mod hostile;
 mod hub;
+mod interrupts;
 mod layers;
 mod mishaps;
 mod resume;

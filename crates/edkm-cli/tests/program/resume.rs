@@ -239,6 +239,7 @@ fn an_interrupt_ends_the_step_and_says_how_to_go_on() {
         let message = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(130), "{message}");
         assert!(message.contains("go on with: edkm finetune --resume"), "{message}");
+        assert!(message.contains("interrupted: the run ends after this step, with a checkpoint"), "{message}");
         assert!(!shop.out().exists());
         // a new run would lose this one
         let output = run(&shop).output().unwrap();

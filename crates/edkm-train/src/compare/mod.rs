@@ -143,7 +143,13 @@ pub fn compare<D: EdkmDevice>(
         if done.iter().any(|run| planned.is(run)) {
             continue;
         }
-        let mut run = planned.run(settings, &validation, device, observer)?;
+        let run = planned.run(settings, &validation, device, observer);
+        let mut run = run.map_err(|error| match error {
+            TrainError::Interrupted { .. } | TrainError::Stopped => TrainError::ComparisonInterrupted {
+                out: settings.out.clone(),
+            },
+            other => other,
+        })?;
         run.original_perplexity = Some(comparison.original.perplexity);
         runs::append(&settings.out, &run)?;
         let words = run.in_words();
@@ -314,13 +320,7 @@ impl Planned {
             },
             device,
             observer,
-        )
-        .map_err(|error| match error {
-            TrainError::Interrupted { .. } => TrainError::ComparisonInterrupted {
-                out: settings.out.clone(),
-            },
-            other => other,
-        })?;
+        )?;
         Ok(self.figures(
             outcome.perplexity_after,
             outcome.bits_per_weight,

@@ -11,7 +11,7 @@ use edkm_llama::model::DynamicLlama;
 use edkm_store::{Backend, Store};
 
 use super::Calibration;
-use crate::run::first_not_finite;
+use crate::run::{first_not_finite, OnProgress};
 use crate::trainer::model_input;
 use crate::TrainError;
 
@@ -26,11 +26,11 @@ pub type Importances = BTreeMap<String, Vec<f32>>;
 /// Memory: 4 bytes a parameter, the gradients of one layer, and what a training step on one window saves.
 ///
 /// # Errors
-/// Text shorter than a window, a loss that is not finite, an op that failed.
+/// Text shorter than a window, a loss that is not finite, an op that failed, what `progress` gives.
 pub fn importance<D: EdkmDevice>(
     model: &DynamicLlama<D>,
     calibration: &Calibration<'_>,
-    progress: &mut dyn FnMut(f64),
+    progress: &mut OnProgress<'_>,
 ) -> Result<Importances, TrainError> {
     let mut model = model.clone();
     model.set_clustering(&|_: &edkm_llama::names::Parameter| None);
@@ -73,7 +73,7 @@ pub fn importance<D: EdkmDevice>(
                 .map_err(|error: D::Err| EdkmError::Device(format!("calibration: {error}")))
         })
         .map_err(|source| TrainError::Step { step, source })?;
-        progress((index + 1) as f64 / count as f64);
+        progress((index + 1) as f64 / count as f64)?;
     }
     Ok(found)
 }

@@ -22,6 +22,7 @@ pub use calibration::Calibration;
 use gptq::Levels;
 pub use importance::{estimated_loss, importance, Importances};
 
+use crate::run::OnProgress;
 use crate::TrainError;
 
 /// How palettes are found without training.
@@ -66,15 +67,21 @@ impl Method {
 ///
 /// # Errors
 /// A weight that is not finite, named by parameter and index; no calibration text for a method that needs one, or one too short; settings
-/// that the method does not know.
+/// that the method does not know; what `progress` gives.
 pub fn compress<D: EdkmDevice>(
     model: &mut DynamicLlama<D>,
     method: Method,
     calibration: Option<&Calibration<'_>>,
     dtype: &dyn Fn(&str) -> PaletteDType,
-    progress: &mut dyn FnMut(f64),
+    progress: &mut OnProgress<'_>,
 ) -> Result<Vec<PalettizedParameter>, TrainError> {
     let text = || calibration.ok_or(TrainError::NoCalibration { method: method.name() });
+    // the share of the work that palettes are which are found matrix by matrix, behind that for importances
+    let (before, share) = match method {
+        Method::WeightedKMeans => (0.5, 0.5),
+        Method::Gptq(_) => (0.0, 0.0),
+        Method::RoundToNearest | Method::KMeans => (0.0, 1.0),
+    };
     let mut visitor = Compress {
         palette: Palette::Nearest,
         which: Which::All,
@@ -84,14 +91,27 @@ pub fn compress<D: EdkmDevice>(
     match method {
         Method::RoundToNearest => {}
         Method::KMeans => visitor.palette = Palette::KMeans,
-        Method::WeightedKMeans => visitor.palette = Palette::Weighted(importance(model, text()?, progress)?),
+        Method::WeightedKMeans => {
+            let importances = importance(model, text()?, &mut |done| progress(before * done))?;
+            visitor.palette = Palette::Weighted(importances);
+        }
         Method::Gptq(_) => {
             text()?;
             visitor.palette = Palette::KMeans;
             visitor.which = Which::Embeddings;
         }
     }
-    visit_clustered(model, |parameter| visitor.take(&parameter))?;
+    let mut count = 0.0;
+    visit_clustered(model, |_| {
+        count += 1.0;
+        Ok::<(), TrainError>(())
+    })?;
+    let mut done = 0.0;
+    visit_clustered(model, |parameter| {
+        visitor.take(&parameter)?;
+        done += 1.0;
+        progress(before + share * done / count)
+    })?;
     match method {
         Method::Gptq(levels) => gptq::gptq(model, visitor.found, text()?, levels, dtype, progress),
         _ => Ok(visitor.found),

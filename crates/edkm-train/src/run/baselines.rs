@@ -35,7 +35,7 @@ pub(super) fn measure<D: EdkmDevice>(
             continue;
         }
         let dtype = |name: &str| clustering.palette_dtype_of(name);
-        let palettes = compress(model, method, None, &dtype, &mut |_| {})?;
+        let palettes = compress(model, method, None, &dtype, &mut |_| Ok(()))?;
         let measured = evaluate(&with_palettes(model, &palettes)?, &mut |share| observer.progress(share))?;
         observer.result(&format!("perplexity {:.4} by {name}", measured.perplexity));
         baselines.push(Baseline::new(method, measured.perplexity));

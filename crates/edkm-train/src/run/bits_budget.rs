@@ -12,7 +12,7 @@ use edkm_palette::PaletteDType;
 use serde::{Deserialize, Serialize};
 
 use super::sensitivity::{sensitivities, whole_bytes, Candidate, Width};
-use super::{ClusterSettings, LayerRule, LayerRules, Observer, Stage};
+use super::{ClusterSettings, LayerRule, LayerRules, Observer, OnProgress, Stage};
 use crate::compress::Calibration;
 use crate::TrainError;
 
@@ -33,13 +33,13 @@ pub struct BitsChoice {
 /// whose bits a rule has set keep them, and count; so do embeddings with bits of their own. `progress` is told the share that is done.
 ///
 /// # Errors
-/// A budget below what the smallest widths take; those of [`crate::compress::importance`] and of clustering.
+/// A budget below what the smallest widths take; those of [`crate::compress::importance`] and of clustering; what `progress` gives.
 pub fn choose_bits<D: EdkmDevice>(
     model: &DynamicLlama<D>,
     clustering: &ClusterSettings,
     budget: f64,
     calibration: &Calibration<'_>,
-    progress: &mut dyn FnMut(f64),
+    progress: &mut OnProgress<'_>,
 ) -> Result<(ClusterSettings, Vec<BitsChoice>), TrainError> {
     let mut sensitivities = sensitivities(model, clustering, budget, calibration, progress)?;
     let candidates = sensitivities.candidates();
@@ -68,7 +68,7 @@ pub fn choose_bits<D: EdkmDevice>(
     {
         let bits = |widths: &[Width]| widths.iter().map(|width| width.bits).collect::<Vec<_>>();
         if bits(&careful) != bits(&chosen)
-            && sensitivities.loss(&bits(&careful))? < sensitivities.loss(&bits(&chosen))?
+            && sensitivities.loss(&bits(&careful), progress)? < sensitivities.loss(&bits(&chosen), progress)?
         {
             chosen = careful;
         }
@@ -111,7 +111,8 @@ pub(super) fn settle<D: EdkmDevice>(
             })?;
             observer.stage(Stage::ChooseBits);
             let chosen = choose_bits(model, clustering, budget, calibration, &mut |share| {
-                observer.progress(share)
+                observer.progress(share);
+                observer.go_on()
             })?;
             observer.result(&widths_in_words(&chosen.1));
             Ok(chosen)

@@ -95,7 +95,7 @@ pub fn plan_compress<D: EdkmDevice>(
 /// Compresses a folder. `out` appears whole or not at all.
 ///
 /// # Errors
-/// A model that cannot be read, a weight that is not finite, a folder that cannot be written.
+/// A model that cannot be read, a weight that is not finite, a folder that cannot be written; [`TrainError::Stopped`].
 pub fn compress_folder<D: EdkmDevice>(
     settings: &CompressSettings,
     device: &D,
@@ -143,18 +143,21 @@ pub fn compress_folder<D: EdkmDevice>(
         windows: calibration.windows,
         seed: calibration.seed,
     });
+    observer.go_on()?;
     let (clustering, bits_chosen) = settle(&model, &settings.clustering, text.as_ref(), observer)?;
     model.set_clustering(&clustering);
     observer.stage(Stage::Compress);
     let dtype = |name: &str| clustering.palette_dtype_of(name);
     let palettes = compress(&mut model, settings.method, text.as_ref(), &dtype, &mut |share| {
         observer.progress(share);
+        observer.go_on()
     })?;
     observer.stage(Stage::Save);
     let written = model.write_weights(out.path(), &palettes, float_dtype(&checkpoint), Sharding::Single)?;
     config.write(out.path())?;
     write_rules(&clustering.rules, out.path())?;
     copy_companions(&settings.model_dir, out.path())?;
+    observer.go_on()?;
     out.commit()?;
     Ok(CompressOutcome {
         bits_per_weight: Sizes::of(&palettes).bits_per_weight(),

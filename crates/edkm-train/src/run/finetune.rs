@@ -92,6 +92,9 @@ pub fn finetune<D: EdkmDevice>(
         windows: CALIBRATION_WINDOWS,
         seed: settings.seed,
     };
+    if resumed.is_none() {
+        observer.go_on()?;
+    }
     if let Some(clustering) = &mut settings.clustering {
         match &resumed {
             None => {

@@ -58,7 +58,11 @@ pub(super) fn find<D: EdkmDevice>(
         FirstPalettes::Weights(initialization) => Find::Alike(initialization),
         FirstPalettes::SquaredGradients => {
             observer.stage(Stage::Compress);
-            Find::Weighted(importance(model, calibration, &mut |share| observer.progress(share))?)
+            // a run that is to end does so between its steps, with a checkpoint
+            Find::Weighted(importance(model, calibration, &mut |share| {
+                observer.progress(share);
+                Ok(())
+            })?)
         }
     };
     Ok(visit_clustered(model, |parameter| find.start(&parameter))?)

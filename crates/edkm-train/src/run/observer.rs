@@ -4,6 +4,10 @@ use std::time::Duration;
 
 use super::estimate::Estimate;
 use crate::trainer::StepOutcome;
+use crate::TrainError;
+
+/// Who is told the share of the work that is done, from 0 to 1, between one measurement and the next. An error ends the work with it.
+pub type OnProgress<'a> = dyn FnMut(f64) -> Result<(), TrainError> + 'a;
 
 /// A part of the run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,9 +76,19 @@ pub trait Observer {
     fn step(&mut self, report: &StepReport);
     /// The current part has ended with a result worth a line.
     fn result(&mut self, line: &str);
-    /// Whether the run shall end after the present step, with a checkpoint. Asked between steps.
+    /// Whether the run shall end: after the present step, with a checkpoint, or after the present measurement if nothing is lost with it.
     fn interrupted(&self) -> bool {
         false
+    }
+    /// Between two measurements: an error if the run shall end.
+    ///
+    /// # Errors
+    /// [`TrainError::Stopped`].
+    fn go_on(&self) -> Result<(), TrainError> {
+        match self.interrupted() {
+            true => Err(TrainError::Stopped),
+            false => Ok(()),
+        }
     }
 }
 

@@ -124,6 +124,7 @@ pub(super) fn plan_folder<D: EdkmDevice, F: FnOnce(&Tokenizer) -> Result<TokenSt
     };
     observer.stage(Stage::LoadModel);
     let model: DynamicLlama<D> = DynamicLlama::open(model_dir, device)?;
+    observer.go_on()?;
     let (clustering, _) = settle(&model, clustering, Some(&calibration), observer)?;
     plan(&config, &clustering)
 }

@@ -12,6 +12,7 @@ use edkm_palette::PaletteDType;
 
 use super::{quantize_scaled, Hessian, Levels};
 use crate::compress::{with_palettes, Calibration};
+use crate::run::OnProgress;
 use crate::TrainError;
 
 /// Rounds the clustered layers inside the decoder of `model`, in the order in which the model uses them; `done` holds the parameters that are
@@ -21,14 +22,14 @@ use crate::TrainError;
 /// [`quantize_scaled`].
 ///
 /// # Errors
-/// Text shorter than a window, inputs or weights that are not finite; each names the parameter.
+/// Text shorter than a window, inputs or weights that are not finite; each names the parameter. What `progress` gives.
 pub(crate) fn gptq<D: EdkmDevice>(
     model: &DynamicLlama<D>,
     done: Vec<PalettizedParameter>,
     calibration: &Calibration<'_>,
     levels: Levels,
     dtype: &dyn Fn(&str) -> PaletteDType,
-    progress: &mut dyn FnMut(f64),
+    progress: &mut OnProgress<'_>,
 ) -> Result<Vec<PalettizedParameter>, TrainError> {
     // palettes are needed of the clone, whose weights are those of the compressed model as far as it is done
     let mut layers = model.layers.clone();
@@ -56,21 +57,21 @@ pub(crate) fn gptq<D: EdkmDevice>(
         let mut done = 0.0;
         let mut tell = |parts: f64| {
             done += parts;
-            progress((index as f64 + done / 7.0) / count);
+            progress((index as f64 + done / 7.0) / count)
         };
         let normed = each(&hidden, |h| layer.input_norm.try_forward(h)).map_err(failed)?;
         let hessian = hessian_of(&normed);
         round.run(&mut layer.query, Kind::Query, &hessian)?;
         round.run(&mut layer.key, Kind::Key, &hessian)?;
         round.run(&mut layer.value, Kind::Value, &hessian)?;
-        tell(3.0);
+        tell(3.0)?;
         let attended = each(&normed, |x| {
             let batch = x.shape().0 / seq;
             layer.try_attended(x, batch, seq)
         })
         .map_err(failed)?;
         round.run(&mut layer.output, Kind::Output, &hessian_of(&attended))?;
-        tell(1.0);
+        tell(1.0)?;
         for (hidden, attended) in hidden.iter_mut().zip(attended) {
             *hidden = add(hidden.clone(), layer.output.apply(attended).map_err(failed)?).map_err(failed)?;
         }
@@ -78,10 +79,10 @@ pub(crate) fn gptq<D: EdkmDevice>(
         let hessian = hessian_of(&normed);
         round.run(&mut layer.gate, Kind::Gate, &hessian)?;
         round.run(&mut layer.up, Kind::Up, &hessian)?;
-        tell(2.0);
+        tell(2.0)?;
         let gated = each(&normed, |x| layer.try_gated(x)).map_err(failed)?;
         round.run(&mut layer.down, Kind::Down, &hessian_of(&gated))?;
-        tell(1.0);
+        tell(1.0)?;
         for (hidden, gated) in hidden.iter_mut().zip(gated) {
             *hidden = add(hidden.clone(), layer.down.apply(gated).map_err(failed)?).map_err(failed)?;
         }

@@ -8,7 +8,8 @@ use edkm_palette::{PaletteDType, PalettizedMatrix};
 
 use super::widths::{Candidate, Width, SMALLEST, WIDTHS};
 use crate::compress::{estimated_loss, k_means, Importances};
-use crate::run::ClusterSettings;
+use crate::run::{ClusterSettings, OnProgress};
+use crate::TrainError;
 
 /// A layer that is measured.
 pub(super) struct Layer {
@@ -44,19 +45,19 @@ pub(super) struct MeasureWidths<'a> {
     pub(super) importances: Importances,
     pub(super) layers: usize,
     pub(super) done: usize,
-    pub(super) progress: &'a mut dyn FnMut(f64),
+    pub(super) progress: &'a mut OnProgress<'a>,
     pub(super) found: Vec<Layer>,
 }
 
 impl<D: EdkmDevice> ParameterVisitor<D> for MeasureWidths<'_> {
-    type Error = LlamaError;
+    type Error = TrainError;
 
     fn visit<S: Shape>(
         &mut self,
         name: &str,
         kind: ParameterKind<'_>,
         parameter: &mut Tensor<S, f32, D>,
-    ) -> Result<(), LlamaError> {
+    ) -> Result<(), TrainError> {
         self.done += 1;
         let sizes = parameter.shape().concrete();
         if let (Some(clustering), &[rows, cols]) = (kind.clustering(), sizes.as_ref()) {
@@ -93,7 +94,6 @@ impl<D: EdkmDevice> ParameterVisitor<D> for MeasureWidths<'_> {
             }
             self.found.push(layer);
         }
-        (self.progress)(self.done as f64 / self.layers.max(1) as f64);
-        Ok(())
+        (self.progress)(self.done as f64 / self.layers.max(1) as f64)
     }
 }

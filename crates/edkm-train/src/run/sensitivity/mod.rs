@@ -16,7 +16,7 @@ use edkm_llama::model::DynamicLlama;
 
 use self::layer::{Layer, MeasureWidths};
 use self::moves::{losses, measure_moves, set_weight};
-use super::ClusterSettings;
+use super::{ClusterSettings, OnProgress};
 use crate::compress::{importance, Calibration};
 use crate::data::windows::Batch;
 use crate::TrainError;
@@ -35,13 +35,13 @@ const BATCHES_OF_MOVES: usize = 16;
 /// Memory: 12 bytes a clustered weight, and before that what [`importance`] takes.
 ///
 /// # Errors
-/// Those of [`importance`] and of clustering.
+/// Those of [`importance`] and of clustering, what `progress` gives.
 pub(super) fn sensitivities<D: EdkmDevice>(
     model: &DynamicLlama<D>,
     clustering: &ClusterSettings,
     budget: f64,
     calibration: &Calibration<'_>,
-    progress: &mut dyn FnMut(f64),
+    progress: &mut OnProgress<'_>,
 ) -> Result<Sensitivities<D>, TrainError> {
     let importances = importance(model, calibration, &mut |share| progress(0.3 * share))?;
     let mut model = model.clone();
@@ -102,15 +102,15 @@ impl<D: EdkmDevice> Sensitivities<D> {
         Some(candidates)
     }
 
-    /// The loss in nats a token with each layer at its width.
+    /// The loss in nats a token with each layer at its width. `progress` is told that all else is done.
     ///
     /// # Errors
-    /// An op that failed.
-    pub(super) fn loss(&mut self, widths: &[Bits]) -> Result<f64, TrainError> {
+    /// An op that failed, what `progress` gives.
+    pub(super) fn loss(&mut self, widths: &[Bits], progress: &mut OnProgress<'_>) -> Result<f64, TrainError> {
         for (layer, &bits) in self.layers.iter().zip(widths) {
             set_weight(&mut self.model, layer, bits)?;
         }
-        let losses = losses(&self.model, &self.batches)?;
+        let losses = losses(&self.model, &self.batches, &mut || progress(1.0))?;
         let counted = self.batches.iter().map(Batch::counted);
         let sum: f64 = losses.iter().zip(counted.clone()).map(|(l, n)| l * n).sum();
         Ok(sum / counted.sum::<f64>())

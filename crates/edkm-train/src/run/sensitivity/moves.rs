@@ -8,6 +8,7 @@ use edkm_llama::model::DynamicLlama;
 use super::layer::Layer;
 use crate::compress::replace_values;
 use crate::data::windows::Batch;
+use crate::run::OnProgress;
 use crate::trainer::model_input;
 use crate::TrainError;
 
@@ -20,22 +21,28 @@ pub(super) fn measure_moves<D: EdkmDevice>(
     layers: &mut [Layer],
     at: usize,
     batches: &[Batch],
-    progress: &mut dyn FnMut(f64),
+    progress: &mut OnProgress<'_>,
 ) -> Result<(), TrainError> {
     for layer in layers.iter() {
         let widths = &layer.candidate.widths;
         set_weight(model, layer, widths[at.min(widths.len() - 1)].bits)?;
     }
-    let here = losses(model, batches)?;
+    let here = losses(model, batches, &mut || progress(0.0))?;
     let count = layers.len() as f64;
     let (mut down, mut up) = (Vec::new(), Vec::new());
     for (index, layer) in layers.iter().enumerate() {
         let widths = &layer.candidate.widths;
         if widths.len() > 1 {
+            let (mut measured, of_layer) = (0.0, 2.0 * batches.len() as f64);
+            let mut tell = || {
+                measured += 1.0;
+                progress((index as f64 + measured / of_layer) / count)
+            };
             let mut moved = |to: usize| -> Result<Move, TrainError> {
                 set_weight(model, layer, widths[to].bits)?;
                 let estimate = widths[to].loss - widths[at].loss;
-                Ok(Move::of(index, estimate, &here, &losses(model, batches)?, batches))
+                let there = losses(model, batches, &mut tell)?;
+                Ok(Move::of(index, estimate, &here, &there, batches))
             };
             down.push(moved(at - 1)?);
             if at + 1 < widths.len() {
@@ -43,7 +50,7 @@ pub(super) fn measure_moves<D: EdkmDevice>(
             }
             set_weight(model, layer, widths[at].bits)?;
         }
-        progress((index + 1) as f64 / count);
+        progress((index + 1) as f64 / count)?;
     }
     for (moves, is_side) in [
         (down, (|i, at| i < at) as fn(usize, usize) -> bool),
@@ -118,8 +125,12 @@ fn ratios(moves: &[Move]) -> Vec<(usize, f64)> {
     moves.iter().map(ratio).collect()
 }
 
-/// Mean loss of each batch in nats a token.
-pub(super) fn losses<D: EdkmDevice>(model: &DynamicLlama<D>, batches: &[Batch]) -> Result<Vec<f64>, TrainError> {
+/// Mean loss of each batch in nats a token. `measured` hears of each, and ends it with an error.
+pub(super) fn losses<D: EdkmDevice>(
+    model: &DynamicLlama<D>,
+    batches: &[Batch],
+    measured: &mut dyn FnMut() -> Result<(), TrainError>,
+) -> Result<Vec<f64>, TrainError> {
     let loss = |batch: &Batch| {
         let (tokens, targets) = model_input(batch.clone());
         let loss = model
@@ -127,6 +138,7 @@ pub(super) fn losses<D: EdkmDevice>(model: &DynamicLlama<D>, batches: &[Batch]) 
             .map_err(|error| TrainError::Device {
                 reason: format!("calibration: {error}"),
             })?;
+        measured()?;
         Ok(f64::from(loss.as_vec()[0]))
     };
     batches.iter().map(loss).collect()

@@ -1,0 +1,96 @@
+//! Ctrl-C, and the signal to terminate: what the first one does is said at once, the second one ends the process.
+
+use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use edkm_train::run::Stage;
+use indicatif::ProgressBar;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag::{register, register_conditional_shutdown};
+use signal_hook::iterator::Signals;
+
+/// The exit code of work that was interrupted.
+pub const INTERRUPTED: u8 = 130;
+
+/// Whether the work shall end. By default nobody listens, and the signals do what they do.
+#[derive(Default)]
+pub struct Interrupts {
+    asked: Arc<AtomicBool>,
+    shown: Arc<Mutex<Shown>>,
+}
+
+/// What the user sees when a signal comes.
+#[derive(Default)]
+struct Shown {
+    stage: Option<Stage>,
+    bar: Option<ProgressBar>,
+}
+
+impl Interrupts {
+    /// Listens from now on.
+    ///
+    /// # Errors
+    /// A system that refuses.
+    pub fn listen() -> std::io::Result<Self> {
+        let interrupts = Self::default();
+        for signal in [SIGINT, SIGTERM] {
+            // in this order: the first signal finds the flag still down
+            register_conditional_shutdown(signal, INTERRUPTED.into(), interrupts.asked.clone())?;
+            register(signal, interrupts.asked.clone())?;
+        }
+        let mut signals = Signals::new([SIGINT, SIGTERM])?;
+        let shown = interrupts.shown.clone();
+        std::thread::Builder::new()
+            .name("interrupts".to_owned())
+            .spawn(move || {
+                if signals.forever().next().is_some() {
+                    shown.lock().unwrap_or_else(PoisonError::into_inner).acknowledge();
+                }
+            })?;
+        Ok(interrupts)
+    }
+
+    /// Whether a signal has come.
+    pub fn asked(&self) -> bool {
+        self.asked.load(Ordering::Relaxed)
+    }
+
+    /// A part of the work begins.
+    pub fn enter(&self, stage: Stage) {
+        self.shown().stage = Some(stage);
+    }
+
+    /// The bar that is on the screen now.
+    pub fn show_above(&self, bar: Option<ProgressBar>) {
+        self.shown().bar = bar;
+    }
+
+    fn shown(&self) -> std::sync::MutexGuard<'_, Shown> {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Shown {
+    fn acknowledge(&self) {
+        let line = format!("interrupted: {}; once more ends it at once", what_follows(self.stage));
+        // where nobody can read it, it is of no use
+        let say = || drop(writeln!(std::io::stderr(), "{line}"));
+        match &self.bar {
+            Some(bar) => bar.suspend(say),
+            None => say(),
+        }
+    }
+}
+
+/// What the first signal does in a part of the work.
+fn what_follows(stage: Option<Stage>) -> &'static str {
+    match stage {
+        Some(Stage::Train) => "the run ends after this step, with a checkpoint",
+        Some(Stage::EvaluateBefore | Stage::EvaluateBaselines) => "the run ends when this perplexity is measured",
+        Some(Stage::Save | Stage::EvaluateAfter) => "what is left is done first, since it is little",
+        Some(Stage::LoadModel | Stage::LoadData | Stage::ChooseBits | Stage::Compress) | None => {
+            "the run ends after what is being computed"
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! Ctrl-C outside the steps of training: it is acknowledged, the work ends soon, and nothing is left behind.
+#![cfg(unix)]
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::common::Workshop;
+
+/// Text on which the choice of bits takes a while.
+fn with_much_text() -> Workshop {
+    let shop = Workshop::new();
+    let story = "Once upon a time there was a girl named Lily. She had a red ball and a small dog.\n\n";
+    std::fs::write(shop.text(), story.repeat(3000)).unwrap();
+    shop
+}
+
+/// Sends the signal when `command` has printed `line`, and gives its exit code and what it said.
+fn interrupted_at(command: &mut Command, line: &str, signal: &str) -> (Option<i32>, String) {
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let printed = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut printed = printed.map_while(Result::ok);
+    assert!(printed.any(|printed| printed.contains(line)), "`{line}` is not printed");
+    let sent = Command::new("kill")
+        .args(["-s", signal, &child.id().to_string()])
+        .status();
+    assert!(sent.unwrap().success());
+    let start = Instant::now();
+    let mut said = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    let status = child.wait().unwrap();
+    assert!(start.elapsed() < Duration::from_secs(20), "{said}");
+    (status.code(), said)
+}
+
+#[test]
+fn a_choice_of_bits_ends_between_measurements() {
+    let shop = with_much_text();
+    let (text, out) = (shop.text(), shop.out());
+    let budget = ["--bits-budget", "3", "--seq", "256"];
+    let plan = shop.finetune_command(&[&budget[..], &["--plan"]].concat());
+    let mut compress = shop.compress("kmeans", &budget);
+    compress.arg("--out").arg(&out);
+    for (mut command, signal) in [
+        (shop.finetune_command(&budget), "INT"),
+        (plan, "INT"),
+        (compress, "TERM"),
+    ] {
+        let (code, said) = interrupted_at(&mut command, "choosing bits by layer", signal);
+        assert_eq!(code, Some(130), "{said}");
+        let lines: Vec<&str> = said.lines().collect();
+        assert!(lines[0].starts_with("interrupted: the run ends"), "{said}");
+        assert_eq!(lines[1..], ["stopped; nothing was written"], "{said}");
+        // no result, no run, no folder in the making
+        let left: Vec<_> = text.parent().unwrap().read_dir().unwrap().collect();
+        assert_eq!(left.len(), 2, "{left:?}");
+    }
+}
+
+#[test]
+fn a_compression_ends_between_matrices() {
+    let shop = with_much_text();
+    let mut compress = shop.compress("weighted-kmeans", &["--bits", "3", "--seq", "256"]);
+    let (code, said) = interrupted_at(compress.arg("--out").arg(shop.out()), "finding palettes", "INT");
+    assert_eq!(code, Some(130), "{said}");
+    assert!(said.contains("interrupted: ") && said.contains("nothing was written"), "{said}");
+    assert_eq!(shop.text().parent().unwrap().read_dir().unwrap().count(), 2);
+}
