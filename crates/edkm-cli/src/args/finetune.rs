@@ -125,8 +125,9 @@ pub struct FinetuneArgs {
     /// checkpoint and on behind the data of the step (at most 3 times; needs --checkpoint-every)
     #[arg(long, value_enum, default_value_t = NonFinitePolicy::Stop)]
     pub on_non_finite: NonFinitePolicy,
-    /// Go on with the run that was to write OUT, from its newest whole checkpoint; all else is as it was started
-    #[arg(long, value_name = "OUT", exclusive = true)]
+    /// Go on with the run that was to write OUT, from its newest whole checkpoint. All else is as it was started: only --json, --ignore-limits and
+    /// --dry-run may be given with it
+    #[arg(long, value_name = "OUT")]
     pub resume: Option<PathBuf>,
     /// Show what memory and disk the run would take, by part, and end
     #[arg(long)]
@@ -151,9 +152,13 @@ pub struct FinetuneArgs {
 
 /// What cannot be given together, as far as it follows from what an argument is for.
 fn conflicts(arg: Arg) -> Arg {
-    match arg.get_help_heading() == Some(HEADING) {
+    let arg = match arg.get_help_heading() == Some(HEADING) {
         true => arg.conflicts_with("no_cluster"),
         false => arg,
+    };
+    match ["resume", "json", "ignore_limits", "dry_run"].contains(&arg.get_id().as_str()) {
+        true => arg,
+        false => arg.conflicts_with("resume"),
     }
 }
 

@@ -32,7 +32,11 @@ pub fn run(args: FinetuneArgs, log: RunLog) -> Result<(), Failure> {
             if let Some(completed) = completed(&std::path::absolute(out)?)? {
                 return show_completed(out, completed);
             }
+            let here = &args;
             let (mut args, started) = Started::read(out)?;
+            args.json |= here.json;
+            args.ignore_limits |= here.ignore_limits;
+            args.dry_run = here.dry_run;
             // the checkpoint holds the rules; their file may be another by now
             args.clustering.layers = None;
             (args, Start::Resume, started)

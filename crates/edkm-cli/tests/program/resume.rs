@@ -239,7 +239,10 @@ fn an_interrupt_ends_the_step_and_says_how_to_go_on() {
         let message = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(130), "{message}");
         assert!(message.contains("go on with: edkm finetune --resume"), "{message}");
-        assert!(message.contains("interrupted: the run ends after this step, with a checkpoint"), "{message}");
+        assert!(
+            message.contains("interrupted: the run ends after this step, with a checkpoint"),
+            "{message}"
+        );
         assert!(!shop.out().exists());
         // a new run would lose this one
         let output = run(&shop).output().unwrap();
@@ -301,4 +304,32 @@ fn what_was_chosen_for_layers_and_the_optimizer_is_kept_with_the_run() {
     // a rule of the file, and one for the budget
     assert!(rules(killed).contains("up_proj.*") && rules(killed).contains("0.self_attn.q_proj.weight"));
     assert!(figures["bits_per_weight"].as_f64().unwrap() <= 4.0);
+}
+
+#[test]
+fn what_a_run_learns_from_is_not_changed_on_the_way_and_what_it_shows_may_be() {
+    let shop = Workshop::new();
+    let mut start = shop.finetune_command(&["--steps", "8", "--eval-tokens", "100", "--checkpoint-every", "1"]);
+    let mut child = quiet(&mut start);
+    wait_for_step(&shop, &mut child, 3);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    for (arguments, named) in [
+        (&["--steps", "9"][..], "--steps <STEPS>"),
+        (&["--bits", "2"], "--bits <BITS>"),
+        (&["--no-distill"], "--no-distill"),
+        (&["model"], "[MODEL_DIR]"),
+    ] {
+        let output = resume(&shop).args(arguments).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(named) && said.contains("--resume <OUT>"), "{said}");
+    }
+    let before = checkpoints(&shop);
+    let dry = json(&resume(&shop).args(["--dry-run", "--json"]).output().unwrap());
+    assert!(dry["memory_bytes"].as_u64().unwrap() > 0);
+    assert_eq!(checkpoints(&shop), before);
+    let figures = json(&resume(&shop).args(["--json", "--ignore-limits"]).output().unwrap());
+    assert_eq!(figures["steps"], 8);
+    assert!(shop.out().exists());
 }
