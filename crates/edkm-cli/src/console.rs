@@ -1,10 +1,14 @@
 //! Where text for people goes: standard output, or standard error when standard output is for a JSON object.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
+use std::sync::OnceLock;
 
 use serde::Serialize;
 
 use crate::commands::Failure;
+
+/// The first write of a result that failed.
+static FAILED: OnceLock<std::io::Error> = OnceLock::new();
 
 /// What standard output is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,32 +29,71 @@ impl Output {
         }
     }
 
-    /// A line for people. Where nobody can read it (a pipe that was closed, a full disk) the work goes on without.
+    /// A line of what was asked for, for people. Where it cannot be written (a full disk) the work goes on, and [`check`] says so at the end.
     pub fn line(self, text: impl std::fmt::Display) {
-        let _ = match self {
-            Self::Human => writeln!(std::io::stdout(), "{text}"),
-            Self::Json => writeln!(std::io::stderr(), "{text}"),
-        };
+        match self {
+            Self::Human => result(writeln!(std::io::stdout(), "{text}")),
+            Self::Json => note(text),
+        }
     }
 
-    /// A piece of a line for people, shown at once. Nothing is lost with a pipe that was closed at the other end but text for nobody.
+    /// A piece of such a line, shown at once.
     pub fn piece(self, text: &str) {
-        let _ = match self {
-            Self::Human => write!(std::io::stdout(), "{text}").and_then(|()| std::io::stdout().flush()),
-            Self::Json => write!(std::io::stderr(), "{text}"),
-        };
+        match self {
+            Self::Human => result(write!(std::io::stdout(), "{text}").and_then(|()| std::io::stdout().flush())),
+            Self::Json => drop(write!(std::io::stderr(), "{text}")),
+        }
+    }
+
+    /// A line of how far the work is. Where nobody can read it the work goes on without.
+    pub fn progress(self, text: impl std::fmt::Display) {
+        match self {
+            Self::Human => drop(writeln!(std::io::stdout(), "{text}")),
+            Self::Json => note(text),
+        }
     }
 
     /// The JSON object, if it was asked for.
     ///
     /// # Errors
-    /// Standard output that cannot be written.
+    /// A value that is no JSON.
     pub fn json(self, value: &impl Serialize) -> Result<(), Failure> {
         if self == Self::Json {
             let line = serde_json::to_string(value)?;
-            writeln!(std::io::stdout(), "{line}").map_err(|why| format!("cannot write to standard output: {why}"))?;
+            result(writeln!(std::io::stdout(), "{line}"));
         }
         Ok(())
+    }
+}
+
+/// A line beside the results, on standard error. Where nobody can read it the work goes on without.
+pub fn note(text: impl std::fmt::Display) {
+    drop(writeln!(std::io::stderr(), "{text}"));
+}
+
+fn result(written: std::io::Result<()>) {
+    if let Err(why) = written {
+        // the first says what is wrong, those behind it no more
+        drop(FAILED.set(why));
+    }
+}
+
+/// Whether nobody reads what is still to come.
+pub fn is_in_vain() -> bool {
+    FAILED.get().is_some()
+}
+
+/// Whether all results could be written. A pipe whose other end was closed had a reader who wanted no more, and that is well.
+///
+/// # Errors
+/// Standard output that could not be written.
+pub fn check() -> Result<(), Failure> {
+    result(std::io::stdout().flush());
+    match FAILED.get() {
+        Some(why) if why.kind() != ErrorKind::BrokenPipe => {
+            Err(format!("cannot write to standard output: {why}; files that were to be written are there").into())
+        }
+        _ => Ok(()),
     }
 }
 

@@ -1,6 +1,5 @@
 //! Ctrl-C, and the signal to terminate: what the first one does is said at once, the second one ends the process.
 
-use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -9,6 +8,8 @@ use indicatif::ProgressBar;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag::{register, register_conditional_shutdown};
 use signal_hook::iterator::Signals;
+
+use crate::console::note;
 
 /// The exit code of work that was interrupted.
 pub const INTERRUPTED: u8 = 130;
@@ -74,8 +75,7 @@ impl Interrupts {
 impl Shown {
     fn acknowledge(&self) {
         let line = format!("interrupted: {}; once more ends it at once", what_follows(self.stage));
-        // where nobody can read it, it is of no use
-        let say = || drop(writeln!(std::io::stderr(), "{line}"));
+        let say = || note(&line);
         match &self.bar {
             Some(bar) => bar.suspend(say),
             None => say(),

@@ -16,7 +16,6 @@ mod subscriber;
 mod table;
 mod written_over;
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -35,7 +34,8 @@ fn main() -> ExitCode {
     let outcome = subscriber::init(&args.command, args.command.phases(&phases), &log).and_then(|trace| {
         // Kernels run in the pool that they are called from; inside it a call costs no hand-over.
         rayon::scope(|_| run(args, &phases, log))?;
-        trace.map_or(Ok(()), subscriber::Trace::finish)
+        trace.map_or(Ok(()), subscriber::Trace::finish)?;
+        console::check()
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -47,11 +47,11 @@ fn main() -> ExitCode {
             ) = error.downcast_ref()
             {
                 tracing::info!(target: run_log::PROGRESS, "{stopped}");
-                let _ = writeln!(std::io::stderr(), "{stopped}");
+                console::note(stopped);
                 return ExitCode::from(interrupts::INTERRUPTED);
             }
             tracing::error!(target: run_log::PROGRESS, "{}", commands::Chain(error.as_ref()));
-            let _ = writeln!(std::io::stderr(), "error: {}", commands::Chain(error.as_ref()));
+            console::note(format_args!("error: {}", commands::Chain(error.as_ref())));
             ExitCode::FAILURE
         }
     }

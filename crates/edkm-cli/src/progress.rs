@@ -81,7 +81,7 @@ impl Observer for Progress {
     fn estimate(&mut self, estimate: &Estimate) {
         let line = dry_run::line(estimate);
         tracing::info!(target: PROGRESS, "{line}");
-        self.output.line(line);
+        self.output.progress(line);
     }
 
     fn stage(&mut self, stage: Stage) {
@@ -98,7 +98,7 @@ impl Observer for Progress {
             bar.set_prefix(stage.title());
             self.bar = Some(bar);
         } else {
-            self.output.line(stage.title());
+            self.output.progress(stage.title());
         }
         self.interrupts.enter(stage);
         self.interrupts.show_above(self.bar.clone());
@@ -109,7 +109,7 @@ impl Observer for Progress {
         match &self.bar {
             Some(bar) => bar.set_position((share * 1000.0) as u64),
             None if self.last_line.elapsed() >= LINE_EVERY => {
-                self.output.line(format!("  {:.0} %", 100.0 * share));
+                self.output.progress(format!("  {:.0} %", 100.0 * share));
                 self.last_line = Instant::now();
             }
             None => {}
@@ -135,7 +135,7 @@ impl Observer for Progress {
                 bar.set_message(text);
             }
             None if self.last_line.elapsed() >= LINE_EVERY || done == 1 || done == report.steps => {
-                self.output.line(format!("  {text}"));
+                self.output.progress(format!("  {text}"));
                 self.last_line = Instant::now();
             }
             None => {}
@@ -147,8 +147,8 @@ impl Observer for Progress {
         let title = self.bar.as_ref().map(ProgressBar::prefix);
         self.clear();
         match title {
-            Some(title) => self.output.line(format!("{title}: {line}")),
-            None => self.output.line(format!("  {line}")),
+            Some(title) => self.output.progress(format!("{title}: {line}")),
+            None => self.output.progress(format!("  {line}")),
         }
     }
 }

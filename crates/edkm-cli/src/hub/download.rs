@@ -10,6 +10,7 @@ use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 
 use super::name::HubName;
 use crate::commands::Failure;
+use crate::console::note;
 
 /// The tokenizer that this program reads.
 const TOKENIZER_FILE: &str = "tokenizer.json";
@@ -50,7 +51,7 @@ pub(super) fn folder(name: &HubName) -> Result<PathBuf, Failure> {
         .build()
         .map_err(failed)?;
     let repo = api.repo(repo);
-    eprintln!("downloading {name}");
+    note(format_args!("downloading {name}"));
     download(name, &repo, failed)
 }
 

@@ -14,6 +14,7 @@ mod hub;
 mod interrupts;
 mod layers;
 mod mishaps;
+mod results;
 mod resume;
 mod whole_path;
 mod written_over;
