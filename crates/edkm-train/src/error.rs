@@ -10,9 +10,9 @@ pub enum TrainError {
     #[error(transparent)]
     Llama(#[from] edkm_llama::LlamaError),
     /// A loss that is NaN or infinite.
-    #[error("step {step}: the loss is {loss}; {}; lower the learning rate, or look at the data of this step", first(tensor.as_deref()))]
+    #[error("step {}: the loss is {loss}; {}; lower the learning rate, or look at the data of this step", *step + 1, first(tensor.as_deref()))]
     LossNotFinite {
-        /// The step, from 0.
+        /// The step, from 0. The message counts from 1, as what is shown of a run does.
         step: u64,
         /// The loss.
         loss: f64,
@@ -28,17 +28,17 @@ pub enum TrainError {
         source: Box<TrainError>,
     },
     /// An op or the store failed.
-    #[error("step {step}: {source}")]
+    #[error("step {}: {source}", *step + 1)]
     Step {
-        /// The step, from 0.
+        /// The step, from 0. The message counts from 1, as what is shown of a run does.
         step: u64,
         /// What failed.
         source: dfdx_edkm::EdkmError,
     },
     /// The optimizer could not make its step.
-    #[error("step {step}: {source}; lower the learning rate")]
+    #[error("step {}: {source}; lower the learning rate", *step + 1)]
     Update {
-        /// The step, from 0.
+        /// The step, from 0. The message counts from 1, as what is shown of a run does.
         step: u64,
         /// What failed.
         source: dfdx_edkm::optim::StepError,

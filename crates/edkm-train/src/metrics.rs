@@ -12,7 +12,7 @@ use crate::{files, TrainError};
 /// One line of `metrics.jsonl`. Numbers that are not finite are written as `null`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct StepMetrics {
-    /// The step, from 0.
+    /// The step, from 0: one less than the number that messages have for it.
     pub step: u64,
     /// What the step learned from: the mean negative log likelihood over its tokens that count, in nats, mixed with what a teacher's lesson adds
     /// ([`crate::run::Objective`]); `null` for a step that was left out.

@@ -60,8 +60,8 @@ pub struct ClusterArgs {
     /// Keep weights that are exactly zero (pruned) exactly zero
     #[arg(long)]
     pub keep_zero: bool,
-    /// Train the model as it is before this step
-    #[arg(long, value_name = "STEP", default_value_t = 0)]
+    /// Train the model as it is for so many steps first
+    #[arg(long, value_name = "STEPS", default_value_t = 0)]
     pub cluster_from: u64,
 }
 
@@ -159,7 +159,9 @@ impl ClusterArgs {
         let temperature = match self.temperature {
             None => defaults.temperature,
             Some(Range { to: None, .. }) if self.temperature_share != 1.0 => {
-                return Err("--temperature-share is for a temperature that falls: give it as --temperature FROM:TO".into())
+                return Err(
+                    "--temperature-share is for a temperature that falls: give it as --temperature FROM:TO".into(),
+                )
             }
             Some(Range { from, to: None }) => TemperatureSchedule::new(unit, Annealing::Constant(from), steps)?,
             Some(Range { from, to: Some(to) }) => {

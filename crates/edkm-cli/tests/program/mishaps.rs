@@ -19,12 +19,12 @@ fn a_loss_that_is_not_finite_ends_the_run_and_names_step_and_tensor() {
     let named = [
         (
             "1e30",
-            "step 1: the gradient of model.embed_tokens.weight is not finite",
+            "step 2: the gradient of model.embed_tokens.weight is not finite",
         ),
         // the optimizer's f32 takes it for infinite
         (
             "1e39",
-            "step 1: the loss is NaN; the first tensor that is not finite is the parameter model.embed_tokens.weight",
+            "step 2: the loss is NaN; the first tensor that is not finite is the parameter model.embed_tokens.weight",
         ),
     ];
     for (rate, named) in named {
@@ -48,7 +48,10 @@ fn a_step_can_be_left_out_and_is_counted() {
     let output = shop.finetune(&arguments);
     let said = message(&output);
     assert!(
-        said.contains("step 1: ") && said.contains("step 3: ") && said.contains("the step is left out"),
+        said.contains("step 2: ")
+            && said.contains("step 4: ")
+            && !said.contains("step 1: ")
+            && said.contains("the step is left out"),
         "{said}"
     );
     let outcome = json(&output);

@@ -48,9 +48,9 @@ fn check_clustering(clustering: &ClusterSettings, steps: u64) -> Result<(), Trai
     let from = clustering.from_step;
     let begins = from == 0 || from < steps;
     holds(
-        "first step that clusters, --cluster-from,",
+        "number of steps before clustering, --cluster-from,",
         from,
-        "a step of the run, below --steps",
+        "less than --steps",
         begins,
     )?;
     if let Some(budget) = clustering.bits_budget {

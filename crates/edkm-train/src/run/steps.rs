@@ -233,7 +233,7 @@ mod tests {
             mishaps.leave_out(error()).unwrap();
         }
         let refused = mishaps.leave_out(error()).unwrap_err().to_string();
-        for part in ["step 7", "NaN", "the output of layer 3", "16 steps"] {
+        for part in ["step 8", "NaN", "the output of layer 3", "16 steps"] {
             assert!(refused.contains(part), "{refused}");
         }
         mishaps.in_a_row = 0;
