@@ -133,7 +133,8 @@ mod tests {
         ] {
             assert!(!Written::Trace.begins(other));
         }
-        let sample = b"{\"model\":\"m\",\"task\":\"piqa\",\"item\":0,\"gold\":1,\"log_likelihoods\":[-1.0],\"acc\":true}\n";
+        let sample =
+            b"{\"model\":\"m\",\"task\":\"piqa\",\"item\":0,\"gold\":1,\"log_likelihoods\":[-1.0],\"acc\":true}\n";
         assert!(Written::Samples.begins(sample));
         assert!(!Written::Samples.begins(b"{\"goal\":\"Bake.\",\"sol1\":\"a\",\"sol2\":\"b\"}\n"));
         assert!(!Written::Page.begins(b"<!doctype html>\n<title>Home</title>"));

@@ -3,15 +3,16 @@
 use std::io::{BufRead, IsTerminal, Write};
 use std::time::Duration;
 
-use edkm_llama::inference::{GenerateOptions, InferenceModel, Session};
+use edkm_llama::inference::{GenerateOptions, InferenceModel, InferenceProblem, Session, StopReason};
+use edkm_llama::LlamaError;
 use edkm_train::chat::{Chat, Forgot};
 use edkm_train::memory::peak_resident_bytes;
-use edkm_train::Tokenizer;
+use edkm_train::{Tokenizer, TrainError};
 use serde::Serialize;
 
-use super::Failure;
+use super::{stop_name, Failure};
 use crate::args::ChatArgs;
-use crate::console::{bytes, Output};
+use crate::console::{bytes, is_in_vain, note, Output};
 use crate::hub;
 
 /// Tokens that are remembered if the model can and nothing else was asked for.
@@ -20,6 +21,8 @@ const CONTEXT: usize = 2048;
 #[derive(Serialize)]
 struct Figures {
     turns: Vec<Turn>,
+    /// Instructions without a response, since they were too long.
+    unanswered: usize,
     tokens_per_second: f64,
     prompt_tokens_per_second: f64,
     cache_bytes: usize,
@@ -32,6 +35,8 @@ struct Turn {
     instruction: String,
     response: String,
     tokens: usize,
+    /// `end_token`, `stop_string`, `token_limit` or `context_limit`.
+    stop: &'static str,
     prompt_tokens: usize,
 }
 
@@ -55,12 +60,17 @@ impl Rate {
 pub fn run(args: ChatArgs) -> Result<(), Failure> {
     let output = Output::new(args.json);
     args.device.check_inference()?;
+    args.sampling.options().validate()?;
     let model_dir = hub::folder(&args.model_dir)?;
     let model = InferenceModel::open(&model_dir)?;
     let tokenizer = Tokenizer::from_dir(&model_dir)?;
     tokenizer.check_vocabulary(model.config().vocab_size)?;
     let model = args.device.place(model)?;
     let context = args.context.unwrap_or(CONTEXT.min(model.context_limit()));
+    let more = match context < model.context_limit() {
+        true => "; give more with --context",
+        false => "",
+    };
     let session = Session::new(&model, context, args.sampling.cache.into())?;
     let cache_bytes = session.cache_bytes();
     let options = GenerateOptions {
@@ -73,13 +83,15 @@ pub fn run(args: ChatArgs) -> Result<(), Failure> {
     let input = std::io::stdin();
     let asks = input.is_terminal();
     if asks {
-        eprintln!("One instruction a line; /clear begins anew, the end of input (Ctrl-D) ends.");
+        note("One instruction a line; /clear begins anew, the end of input (Ctrl-D) ends.");
     }
     let (mut turns, mut decoded, mut read) = (Vec::new(), Rate::default(), Rate::default());
+    let mut unanswered = 0;
     let mut line = String::new();
-    loop {
+    // a reader who has gone wants no more responses
+    while !is_in_vain() {
         if asks {
-            eprint!("> ");
+            drop(write!(std::io::stderr(), "> "));
         }
         line.clear();
         if input.lock().read_line(&mut line)? == 0 {
@@ -93,12 +105,26 @@ pub fn run(args: ChatArgs) -> Result<(), Failure> {
             }
             instruction => instruction,
         };
-        let response = chat.respond(instruction, |piece| output.piece(piece))?;
+        let response = match chat.respond(instruction, |piece| output.piece(piece)) {
+            Ok(response) => response,
+            // nothing was read of it: the conversation is as it was
+            Err(TrainError::Llama(LlamaError::Inference(problem @ InferenceProblem::ContextFull { .. }))) => {
+                note(format_args!("(no response: {problem})"));
+                unanswered += 1;
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
         output.line("");
         if response.forgot == Forgot::EarlierTurns {
-            eprintln!(
-                "(the context of {context} tokens is full: earlier turns are forgotten; give more with --context)"
-            );
+            note(format_args!(
+                "(the context of {context} tokens is full: earlier turns are forgotten{more})"
+            ));
+        }
+        if response.written.generation.stop == StopReason::ContextFull {
+            note(format_args!(
+                "(the context of {context} tokens is full: the response ends here{more})"
+            ));
         }
         let generation = &response.written.generation;
         decoded.add(generation.decoded_tokens, generation.decode_time);
@@ -106,6 +132,7 @@ pub fn run(args: ChatArgs) -> Result<(), Failure> {
         turns.push(Turn {
             instruction: instruction.to_owned(),
             tokens: generation.tokens.len(),
+            stop: stop_name(generation.stop),
             prompt_tokens: generation.prompt_tokens,
             response: response.written.text,
         });
@@ -117,16 +144,22 @@ pub fn run(args: ChatArgs) -> Result<(), Failure> {
         weight_bytes: model.weight_bytes().total(),
         peak_rss_bytes: peak_resident_bytes(),
         turns,
+        unanswered,
     };
-    eprintln!(
+    note(format_args!(
         "{:.1} tokens a second (prompt {:.1}); weights {}, cache {}, peak memory {}",
         figures.tokens_per_second,
         figures.prompt_tokens_per_second,
         bytes(figures.weight_bytes as u64),
         bytes(figures.cache_bytes as u64),
         figures.peak_rss_bytes.map_or("unknown".to_owned(), bytes),
-    );
+    ));
     output.json(&figures)?;
-    std::io::stdout().flush()?;
-    Ok(())
+    match unanswered {
+        // who types has seen it
+        1.. if !asks => {
+            Err(format!("{unanswered} of the instructions got no response: they are too long for the context").into())
+        }
+        _ => Ok(()),
+    }
 }

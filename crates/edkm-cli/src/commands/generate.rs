@@ -1,16 +1,14 @@
 //! `edkm generate`
 
-use std::io::Write;
-
-use edkm_llama::inference::{GenerateOptions, InferenceModel, Session};
+use edkm_llama::inference::{GenerateOptions, InferenceModel, Session, StopReason};
 use edkm_train::memory::peak_resident_bytes;
 use edkm_train::text_generation::write_text;
 use edkm_train::Tokenizer;
 use serde::Serialize;
 
-use super::Failure;
+use super::{stop_name, Failure};
 use crate::args::GenerateArgs;
-use crate::console::{bytes, Output};
+use crate::console::{bytes, note, Output};
 use crate::hub;
 
 #[derive(Serialize)]
@@ -18,6 +16,8 @@ struct Figures {
     text: String,
     prompt_tokens: usize,
     tokens: usize,
+    /// `end_token`, `stop_string`, `token_limit` or `context_limit`.
+    stop: &'static str,
     prompt_tokens_per_second: f64,
     tokens_per_second: f64,
     cache_bytes: usize,
@@ -28,6 +28,7 @@ struct Figures {
 pub fn run(args: GenerateArgs) -> Result<(), Failure> {
     let output = Output::new(args.json);
     args.device.check_inference()?;
+    args.sampling.options().validate()?;
     let model_dir = hub::folder(&args.model_dir)?;
     let model = InferenceModel::open(&model_dir)?;
     let tokenizer = Tokenizer::from_dir(&model_dir)?;
@@ -37,7 +38,14 @@ pub fn run(args: GenerateArgs) -> Result<(), Failure> {
     if prompt.is_empty() {
         return Err("the prompt has no token; give some text with --prompt".into());
     }
-    let context = prompt.len().saturating_add(args.tokens).min(model.context_limit());
+    let limit = model.context_limit();
+    if prompt.len() > limit {
+        let tokens = prompt.len();
+        return Err(
+            format!("the prompt has {tokens} tokens, and the model takes at most {limit}; give a shorter one").into(),
+        );
+    }
+    let context = prompt.len().saturating_add(args.tokens).min(limit);
     let mut session = Session::new(&model, context, args.sampling.cache.into())?;
     let options = GenerateOptions {
         max_tokens: args.tokens,
@@ -58,7 +66,12 @@ pub fn run(args: GenerateArgs) -> Result<(), Failure> {
     let written = written?;
     let generation = &written.generation;
     let weights = model.weight_bytes().total();
-    eprintln!(
+    if generation.stop == StopReason::ContextFull {
+        note(format_args!(
+            "the text ends here because its {context} tokens are all that the model takes"
+        ));
+    }
+    note(format_args!(
         "{} tokens, {:.1} a second (prompt {:.1}); weights {}, cache {}, peak memory {}",
         generation.tokens.len(),
         generation.decode_tokens_per_second(),
@@ -66,10 +79,11 @@ pub fn run(args: GenerateArgs) -> Result<(), Failure> {
         bytes(weights as u64),
         bytes(generation.cache_bytes as u64),
         peak_resident_bytes().map_or("unknown".to_owned(), bytes),
-    );
+    ));
     output.json(&Figures {
         prompt_tokens: generation.prompt_tokens,
         tokens: generation.tokens.len(),
+        stop: stop_name(generation.stop),
         prompt_tokens_per_second: generation.prompt_tokens_per_second(),
         tokens_per_second: generation.decode_tokens_per_second(),
         cache_bytes: generation.cache_bytes,
@@ -77,6 +91,5 @@ pub fn run(args: GenerateArgs) -> Result<(), Failure> {
         peak_rss_bytes: peak_resident_bytes(),
         text: written.text,
     })?;
-    std::io::stdout().flush()?;
     Ok(())
 }

@@ -13,6 +13,7 @@ pub mod inspect;
 pub mod make_default;
 pub mod plan;
 
+use edkm_llama::inference::StopReason;
 use edkm_llama::model::Recompute;
 use edkm_train::trainer::Update;
 
@@ -30,6 +31,16 @@ fn update(in_backward: bool) -> Update {
     match in_backward {
         true => Update::InBackward,
         false => Update::AfterBackward,
+    }
+}
+
+/// Why a text ended, as `--json` names it.
+fn stop_name(stop: StopReason) -> &'static str {
+    match stop {
+        StopReason::MaxTokens => "token_limit",
+        StopReason::ContextFull => "context_limit",
+        StopReason::StopToken(_) => "end_token",
+        StopReason::Caller => "stop_string",
     }
 }
 

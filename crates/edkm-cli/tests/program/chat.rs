@@ -68,6 +68,66 @@ fn an_instruction_beyond_the_context_is_refused() {
 }
 
 #[test]
+fn an_instruction_that_is_too_long_is_reported_and_the_next_one_answered() {
+    let shop = Workshop::new();
+    let long = "Tell a long story of a dog. ".repeat(100);
+    let instructions = format!("Tell a story.\n{long}\nTell a story.\n");
+    let output = chat(&shop.model(), &instructions, &["--temperature", "0"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("context of 512") && said.contains("takes no more"),
+        "{said}"
+    );
+    assert!(!said.contains("longer context"), "{said}");
+    let shown = String::from_utf8(output.stdout).unwrap();
+    let figures: serde_json::Value = serde_json::from_str(shown.lines().last().unwrap()).unwrap();
+    assert_eq!(figures["turns"].as_array().unwrap().len(), 2);
+    assert_eq!(figures["unanswered"], 1);
+    // the conversation goes on where it was: the template's preamble is not read again
+    let read = |turn: usize| figures["turns"][turn]["prompt_tokens"].as_u64().unwrap();
+    assert!(read(1) < read(0), "{figures}");
+    // where there is more, that is said
+    let output = chat(&shop.model(), &format!("{long}\n"), &["--context", "200"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("longer context") && said.contains("up to 512"), "{said}");
+}
+
+#[test]
+fn a_prompt_that_is_too_long_is_refused_before_it_is_shown() {
+    let shop = Workshop::new();
+    let prompt = "Once upon a time there was a dog. ".repeat(100);
+    let mut command = edkm();
+    let output = command.arg("generate").arg(shop.model()).args(["--prompt", &prompt]);
+    let output = output.output().unwrap();
+    assert_refused(&output, &["the prompt has", "at most 512"], &shop.out());
+    assert!(output.stdout.is_empty());
+}
+
+#[test]
+fn why_a_text_ended_is_said() {
+    let shop = Workshop::new();
+    let stop = |more: &[&str]| generate(&shop.model(), &[&["--temperature", "0"], more].concat())["stop"].clone();
+    assert_eq!(stop(&[]), "token_limit");
+    assert_eq!(stop(&["--stop", "a"]), "stop_string");
+    // a model of few positions, whose stories do not end within them
+    let config = std::fs::read_to_string(shop.config()).unwrap();
+    let mut config: serde_json::Value = serde_json::from_str(&config).unwrap();
+    config["max_position_embeddings"] = 16.into();
+    std::fs::write(shop.config(), config.to_string()).unwrap();
+    let mut command = edkm();
+    command.arg("generate").arg(shop.model());
+    command.args(["--prompt", "Once upon a time", "--temperature", "0", "--json"]);
+    let output = command.output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stderr).contains("all that the model takes"));
+    assert_eq!(json(&output)["stop"], "context_limit");
+    // every token ends a text
+    config["eos_token_id"] = (0..512).collect::<Vec<u32>>().into();
+    std::fs::write(shop.config(), config.to_string()).unwrap();
+    assert_eq!(stop(&[]), "end_token");
+}
+
+#[test]
 fn every_setting_of_sampling_changes_the_text() {
     let shop = Workshop::new();
     let text = |more: &[&str]| generate(&shop.model(), more)["text"].as_str().unwrap().to_owned();
@@ -113,7 +173,8 @@ fn settings_out_of_range_are_named() {
         let [name, value] = setting;
         let mut command = edkm();
         command.arg("generate").arg(shop.model()).args(["--prompt", "Once"]);
-        let output = command.arg(format!("{name}={value}")).output().unwrap();
+        let output = command.args([name, value]).output().unwrap();
         assert_refused(&output, &[part], &shop.out());
+        assert!(output.stdout.is_empty(), "the prompt is shown");
     }
 }

@@ -63,6 +63,9 @@ fn a_compression_ends_between_matrices() {
     let mut compress = shop.compress("weighted-kmeans", &["--bits", "3", "--seq", "256"]);
     let (code, said) = interrupted_at(compress.arg("--out").arg(shop.out()), "finding palettes", "INT");
     assert_eq!(code, Some(130), "{said}");
-    assert!(said.contains("interrupted: ") && said.contains("nothing was written"), "{said}");
+    assert!(
+        said.contains("interrupted: ") && said.contains("nothing was written"),
+        "{said}"
+    );
     assert_eq!(shop.text().parent().unwrap().read_dir().unwrap().count(), 2);
 }

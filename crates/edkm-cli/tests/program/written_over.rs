@@ -30,7 +30,16 @@ fn log_samples(shop: &Workshop, path: &Path) -> Output {
 }
 
 const BENCH: [&str; 10] = [
-    "bench", "cluster", "--rows", "8", "--cols", "8", "--repeats", "1", "--bits", "2",
+    "bench",
+    "cluster",
+    "--rows",
+    "8",
+    "--cols",
+    "8",
+    "--repeats",
+    "1",
+    "--bits",
+    "2",
 ];
 
 #[test]
@@ -56,7 +65,10 @@ fn a_model_or_a_text_is_not_written_over() {
         (trace(&BENCH, &shop.model()), "is a folder"),
         (trace(&BENCH, "/dev/null".as_ref()), "not a file"),
         (log_samples(&shop, &shop.path("labels.lst")), "is read by this command"),
-        (shop.finetune(&["--trace", shop.text().to_str().unwrap()]), "is read by this command"),
+        (
+            shop.finetune(&["--trace", shop.text().to_str().unwrap()]),
+            "is read by this command",
+        ),
         (inspect(&shop, &shop.model()), "is read by this command"),
     ] {
         assert_refused(&output, &[part], &shop.out());

@@ -24,7 +24,7 @@ pub enum InferenceProblem {
         limit: usize,
     },
     /// More tokens than the context has room for.
-    #[error("{new} tokens were given where the context of {capacity} has room for {}; give fewer, or begin a session with a longer context (this model takes up to {limit})", capacity - held)]
+    #[error("{new} tokens were given where the context of {capacity} has room for {}; {}", capacity - held, remedy(*capacity, *limit))]
     ContextFull {
         /// Tokens in the context.
         held: usize,
@@ -93,6 +93,14 @@ pub enum InferenceProblem {
         /// What it may be.
         allowed: &'static str,
     },
+}
+
+/// What can be done about a context that is full.
+fn remedy(capacity: usize, limit: usize) -> String {
+    match capacity < limit {
+        true => format!("give fewer, or begin a session with a longer context (this model takes up to {limit})"),
+        false => "give fewer: this model takes no more".to_owned(),
+    }
 }
 
 /// Bytes as text, for messages about the memory of a GPU.
