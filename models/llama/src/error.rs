@@ -228,10 +228,18 @@ pub enum LlamaError {
         got: u64,
     },
     /// The folder to write to already holds something.
-    #[error("{} exists and is not empty; choose another folder or ask to overwrite", path.display())]
+    #[error("{} exists and is not empty; choose another folder, or replace it with --overwrite", path.display())]
     OutputExists {
         /// The folder.
         path: PathBuf,
+    },
+    /// The folder to write to is none.
+    #[error("{} is {found}, and a folder is to be written; name another", path.display())]
+    OutputNoFolder {
+        /// The path.
+        path: PathBuf,
+        /// What is there.
+        found: &'static str,
     },
     /// The folder to write to cannot be put in another's place.
     #[error("{} is the folder that this program was started in, or holds it; name a folder of its own", path.display())]
@@ -239,7 +247,7 @@ pub enum LlamaError {
         /// The folder.
         path: PathBuf,
     },
-    /// The folder to be replaced holds things that no model folder has.
+    /// The folder to write to holds things that no model folder has, and is not replaced.
     #[error("{} holds {}, which no model folder has, and is left alone; choose another folder", path.display(), Listed(entries))]
     OutputForeign {
         /// The folder.

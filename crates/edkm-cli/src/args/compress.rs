@@ -76,9 +76,9 @@ pub struct CompressArgs {
     /// Seed of the choice of windows
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
-    /// Folder to write
-    #[arg(long, value_name = "DIR")]
-    pub out: PathBuf,
+    /// Folder to write; not needed with --plan
+    #[arg(long, value_name = "DIR", required_unless_present = "plan")]
+    pub out: Option<PathBuf>,
     /// Replace OUT if it holds a model
     #[arg(long)]
     pub overwrite: bool,

@@ -49,12 +49,22 @@ pub use task_requests::TaskRequest;
     about,
     arg_required_else_help = true,
     max_term_width = 110,
-    args_override_self = true
+    args_override_self = true,
+    mut_subcommands(with_negative_numbers)
 )]
 pub struct Args {
     /// What to do
     #[command(subcommand)]
     pub command: Command,
+}
+
+/// Options that take a number hear of one below zero, and say their range. Without it a number with a minus is taken for an option.
+fn with_negative_numbers(command: clap::Command) -> clap::Command {
+    let hears = |arg: clap::Arg| match arg.get_action().takes_values() && !arg.is_positional() {
+        true => arg.allow_negative_numbers(true),
+        false => arg,
+    };
+    command.mut_args(hears).mut_subcommands(with_negative_numbers)
 }
 
 /// What the program can do.

@@ -112,6 +112,12 @@ impl FromArgMatches for TaskRequests {
         let tasks = match (tasks.len(), data.len()) {
             (0, 1) => vec![TaskName::Perplexity],
             (tasks_given, data_given) if tasks_given == data_given => tasks,
+            (0, data_given) => {
+                let text = format!(
+                    "{data_given} --data but no --task; give one for each, as in --task perplexity --data FILE --task piqa --data FILE\n"
+                );
+                return Err(Error::raw(ErrorKind::WrongNumberOfValues, text));
+            }
             (tasks_given, data_given) => {
                 let text = format!("{tasks_given} --task but {data_given} --data; give one --data for each --task\n");
                 return Err(Error::raw(ErrorKind::WrongNumberOfValues, text));

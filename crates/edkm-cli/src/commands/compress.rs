@@ -36,7 +36,8 @@ pub fn run(args: CompressArgs) -> Result<(), Failure> {
             windows: args.windows,
             seed: args.seed,
         }),
-        out: args.out,
+        // a plan writes nothing
+        out: args.out.unwrap_or_default(),
         overwrite: if args.overwrite {
             Overwrite::Replace
         } else {

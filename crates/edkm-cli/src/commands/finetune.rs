@@ -125,8 +125,23 @@ impl OnDevice for Training<'_> {
     }
 }
 
+/// `--distill 0.5` names a folder 0.5, since the share may be left out.
+fn check_share(args: &FinetuneArgs) -> Result<(), Failure> {
+    match &args.model_dir {
+        Some(dir) if args.distill == 1.0 && !dir.exists() && dir.to_string_lossy().parse::<f32>().is_ok() => {
+            let share = dir.display();
+            Err(format!(
+                "there is no model folder {share}; a share of distillation is written with `=`: --distill={share}"
+            )
+            .into())
+        }
+        _ => Ok(()),
+    }
+}
+
 fn settings(args: &FinetuneArgs, embedded_folder: Option<&Path>) -> Result<FinetuneSettings, Failure> {
     args.device.check()?;
+    check_share(args)?;
     let files = |paths: &[PathBuf]| DataSource::Files(paths.to_vec());
     let (data, held_out) = match (args.data.as_slice(), embedded_folder) {
         ([], Some(_)) => (

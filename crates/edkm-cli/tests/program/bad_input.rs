@@ -300,7 +300,9 @@ fn settings_without_a_meaning_are_refused_before_any_work() {
         (&["--keep", "0", "--checkpoint-every", "1"], &["--keep", "is 0"]),
         (&["--eval-tokens", "32"], &["--eval-tokens", "is 32", "--seq"]),
         (&["--weight-decay", "nan"], &["weight decay is NaN"]),
-        (&["--weight-decay=-1"], &["weight decay is -1"]),
+        (&["--weight-decay", "-1"], &["weight decay is -1"]),
+        (&["--lr", "-1"], &["learning rate is -1", "from 0"]),
+        (&["--temperature", "-1"], &["temperature", "-1"]),
         (&["--cluster-from", "2"], &["--cluster-from", "is 2", "--steps"]),
         (&["--bits-budget", "nan"], &["budget", "NaN"]),
         (&["--bits-budget", "0"], &["budget", "is 0"]),
@@ -342,6 +344,56 @@ fn settings_without_a_meaning_are_refused_before_any_work() {
         .output()
         .unwrap();
     assert_refused(&output, &["--batch", "is 0"], &shop.out());
+}
+
+#[test]
+fn a_folder_to_write_that_is_a_file_or_holds_a_model() {
+    let shop = Workshop::new();
+    let to = |out: &std::path::Path| {
+        let mut command = shop.compress("rtn", &["--bits", "3"]);
+        command.arg("--out").arg(out).output().unwrap()
+    };
+    assert_refused(&to(&shop.text()), &["text.txt is a file"], &shop.out());
+    assert!(to(&shop.out()).status.success());
+    let again = to(&shop.out());
+    assert_eq!(again.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&again.stderr).contains("--overwrite"));
+    std::fs::write(shop.out().join("thesis.tex"), "years of work").unwrap();
+    let foreign = to(&shop.out());
+    assert_eq!(foreign.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&foreign.stderr).into_owned();
+    assert!(said.contains("thesis.tex") && !said.contains("--overwrite"), "{said}");
+}
+
+#[test]
+fn a_plan_needs_no_folder_to_write() {
+    let shop = Workshop::new();
+    let output = shop.compress("rtn", &["--bits", "3", "--plan"]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let output = shop.compress("rtn", &["--bits", "3"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("--out"));
+}
+
+#[test]
+fn a_share_of_distillation_without_its_sign_is_explained() {
+    let shop = Workshop::new();
+    let output = edkm().args(["finetune", "--distill", "0.5"]).output().unwrap();
+    assert_refused(&output, &["no model folder 0.5", "--distill=0.5"], &shop.out());
+}
+
+#[test]
+fn texts_without_tasks_are_explained() {
+    let output = edkm()
+        .args(["eval", "model", "--data", "a.txt", "--data", "b.txt"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        said.contains("2 --data but no --task") && said.contains("--task perplexity"),
+        "{said}"
+    );
 }
 
 #[test]

@@ -37,9 +37,10 @@ impl OutputDir {
     /// Checks that `target` may be written and makes the folder beside it, with its parents.
     ///
     /// # Errors
-    /// - [`LlamaError::OutputExists`] if `target` is a file, or not empty while `overwrite` refuses.
-    /// - [`LlamaError::OutputForeign`] if it shall be replaced and holds what no model folder has: a wrong path would
-    ///   otherwise delete someone's work.
+    /// - [`LlamaError::OutputNoFolder`] if `target` is a file.
+    /// - [`LlamaError::OutputForeign`] if it holds what no model folder has, whatever `overwrite` says: a wrong path
+    ///   would otherwise delete someone's work.
+    /// - [`LlamaError::OutputExists`] if it holds a model while `overwrite` refuses.
     /// - [`LlamaError::Io`] if the system refuses.
     pub fn create(target: impl AsRef<Path>, overwrite: Overwrite) -> Result<Self, LlamaError> {
         let target = resolve(target.as_ref())?;
@@ -155,18 +156,19 @@ fn is_occupied(target: &Path) -> Result<bool, LlamaError> {
 }
 
 fn check(target: &Path, overwrite: Overwrite) -> Result<(), LlamaError> {
-    if target.is_file() || target.is_symlink() {
-        return Err(LlamaError::OutputExists {
+    let no_folder = match target {
+        _ if target.is_file() => Some("a file"),
+        _ if target.is_symlink() => Some("a link that leads nowhere"),
+        _ => None,
+    };
+    if let Some(found) = no_folder {
+        return Err(LlamaError::OutputNoFolder {
             path: target.to_owned(),
+            found,
         });
     }
     if !is_occupied(target)? {
         return Ok(());
-    }
-    if overwrite == Overwrite::Refuse {
-        return Err(LlamaError::OutputExists {
-            path: target.to_owned(),
-        });
     }
     let failed = |source| LlamaError::io("read", target, source);
     let mut foreign = Vec::new();
@@ -181,7 +183,12 @@ fn check(target: &Path, overwrite: Overwrite) -> Result<(), LlamaError> {
         foreign.push(format!("no {CONFIG_FILE}"));
     }
     if foreign.is_empty() {
-        return Ok(());
+        return match overwrite {
+            Overwrite::Replace => Ok(()),
+            Overwrite::Refuse => Err(LlamaError::OutputExists {
+                path: target.to_owned(),
+            }),
+        };
     }
     foreign.sort();
     Err(LlamaError::OutputForeign {

@@ -49,7 +49,7 @@ fn a_folder_with_a_model_is_replaced_on_demand_only() {
     build(&target, Overwrite::Refuse, "one").unwrap();
     fs::write(target.join("report.html"), "").unwrap();
     let refused = build(&target, Overwrite::Refuse, "two").unwrap_err();
-    assert!(matches!(refused, LlamaError::OutputExists { .. }) && refused.to_string().contains("overwrite"));
+    assert!(matches!(refused, LlamaError::OutputExists { .. }) && refused.to_string().contains("--overwrite"));
     assert_eq!(content(&target), "one");
     build(&target, Overwrite::Replace, "two").unwrap();
     assert_eq!(
@@ -94,8 +94,14 @@ fn a_folder_of_something_else_is_never_replaced() {
     fs::create_dir_all(target.join(".git")).unwrap();
     fs::write(target.join("thesis.tex"), "").unwrap();
     fs::write(target.join(CONFIG_FILE), "").unwrap();
-    let message = build(&target, Overwrite::Replace, "x").unwrap_err().to_string();
-    assert!(message.contains(".git, thesis.tex"), "{message}");
+    // asked to replace it or not: that is not what would help
+    for overwrite in [Overwrite::Refuse, Overwrite::Replace] {
+        let message = build(&target, overwrite, "x").unwrap_err().to_string();
+        assert!(
+            message.contains(".git, thesis.tex") && !message.contains("--overwrite"),
+            "{message}"
+        );
+    }
     // Nothing strange in it, but no model either.
     let notes = dir.path().join("notes");
     fs::create_dir(&notes).unwrap();
@@ -114,7 +120,7 @@ fn files_roots_and_the_current_folder_are_no_targets() {
     fs::write(&file, "").unwrap();
     assert!(matches!(
         build(&file, Overwrite::Replace, "x"),
-        Err(LlamaError::OutputExists { .. })
+        Err(LlamaError::OutputNoFolder { .. })
     ));
     for target in [".", "/", ".."] {
         assert!(matches!(
