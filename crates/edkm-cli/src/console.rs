@@ -91,7 +91,7 @@ pub fn check() -> Result<(), Failure> {
     result(std::io::stdout().flush());
     match FAILED.get() {
         Some(why) if why.kind() != ErrorKind::BrokenPipe => {
-            Err(format!("cannot write to standard output: {why}; files that were to be written are there").into())
+            Err(format!("cannot write to standard output: {why}; all else is done").into())
         }
         _ => Ok(()),
     }

@@ -420,6 +420,16 @@ fn settings_of_clustering_do_not_go_with_none() {
 }
 
 #[test]
+fn bits_do_not_go_with_a_step_without_clustering() {
+    let output = edkm()
+        .args(["bench", "step", "--no-cluster", "--bits", "4"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("--bits"));
+}
+
+#[test]
 fn a_model_is_not_replaced_by_what_is_made_of_it() {
     let shop = Workshop::new();
     let before = std::fs::read(shop.weights()).unwrap();

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::common::Workshop;
+use crate::common::{edkm, Workshop};
 
 /// Text on which the choice of bits takes a while.
 fn with_much_text() -> Workshop {
@@ -68,4 +68,25 @@ fn a_compression_ends_between_matrices() {
         "{said}"
     );
     assert_eq!(shop.text().parent().unwrap().read_dir().unwrap().count(), 2);
+}
+
+#[test]
+fn a_comparison_ends_within_a_compression_and_says_how_to_go_on() {
+    let shop = with_much_text();
+    let mut compare = edkm();
+    compare.arg("compare").arg(shop.model());
+    compare.arg("--data").arg(shop.text()).arg("--valid").arg(shop.text());
+    compare.args([
+        "--methods",
+        "weighted-kmeans",
+        "--bits",
+        "3",
+        "--seeds",
+        "1",
+        "--eval-tokens",
+        "300",
+    ]);
+    let (code, said) = interrupted_at(compare.arg("--out").arg(shop.out()), "finding palettes", "INT");
+    assert_eq!(code, Some(130), "{said}");
+    assert!(said.contains("go on with the same command"), "{said}");
 }
