@@ -166,8 +166,12 @@ fn a_compression_that_cannot_be() {
         let output = command.arg("--out").arg(shop.out()).args(more).output().unwrap();
         assert_refused(&output, parts, &shop.out());
     };
-    refused("rtn", &["--vector", "2"], &["q_proj", "vector"]);
-    refused("gptq-even", &["--vector", "2"], &["q_proj", "vectors of 2"]);
+    refused("rtn", &["--vector", "2"], &["--vector is 2", "--method rtn"]);
+    refused(
+        "gptq-even",
+        &["--vector", "2"],
+        &["--vector is 2", "--method gptq-even"],
+    );
     refused("gptq", &["--seq", "100000"], &["sequence", "max_position_embeddings"]);
     refused("gptq", &["--windows", "0"], &["windows", "at least 1"]);
     std::fs::write(shop.text(), "Once upon a time.").unwrap();
