@@ -2,17 +2,20 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use edkm_train::run::Stage;
 use indicatif::ProgressBar;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag::{register, register_conditional_shutdown};
-use signal_hook::iterator::Signals;
 
 use crate::console::note;
 
 /// The exit code of work that was interrupted.
 pub const INTERRUPTED: u8 = 130;
+
+/// How soon a signal is acknowledged while the work looks for none. (To wait for one without looking is not possible on every system.)
+const LOOKS_EVERY: Duration = Duration::from_millis(50);
 
 /// Whether the work shall end. By default nobody listens, and the signals do what they do.
 #[derive(Default)]
@@ -26,6 +29,7 @@ pub struct Interrupts {
 struct Shown {
     stage: Option<Stage>,
     bar: Option<ProgressBar>,
+    acknowledged: bool,
 }
 
 impl Interrupts {
@@ -40,21 +44,25 @@ impl Interrupts {
             register_conditional_shutdown(signal, INTERRUPTED.into(), interrupts.asked.clone())?;
             register(signal, interrupts.asked.clone())?;
         }
-        let mut signals = Signals::new([SIGINT, SIGTERM])?;
-        let shown = interrupts.shown.clone();
+        let (asked, shown) = (interrupts.asked.clone(), interrupts.shown.clone());
         std::thread::Builder::new()
             .name("interrupts".to_owned())
             .spawn(move || {
-                if signals.forever().next().is_some() {
-                    shown.lock().unwrap_or_else(PoisonError::into_inner).acknowledge();
+                while !asked.load(Ordering::Relaxed) {
+                    std::thread::sleep(LOOKS_EVERY);
                 }
+                shown.lock().unwrap_or_else(PoisonError::into_inner).acknowledge();
             })?;
         Ok(interrupts)
     }
 
-    /// Whether a signal has come.
+    /// Whether a signal has come, which is acknowledged then.
     pub fn asked(&self) -> bool {
-        self.asked.load(Ordering::Relaxed)
+        let asked = self.asked.load(Ordering::Relaxed);
+        if asked {
+            self.shown().acknowledge();
+        }
+        asked
     }
 
     /// A part of the work begins.
@@ -73,7 +81,11 @@ impl Interrupts {
 }
 
 impl Shown {
-    fn acknowledge(&self) {
+    /// Once.
+    fn acknowledge(&mut self) {
+        if std::mem::replace(&mut self.acknowledged, true) {
+            return;
+        }
         let line = format!("interrupted: {}; once more ends it at once", what_follows(self.stage));
         let say = || note(&line);
         match &self.bar {
