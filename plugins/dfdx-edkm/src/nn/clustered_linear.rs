@@ -92,7 +92,8 @@ impl<S: RowsOf<I>, I: Dim, O: Dim, D: EdkmDevice, T: SaveForBackward<D>> Module<
     fn try_forward(&self, x: Tensor<S, f32, D, T>) -> Result<Self::Output, D::Err> {
         let y_shape = x.shape().with(self.weight.shape().0);
         let weight = as_matrix(self.weight.clone())?;
-        let bias = self.bias.clone().try_reshape_like(&(weight.shape().0,))?;
+        // of its own length, which the op compares
+        let bias = self.bias.clone().try_reshape_like(&(self.bias.shape().0.size(),))?;
         linear(as_matrix(x)?, &weight, Some(&bias), Some(&self.clustering))?.try_reshape_like(&y_shape)
     }
 }

@@ -1,11 +1,12 @@
-//! A store that fails: an error with its reason, never a wrong gradient, never a panic.
+//! What fails: an error with its reason, never a wrong gradient, never a panic. Stores and shapes.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 
 use dfdx::prelude::*;
 use dfdx_edkm::nn::builders::UnbiasedClusteredLinear;
-use dfdx_edkm::{backward, EdkmError, StoreTape};
+use dfdx_edkm::nn::ClusteredLinear;
+use dfdx_edkm::{backward, Clustering, EdkmError, StoreTape};
 use edkm_store::{Backend, Held, Quote, Record, Report, SharedBytes, Store, StoreError, Ticket};
 
 /// Takes a number of records and refuses the next.
@@ -132,6 +133,25 @@ fn a_backend_that_gives_other_bytes_back_is_told_so() {
                 got: 127
             })
         ),
+        "{reason}"
+    );
+}
+
+#[test]
+fn a_bias_of_another_length_is_named() {
+    let dev = Cpu::default();
+    let layer = ClusteredLinear::<usize, usize, f32, Cpu> {
+        weight: dev.zeros_like(&(6, 8)),
+        bias: dev.zeros_like(&(5,)),
+        clustering: Clustering::default(),
+    };
+    let x: Tensor<(usize, usize), f32, _> = dev.zeros_like(&(4, 8));
+    let tape = StoreTape::new(Store::memory(), Gradients::leaky());
+    let failure = tape.failure();
+    assert!(layer.try_forward(x.put_tape(tape)).is_err());
+    let reason = failure.take().unwrap().to_string();
+    assert!(
+        reason.contains("a bias of 6") && reason.contains("bias Some(5)"),
         "{reason}"
     );
 }
