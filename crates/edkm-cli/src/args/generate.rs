@@ -13,7 +13,7 @@ pub struct GenerateArgs {
     /// A model folder, or hf:OWNER/NAME; palettized weights are used packed
     pub model_dir: PathBuf,
     /// The text to go on with
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     pub prompt: String,
     /// The most tokens to generate
     #[arg(long, default_value_t = 200)]

@@ -21,7 +21,7 @@ pub struct SamplingArgs {
     #[arg(long, default_value_t = 1.0)]
     pub repetition_penalty: f32,
     /// End before this text; may be repeated
-    #[arg(long, value_name = "TEXT", action = ArgAction::Append)]
+    #[arg(long, value_name = "TEXT", action = ArgAction::Append, allow_hyphen_values = true)]
     pub stop: Vec<String>,
     /// Where the stream of random numbers begins
     #[arg(long, default_value_t = 0)]

@@ -178,3 +178,14 @@ fn settings_out_of_range_are_named() {
         assert!(output.stdout.is_empty(), "the prompt is shown");
     }
 }
+
+#[test]
+fn texts_may_begin_with_a_minus() {
+    let shop = Workshop::new();
+    let mut command = edkm();
+    command.arg("generate").arg(shop.model());
+    command.args(["--prompt", "- a list", "--stop", "--", "--tokens", "2"]);
+    let output = command.output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && text.starts_with("- a list"), "{text}");
+}
