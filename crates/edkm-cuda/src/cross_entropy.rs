@@ -54,9 +54,8 @@ pub fn forward<R: Runtime>(
     for positions in chunks(targets.weights, axes, 1) {
         // its memory serves the next
         kept.last = None;
-        let chunk = Chunk::new(runtime, positions)?;
+        let (chunk, logits) = projection.chunk(runtime, axes, positions)?;
         let rows = chunk.len();
-        let logits = projection.logits(runtime, axes, &chunk)?;
         let ids = chunk.pick(runtime, targets.ids)?;
         let mut found = Array::<R, f32>::zeroed(runtime, 2 * rows)?;
         let mut found_mut = found.as_mut();
@@ -115,11 +114,7 @@ pub fn backward<R: Runtime>(
     for positions in chunks(targets.weights, axes, 1).into_iter().rev() {
         let (chunk, mut logits) = match last.take() {
             Some(last) => last,
-            None => {
-                let chunk = Chunk::new(runtime, positions)?;
-                let logits = projection.logits(runtime, axes, &chunk)?;
-                (chunk, logits)
-            }
+            None => projection.chunk(runtime, axes, positions)?,
         };
         let rows = chunk.len();
         let ids = chunk.pick(runtime, targets.ids)?;

@@ -45,9 +45,9 @@ impl Comparison<'_> {
         [axes, teacher_axes]: [Axes; 2],
         positions: Vec<usize>,
     ) -> Result<BothLogits<R>, R::Error> {
-        let chunk = Chunk::new(runtime, positions)?;
+        let (chunk, student) = self.student.chunk(runtime, axes, positions)?;
         Ok(BothLogits {
-            student: self.student.logits(runtime, axes, &chunk)?,
+            student,
             teacher: self.teacher.logits(runtime, teacher_axes, &chunk)?,
             chunk,
         })

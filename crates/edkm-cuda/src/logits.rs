@@ -49,6 +49,18 @@ impl Projection<'_> {
         Ok(Logits { x, logits })
     }
 
+    /// The tokens at `positions`, and their hidden states and logits.
+    pub(crate) fn chunk<R: Runtime>(
+        &self,
+        runtime: &R,
+        axes: Axes,
+        positions: Vec<usize>,
+    ) -> Result<(Chunk<R>, Logits<R>), R::Error> {
+        let chunk = Chunk::new(runtime, positions)?;
+        let logits = self.logits(runtime, axes, &chunk)?;
+        Ok((chunk, logits))
+    }
+
     /// Takes the gradient of a chunk's logits, which stands in their place, back to `grad_x [N, H]` and `grad_w [V, H]`.
     pub(crate) fn backward<R: Runtime>(
         &self,

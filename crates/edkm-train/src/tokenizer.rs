@@ -110,7 +110,7 @@ impl Tokenizer {
     /// Decodes tokens one by one as they are generated, as the beginning of a text: a tokenizer that puts a space in front of every text leaves out the
     /// first one.
     pub fn decode_stream(&self) -> DecodeStream<'_> {
-        DecodeStream::behind(self, &[])
+        self.decode_stream_behind(&[])
     }
 
     /// Decodes tokens one by one as they are generated behind the text of `context`, which is not given again.

@@ -22,10 +22,8 @@ impl Backend for Full {
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |room| room.checked_sub(1));
         match room {
             Ok(_) => self.inner.save(record),
-            Err(_) => Err(StoreError::Corrupt {
-                label: record.label,
-                layer: "test",
-                bytes: 0,
+            Err(_) => Err(StoreError::Backend {
+                reason: format!("no room for {}", record.label),
             }),
         }
     }

@@ -1,5 +1,7 @@
 //! `edkm eval` on tasks.
 
+use std::process::Command;
+
 use crate::common::{assert_refused, edkm, json, Workshop};
 
 const PIQA: &str = r#"{"goal": "Lily wants to play.", "sol1": "She had a red ball.", "sol2": "x q z"}
@@ -10,11 +12,22 @@ const PIQA: &str = r#"{"goal": "Lily wants to play.", "sol1": "She had a red bal
 const ARC: &str = r#"{"question": {"stem": "Who is happy?", "choices": [{"text": "the dog", "label": "A"}, {"text": "qqq", "label": "B"}]}, "answerKey": "A"}
 "#;
 
+/// `edkm eval MODEL --task piqa` with these records and labels.
+fn piqa(shop: &Workshop, records: &str, labels: &str) -> Command {
+    std::fs::write(shop.path("valid.jsonl"), records).unwrap();
+    std::fs::write(shop.path("labels.lst"), labels).unwrap();
+    let mut command = edkm();
+    command.arg("eval").arg(shop.model()).args(["--task", "piqa", "--data"]);
+    command
+        .arg(shop.path("valid.jsonl"))
+        .arg("--labels")
+        .arg(shop.path("labels.lst"));
+    command
+}
+
 #[test]
 fn several_tasks_and_models_in_one_run() {
     let shop = Workshop::new();
-    std::fs::write(shop.path("valid.jsonl"), PIQA).unwrap();
-    std::fs::write(shop.path("labels.lst"), "0\n1\n0\n").unwrap();
     std::fs::write(shop.path("arc.jsonl"), ARC).unwrap();
     let mut compress = edkm();
     compress
@@ -23,12 +36,7 @@ fn several_tasks_and_models_in_one_run() {
         .args(["--method", "kmeans", "--bits", "4", "--json"]);
     json(&compress.arg("--out").arg(shop.out()).output().unwrap());
 
-    let mut command = edkm();
-    command.arg("eval").arg(shop.model()).args(["--task", "piqa", "--data"]);
-    command
-        .arg(shop.path("valid.jsonl"))
-        .arg("--labels")
-        .arg(shop.path("labels.lst"));
+    let mut command = piqa(&shop, PIQA, "0\n1\n0\n");
     command
         .args(["--task", "arc-easy", "--data"])
         .arg(shop.path("arc.jsonl"));
@@ -71,15 +79,8 @@ fn several_tasks_and_models_in_one_run() {
 #[test]
 fn examples_in_front_change_the_likelihoods_and_limits_hold() {
     let shop = Workshop::new();
-    std::fs::write(shop.path("valid.jsonl"), PIQA).unwrap();
-    std::fs::write(shop.path("labels.lst"), "0\n1\n0\n").unwrap();
     let first = |more: &[&str]| {
-        let mut command = edkm();
-        command.arg("eval").arg(shop.model()).args(["--task", "piqa", "--data"]);
-        command
-            .arg(shop.path("valid.jsonl"))
-            .arg("--labels")
-            .arg(shop.path("labels.lst"));
+        let mut command = piqa(&shop, PIQA, "0\n1\n0\n");
         command
             .args(more)
             .arg("--log-samples")
@@ -128,14 +129,7 @@ fn questions_longer_than_the_context_are_counted() {
         "{{\"goal\": \"{}\", \"sol1\": \"a ball.\", \"sol2\": \"k\"}}\n",
         "Lily ran. ".repeat(2000)
     );
-    std::fs::write(shop.path("valid.jsonl"), PIQA.to_owned() + &long).unwrap();
-    std::fs::write(shop.path("labels.lst"), "0\n1\n0\n0\n").unwrap();
-    let mut command = edkm();
-    command.arg("eval").arg(shop.model()).args(["--task", "piqa", "--data"]);
-    command
-        .arg(shop.path("valid.jsonl"))
-        .arg("--labels")
-        .arg(shop.path("labels.lst"));
+    let mut command = piqa(&shop, &(PIQA.to_owned() + &long), "0\n1\n0\n0\n");
     let text = String::from_utf8(command.output().unwrap().stdout).unwrap();
     assert!(
         text.contains("1 of 4 questions are longer than the model's context"),

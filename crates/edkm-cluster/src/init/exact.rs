@@ -63,15 +63,9 @@ const LIGHTEST: f64 = 1.0 / (1u64 << 36) as f64;
 impl Points {
     fn new(values_u: &[f64], masses_u: &[f64]) -> Self {
         let any_mass = masses_u.iter().any(|&m| m > 0.0);
-        // Lighter values would vanish in the differences of sums: a run of them would have no mass, and no mean.
-        let lightest = masses_u.iter().sum::<f64>() * LIGHTEST;
         let mut points: Vec<(f64, f64)> = Vec::with_capacity(values_u.len());
         for (&value, &mass) in values_u.iter().zip(masses_u) {
-            let mass = match any_mass {
-                true if mass > 0.0 => mass.max(lightest),
-                true => 0.0,
-                false => 1.0,
-            };
+            let mass = if any_mass { mass } else { 1.0 };
             match points.last_mut() {
                 _ if mass == 0.0 => {}
                 // Zeros of both signs.
@@ -79,6 +73,9 @@ impl Points {
                 _ => points.push((value, mass)),
             }
         }
+        // Lighter values would vanish in the differences of sums: a run of them would have no mass, and no mean.
+        let lightest = masses_u.iter().sum::<f64>() * LIGHTEST;
+        points.iter_mut().for_each(|(_, mass)| *mass = mass.max(lightest));
         let total: f64 = points.iter().map(|(_, m)| m).sum();
         let center = points.iter().map(|(v, m)| v * (m / total)).sum();
         let mut sums_u = vec![[0.0; 3]];
@@ -185,6 +182,16 @@ mod tests {
             .fold(f64::INFINITY, f64::min)
     }
 
+    fn error_of(values: &[f64], masses: &[f64], centroids: &[f64]) -> f64 {
+        let nearest = |v: f64| {
+            centroids
+                .iter()
+                .map(|c| (v - c) * (v - c))
+                .fold(f64::INFINITY, f64::min)
+        };
+        values.iter().zip(masses).map(|(&v, m)| m * nearest(v)).sum()
+    }
+
     /// Squared gradients of rows that hardly any text reaches are smaller than the rounding of the sums of the others.
     #[test]
     fn a_run_of_light_values_has_a_mean() {
@@ -197,16 +204,6 @@ mod tests {
             let error = error_of(&values, &masses, &centroids);
             assert!(clusters < 32 || error < 1e-9, "{error}");
         }
-    }
-
-    fn error_of(values: &[f64], masses: &[f64], centroids: &[f64]) -> f64 {
-        let nearest = |v: f64| {
-            centroids
-                .iter()
-                .map(|c| (v - c) * (v - c))
-                .fold(f64::INFINITY, f64::min)
-        };
-        values.iter().zip(masses).map(|(&v, m)| m * nearest(v)).sum()
     }
 
     #[test]
