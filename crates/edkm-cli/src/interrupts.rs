@@ -99,10 +99,15 @@ impl Shown {
 fn what_follows(stage: Option<Stage>) -> &'static str {
     match stage {
         Some(Stage::Train) => "the run ends after this step, with a checkpoint",
-        Some(Stage::EvaluateBefore | Stage::EvaluateBaselines) => "the run ends when perplexities have been measured",
         Some(Stage::Save | Stage::EvaluateAfter) => "what is left is done first, since it is little",
-        Some(Stage::LoadModel | Stage::LoadData | Stage::ChooseBits | Stage::Compress) | None => {
-            "the run ends after what is being computed"
-        }
+        Some(
+            Stage::LoadModel
+            | Stage::LoadData
+            | Stage::ChooseBits
+            | Stage::EvaluateBefore
+            | Stage::EvaluateBaselines
+            | Stage::Compress,
+        )
+        | None => "the run ends after what is being computed",
     }
 }

@@ -18,8 +18,6 @@ mod written_over;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 use args::{Args, Command};
 use edkm_train::bench::phases::PhaseTimes;
 use edkm_train::TrainError;
@@ -28,13 +26,15 @@ use edkm_train::TrainError;
 static ALLOCATOR: edkm_kernels::LargePages = edkm_kernels::LargePages;
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = Args::of_process();
     let phases = PhaseTimes::default();
     let log = run_log::RunLog::default();
     let outcome = subscriber::init(&args.command, args.command.phases(&phases), &log).and_then(|trace| {
         // Kernels run in the pool that they are called from; inside it a call costs no hand-over.
-        rayon::scope(|_| run(args, &phases, log))?;
-        trace.map_or(Ok(()), subscriber::Trace::finish)?;
+        let done = rayon::scope(|_| run(args, &phases, log));
+        // what was traced of work that ended early is of use too
+        let traced = trace.map_or(Ok(()), |trace| trace.finish(done.is_ok()));
+        done.and(traced)?;
         console::check()
     });
     match outcome {

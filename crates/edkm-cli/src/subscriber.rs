@@ -23,13 +23,19 @@ pub struct Trace {
     path: PathBuf,
 }
 
+/// A trace of nothing.
+const WITHOUT_EVENTS: &str = "[\n\n]";
+
 impl Trace {
-    /// Writes what is left and puts the file in its place.
+    /// Writes what is left and puts the file in its place; of work that failed before anything was traced it leaves none.
     ///
     /// # Errors
     /// A system that does not write.
-    pub fn finish(self) -> Result<(), super::commands::Failure> {
+    pub fn finish(self, worked: bool) -> Result<(), super::commands::Failure> {
         drop(self.guard);
+        if !worked && self.file.as_file().metadata()?.len() <= WITHOUT_EVENTS.len() as u64 {
+            return Ok(());
+        }
         self.file.as_file().sync_all()?;
         self.file
             .persist(&self.path)
@@ -51,9 +57,16 @@ pub fn init(
         None => (None, None),
         Some(path) => {
             Written::Trace.check(path, &command.inputs())?;
-            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
             let cannot = |error: std::io::Error| format!("cannot write the trace {}: {error}", path.display());
-            let file = new_file(folder.unwrap_or(Path::new("."))).map_err(cannot)?;
+            let place = place(path).map_err(cannot)?;
+            let folder = place.parent().unwrap_or(&place);
+            if !folder.is_dir() {
+                let (folder, path) = (folder.display(), path.display());
+                return Err(
+                    format!("cannot write the trace {path}: there is no folder {folder}; make it first").into(),
+                );
+            }
+            let file = new_file(folder).map_err(cannot)?;
             let writer = std::io::BufWriter::new(file.reopen().map_err(cannot)?);
             let (layer, guard) = ChromeLayerBuilder::new()
                 .writer(writer)
@@ -66,7 +79,7 @@ pub fn init(
             let trace = Trace {
                 guard,
                 file,
-                path: path.to_path_buf(),
+                path: place,
             };
             (Some(layer.with_filter(filter)), Some(trace))
         }
@@ -92,6 +105,14 @@ pub fn init(
         .with(log)
         .init();
     Ok(trace)
+}
+
+/// Where the file at `path` lies, wherever the process goes: behind links, if it is there.
+fn place(path: &Path) -> std::io::Result<PathBuf> {
+    match path.canonicalize() {
+        Ok(found) => Ok(found),
+        Err(_) => std::path::absolute(path),
+    }
 }
 
 /// A temporary file that others may read, as far as the process's mask lets them, once it is in its place.

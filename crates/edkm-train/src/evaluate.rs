@@ -7,6 +7,7 @@ use edkm_llama::model::DynamicLlama;
 
 use crate::data::windows::evaluation_batches;
 use crate::data::TokenStream;
+use crate::run::OnProgress;
 use crate::trainer::model_input;
 use crate::TrainError;
 
@@ -26,12 +27,12 @@ const TOKENS_TOGETHER: usize = 2048;
 /// the number of predictions, exp. `progress` is told the share that is done.
 ///
 /// # Errors
-/// Fewer tokens than one window; an op that failed.
+/// Fewer tokens than one window; an op that failed; what `progress` gives.
 pub fn perplexity<D: EdkmDevice>(
     model: &DynamicLlama<D>,
     stream: &TokenStream,
     sequence: usize,
-    mut progress: impl FnMut(f64),
+    progress: &mut OnProgress<'_>,
 ) -> Result<Perplexity, TrainError> {
     let batch = (TOKENS_TOGETHER / sequence.max(1)).max(1);
     let (mut total, mut counted, mut read) = (0.0, 0.0, 0);
@@ -46,7 +47,7 @@ pub fn perplexity<D: EdkmDevice>(
             })?;
         total += f64::from(loss.as_vec()[0]) * weight;
         counted += weight;
-        progress(read as f64 / stream.len() as f64);
+        progress(read as f64 / stream.len() as f64)?;
     }
     if counted == 0.0 {
         return Err(TrainError::NothingToLearn { tokens: stream.len() });

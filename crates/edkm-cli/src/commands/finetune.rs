@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use dfdx_edkm::EdkmDevice;
 use edkm_llama::checkpoint::Overwrite;
 use edkm_llama::model::Distillation;
-use edkm_train::run::checkpoint::{completed, CheckpointSettings, Completed, Start};
+use edkm_train::run::checkpoint::{completed, CheckpointSettings, Start};
 use edkm_train::run::estimate::{estimate, Estimate};
 use edkm_train::run::{
     finetune, free_folder, plan_finetune, ClusterSettings, DataSource, FinetuneOutcome, FinetuneSettings, Measure,
@@ -14,7 +14,7 @@ use edkm_train::run::{
 
 use super::{plan, recompute, update, Failure};
 use crate::args::FinetuneArgs;
-use crate::console::{bytes, Output};
+use crate::console::{bytes, note, Output};
 use crate::device::OnDevice;
 use crate::embedded;
 use crate::hub;
@@ -29,8 +29,10 @@ pub fn run(args: FinetuneArgs, log: RunLog) -> Result<(), Failure> {
     let (args, start, started) = match &args.resume {
         None => (args, Start::Fresh, Started::now()?),
         Some(out) => {
-            if let Some(completed) = completed(&std::path::absolute(out)?)? {
-                return show_completed(out, completed);
+            if let Some(figures) = completed(&std::path::absolute(out)?)? {
+                note(format_args!("the run is complete: {} is whole", out.display()));
+                // whether JSON was asked for was said to the run, whose figures they are
+                return Output::Json.json(&figures);
             }
             let here = &args;
             let (mut args, started) = Started::read(out)?;
@@ -216,25 +218,6 @@ fn settings(args: &FinetuneArgs, embedded_folder: Option<&Path>) -> Result<Finet
             true => OnLimits::Ignore,
         },
     })
-}
-
-/// A run that is to go on and has nothing left to do.
-fn show_completed(out: &Path, completed: Completed) -> Result<(), Failure> {
-    // whether JSON was asked for was said to the run, whose figures they are
-    let output = Output::Json;
-    match completed {
-        Completed::Here(outcome) => {
-            output.line(format!("the run is complete: {} is whole", out.display()));
-            output.json(&outcome)
-        }
-        Completed::Earlier => {
-            output.line(format!(
-                "{} is whole, and there is no run that could go on",
-                out.display()
-            ));
-            Ok(())
-        }
-    }
 }
 
 /// What each layer of the store did, as a table.

@@ -58,6 +58,23 @@ fn a_choice_of_bits_ends_between_measurements() {
 }
 
 #[test]
+fn a_run_ends_within_its_first_measurements_and_leaves_what_was_traced() {
+    for line in ["perplexity of the original", "perplexity without training"] {
+        let shop = with_much_text();
+        let trace = shop.path("trace.json");
+        let mut run = shop.finetune_command(&["--baselines", "--trace", trace.to_str().unwrap()]);
+        let (code, said) = interrupted_at(&mut run, line, "INT");
+        assert_eq!(code, Some(130), "{said}");
+        assert!(said.ends_with("stopped; nothing was written\n"), "{said}");
+        // model, text and trace
+        let left: Vec<_> = shop.text().parent().unwrap().read_dir().unwrap().collect();
+        assert_eq!(left.len(), 3, "{left:?}");
+        let events: serde_json::Value = serde_json::from_slice(&std::fs::read(&trace).unwrap()).unwrap();
+        assert!(!events.as_array().unwrap().is_empty());
+    }
+}
+
+#[test]
 fn a_compression_ends_between_matrices() {
     let shop = with_much_text();
     let mut compress = shop.compress("weighted-kmeans", &["--bits", "3", "--seq", "256"]);

@@ -121,7 +121,11 @@ pub fn compare<D: EdkmDevice>(
                 Some(known) => known,
                 None => {
                     observer.stage(Stage::EvaluateBefore);
-                    let before = perplexity(&model, &validation, settings.sequence, |share| observer.progress(share))?;
+                    let before = perplexity(&model, &validation, settings.sequence, &mut |share| {
+                        observer.progress(share);
+                        observer.go_on()
+                    });
+                    let before = before.map_err(|error| stopped(error, settings))?;
                     observer.result(&format!("perplexity {:.4}", before.perplexity));
                     before.perplexity
                 }
@@ -144,12 +148,7 @@ pub fn compare<D: EdkmDevice>(
             continue;
         }
         let run = planned.run(settings, &validation, device, observer);
-        let mut run = run.map_err(|error| match error {
-            TrainError::Interrupted { .. } | TrainError::Stopped => TrainError::ComparisonInterrupted {
-                out: settings.out.clone(),
-            },
-            other => other,
-        })?;
+        let mut run = run.map_err(|error| stopped(error, settings))?;
         run.original_perplexity = Some(comparison.original.perplexity);
         runs::append(&settings.out, &run)?;
         let words = run.in_words();
@@ -162,6 +161,16 @@ pub fn compare<D: EdkmDevice>(
     comparison.fill(&plan, &done);
     comparison.write(&settings.out)?;
     Ok(comparison)
+}
+
+/// What the end of a run is to the comparison, if it was asked for.
+fn stopped(error: TrainError, settings: &CompareSettings) -> TrainError {
+    match error {
+        TrainError::Interrupted { .. } | TrainError::Stopped => TrainError::ComparisonInterrupted {
+            out: settings.out.clone(),
+        },
+        other => other,
+    }
 }
 
 /// One run.
@@ -262,7 +271,10 @@ impl Planned {
         )?;
         observer.stage(Stage::EvaluateAfter);
         let model = DynamicLlama::<D>::open(out, device)?;
-        let measured = perplexity(&model, validation, settings.sequence, |share| observer.progress(share))?;
+        let measured = perplexity(&model, validation, settings.sequence, &mut |share| {
+            observer.progress(share);
+            Ok(())
+        })?;
         Ok(self.figures(
             measured.perplexity,
             outcome.bits_per_weight,

@@ -6,21 +6,20 @@ use edkm_llama::model::DynamicLlama;
 use super::plan::plan;
 use super::{Baseline, ClusterSettings, Observer, PlannedLayer};
 use crate::compress::{compress, with_palettes, Method};
-use crate::evaluate::Perplexity;
+use crate::data::TokenStream;
+use crate::evaluate::perplexity;
 use crate::TrainError;
 
-/// Measures a model; the function is told the share that is done.
-type Evaluate<'a, D> = dyn Fn(&DynamicLlama<D>, &mut dyn FnMut(f64)) -> Result<Perplexity, TrainError> + 'a;
-
-/// The perplexity of `model`, which has its clusterings, by each method that its palettes allow. Those `known` are not measured again.
+/// The perplexity of `model`, which has its clusterings, on windows of a text, by each method that its palettes allow. Those `known` are not measured again.
 ///
 /// # Errors
-/// A method or an evaluation that failed.
+/// A method or a measurement that failed, or was asked to stop.
 pub(super) fn measure<D: EdkmDevice>(
     model: &mut DynamicLlama<D>,
     clustering: &ClusterSettings,
     known: &[f64],
-    evaluate: &Evaluate<'_, D>,
+    validation: &TokenStream,
+    sequence: usize,
     observer: &mut impl Observer,
 ) -> Result<Vec<Baseline>, TrainError> {
     let is_vector = |layer: &PlannedLayer| layer.palette.as_ref().is_some_and(|palette| palette.vector > 1);
@@ -35,8 +34,12 @@ pub(super) fn measure<D: EdkmDevice>(
             continue;
         }
         let dtype = |name: &str| clustering.palette_dtype_of(name);
-        let palettes = compress(model, method, None, &dtype, &mut |_| Ok(()))?;
-        let measured = evaluate(&with_palettes(model, &palettes)?, &mut |share| observer.progress(share))?;
+        let palettes = compress(model, method, None, &dtype, &mut |_| observer.go_on())?;
+        let compressed = with_palettes(model, &palettes)?;
+        let measured = perplexity(&compressed, validation, sequence, &mut |share| {
+            observer.progress(share);
+            observer.go_on()
+        })?;
         observer.result(&format!("perplexity {:.4} by {name}", measured.perplexity));
         baselines.push(Baseline::new(method, measured.perplexity));
     }

@@ -6,6 +6,7 @@ use edkm_llama::config::LlamaConfig;
 use edkm_llama::model::Distillation;
 
 use super::{ClusterSettings, FinetuneSettings, Objective, OnNonFinite};
+use crate::schedule::LearningRate;
 use crate::trainer::Update;
 use crate::TrainError;
 
@@ -15,6 +16,7 @@ const MOST: usize = 1 << 30;
 /// Everything but what needs the model or the text.
 pub(super) fn check(settings: &FinetuneSettings) -> Result<(), TrainError> {
     check_apart(&settings.model_dir, &settings.out)?;
+    LearningRate::cosine(settings.learning_rate, settings.steps)?;
     check_policy(settings)?;
     check_update(settings)?;
     check_objective(settings.objective)?;

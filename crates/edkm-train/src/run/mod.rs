@@ -1,6 +1,8 @@
 //! A whole fine-tuning run: a model in, a folder with the clustered model out.
 
 mod baselines;
+mod before;
+mod begin;
 mod bits_budget;
 mod check;
 pub mod checkpoint;
@@ -12,6 +14,8 @@ mod finetune;
 mod first_palettes;
 mod float_dtype;
 mod free_folder;
+mod inputs;
+mod known;
 mod layers;
 mod non_finite;
 mod observer;
@@ -19,6 +23,7 @@ mod outcome;
 mod plan;
 mod rate_factors;
 mod report;
+mod result;
 mod sensitivity;
 mod settings;
 mod steps;

@@ -5,29 +5,15 @@ use std::time::Instant;
 use dfdx_edkm::EdkmDevice;
 use edkm_llama::names::Parameter;
 
-use super::checkpoint::{RunFolder, RunState};
-use super::{
-    first_palettes, FinetuneSettings, NonFiniteCounts, Observer, OnNonFinite, Stage, StepReport, MOST_IN_A_ROW,
-    MOST_ROLLBACKS,
-};
-use crate::compress::Calibration;
-use crate::data::sampler::{Position, WindowSampler};
+use super::checkpoint::RunFolder;
+use super::finetune::Run;
+use super::known::Known;
+use super::{first_palettes, NonFiniteCounts, Observer, OnNonFinite, Stage, StepReport, MOST_IN_A_ROW, MOST_ROLLBACKS};
+use crate::data::sampler::WindowSampler;
 use crate::memory::Resident;
 use crate::metrics::{self, MetricsWriter, StepMetrics, Throughput};
 use crate::trainer::{StepOutcome, Trainer};
 use crate::TrainError;
-
-/// The state of a run, from its trainer, its place in the data, and what was not finite so far.
-type StateOf<'a, D> = dyn Fn(&Trainer<D>, Position, NonFiniteCounts) -> RunState + 'a;
-
-/// What does not change from step to step.
-pub(super) struct Run<'a, D: EdkmDevice> {
-    pub(super) settings: &'a FinetuneSettings,
-    pub(super) device: &'a D,
-    pub(super) folder: &'a RunFolder,
-    pub(super) calibration: Calibration<'a>,
-    pub(super) state: &'a StateOf<'a, D>,
-}
 
 /// What was not finite lately.
 #[derive(Default)]
@@ -44,6 +30,7 @@ impl<D: EdkmDevice> Run<'_, D> {
         &self,
         trainer: &mut Trainer<D>,
         sampler: &mut WindowSampler<'_>,
+        known: &Known,
         non_finite: NonFiniteCounts,
         observer: &mut impl Observer,
     ) -> Result<(Vec<StepMetrics>, NonFiniteCounts), TrainError> {
@@ -64,7 +51,7 @@ impl<D: EdkmDevice> Run<'_, D> {
                 .is_some_and(|every| done % every == 0 || done == settings.steps);
             if interrupted || (due && done != saved) {
                 writer.sync()?;
-                let state = (self.state)(trainer, sampler.position(), mishaps.counts);
+                let state = known.state(trainer, sampler.position(), mishaps.counts);
                 let (model, optimizer) = trainer.model_and_optimizer();
                 let staged = self.folder.stage(model, optimizer)?;
                 staged.finish(state, settings.checkpoints.keep)?;

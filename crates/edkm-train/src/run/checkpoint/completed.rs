@@ -1,7 +1,7 @@
-//! A run that ended between the moment at which its result was there and the removal of its own folder.
+//! What a run came to, for who asks again.
 //!
-//! Just before OUT takes its place, the checksum of its model and what the run came to are noted in `OUT.run`. Who finds the note and that
-//! model at OUT knows that nothing is left to do.
+//! OUT has it in `result.json`. A run may end between the moment at which OUT is there and the removal of its own folder; so just before OUT takes its
+//! place, the checksum of its model is noted in `OUT.run`. Who finds that note and that model at OUT knows that nothing is left to do.
 
 use std::fs::File;
 use std::io::Read;
@@ -14,66 +14,71 @@ use super::{run_folder, RunFolder};
 use crate::files::{self, write_whole};
 use crate::TrainError;
 
-const NOTE: &str = "result.json";
-/// The largest note that is read; one of a model of 100 layers has 100 KB.
-const NOTE_LIMIT: u64 = 16 << 20;
-
-/// How a run is found to be done.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Completed {
-    /// Its folder was still there, and is removed now; this is what the run came to, as JSON.
-    Here(serde_json::Value),
-    /// OUT holds a model that a run wrote, and no run that could go on.
-    Earlier,
-}
+/// The file in OUT with the figures of the run.
+const FIGURES: &str = "result.json";
+const NOTE: &str = "written.json";
+/// The largest file of either kind that is read; the figures of a model of 100 layers take 100 KB.
+const LIMIT: u64 = 16 << 20;
 
 #[derive(Serialize, Deserialize)]
 struct Note {
     /// XXH3-128 of the model's file, in hexadecimal digits.
     model: String,
-    outcome: serde_json::Value,
 }
 
-/// Whether the run that writes `out` is done; its folder is removed then.
+/// The figures of the run that wrote `out`, as JSON, if nothing of it is left to do. Its own folder, if it is still there, is removed then.
 ///
 /// # Errors
-/// [`TrainError::Running`] if a process works on it; a system that does not read or remove.
-pub fn completed(out: &Path) -> Result<Option<Completed>, TrainError> {
-    let written = out.join(MODEL_FILE);
-    if !run_folder(out).exists() {
-        let finished = written.exists() && out.join("metrics.jsonl").exists();
-        return Ok(finished.then_some(Completed::Earlier));
-    }
-    let folder = RunFolder::open_locked(out)?;
-    let path = note_path(&folder);
-    if !path.exists() || !written.exists() {
+/// [`TrainError::Running`] if a process works on it; figures that are no JSON; a system that does not read or remove.
+pub fn completed(out: &Path) -> Result<Option<serde_json::Value>, TrainError> {
+    let (model, path) = (out.join(MODEL_FILE), out.join(FIGURES));
+    let folder = match run_folder(out).exists() {
+        true => Some(RunFolder::open_locked(out)?),
+        false => None,
+    };
+    if !model.exists() || !path.exists() {
         return Ok(None);
     }
-    let note = match serde_json::from_slice::<Note>(&files::read_capped(&path, NOTE_LIMIT)?) {
-        Ok(note) => note,
-        Err(why) => {
-            tracing::warn!("{}: {why}; it is passed over", path.display());
+    if let Some(folder) = &folder {
+        if !folder.has_written(&model)? {
             return Ok(None);
         }
-    };
-    if note.model != digest(&written)? {
-        return Ok(None);
     }
-    folder.remove()?;
-    Ok(Some(Completed::Here(note.outcome)))
+    let bytes = files::read_capped(&path, LIMIT)?;
+    let figures = serde_json::from_slice(&bytes).map_err(|why| TrainError::io("read", &path)(why.into()))?;
+    if let Some(folder) = folder {
+        folder.remove()?;
+    }
+    Ok(Some(figures))
 }
 
 impl RunFolder {
-    /// Notes what the run came to; its model is whole in `built`, which will be OUT.
+    /// Writes what the run came to into `built`, which will be OUT, and notes here which model is there.
     pub(crate) fn note_result(&self, built: &Path, outcome: &impl Serialize) -> Result<(), TrainError> {
-        let path = note_path(self);
-        let failed = |why: serde_json::Error| TrainError::io("write", &path)(why.into());
-        let note = Note {
-            model: digest(&built.join(MODEL_FILE))?,
-            outcome: serde_json::to_value(outcome).map_err(failed)?,
-        };
-        write_whole(&path, &serde_json::to_vec(&note).map_err(failed)?)
+        write_json(&built.join(FIGURES), outcome)?;
+        let model = digest(&built.join(MODEL_FILE))?;
+        write_json(&note_path(self), &Note { model })
     }
+
+    /// Whether `model` is what this run wrote in the end.
+    fn has_written(&self, model: &Path) -> Result<bool, TrainError> {
+        let path = note_path(self);
+        if !path.exists() {
+            return Ok(false);
+        }
+        match serde_json::from_slice::<Note>(&files::read_capped(&path, LIMIT)?) {
+            Ok(note) => Ok(note.model == digest(model)?),
+            Err(why) => {
+                tracing::warn!("{}: {why}; it is passed over", path.display());
+                Ok(false)
+            }
+        }
+    }
+}
+
+fn write_json(path: &Path, value: &impl Serialize) -> Result<(), TrainError> {
+    let bytes = serde_json::to_vec(value).map_err(|why| TrainError::io("write", path)(why.into()))?;
+    write_whole(path, &bytes)
 }
 
 fn note_path(folder: &RunFolder) -> PathBuf {

@@ -6,7 +6,7 @@
 //! OUT.run/arguments.json                 what the run was started with
 //! OUT.run/metrics.jsonl                  one object a step; copied into OUT at the end
 //! OUT.run/checkpoints/step-000000000400/ parameters.safetensors, moments.safetensors, state.bin, xxh3
-//! OUT.run/result.json                    at the very end: what OUT will be
+//! OUT.run/written.json                   at the very end: which model OUT will hold
 //! ```
 //!
 //! A checkpoint is built under another name, synced and renamed. `xxh3` holds the XXH3-128 of all else in it: one that is torn or
@@ -17,7 +17,7 @@ mod folder;
 mod moments;
 mod state;
 
-pub use completed::{completed, Completed};
+pub use completed::completed;
 pub use folder::{run_folder, RunFolder, StagedCheckpoint};
 pub(crate) use state::model_fingerprint;
 pub use state::{OptimizerState, RunState, SavedClustering};

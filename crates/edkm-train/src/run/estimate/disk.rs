@@ -14,8 +14,8 @@ use crate::TrainError;
 
 /// Bytes of a line of metrics.jsonl.
 const METRICS_LINE: u64 = 280;
-/// Bytes of report.html but for its curves and matrices, and of log.txt.
-const REPORT: u64 = 14 << 10;
+/// Bytes of report.html but for its curves and matrices, of log.txt and of result.json.
+const REPORT: u64 = 16 << 10;
 /// Bytes of the histogram of a matrix in report.html, and of a centroid in it, which is a line where there are few and a tick where there are many.
 const REPORT_MATRIX: u64 = 1150;
 const REPORT_LINE: u64 = 120;

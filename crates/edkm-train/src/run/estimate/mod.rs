@@ -19,6 +19,7 @@ use serde::Serialize;
 
 use self::memory::Place;
 use self::sizes::ModelSizes;
+use super::check::check;
 use super::{check_sequence, DataSource, FinetuneSettings};
 use crate::{Tokenizer, TrainError};
 
@@ -112,8 +113,9 @@ fn sum(shares: &[Share]) -> u64 {
 /// What the run of `settings` will take on a device. Reads the model's headers, its tokenizer, and the beginning of each data file.
 ///
 /// # Errors
-/// Input that cannot be used.
+/// Settings outside of their ranges, input that cannot be used.
 pub fn estimate<D: EdkmDevice>(settings: &FinetuneSettings, device: &D) -> Result<Estimate, TrainError> {
+    check(settings)?;
     let device_bytes = device.free_bytes().map_err(|error| TrainError::Device {
         reason: error.to_string(),
     })?;

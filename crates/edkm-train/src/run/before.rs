@@ -1,0 +1,102 @@
+//! The model as it came: what it is measured by, learned from and clustered from.
+
+use std::collections::BTreeMap;
+
+use dfdx_edkm::EdkmDevice;
+use edkm_llama::model::{DynamicLlama, DynamicTeacher};
+
+use super::checkpoint::{model_fingerprint, RunState};
+use super::{baselines, rate_factors, Baseline, DataSource, FinetuneSettings, Measure, Objective, Observer, Stage};
+use crate::data::TokenStream;
+use crate::evaluate::perplexity;
+use crate::TrainError;
+
+/// What a run takes from the model as it came.
+pub(super) struct Before<D: EdkmDevice> {
+    /// Fingerprint of the model.
+    pub(super) model: u64,
+    /// Fingerprint of the validation text.
+    pub(super) validation: u64,
+    pub(super) perplexity: f64,
+    pub(super) baselines: Vec<Baseline>,
+    /// What the run learns from, if it does.
+    pub(super) teacher: Option<DynamicTeacher<D>>,
+    /// Factors of learning rates, by parameter.
+    pub(super) rate_factors: BTreeMap<String, f32>,
+}
+
+impl<D: EdkmDevice> Before<D> {
+    /// Measures `model`, unless that is known from the run that is resumed, and gives it its clusterings.
+    ///
+    /// # Errors
+    /// A model or a text that has changed since the run began; a measurement that failed, or was asked to stop.
+    pub(super) fn take(
+        settings: &FinetuneSettings,
+        model: &mut DynamicLlama<D>,
+        validation: &TokenStream,
+        resumed: Option<&RunState>,
+        observer: &mut impl Observer,
+    ) -> Result<Self, TrainError> {
+        observer.stage(Stage::EvaluateBefore);
+        let (model_print, validation_print) = (model_fingerprint(model), validation.fingerprint());
+        let perplexity = match resumed {
+            Some(state) => {
+                same("model", state.model, model_print)?;
+                let measured_on = match settings.validation {
+                    DataSource::HeldOut => "training text (its last tenth is measured on)",
+                    _ => "validation text",
+                };
+                same(measured_on, state.validation, validation_print)?;
+                observer.result(&format!(
+                    "perplexity {:.4}, measured when the run began",
+                    state.perplexity_before
+                ));
+                state.perplexity_before
+            }
+            None => {
+                let before = perplexity(model, validation, settings.sequence, &mut |share| {
+                    observer.progress(share);
+                    observer.go_on()
+                })?;
+                observer.result(&format!(
+                    "perplexity {:.4} on {} tokens",
+                    before.perplexity, before.tokens
+                ));
+                before.perplexity
+            }
+        };
+        let teacher = match settings.objective {
+            Objective::Text => None,
+            Objective::Teacher(_) => Some(DynamicTeacher::new(model).map_err(|error| TrainError::Device {
+                reason: format!("the model as it came: {error}"),
+            })?),
+        };
+        if let Some(clustering) = &settings.clustering {
+            model.set_clustering(clustering);
+        }
+        let rate_factors = rate_factors::rate_factors(model, settings.rate_unit);
+        let baselines = match (settings.baselines, &settings.clustering) {
+            (Measure::Yes, Some(clustering)) => {
+                observer.stage(Stage::EvaluateBaselines);
+                let known = resumed.map_or(&[][..], |state| &state.baselines);
+                baselines::measure(model, clustering, known, validation, settings.sequence, observer)?
+            }
+            _ => Vec::new(),
+        };
+        Ok(Self {
+            model: model_print,
+            validation: validation_print,
+            perplexity,
+            baselines,
+            teacher,
+            rate_factors,
+        })
+    }
+}
+
+fn same(what: &'static str, saved: u64, current: u64) -> Result<(), TrainError> {
+    match saved == current {
+        true => Ok(()),
+        false => Err(TrainError::Changed { what }),
+    }
+}

@@ -1,0 +1,84 @@
+//! The trainer of a run, at its first step or at that of a checkpoint.
+
+use std::collections::BTreeMap;
+
+use dfdx_edkm::optim::AdamWConfig;
+use dfdx_edkm::EdkmDevice;
+use edkm_llama::model::{DynamicLlama, DynamicTeacher};
+use edkm_llama::names::Parameter;
+use edkm_store::Store;
+
+use super::checkpoint::RunFolder;
+use super::finetune::{Run, Saved};
+use super::{first_palettes, Objective, Observer};
+use crate::optimizer_bytes::{gradient_bytes, moment_bytes};
+use crate::schedule::LearningRate;
+use crate::trainer::{set_temperature, Trainer, TrainerSettings};
+use crate::TrainError;
+
+impl<D: EdkmDevice> Run<'_, D> {
+    /// The trainer of `model`, which has its clusterings; from the checkpoint, if one is given.
+    ///
+    /// # Errors
+    /// A checkpoint that does not fit, first palettes that cannot be found, a device without the memory that was asked for.
+    pub(super) fn begin(
+        &self,
+        mut model: DynamicLlama<D>,
+        store: Store,
+        teacher: Option<DynamicTeacher<D>>,
+        rate_factors: BTreeMap<String, f32>,
+        checkpoint: Option<&Saved>,
+        observer: &mut impl Observer,
+    ) -> Result<Trainer<D>, TrainError> {
+        let Self { settings, device, .. } = self;
+        let config = model.config.clone();
+        let trainer_settings = TrainerSettings {
+            learning_rate: LearningRate::cosine(settings.learning_rate, settings.steps)?,
+            temperature: settings.clustering.as_ref().map(|c| c.temperature),
+            optimizer: AdamWConfig {
+                weight_decay: settings.weight_decay,
+                moments: settings.moments,
+                ..AdamWConfig::default()
+            },
+            batch: settings.batch,
+            accumulate: settings.accumulate,
+            update: settings.update,
+        };
+        let mut trainer = match checkpoint {
+            None => {
+                if let Some(clustering) = settings.clustering.as_ref().filter(|c| c.from_step == 0) {
+                    first_palettes::find(&mut model, clustering.first_palettes, &self.calibration, observer)?;
+                }
+                Trainer::new(model, (*device).clone(), trainer_settings, store)
+            }
+            Some((path, state)) => {
+                RunFolder::restore(path, state, &mut model)?;
+                let optimizer = RunFolder::optimizer(path, &state.optimizer, *device)?;
+                RunFolder::check_optimizer(path, &mut model, &optimizer)?;
+                // what the step before left in the clusterings, should there be no step to come
+                if let (Some(schedule), Some(last)) = (trainer_settings.temperature, state.step.checked_sub(1)) {
+                    set_temperature(&mut model, schedule.unit(), schedule.at(last));
+                }
+                Trainer::resume(model, optimizer, trainer_settings, store, state.step)
+            }
+        };
+        trainer = trainer.with_rate_factors(rate_factors);
+        let to_come = [
+            gradient_bytes(&config, settings.update),
+            moment_bytes(&config, settings.moments),
+            teacher.as_ref().map_or(0, DynamicTeacher::shared_bytes),
+        ];
+        if let Some(budget) = settings.device_share.budget(*device, to_come)? {
+            trainer = trainer.with_device_budget(budget);
+        }
+        if let (Some(teacher), Objective::Teacher(lesson)) = (teacher, settings.objective) {
+            trainer = trainer.with_teacher(teacher, lesson);
+        }
+        let step = trainer.step_count();
+        let is_later = |from: u64| from > 0 && step <= from;
+        if settings.clustering.as_ref().is_some_and(|c| is_later(c.from_step)) {
+            trainer.model.set_clustering(&|_: &Parameter| None);
+        }
+        Ok(trainer)
+    }
+}
