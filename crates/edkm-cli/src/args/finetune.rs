@@ -125,8 +125,8 @@ pub struct FinetuneArgs {
     /// checkpoint and on behind the data of the step (at most 3 times; needs --checkpoint-every)
     #[arg(long, value_enum, default_value_t = NonFinitePolicy::Stop)]
     pub on_non_finite: NonFinitePolicy,
-    /// Go on with the run that was to write OUT, from its newest whole checkpoint. All else is as it was started: only --json, --ignore-limits and
-    /// --dry-run may be given with it
+    /// Go on with the run that was to write OUT, from its newest whole checkpoint. All else is as it was started: only --json, --ignore-limits,
+    /// --dry-run and --trace may be given with it
     #[arg(long, value_name = "OUT")]
     pub resume: Option<PathBuf>,
     /// Show what memory and disk the run would take, by part, and end
@@ -156,7 +156,7 @@ fn conflicts(arg: Arg) -> Arg {
         true => arg.conflicts_with("no_cluster"),
         false => arg,
     };
-    match ["resume", "json", "ignore_limits", "dry_run"].contains(&arg.get_id().as_str()) {
+    match ["resume", "json", "ignore_limits", "dry_run", "trace"].contains(&arg.get_id().as_str()) {
         true => arg,
         false => arg.conflicts_with("resume"),
     }

@@ -17,9 +17,12 @@ mod palettes;
 mod sampling;
 mod task_requests;
 
+use std::error::Error;
+use std::num::ParseIntError;
 use std::path::{Path, PathBuf};
 
-use clap::{Parser, Subcommand};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{CommandFactory, Parser, Subcommand};
 use edkm_train::bench::phases::PhaseTimes;
 
 pub use bench::{
@@ -56,6 +59,26 @@ pub struct Args {
     /// What to do
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Args {
+    /// The arguments of this process, which ends here if they are none.
+    pub fn of_process() -> Self {
+        Self::try_parse().unwrap_or_else(|error| in_words(error).exit())
+    }
+}
+
+/// "Invalid digit" says little of a number below zero.
+fn in_words(error: clap::Error) -> clap::Error {
+    let is_integer = error.source().is_some_and(|source| source.is::<ParseIntError>());
+    let context = [ContextKind::InvalidArg, ContextKind::InvalidValue].map(|kind| error.get(kind));
+    match context {
+        [Some(argument), Some(ContextValue::String(value))] if is_integer && value.starts_with('-') => {
+            let message = format!("{argument} is {value}; expected a whole number that is not below 0");
+            Args::command().error(ErrorKind::ValueValidation, message)
+        }
+        _ => error,
+    }
 }
 
 /// Options that take a number hear of one below zero, and say their range. Without it a number with a minus is taken for an option.

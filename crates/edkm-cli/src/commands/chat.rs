@@ -21,7 +21,7 @@ const CONTEXT: usize = 2048;
 #[derive(Serialize)]
 struct Figures {
     turns: Vec<Turn>,
-    /// Instructions without a response, since they were too long.
+    /// Instructions without a response, since they were too long or no text.
     unanswered: usize,
     tokens_per_second: f64,
     prompt_tokens_per_second: f64,
@@ -87,17 +87,22 @@ pub fn run(args: ChatArgs) -> Result<(), Failure> {
     }
     let (mut turns, mut decoded, mut read) = (Vec::new(), Rate::default(), Rate::default());
     let mut unanswered = 0;
-    let mut line = String::new();
+    let mut line = Vec::new();
     // a reader who has gone wants no more responses
     while !is_in_vain() {
         if asks {
             drop(write!(std::io::stderr(), "> "));
         }
         line.clear();
-        if input.lock().read_line(&mut line)? == 0 {
+        if input.lock().read_until(b'\n', &mut line)? == 0 {
             break;
         }
-        let instruction = match line.trim() {
+        let Ok(text) = std::str::from_utf8(&line) else {
+            note("(no response: the instruction is not UTF-8)");
+            unanswered += 1;
+            continue;
+        };
+        let instruction = match text.trim() {
             "" => continue,
             "/clear" => {
                 chat.clear();
@@ -157,9 +162,7 @@ pub fn run(args: ChatArgs) -> Result<(), Failure> {
     output.json(&figures)?;
     match unanswered {
         // who types has seen it
-        1.. if !asks => {
-            Err(format!("{unanswered} of the instructions got no response: they are too long for the context").into())
-        }
+        1.. if !asks => Err(format!("{unanswered} of the instructions got no response; why is said at each").into()),
         _ => Ok(()),
     }
 }

@@ -315,12 +315,19 @@ fn settings_without_a_meaning_are_refused_before_any_work() {
         (&["--temperature", "1e-300"], &["temperature is 1e-300:"]),
         (&["--temperature", "0.1:1e300"], &["temperature is 1e300:"]),
     ] {
-        let output = shop.finetune(arguments);
-        assert_refused(&output, parts, &shop.out());
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(!said.contains("reading the model"), "{arguments:?}: {said}");
-        assert!(!shop.path("out.run").exists(), "{arguments:?} left a run");
+        for more in [&[][..], &["--dry-run"]] {
+            let output = shop.finetune(&[arguments, more].concat());
+            assert_refused(&output, parts, &shop.out());
+            let said = [output.stdout, output.stderr].concat();
+            let said = String::from_utf8_lossy(&said);
+            assert!(!said.contains("the run will take"), "{arguments:?}: {said}");
+            assert!(!shop.path("out.run").exists(), "{arguments:?} left a run");
+        }
     }
+    let output = shop.finetune(&["--seed", "-1"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("--seed <SEED> is -1; expected a whole number"), "{said}");
     let text = shop.text();
     let output = edkm()
         .arg("compare")

@@ -102,7 +102,10 @@ fn an_unknown_configuration_and_a_trace_without_a_folder_are_refused() {
     let shop = Workshop::new();
     for (arguments, part) in [
         (["--config", "llama-9"], "tinyllama-1.1b"),
-        (["--trace", shop.path("nowhere/t.json").to_str().unwrap()], "nowhere"),
+        (
+            ["--trace", shop.path("nowhere/t.json").to_str().unwrap()],
+            "there is no folder",
+        ),
     ] {
         let mut command = edkm();
         command.args(["bench", "step"]).args(arguments);

@@ -6,7 +6,7 @@ use std::process::{Output, Stdio};
 
 use crate::common::{assert_refused, edkm, json, Workshop};
 
-fn chat(model: &Path, instructions: &str, more: &[&str]) -> Output {
+fn chat(model: &Path, instructions: impl AsRef<[u8]>, more: &[&str]) -> Output {
     let mut command = edkm();
     command
         .arg("chat")
@@ -18,7 +18,7 @@ fn chat(model: &Path, instructions: &str, more: &[&str]) -> Output {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
-    child.stdin.take().unwrap().write_all(instructions.as_bytes()).unwrap();
+    child.stdin.take().unwrap().write_all(instructions.as_ref()).unwrap();
     child.wait_with_output().unwrap()
 }
 
@@ -68,10 +68,11 @@ fn an_instruction_beyond_the_context_is_refused() {
 }
 
 #[test]
-fn an_instruction_that_is_too_long_is_reported_and_the_next_one_answered() {
+fn an_instruction_that_cannot_be_read_is_reported_and_the_next_one_answered() {
     let shop = Workshop::new();
     let long = "Tell a long story of a dog. ".repeat(100);
     let instructions = format!("Tell a story.\n{long}\nTell a story.\n");
+    let instructions = [instructions.as_bytes(), b"Tell \xff.\n"].concat();
     let output = chat(&shop.model(), &instructions, &["--temperature", "0"]);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{said}");
@@ -83,12 +84,13 @@ fn an_instruction_that_is_too_long_is_reported_and_the_next_one_answered() {
     let shown = String::from_utf8(output.stdout).unwrap();
     let figures: serde_json::Value = serde_json::from_str(shown.lines().last().unwrap()).unwrap();
     assert_eq!(figures["turns"].as_array().unwrap().len(), 2);
-    assert_eq!(figures["unanswered"], 1);
+    assert_eq!(figures["unanswered"], 2);
+    assert!(said.contains("not UTF-8"), "{said}");
     // the conversation goes on where it was: the template's preamble is not read again
     let read = |turn: usize| figures["turns"][turn]["prompt_tokens"].as_u64().unwrap();
     assert!(read(1) < read(0), "{figures}");
     // where there is more, that is said
-    let output = chat(&shop.model(), &format!("{long}\n"), &["--context", "200"]);
+    let output = chat(&shop.model(), format!("{long}\n"), &["--context", "200"]);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("longer context") && said.contains("up to 512"), "{said}");
 }

@@ -170,9 +170,10 @@ fn a_run_killed_while_it_ends_is_complete_or_goes_on() {
             }
             assert!(model(&shop) == model(&undisturbed), "{call} {number}: another model");
             assert!(!run_folder(&shop).exists(), "{call} {number}: {message}");
-            // and once more
-            let output = resume(&shop).output().unwrap();
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            // and once more, with the same figures
+            let figures = json(&output);
+            assert!(figures["perplexity_after"].as_f64().unwrap() > 1.0, "{figures}");
+            assert_eq!(json(&resume(&shop).output().unwrap()), figures);
         }
     }
     println!("{complete} were complete, {resumed} went on");

@@ -93,6 +93,15 @@ fn an_empty_file_and_what_was_written_before_is_replaced() {
             assert!(std::fs::read_to_string(&path).unwrap().starts_with(beginning));
         }
     }
+    #[cfg(unix)]
+    {
+        // the file behind a link, which stays one
+        let link = shop.path("link");
+        std::os::unix::fs::symlink("written", &link).unwrap();
+        std::fs::write(&path, "").unwrap();
+        assert!(trace(&BENCH, &link).status.success());
+        assert!(link.is_symlink() && std::fs::read_to_string(&path).unwrap().starts_with("[\n"));
+    }
     // a page of a run is none of these
     let run = shop.finetune(&["--eval-tokens", "100"]);
     assert!(run.status.success());
