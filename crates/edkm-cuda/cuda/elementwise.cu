@@ -4,10 +4,6 @@ EDKM_KERNEL edkm_add(const float* x, const float* y, float* out, size_t len) {
     for (size_t i = FIRST; i < len; i += STRIDE) out[i] = x[i] + y[i];
 }
 
-EDKM_KERNEL edkm_subtract(const float* x, const float* y, float* out, size_t len) {
-    for (size_t i = FIRST; i < len; i += STRIDE) out[i] = x[i] - y[i];
-}
-
 EDKM_KERNEL edkm_add_assign(float* to, const float* from, size_t len) {
     for (size_t i = FIRST; i < len; i += STRIDE) to[i] += from[i];
 }

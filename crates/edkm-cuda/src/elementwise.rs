@@ -22,20 +22,6 @@ pub fn add<R: Runtime>(
     unsafe { of_two(runtime, "edkm_add", x, y, out) }
 }
 
-/// out = x - y. All of one length.
-///
-/// # Errors
-/// The runtime's.
-pub fn subtract<R: Runtime>(
-    runtime: &R,
-    x: Slice<'_, f32>,
-    y: Slice<'_, f32>,
-    out: SliceMut<'_, f32>,
-) -> Result<(), R::Error> {
-    // SAFETY: edkm_subtract(x, y, out, len) reaches `len` numbers of each.
-    unsafe { of_two(runtime, "edkm_subtract", x, y, out) }
-}
-
 /// Launches a kernel of two operands.
 ///
 /// # Safety

@@ -26,6 +26,7 @@ pub mod driver;
 pub mod elementwise;
 pub mod embedding;
 pub mod halves;
+pub mod hidden_distance;
 pub mod likelihood;
 mod logits;
 pub mod matrix;

@@ -4,7 +4,7 @@
 pub const HEADERS: [&str; 2] = [include_str!("../cuda/prelude.cuh"), include_str!("../cuda/tiles.cuh")];
 
 /// The files, by name.
-pub const FILES: [(&str, &str); 16] = [
+pub const FILES: [(&str, &str); 17] = [
     ("adamw.cu", include_str!("../cuda/adamw.cu")),
     ("attention.cu", include_str!("../cuda/attention.cu")),
     ("cached_attention.cu", include_str!("../cuda/cached_attention.cu")),
@@ -15,6 +15,7 @@ pub const FILES: [(&str, &str); 16] = [
     ("embedding.cu", include_str!("../cuda/embedding.cu")),
     ("half.cu", include_str!("../cuda/half.cu")),
     ("halves.cu", include_str!("../cuda/halves.cu")),
+    ("hidden_distance.cu", include_str!("../cuda/hidden_distance.cu")),
     ("losses.cu", include_str!("../cuda/losses.cu")),
     ("packed.cu", include_str!("../cuda/packed.cu")),
     ("repetitions.cu", include_str!("../cuda/repetitions.cu")),

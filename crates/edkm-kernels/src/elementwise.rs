@@ -35,17 +35,6 @@ pub fn add(a: &[f32], b: &[f32], out: &mut [f32]) {
     of_two(a, b, out, |a, b| a + b);
 }
 
-/// out = a - b. All of one length.
-///
-/// # Panics
-///
-/// If the lengths differ.
-pub fn subtract(a: &[f32], b: &[f32], out: &mut [f32]) {
-    check::len("a", a, out.len());
-    check::len("b", b, out.len());
-    of_two(a, b, out, |a, b| a - b);
-}
-
 /// y *= a.
 pub fn scale(y: &mut [f32], a: f32) {
     in_place(y, move |y| y * a);
@@ -123,8 +112,6 @@ mod tests {
             let mut out = vec![f32::NAN; n];
             add(&x, &y, &mut out);
             check("add", &out, |x, y| x + y);
-            subtract(&x, &y, &mut out);
-            check("subtract", &out, |x, y| x - y);
             let mut out = x.clone();
             scale(&mut out, -0.25);
             check("scale", &out, |x, _| -0.25 * x);

@@ -44,6 +44,7 @@ pub mod cross_entropy;
 pub mod distillation;
 pub mod elementwise;
 pub mod embedding;
+pub mod hidden_distance;
 pub mod matmul;
 pub mod rms_norm;
 pub mod rotary;

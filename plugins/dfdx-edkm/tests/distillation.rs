@@ -31,16 +31,26 @@ fn tape(store: &Store) -> StoreTape<f32, Cpu> {
 #[test]
 fn hidden_states_are_drawn_to_the_teachers() {
     let dev = Cpu::default();
+    let mut states = numbers(2, TOKENS * HIDDEN);
+    // each token counts alike, however large its state is
+    states[..HIDDEN].iter_mut().for_each(|t| *t *= 100.0);
     let (x, teacher) = (
         matrix(&dev, 1, (TOKENS, HIDDEN)),
-        matrix(&dev, 2, (TOKENS, HIDDEN)).try_mul(3.0).unwrap(),
+        dev.tensor_from_vec(states, (TOKENS, HIDDEN)),
     );
     let wide = |tensor: &Matrix<Cpu>| -> Vec<f64> { tensor.as_vec().iter().map(|&x| x.into()).collect() };
     let (wx, wt) = (wide(&x), wide(&teacher));
-    let size: f64 = wt.iter().map(|t| t * t).sum();
-    let expected: f64 = wx.iter().zip(&wt).map(|(x, t)| 0.5 * (x - t) * (x - t) / size).sum();
-    // the loss is sum(x) - 2 distance - 2 distance: the distance's gradient comes besides that of what x goes on to
-    let by_x: Vec<f64> = wx.iter().zip(&wt).map(|(x, t)| 1.0 - 4.0 * (x - t) / size).collect();
+    let (mut expected, mut by_x) = (0.0f64, Vec::new());
+    for (x, t) in wx.chunks(HIDDEN).zip(wt.chunks(HIDDEN)) {
+        let size = TOKENS as f64 * t.iter().map(|t| t * t).sum::<f64>();
+        expected += x
+            .iter()
+            .zip(t)
+            .map(|(x, t)| 0.5 * (x - t) * (x - t) / size)
+            .sum::<f64>();
+        // the loss is sum(x) - 2 distance - 2 distance: the distance's gradient comes besides that of what x goes on to
+        by_x.extend(x.iter().zip(t).map(|(x, t)| 1.0 - 4.0 * (x - t) / size));
+    }
     for store in [Store::memory(), Store::marshaling()] {
         let (out, distance) = hidden_distance(x.clone().put_tape(tape(&store)), teacher.clone(), 0.5).unwrap();
         assert_eq!(out.as_vec(), x.as_vec());

@@ -56,9 +56,9 @@ pub struct FinetuneArgs {
     /// The share of the loss that is the distance to the predictions of the model as it came, the rest being the text's
     #[arg(long, value_name = "SHARE", num_args = 0..=1, require_equals = true, default_value_t = 0.5, default_missing_value = "1")]
     pub distill: f32,
-    /// The weight of the distance, relative to their size, of the hidden states behind each layer from those of the model as it came, which comes to
-    /// the loss besides; 0 leaves them free
-    #[arg(long, value_name = "WEIGHT", default_value_t = 0.3)]
+    /// The weight of the distance of the hidden states behind each layer from those of the model as it came, each token's relative to the size of its
+    /// state, which comes to the loss besides; 0 leaves them free
+    #[arg(long, value_name = "WEIGHT", default_value_t = 1.0)]
     pub distill_hidden: f32,
     /// Both fade as training takes the model beyond what it was: they are gone once it predicts a batch better than the model as it came by so many
     /// nats a token. inf: they stay

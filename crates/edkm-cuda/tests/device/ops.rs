@@ -3,8 +3,8 @@
 use crate::device::{device, Device};
 use edkm_cuda::product::Accumulate;
 use edkm_cuda::{
-    adamw, attention, cross_entropy, digest, distillation, elementwise, embedding, likelihood, product, rms_norm,
-    rotary, swiglu,
+    adamw, attention, cross_entropy, digest, distillation, elementwise, embedding, hidden_distance, likelihood,
+    product, rms_norm, rotary, swiglu,
 };
 use edkm_kernels as cpu;
 use edkm_testkit::{assert_bitwise_equal, assert_close, random};
@@ -41,27 +41,17 @@ fn sums_of_matrices_and_rows() {
             cpu::elementwise::add_assign(&mut want, &x);
             assert_bitwise_equal("add_assign", &ok(out.to_host(s)), &want);
 
-            let mut difference = s.array(&vec![f32::NAN; x.len()]);
-            ok(elementwise::subtract(
-                s,
-                dx.as_slice(),
-                dy.as_slice(),
-                difference.as_mut(),
-            ));
-            let mut want_difference = vec![f32::NAN; x.len()];
-            cpu::elementwise::subtract(&x, &y, &mut want_difference);
-            assert_bitwise_equal("subtract", &ok(difference.to_host(s)), &want_difference);
-
             let times = s.array(&[0.75]);
+            let (mut to, mut want_to) = (s.array(&y), y.clone());
             ok(elementwise::add_times(
                 s,
-                difference.as_mut(),
+                to.as_mut(),
                 dx.as_slice(),
                 -0.5,
                 times.as_slice(),
             ));
-            cpu::elementwise::axpy(-0.5 * 0.75, &x, &mut want_difference);
-            assert_close("add_times", &ok(difference.to_host(s)), &want_difference, SUMS);
+            cpu::elementwise::axpy(-0.5 * 0.75, &x, &mut want_to);
+            assert_close("add_times", &ok(to.to_host(s)), &want_to, SUMS);
 
             ok(elementwise::add_to_rows(s, out.as_mut(), dbias.as_slice()));
             want.chunks_exact_mut(width)
@@ -109,6 +99,29 @@ fn products_in_all_arrangements() {
                     assert_close(name, &ok(got.to_host(s)), &want, SUMS);
                 }
             }
+        }
+    });
+}
+
+#[test]
+fn distances_of_hidden_states() {
+    on_device(|s| {
+        for (rows, width) in [(1, 3), (4, 256), (5, 300), (130, 20)] {
+            let (x, mut y) = (random(1, rows * width), random(2, rows * width));
+            y[..width].iter_mut().for_each(|y| *y *= 1000.0);
+            y[(rows - 1) * width..].fill(0.0);
+            let (dx, dy, mut out) = (s.array(&x), s.array(&y), s.array(&vec![f32::NAN; x.len()]));
+            let got = ok(hidden_distance::forward(
+                s,
+                dx.as_slice(),
+                dy.as_slice(),
+                width,
+                out.as_mut(),
+            ));
+            let mut want_out = vec![f32::NAN; x.len()];
+            let want = cpu::hidden_distance::forward(&x, &y, width, &mut want_out);
+            assert_close("distance", &[got as f32], &[want as f32], SUMS);
+            assert_close("out", &ok(out.to_host(s)), &want_out, SUMS);
         }
     });
 }

@@ -47,7 +47,7 @@ impl Objective {
     /// found best.
     pub const BEST: Self = Self::Teacher(Distillation {
         share: 0.5,
-        hidden: 0.3,
+        hidden: 1.0,
         fade: 0.1,
     });
 }

@@ -17,7 +17,7 @@
 //! | [`mod@attention`] | q, k, v, its output | the row-wise log-sum-exp: one number a query and head |
 //! | [`mod@cross_entropy`] | its input | the row-wise log-sum-exp: one number a token |
 //! | [`mod@distillation`] | its input | two numbers a token |
-//! | [`mod@hidden_distance`] | the difference, as large as its input | |
+//! | [`mod@hidden_distance`] | its gradient, as large as its input | |
 //! | [`mod@embedding`], [`mod@add`] | nothing | |
 
 pub mod add;

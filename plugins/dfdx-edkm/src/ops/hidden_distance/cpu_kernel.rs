@@ -1,19 +1,17 @@
 use dfdx::prelude::*;
-use edkm_kernels::adamw::sum_of_squares;
-use edkm_kernels::elementwise::{axpy, subtract};
+use edkm_kernels::elementwise::axpy;
+use edkm_kernels::hidden_distance;
 
-use super::{Difference, HiddenDistanceKernel};
+use super::{Distance, HiddenDistanceKernel};
 
 type Buffer = <Cpu as Storage<f32>>::Vec;
 
 impl HiddenDistanceKernel for Cpu {
-    fn difference(&self, x: &[f32], y: &[f32]) -> Result<Difference<Self>, CpuError> {
-        let mut difference = self.try_alloc_len(x.len())?;
-        subtract(x, y, &mut difference);
-        Ok(Difference {
-            squares: sum_of_squares(&difference),
-            squares_of_second: sum_of_squares(y),
-            difference,
+    fn distance(&self, x: &[f32], y: &[f32], width: usize) -> Result<Distance<Self>, CpuError> {
+        let mut half_gradient = self.try_alloc_len(x.len())?;
+        Ok(Distance {
+            sum: hidden_distance::forward(x, y, width, &mut half_gradient),
+            half_gradient,
         })
     }
 

@@ -1,23 +1,16 @@
 use dfdx::prelude::*;
-use edkm_cuda::adamw::sum_of_squares;
 use edkm_cuda::driver::Gpu;
-use edkm_cuda::{elementwise, Slice};
+use edkm_cuda::{elementwise, hidden_distance, Slice};
 
-use super::{Difference, HiddenDistanceKernel};
+use super::{Distance, HiddenDistanceKernel};
 use crate::device::cuda::{error_of_device, gpu, Buffer, Fresh};
 
 impl HiddenDistanceKernel for Cuda {
-    fn difference(&self, x: Slice<'_, f32>, y: Slice<'_, f32>) -> Result<Difference<Self>, CudaError> {
+    fn distance(&self, x: Slice<'_, f32>, y: Slice<'_, f32>, width: usize) -> Result<Distance<Self>, CudaError> {
         let gpu = gpu(self).map_err(error_of_device)?;
-        let mut difference = Fresh::zeroed(self, x.len())?;
-        let mut numbers = difference.slice_mut();
-        elementwise::subtract(&*gpu, x, y, numbers.reborrow()).map_err(error_of_device)?;
-        let squares = sum_of_squares(&*gpu, numbers.as_slice()).map_err(error_of_device)?;
-        Ok(Difference {
-            difference,
-            squares,
-            squares_of_second: sum_of_squares(&*gpu, y).map_err(error_of_device)?,
-        })
+        let mut half_gradient = Fresh::zeroed(self, x.len())?;
+        let sum = hidden_distance::forward(&*gpu, x, y, width, half_gradient.slice_mut()).map_err(error_of_device)?;
+        Ok(Distance { half_gradient, sum })
     }
 
     fn add_times(&self, from: Slice<'_, f32>, factor: f32, times: &Buffer, to: &mut Buffer) -> Result<(), CudaError> {

@@ -1,5 +1,8 @@
 //! How far hidden states are from another model's: a hint for layers inside (FitNets, arXiv 1412.6550), beside [`super::distillation`] for the
 //! predictions.
+//!
+//! Each token's distance is relative to the length of its own state. LLaMAs have tokens, the first of a text among them, whose states are a thousand
+//! times as large as the others' (arXiv 2402.17762): relative to all of them together the others' distances would count for nothing.
 
 mod cpu_kernel;
 #[cfg(feature = "cuda")]
@@ -11,20 +14,18 @@ use super::Matrix;
 use crate::device::{contiguous, take_gradient, DeviceMemory};
 use crate::{EdkmDevice, EdkmError, SaveAs, SaveForBackward};
 
-/// x - y, and what is needed of their sizes.
-pub struct Difference<D: DeviceMemory> {
-    /// x - y, of their length.
-    pub difference: D::Fresh,
-    /// The sum of its squares.
-    pub squares: f64,
-    /// The sum of the squares of y.
-    pub squares_of_second: f64,
+/// How far the rows of x are from those of y.
+pub struct Distance<D: DeviceMemory> {
+    /// (x - y) / |y|^2 row by row, of their length.
+    pub half_gradient: D::Fresh,
+    /// The sum over rows of |x - y|^2 / |y|^2.
+    pub sum: f64,
 }
 
 /// The device's part.
 pub trait HiddenDistanceKernel: DeviceMemory {
-    /// The difference of two runs of one length; sums in a fixed order.
-    fn difference(&self, x: Self::View<'_>, y: Self::View<'_>) -> Result<Difference<Self>, Self::Err>;
+    /// The distance of rows `[N, width]`; sums in a fixed order. A row of y without length counts nothing.
+    fn distance(&self, x: Self::View<'_>, y: Self::View<'_>, width: usize) -> Result<Distance<Self>, Self::Err>;
 
     /// to += factor x times x from, with `times` one number and the others of one length.
     fn add_times(
@@ -36,11 +37,11 @@ pub trait HiddenDistanceKernel: DeviceMemory {
     ) -> Result<(), Self::Err>;
 }
 
-/// `weight` times the mean squared distance of the hidden states x `[tokens, hidden]` from the teacher's, relative to the mean square of the
-/// teacher's, so that one weight serves layers and models of any scale; 0 where the teacher's are all zero. Gives x as it came, on its tape, and the
-/// distance, which is part of the loss once it is added to it ([`add_distances`]). The teacher is a constant.
+/// `weight` times the mean over tokens of the squared distance of the hidden states x `[tokens, hidden]` from the teacher's, |x - y|^2 / |y|^2, so that one
+/// weight serves tokens, layers and models of any scale; a token whose teacher's state is zero counts nothing. Gives x as it came, on its tape, and
+/// the distance, which is part of the loss once it is added to it ([`add_distances`]). The teacher is a constant.
 ///
-/// Saves the difference, as large as x.
+/// Saves the gradient, as large as x.
 ///
 /// # Errors
 /// Shapes that differ; a store that fails.
@@ -62,28 +63,21 @@ pub fn hidden_distance<D: EdkmDevice, T: SaveForBackward<D>>(
             got: format!("{:?}", teacher.shape()),
         }));
     }
-    let Difference {
-        difference,
-        squares,
-        squares_of_second,
-    } = device.difference(D::view(&x), D::view(&teacher))?;
-    let relative = match squares_of_second > 0.0 {
-        true => f64::from(weight) / squares_of_second,
-        false => 0.0,
-    };
-    let distance = device.try_tensor_from_vec(vec![(relative * squares) as f32], ())?;
+    let Distance { half_gradient, sum } = device.distance(D::view(&x), D::view(&teacher), shape.1)?;
+    let of_token = f64::from(weight) / shape.0.max(1) as f64;
+    let distance = device.try_tensor_from_vec(vec![(of_token * sum) as f32], ())?;
     if !T::OWNS_TAPE {
         return Ok((x.put_tape(tape), distance));
     }
     let (x_ghost, distance_ghost) = (x.ghost(), distance.ghost());
-    let difference = device.tensor_from_buffer(difference, shape)?;
-    let saved = tape.save(difference, SaveAs::local("hidden_distance.difference"))?;
+    let half_gradient = device.tensor_from_buffer(half_gradient, shape)?;
+    let saved = tape.save(half_gradient, SaveAs::local("hidden_distance.gradient"))?;
     tape.add_backward_op(move |grads| {
         let _span = tracing::trace_span!("hidden_distance backward").entered();
-        let difference = T::load(saved)?;
+        let half_gradient = T::load(saved)?;
         let grad_distance = take_gradient(&device, grads.get_or_alloc_mut(&distance_ghost)?)?;
         let grad_x = grads.get_or_alloc_mut(&x_ghost)?;
-        device.add_times(D::view(&difference), (2.0 * relative) as f32, &grad_distance, grad_x)
+        device.add_times(D::view(&half_gradient), (2.0 * of_token) as f32, &grad_distance, grad_x)
     });
     Ok((x.put_tape(tape), distance))
 }
