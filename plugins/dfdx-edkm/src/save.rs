@@ -1,14 +1,13 @@
 //! How an op keeps a tensor for its backward pass: the trait that each tape answers in its own way.
 
 use std::rc::Rc;
-use std::sync::Arc;
 
 use dfdx::prelude::*;
 use edkm_store::{Backend, DType, Placement, Precision, Record, StoreError, Ticket};
 
 use crate::device::DeviceMemory;
 use crate::ops::Vector;
-use crate::tape::{byte_len, DeviceBudget, Failure, Remake, Resident, StoreTape, Taken};
+use crate::tape::{byte_len, Context, Failure, Remake, Resident, StoreTape, Taken};
 use crate::EdkmError;
 
 /// What a saved tensor is, for the store.
@@ -85,25 +84,17 @@ pub trait SaveForBackward<D: DeviceMemory>: Tape<f32, D> + 'static {
 
 /// What [`SaveForBackward::segment`] hands on.
 #[derive(Clone, Default)]
-pub struct SegmentTape {
-    store: Option<Arc<dyn Backend>>,
-    failure: Failure,
-    budget: Option<DeviceBudget>,
-}
+pub struct SegmentTape(Context);
 
 impl SegmentTape {
     pub(crate) fn tape<D: DeviceMemory>(self) -> StoreTape<f32, D> {
-        let tape = StoreTape::for_segment(self.store, self.failure);
-        match &self.budget {
-            Some(budget) => tape.with_device_budget(budget),
-            None => tape,
-        }
+        StoreTape::within(self.0)
     }
 
     /// Notes why an op failed in its backward pass.
     pub(crate) fn fail<D: DeviceMemory>(self, error: EdkmError) -> D::Err {
         tracing::debug!(%error, "an op failed in backward");
-        self.failure.set(error);
+        self.0.failure.set(error);
         D::failed()
     }
 }
@@ -280,11 +271,7 @@ impl<D: DeviceMemory> SaveForBackward<D> for StoreTape<f32, D> {
     }
 
     fn segment(&self) -> SegmentTape {
-        SegmentTape {
-            store: self.store().cloned(),
-            failure: self.failure(),
-            budget: self.residents().map(|residents| residents.budget().clone()),
-        }
+        SegmentTape(Context::clone(self.context()))
     }
 }
 

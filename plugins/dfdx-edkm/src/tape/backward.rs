@@ -2,7 +2,7 @@
 
 use dfdx::prelude::*;
 
-use super::StoreTape;
+use super::{Failure, StoreTape};
 use crate::EdkmError;
 
 /// Runs the backward pass of a scalar loss and returns the gradients: of the leaves if the tape was made with dfdx's `alloc_grads`,
@@ -29,19 +29,36 @@ pub fn backward_by_parts<E: Dtype, D: Device<E>, X: From<EdkmError>>(
 ) -> Result<Gradients<E, D>, X> {
     let _span = tracing::trace_span!("backward").entered();
     let (loss, mut tape) = loss.split_tape();
-    let failure = tape.failure();
-    if let Some(error) = failure.take() {
+    let mut failures = vec![tape.failure()];
+    failures.append(&mut tape.other_failures);
+    let reason = || failures.iter().find_map(Failure::take);
+    if let Some(error) = reason() {
         return Err(error.into());
     }
     let failed = |device: D::Err| -> X {
-        let error = failure.take().unwrap_or_else(|| EdkmError::Device(device.to_string()));
+        let error = reason().unwrap_or_else(|| EdkmError::Device(device.to_string()));
         error.into()
     };
-    let mut gradients = std::mem::replace(&mut tape.gradients, Gradients::leaky());
+    let mut gradients = united(&loss, std::mem::take(&mut tape.gradients)).map_err(failed)?;
     let ghost = loss.ghost();
     let slot = gradients.get_or_alloc_mut(&ghost).map_err(failed)?;
     loss.device().try_fill_with_ones(slot).map_err(failed)?;
     tape.run_by_parts(&mut gradients, part, failed)?;
     gradients.drop_non_leafs();
     Ok(gradients)
+}
+
+/// The gradients of merged tapes and their leaves. Only dfdx can read which there are, and does so where it merges tapes of its own.
+fn united<E: Dtype, D: Device<E>>(
+    loss: &Tensor<Rank0, E, D>,
+    mut gradients: Vec<Gradients<E, D>>,
+) -> Result<Gradients<E, D>, D::Err> {
+    if gradients.len() < 2 {
+        return Ok(gradients.pop().unwrap_or_else(Gradients::leaky));
+    }
+    let tapes = gradients
+        .into_iter()
+        .map(|gradients| loss.trace(gradients).split_tape().1);
+    let tape = tapes.reduce(Merge::merge).unwrap_or_default();
+    loss.clone().put_tape(tape).try_backward()
 }

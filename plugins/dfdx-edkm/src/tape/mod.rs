@@ -1,17 +1,20 @@
 //! A tape whose saved tensors go to a storage backend (eDKM, section 2: tensors saved for backward live in a store).
 
 mod backward;
+mod context;
 mod failure;
 mod rematerialize;
 mod resident;
 
 pub use backward::{backward, backward_by_parts};
+pub(crate) use context::Context;
 pub use failure::Failure;
 pub(crate) use rematerialize::{byte_len, Remake, Remakes, Shared};
 pub use resident::DeviceBudget;
 pub(crate) use resident::{Resident, Residents, Taken};
 
 use std::collections::HashSet;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
@@ -40,13 +43,17 @@ static CLOCK: AtomicU64 = AtomicU64::new(0);
 ///
 /// What an op can make again from what is saved anyway (outputs of RMSNorm, SwiGLU and short attention) is not saved by the ops that read it.
 ///
+/// An empty tape, as dfdx makes it for the branches of `Residual` and `SplitInto`, goes with the tape that was made or used last on its thread, if
+/// that still lives: it has the same store, budget and [`Failure`]. Without one it keeps saved tensors as they are.
+///
 /// With a lossless store the gradients are bitwise those of `OwnedTape`. Dropping the tape frees what the store keeps for it.
 pub struct StoreTape<E, D: Storage<E>> {
     recorded: Vec<(u64, Recorded<E, D>)>,
-    gradients: Gradients<E, D>,
-    // `Tape` demands a `Default` tape (dfdx makes one for each weight): that one has no store, and takes over another's when merged.
-    store: Option<Arc<dyn Backend>>,
-    failure: Failure,
+    /// Those that it was made with, and those of the tapes that were merged into it. An empty tape has none.
+    gradients: Vec<Gradients<E, D>>,
+    context: Rc<Context>,
+    /// Where ops of merged tapes leave their reasons.
+    other_failures: Vec<Failure>,
     /// What need not be saved, since it can be made again.
     remakes: Remakes<E, D>,
     /// What need not be saved yet, since the device has room for it.
@@ -61,53 +68,66 @@ impl<E, D: Storage<E>> StoreTape<E, D> {
 
     /// The same over a backend that others use too.
     pub fn shared(store: Arc<dyn Backend>, gradients: Gradients<E, D>) -> Self {
-        Self {
-            recorded: Vec::new(),
-            gradients,
+        let context = Context {
             store: Some(store),
-            failure: Failure::default(),
-            remakes: Remakes::default(),
-            residents: None,
+            ..Context::default()
+        };
+        Self {
+            gradients: vec![gradients],
+            ..Self::within(context)
         }
     }
 
     /// The same tape, which leaves what it saves in the device's memory as far as `budget` goes, and gives the oldest of it to the store beyond.
     /// Without a budget everything goes to the store. What stays is not in the store's figures but in those of `budget`.
     pub fn with_device_budget(self, budget: &DeviceBudget) -> Self {
-        Self {
-            residents: Some(Box::new(Residents::new(budget.clone()))),
-            ..self
-        }
+        let context = Rc::new(Context {
+            budget: Some(budget.clone()),
+            ..Context::clone(&self.context)
+        });
+        context.make_current();
+        Self { context, ..self }
     }
 
     /// Where the reason of a failed op is left. Take it before the forward pass: a failed op drops its tape.
     pub fn failure(&self) -> Failure {
-        self.failure.clone()
+        self.context.failure.clone()
     }
 
     /// The backend, if this tape has one.
     pub fn store(&self) -> Option<&Arc<dyn Backend>> {
-        self.store.as_ref()
+        self.context.store.as_ref()
     }
 
-    /// A tape for a segment that is run again in backward: the same store and failure, gradients of its own.
-    pub(crate) fn for_segment(store: Option<Arc<dyn Backend>>, failure: Failure) -> Self {
+    /// An empty tape in a context of its own: the one of a segment that is run again in backward.
+    pub(crate) fn within(context: Context) -> Self {
+        let context = Rc::new(context);
+        context.make_current();
+        Self::sharing(context)
+    }
+
+    fn sharing(context: Rc<Context>) -> Self {
         Self {
             recorded: Vec::new(),
-            gradients: Gradients::leaky(),
-            store,
-            failure,
+            gradients: Vec::new(),
+            context,
+            other_failures: Vec::new(),
             remakes: Remakes::default(),
             residents: None,
         }
     }
 
-    pub(crate) fn residents(&self) -> Option<&Residents<E, D>> {
-        self.residents.as_deref()
+    pub(crate) fn context(&self) -> &Rc<Context> {
+        &self.context
     }
 
+    /// What stays on the device, if anything may.
     pub(crate) fn residents_mut(&mut self) -> Option<&mut Residents<E, D>> {
-        self.residents.as_deref_mut()
+        let budget = self.context.budget.as_ref()?;
+        let residents = self
+            .residents
+            .get_or_insert_with(|| Box::new(Residents::new(budget.clone())));
+        Some(residents)
     }
 
     /// Runs the recorded operations, newest first, on `gradients`.
@@ -146,6 +166,7 @@ impl<E, D: Storage<E>> StoreTape<E, D> {
     }
 
     fn record(&mut self, what: Recorded<E, D>) {
+        self.context.make_current();
         self.recorded.push((CLOCK.fetch_add(1, Ordering::Relaxed), what));
     }
 
@@ -158,13 +179,13 @@ impl<E, D: Storage<E>> StoreTape<E, D> {
     }
 
     pub(crate) fn fail(&self, error: EdkmError) {
-        self.failure.set(error);
+        self.context.failure.set(error);
     }
 }
 
 impl<E, D: Storage<E>> Default for StoreTape<E, D> {
     fn default() -> Self {
-        Self::for_segment(None, Failure::default())
+        Self::sharing(Context::current().unwrap_or_default())
     }
 }
 
@@ -172,7 +193,7 @@ impl<E, D: Storage<E>> std::fmt::Debug for StoreTape<E, D> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("StoreTape")
             .field("recorded", &self.recorded.len())
-            .field("has_store", &self.store.is_some())
+            .field("has_store", &self.context.store.is_some())
             .finish_non_exhaustive()
     }
 }
@@ -184,13 +205,19 @@ impl<E, D: Storage<E>> Merge<NoneTape> for StoreTape<E, D> {
 }
 
 impl<E, D: Storage<E>> Merge<Self> for StoreTape<E, D> {
-    /// Keeps the store, the failure slot and the gradients of the side that has a store (the left one if both have).
+    /// Keeps the store and the failure slot of the left side, but if that is an empty tape of dfdx's. The gradients are those of both, as with `OwnedTape`:
+    /// of a leaf that both have, the right side's.
     fn merge(self, other: Self) -> Self {
-        let (mut kept, mut joined) = if self.store.is_none() && other.store.is_some() {
+        let (mut kept, mut joined) = if self.gradients.is_empty() && !other.gradients.is_empty() {
             (other, self)
         } else {
             (self, other)
         };
+        kept.gradients.append(&mut joined.gradients);
+        if !Rc::ptr_eq(&kept.context, &joined.context) {
+            kept.other_failures.push(joined.failure());
+        }
+        kept.other_failures.append(&mut joined.other_failures);
         kept.recorded.append(&mut joined.recorded);
         kept.remakes.append(joined.remakes);
         match (&mut kept.residents, joined.residents) {

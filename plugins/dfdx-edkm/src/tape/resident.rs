@@ -132,10 +132,6 @@ impl<E, D: Storage<E>> Residents<E, D> {
         }
     }
 
-    pub(crate) fn budget(&self) -> &DeviceBudget {
-        &self.budget
-    }
-
     pub(crate) fn append(&mut self, mut later: Self) {
         self.queue.append(&mut later.queue);
     }

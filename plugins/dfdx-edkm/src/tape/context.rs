@@ -1,0 +1,44 @@
+//! What the tapes of one forward pass have in common.
+//!
+//! dfdx makes empty tapes on the way, by `Default`: for the branches of `Residual` and `SplitInto`, and for each weight. Nothing tells them whose they are,
+//! so they take the context of the tape that was made or used last on their thread: as long as that lives, it is the one whose forward pass is running.
+
+use std::cell::RefCell;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+
+use edkm_store::Backend;
+
+use super::{DeviceBudget, Failure};
+
+/// Where saved tensors and the reasons of failures go.
+#[derive(Clone, Default)]
+pub(crate) struct Context {
+    /// `None`: saved tensors stay as they are.
+    pub(crate) store: Option<Arc<dyn Backend>>,
+    pub(crate) failure: Failure,
+    /// What may stay on the device before it goes to the store.
+    pub(crate) budget: Option<DeviceBudget>,
+}
+
+thread_local! {
+    static CURRENT: RefCell<Weak<Context>> = const { RefCell::new(Weak::new()) };
+}
+
+impl Context {
+    /// That of the tape which was made or used last on this thread, if it lives.
+    pub(super) fn current() -> Option<Rc<Self>> {
+        // a thread that is ending has none
+        CURRENT.try_with(|current| current.borrow().upgrade()).ok().flatten()
+    }
+
+    /// Notes that a tape of this context is in use.
+    pub(super) fn make_current(self: &Rc<Self>) {
+        let _ = CURRENT.try_with(|current| {
+            let current = &mut *current.borrow_mut();
+            if !std::ptr::eq(current.as_ptr(), Rc::as_ptr(self)) {
+                *current = Rc::downgrade(self);
+            }
+        });
+    }
+}
