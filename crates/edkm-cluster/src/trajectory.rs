@@ -15,7 +15,7 @@ use crate::{Centroids, ClusterError, GradientMode, MatrixShape, Spec};
 /// anyway, the backward pass needs this alone ([`saved_bytes`](Trajectory::saved_bytes)).
 ///
 /// Weights, shape and settings given to its methods must be those that it was made from; the weights are not checked again, for
-/// that would be another pass over them.
+/// that would be another pass over them: what comes of others is without meaning.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Trajectory {
     pub(crate) spec: Spec,

@@ -129,6 +129,33 @@ fn slices_and_trajectories_that_do_not_belong_are_refused() {
 }
 
 #[test]
+fn a_backward_pass_on_other_weights_does_not_panic() {
+    let weights = normal(128, 1, 0.1);
+    for vector in [VectorLen::One, VectorLen::Two] {
+        for gradient in [
+            GradientMode::Unrolled,
+            GradientMode::Implicit,
+            GradientMode::StraightThrough,
+        ] {
+            for keep_zero in [KeepZero::Free, KeepZero::Exact] {
+                let spec = Spec::default()
+                    .with_vector(vector)
+                    .with_gradient(gradient)
+                    .with_keep_zero(keep_zero);
+                let prepared = Prepared::new(&weights, SHAPE, &spec).unwrap();
+                let trajectory = prepared.iterate(&prepared.initial().unwrap()).unwrap();
+                for other in [f32::NAN, f32::INFINITY, f32::MAX, 0.0] {
+                    let (mut clustered, mut grad) = ([0.0; 128], [1.0; 128]);
+                    let other = [other; 128];
+                    trajectory.clustered_into(&other, SHAPE, &spec, &mut clustered).unwrap();
+                    trajectory.backward(&other, SHAPE, &spec, &mut grad).unwrap();
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn a_constant_matrix_stays_constant() {
     for value in [0.0f32, 0.25, -3e38, 1e-40] {
         // As its 16-bit rounding has it.
