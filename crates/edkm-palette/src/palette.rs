@@ -27,7 +27,7 @@ impl Palettes {
         let len = layout.spec.palette_len();
         let dtype = layout.spec.palette_dtype;
         let mut scales = None;
-        let values: Vec<f32> = match dtype {
+        let rounded: Vec<f32> = match dtype {
             PaletteDType::F32 => values.to_vec(),
             PaletteDType::F16 => values.iter().map(|&value| f16::from_f32(value).to_f32()).collect(),
             PaletteDType::Bf16 => values.iter().map(|&value| bf16::from_f32(value).to_f32()).collect(),
@@ -44,7 +44,7 @@ impl Palettes {
                 rounded
             }
         };
-        if let Some(at) = values.iter().position(|value| !value.is_finite()) {
+        if let Some(at) = rounded.iter().position(|value| !value.is_finite()) {
             return Err(PaletteError::PaletteRange {
                 group: at / len,
                 entry: at % len,
@@ -52,7 +52,11 @@ impl Palettes {
                 dtype,
             });
         }
-        Ok(Palettes { values, scales, dtype })
+        Ok(Palettes {
+            values: rounded,
+            scales,
+            dtype,
+        })
     }
 
     /// Reads little-endian bytes; their number, and that of the scales, match the layout.

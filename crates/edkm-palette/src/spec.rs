@@ -91,7 +91,7 @@ impl PaletteSpec {
 
     /// Numbers of a palette: entries x vector length.
     pub fn palette_len(&self) -> usize {
-        self.clusters() * self.vector
+        self.clusters().saturating_mul(self.vector)
     }
 
     /// Groups, that is palettes, of a matrix of `rows` rows.

@@ -166,8 +166,8 @@ fn arguments_that_do_not_fit_are_refused() {
         PaletteError::PaletteRange {
             group: 0,
             entry: 2,
+            value: 1e6,
             dtype: PaletteDType::F16,
-            ..
         }
     ));
     assert!(matches!(
