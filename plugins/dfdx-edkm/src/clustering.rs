@@ -2,10 +2,12 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use edkm_cluster::{Centroids, ClusterError, Counted, MatrixShape, Prepared, Spec, Temperature, Trajectory};
+use edkm_cluster::{Centroids, ClusterError, Counted, Grouping, MatrixShape, Prepared, Spec, Temperature, Trajectory};
+use edkm_palette::{PaletteDType, PaletteSpec, PalettizedMatrix};
 
 use crate::channel_scale::{divided, ChannelScale};
 use crate::ops::linear::ClusteredUse;
+use crate::PalettizeError;
 
 /// How a weight is clustered, and the palettes it has reached.
 ///
@@ -225,8 +227,57 @@ impl Clustering {
         })
     }
 
+    /// The same, packed: what runs from indices and palettes, and is written to a file ([`PalettizedMatrix::to_entries`]).
+    ///
+    /// ```
+    /// use dfdx::prelude::*;
+    /// use dfdx_edkm::nn::builders::ClusteredLinear;
+    /// use dfdx_edkm::{MatrixShape, PaletteDType};
+    /// # fn main() -> Result<(), dfdx_edkm::PalettizeError> {
+    /// # let dev: Cpu = Default::default();
+    /// let layer = dev.build_module::<ClusteredLinear<8, 4>, f32>();
+    /// let packed = layer.clustering.palettize(&layer.weight.as_vec(), MatrixShape::new(4, 8), PaletteDType::F32)?;
+    /// let mut y = [0.0; 4];
+    /// packed.matvec(&[1.0; 8], &mut y)?; // y = W x, without the bias
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Clustering::cluster`]; a centroid that `dtype` cannot hold.
+    pub fn palettize(
+        &self,
+        weight: &[f32],
+        shape: MatrixShape,
+        dtype: PaletteDType,
+    ) -> Result<PalettizedMatrix, PalettizeError> {
+        let learned = self.palette(weight, shape)?;
+        let matrix = PalettizedMatrix::pack(
+            shape.rows,
+            shape.cols,
+            palette_spec(&self.spec(), dtype),
+            learned.centroids.as_slice(),
+            &learned.indices,
+            learned.row_scales.as_deref(),
+        )?;
+        Ok(matrix)
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The packed form of a clustering's settings.
+pub fn palette_spec(spec: &Spec, dtype: PaletteDType) -> PaletteSpec {
+    PaletteSpec {
+        bits: spec.bits.get(),
+        group_rows: match spec.grouping {
+            Grouping::PerTensor => None,
+            Grouping::PerChannels(channels) => Some(channels),
+        },
+        vector: spec.vector.get(),
+        palette_dtype: dtype,
     }
 }
 

@@ -1,6 +1,7 @@
-//! The one error type of the plugin.
+//! What can go wrong.
 
 use edkm_cluster::ClusterError;
+use edkm_palette::PaletteError;
 use edkm_store::StoreError;
 
 /// What can go wrong inside an op of this crate.
@@ -33,4 +34,15 @@ pub enum EdkmError {
     /// The device (out of memory, usually).
     #[error("the device failed: {0}")]
     Device(String),
+}
+
+/// Why a weight could not be packed ([`crate::Clustering::palettize`]).
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum PalettizeError {
+    /// It could not be clustered.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    /// Its palettes could not be stored.
+    #[error(transparent)]
+    Palette(#[from] PaletteError),
 }

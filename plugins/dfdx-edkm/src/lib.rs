@@ -47,13 +47,16 @@ mod tape;
 
 pub use channel_scale::ChannelScale;
 pub use checkpoint::{checkpoint, try_checkpoint, try_rematerialize};
-pub use clustering::{Clustering, ClusteringState, LearnedPalette};
+pub use clustering::{palette_spec, Clustering, ClusteringState, LearnedPalette};
 pub use device::EdkmDevice;
-/// How a weight is clustered: the settings that [`nn::IntoClustered`] and [`Clustering`] take.
+/// How a weight is clustered: the settings that [`nn::IntoClustered`] and [`Clustering`] take, and what it gives.
 pub use edkm_cluster::{
-    Bits, ClusterError, GradientMode, Grouping, Initialization, KeepZero, Spec, Temperature, VectorLen,
+    Bits, Centroids, ClusterError, GradientMode, Grouping, HalfKind, Initialization, KeepZero, MatrixShape, Spec,
+    Temperature, VectorLen,
 };
-pub use error::EdkmError;
+/// The packed form of a clustered weight.
+pub use edkm_palette::{PaletteDType, PaletteError, PaletteSpec, PalettizedMatrix};
+pub use error::{EdkmError, PalettizeError};
 pub use half_tensor::{HalfKernel, HalfTensor};
 pub use parameters::{
     count_parameters, visit_clustered, ClusteredMatrix, ParameterKind, ParameterVisitor, Parameters, ParametersByPart,

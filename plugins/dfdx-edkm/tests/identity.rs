@@ -1,12 +1,17 @@
 //! Two ways to the same result: tapes, stores, checkpointing, thread counts. Bitwise.
 
+use std::num::NonZeroUsize;
+
 use dfdx::nn::modules::{Linear as BuiltLinear, ReLU};
 use dfdx::optim::{Adam, Optimizer, Sgd};
 use dfdx::prelude::*;
 use dfdx_edkm::nn::builders::{ClusteredLinear, RmsNorm, UnbiasedClusteredLinear};
 use dfdx_edkm::nn::IntoClustered;
 use dfdx_edkm::optim::{AdamWConfig, AdamWOptimizer};
-use dfdx_edkm::{backward, checkpoint, Bits, DeviceBudget, Spec, StoreTape};
+use dfdx_edkm::{
+    backward, checkpoint, Bits, ChannelScale, DeviceBudget, Grouping, MatrixShape, PaletteDType, Spec, StoreTape,
+    VectorLen,
+};
 use edkm_store::{Backend, Store};
 use edkm_testkit::assert_bitwise_equal;
 
@@ -260,6 +265,33 @@ fn a_weight_has_at_most_as_many_values_as_its_palette() {
     values.sort_by(f32::total_cmp);
     values.dedup();
     assert!(values.len() <= 8, "{values:?}");
+}
+
+#[test]
+fn a_packed_weight_holds_what_its_palettes_say() {
+    let dev = Cpu::default();
+    let layer = dev.build_module::<UnbiasedLinear<24, 16>, f32>();
+    let groups = Grouping::PerChannels(NonZeroUsize::new(5).unwrap());
+    let spec = Spec::new(Bits::new(2).unwrap())
+        .with_grouping(groups)
+        .with_vector(VectorLen::Two);
+    let layer = layer.into_clustered(spec);
+    let clustering = layer
+        .clustering
+        .clone()
+        .with_channel_scale(ChannelScale::RootMeanSquare);
+    let (weight, shape) = (layer.weight.as_vec(), MatrixShape::new(16, 24));
+    let learned = clustering.palette(&weight, shape).unwrap();
+    let packed = clustering.palettize(&weight, shape, PaletteDType::F32).unwrap();
+    assert_eq!(packed.indices(), learned.indices);
+    assert_eq!(packed.row_scales(), learned.row_scales.as_deref());
+    for group in 0..4 {
+        assert_eq!(packed.palette(group), learned.centroids.group(group));
+    }
+    let error = clustering
+        .palettize(&weight[1..], shape, PaletteDType::F32)
+        .unwrap_err();
+    assert_eq!(error.to_string(), "weights: expected 384 elements, got 383");
 }
 
 #[test]

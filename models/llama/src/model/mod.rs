@@ -17,7 +17,8 @@ pub use build::WeightSource;
 pub use distillation::Distillation;
 pub use layer::{AttentionSettings, DecoderLayer, Residual};
 
-pub use palettes::{palette_spec, palettize, ClusterPlan, PalettizedParameter};
+pub use dfdx_edkm::palette_spec;
+pub use palettes::{palettize, ClusterPlan, PalettizedParameter};
 pub use parts::largest_part;
 pub use projection::Projection;
 pub use teacher::{DynamicTeacher, Teacher};

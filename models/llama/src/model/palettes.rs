@@ -1,11 +1,9 @@
 //! From trained weights to palettes: which parameters are clustered, and what they become.
 
-use std::num::NonZeroUsize;
-
 use dfdx::prelude::*;
-use dfdx_edkm::{visit_clustered, ChannelScale, Clustering, EdkmDevice};
-use edkm_cluster::{Grouping, MatrixShape, Spec};
-use edkm_palette::{PaletteDType, PaletteSpec, PalettizedMatrix};
+use dfdx_edkm::{visit_clustered, ChannelScale, Clustering, EdkmDevice, PalettizeError};
+use edkm_cluster::{MatrixShape, Spec};
+use edkm_palette::{PaletteDType, PalettizedMatrix};
 
 use super::{Llama, Projection};
 use crate::names::{Kind, Parameter};
@@ -105,37 +103,9 @@ pub fn palettize(
     clustering: &Clustering,
     dtype: PaletteDType,
 ) -> Result<PalettizedMatrix, LlamaError> {
-    let learned = clustering
-        .palette(weight, shape)
-        .map_err(|source| LlamaError::Cluster {
-            name: name.to_owned(),
-            source,
-        })?;
-    let spec = palette_spec(&clustering.spec(), dtype);
-    PalettizedMatrix::pack(
-        shape.rows,
-        shape.cols,
-        spec,
-        learned.centroids.as_slice(),
-        &learned.indices,
-        learned.row_scales.as_deref(),
-    )
-    .map_err(|source| LlamaError::Palettize {
-        name: name.to_owned(),
-        source,
+    let name = || name.to_owned();
+    clustering.palettize(weight, shape, dtype).map_err(|error| match error {
+        PalettizeError::Cluster(source) => LlamaError::Cluster { name: name(), source },
+        PalettizeError::Palette(source) => LlamaError::Palettize { name: name(), source },
     })
-}
-
-/// The packed form of a clustering's settings.
-pub fn palette_spec(spec: &Spec, dtype: PaletteDType) -> PaletteSpec {
-    let group_rows: Option<NonZeroUsize> = match spec.grouping {
-        Grouping::PerTensor => None,
-        Grouping::PerChannels(channels) => Some(channels),
-    };
-    PaletteSpec {
-        bits: spec.bits.get(),
-        group_rows,
-        vector: spec.vector.get(),
-        palette_dtype: dtype,
-    }
 }
