@@ -217,7 +217,7 @@ pub enum LlamaError {
         /// The name.
         name: String,
     },
-    /// A tensor to be written has another number of bytes than its type and shape say.
+    /// A tensor to be written, or a weight of a new model, has another number of bytes than its type and shape say.
     #[error("{name:?}: {got} bytes were given, {expected} follow from its type and shape")]
     WrongLength {
         /// The tensor.

@@ -124,6 +124,13 @@ impl<D: EdkmDevice, W: WeightSource> Build<'_, D, W> {
         }
         let shape = S::from_concrete(&concrete).ok_or_else(mismatch)?;
         let numbers = self.weights.weight(&parameter)?;
+        if numbers.len() != shape.num_elements() {
+            return Err(LlamaError::WrongLength {
+                expected: size_of::<f32>() as u64 * shape.num_elements() as u64,
+                got: size_of_val(numbers.as_slice()) as u64,
+                name: parameter.name,
+            });
+        }
         match self.device.tensor_from_host(numbers, shape) {
             Ok(tensor) => Ok(Some(tensor)),
             Err(error) => Err(LlamaError::Device {

@@ -12,6 +12,8 @@ mod palettes;
 mod parts;
 mod projection;
 mod teacher;
+#[cfg(test)]
+mod tests;
 
 pub use build::WeightSource;
 pub use distillation::Distillation;
@@ -31,7 +33,7 @@ use dfdx_edkm::ops::cross_entropy::{cross_entropy, Targets};
 use dfdx_edkm::ops::embedding::embedding;
 use dfdx_edkm::ops::linear::linear;
 use dfdx_edkm::ops::{as_matrix, Matrix};
-use dfdx_edkm::{Clustering, EdkmDevice, SaveForBackward};
+use dfdx_edkm::{Clustering, EdkmDevice, EdkmError, SaveForBackward};
 
 use crate::config::LlamaConfig;
 
@@ -90,7 +92,8 @@ impl<V: Dim, H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> Llama<V, H, Q, K, F,
     /// The hidden state `[N, H]` behind the last norm.
     ///
     /// # Errors
-    /// An id outside the vocabulary, sequences longer than the rotary table, a store that fails: the reason is in the tape's failure.
+    /// Ids that are no whole sequences, an id outside the vocabulary, sequences longer than the rotary table, a store that fails: the reason is in the
+    /// tape's failure.
     pub fn try_hidden<T: SaveForBackward<D>>(&self, tokens: &Tokens, tape: T) -> Result<Matrix<D, T>, D::Err> {
         let mut h_BSH = self.try_embed(tokens, tape)?;
         for (index, layer) in self.layers.iter().enumerate() {
@@ -106,10 +109,18 @@ impl<V: Dim, H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> Llama<V, H, Q, K, F,
         tokens: &Tokens,
         tape: T,
     ) -> Result<Residual<usize, usize, H, D, T>, D::Err> {
+        let (ids, batch, seq) = (tokens.ids.len(), tokens.batch, tokens.seq());
+        if seq == 0 || batch * seq != ids {
+            return Err(tape.fail(EdkmError::Shape {
+                op: "llama",
+                expected: "sequences of one length, of at least one token".to_owned(),
+                got: format!("{ids} ids for a batch of {batch}"),
+            }));
+        }
         let tape = self.at_embedding(tape);
         let table = as_matrix(self.embed_VH.clone())?;
         let h_NH = embedding(tokens.ids.clone(), &table, self.embed_clustering.as_ref(), tape)?;
-        h_NH.try_reshape_like(&(tokens.batch, tokens.seq(), self.embed_VH.shape().1))
+        h_NH.try_reshape_like(&(batch, seq, self.embed_VH.shape().1))
     }
 
     /// Logits `[N, V]` of the token that follows each one: for tests and short texts, since they are whole.
