@@ -84,6 +84,19 @@ fn a_loss_without_a_store_runs_backward_all_the_same() {
     assert!(grads.get(&model.weight).as_vec().iter().any(|&g| g != 0.0));
 }
 
+#[test]
+fn no_token_is_no_row() {
+    let dev = Cpu::default();
+    let layer = dfdx_edkm::nn::ClusteredEmbedding::<usize, usize, f32, Cpu> {
+        weight: dev.ones_like(&(10, 4)),
+        clustering: Clustering::default(),
+    };
+    let ids: Tensor<(usize, usize), usize, Cpu> = dev.zeros_like(&(2, 0));
+    let tape = StoreTape::new(Store::memory(), Gradients::leaky());
+    let rows = layer.try_forward(ids.put_tape(tape)).unwrap();
+    assert_eq!(*rows.shape(), (2, 0, 4));
+}
+
 /// Gives back all but the last byte of what it was given.
 struct Short(Store);
 

@@ -77,9 +77,13 @@ impl<V: Dim, M: Dim, D: EdkmDevice + Storage<usize>> ClusteredEmbedding<V, M, f3
         out: Out,
     ) -> Result<Tensor<Out, f32, D, T>, <D as HasErr>::Err> {
         let (ids, tape) = ids.split_tape();
+        // dfdx's `as_vec` panics where there is none
+        let ids = match ids.shape().num_elements() {
+            0 => Vec::new(),
+            _ => ids.as_vec(),
+        };
         // an id beyond u32 is beyond any table, and named as such by the op
         let ids: Arc<[u32]> = ids
-            .as_vec()
             .into_iter()
             .map(|id| u32::try_from(id).unwrap_or(u32::MAX))
             .collect();
