@@ -2,7 +2,65 @@
 
 use crate::{Precision, Record, Report, StoreError, Ticket};
 
-/// Keeps records from the forward pass to the backward pass.
+/// Keeps records from the forward pass to the backward pass. [`Store`](crate::Store) is the project's own; a user's takes its place on the tape.
+///
+/// What [`Held::fetch`](crate::Held::fetch) returns are the bytes that were saved, in any [`SharedBytes`](crate::SharedBytes). Their number is compared when
+/// a ticket is loaded; a backend that may damage them compares checksums itself.
+///
+/// ```
+/// use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+/// use std::sync::Arc;
+/// use edkm_store::{Backend, DType, Held, Quote, Record, Report, SharedBytes, StoreError, Ticket};
+///
+/// /// Copies what it is given, and counts the copies.
+/// #[derive(Default)]
+/// struct Copies(Arc<AtomicU64>);
+///
+/// struct Copied(Vec<u8>, Arc<AtomicU64>);
+///
+/// impl Backend for Copies {
+///     fn save(&self, record: Record) -> Result<Ticket, StoreError> {
+///         let bytes = record.bytes.as_bytes().to_vec();
+///         let len = bytes.len();
+///         self.0.fetch_add(len as u64, Relaxed);
+///         Ok(Ticket::new(Box::new(Copied(bytes, self.0.clone())), len))
+///     }
+///
+///     fn quote(&self, record: &Record) -> Quote {
+///         let bytes = record.len_bytes();
+///         Quote { logical_bytes: bytes, kept_bytes: bytes }
+///     }
+///
+///     fn report(&self) -> Report {
+///         let mut report = Report::default();
+///         report.held_bytes = self.0.load(Relaxed);
+///         report
+///     }
+/// }
+///
+/// impl Held for Copied {
+///     fn fetch(&self) -> Result<Arc<dyn SharedBytes>, StoreError> {
+///         Ok(Arc::new(self.0.clone()))
+///     }
+///
+///     fn kept_bytes(&self) -> usize {
+///         self.0.len()
+///     }
+/// }
+///
+/// impl Drop for Copied {
+///     fn drop(&mut self) {
+///         self.1.fetch_sub(self.0.len() as u64, Relaxed);
+///     }
+/// }
+///
+/// let backend = Copies::default();
+/// let ticket = backend.save(Record::new(Arc::new(vec![1.0f32; 4]), DType::F32, [4], "x"))?;
+/// assert_eq!((ticket.kept_bytes(), backend.report().held_bytes), (16, 16));
+/// ticket.load()?; // or dropped: either frees it
+/// assert_eq!(backend.report().held_bytes, 0);
+/// # Ok::<(), StoreError>(())
+/// ```
 pub trait Backend: Send + Sync + 'static {
     /// Takes `record` into the store.
     ///
