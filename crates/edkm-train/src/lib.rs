@@ -1,17 +1,27 @@
-//! Training and evaluation: data, schedules, the training loop, run checkpoints and the report.
+//! Training, compression and evaluation of LLaMA models: what the program `edkm` does, for programs of your own.
+//!
+//! Begin with [`run::finetune`]: a model's folder in, a folder with the clustered model out. [`run::FinetuneSettings`] has an example.
+//! [`run::compress_folder`] does it without training, and [`trainer::Trainer`] is the loop alone. What goes on is told to a [`run::Observer`].
 //!
 //! | module | what |
 //! |---|---|
+//! | [`run`] | whole runs from folder to folder: settings, checkpoints, estimates of memory and disk |
+//! | [`trainer`] | forward pass, backward pass, optimizer step |
+//! | [`mod@compress`] | palettes without training: rounding, k-means, GPTQ |
+//! | [`mod@evaluate`] | perplexity |
+//! | [`tasks`] | PIQA, HellaSwag, Winogrande, ARC and MMLU, by the rules of the lm-evaluation-harness |
+//! | [`compare`] | ways to compress a model, side by side |
 //! | [`tokenizer`] | text to tokens and back |
 //! | [`data`] | text and Alpaca files as windows of tokens, in an order that can be resumed |
-//! | [`chat`] | a conversation in the Alpaca template |
 //! | [`schedule`] | learning rate and temperature by step |
+//! | [`init`] | the weights that a model begins with |
+//! | [`text_generation`] | text that goes on, as it is written |
+//! | [`chat`] | a conversation in the Alpaca template |
+//! | [`report`] | `report.html`, a run on one page |
 //! | [`metrics`] | `metrics.jsonl`, one object a step |
 //! | [`memory`] | what the operating system says about this process |
-//! | [`report`] | `report.html`, a run on one page |
-//! | [`compare`] | ways to compress a model, side by side |
+//! | [`device_share`] | how much of what is saved for backward stays in the memory of the device |
 //! | [`mod@bench`] | what `edkm bench` measures of whole layers |
-//! | [`tasks`] | PIQA, HellaSwag, Winogrande, ARC and MMLU, by the rules of the lm-evaluation-harness |
 //! | [`synthetic`] | the generated text of the embedded default model |
 
 pub mod bench;

@@ -1,5 +1,9 @@
 //! LLaMA with clustered weights: configuration, Hugging Face checkpoints, the model.
 //!
+//! To train, begin with [`model::DynamicLlama::open`](model::Llama::open); to generate from a folder, with
+//! [`inference::InferenceModel::open`] and [`inference::generate`].
+//!
+//! - [`model`]: the model that is trained, on the plugin's tapes and ops.
 //! - [`config`]: `config.json`, read strictly and written back whole.
 //! - [`names`]: the one table of parameter names, shapes and roles.
 //! - [`rope`]: the frequencies of the rotary embedding.

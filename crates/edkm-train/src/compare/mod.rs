@@ -19,12 +19,10 @@ mod table;
 
 use std::path::{Path, PathBuf};
 
-use dfdx_edkm::optim::MomentFormat;
 use dfdx_edkm::EdkmDevice;
 use edkm_llama::checkpoint::{Checkpoint, Overwrite};
 use edkm_llama::config::LlamaConfig;
-use edkm_llama::model::{DynamicLlama, Recompute};
-use edkm_store::StoreSpec;
+use edkm_llama::model::DynamicLlama;
 
 pub use contender::{Contender, Training, Width};
 pub use runs::RunFigures;
@@ -33,15 +31,12 @@ pub use table::{Comparison, Original, Row};
 use crate::compress::Method;
 use crate::data::windows::check_length;
 use crate::data::TokenStream;
-use crate::device_share::DeviceShare;
 use crate::evaluate::perplexity;
 use crate::run::checkpoint::{model_fingerprint, CheckpointSettings, RunFolder, Start};
 use crate::run::{
     check_batch, check_sequence, compress_folder, finetune, stream, CalibrationSettings, ClusterSettings,
-    CompressSettings, DataSource, FinetuneSettings, Measure, Objective, Observer, OnLimits, OnNonFinite, RateUnit,
-    Stage,
+    CompressSettings, DataSource, FinetuneSettings, Objective, Observer, Stage,
 };
-use crate::trainer::Update;
 use crate::{Tokenizer, TrainError};
 use conditions::Conditions;
 
@@ -291,44 +286,30 @@ impl Planned {
         device: &D,
         observer: &mut impl Observer,
     ) -> Result<RunFigures, TrainError> {
-        let default_rate = clustering.as_ref().map_or(1e-3, ClusterSettings::learning_rate);
+        let (model_dir, data) = (&settings.model_dir, settings.data.clone());
+        let defaults = FinetuneSettings::new(model_dir, data, clustering, settings.steps, out);
         let start = match RunFolder::open(out).newest() {
             Ok(_) => Start::Resume,
             Err(_) => Start::Fresh,
         };
         let outcome = finetune(
             &FinetuneSettings {
-                model_dir: settings.model_dir.clone(),
-                data: settings.data.clone(),
                 validation: settings.validation.clone(),
                 evaluation_tokens: settings.evaluation_tokens,
-                clustering,
                 objective: match self.contender {
                     Contender::Training(Training::Dkm | Training::StraightThrough) => Objective::BEST,
                     _ => Objective::Text,
                 },
-                steps: settings.steps,
-                learning_rate: settings.learning_rate.unwrap_or(default_rate),
-                rate_unit: RateUnit::Relative,
-                weight_decay: 0.0,
-                moments: MomentFormat::F32,
-                update: Update::AfterBackward,
+                learning_rate: settings.learning_rate.unwrap_or(defaults.learning_rate),
                 sequence: settings.sequence,
                 batch: settings.batch,
-                accumulate: 1,
                 seed: self.seed.unwrap_or(0),
-                store: StoreSpec::default(),
-                device_share: DeviceShare::default(),
-                on_limits: OnLimits::Refuse,
-                recompute: Recompute::Nothing,
-                baselines: Measure::No,
-                out: out.to_path_buf(),
                 overwrite: Overwrite::Replace,
-                on_non_finite: OnNonFinite::Stop,
                 checkpoints: CheckpointSettings {
                     start,
                     ..CheckpointSettings::default()
                 },
+                ..defaults
             },
             device,
             observer,

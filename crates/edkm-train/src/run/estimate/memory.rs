@@ -292,13 +292,10 @@ fn on_device(settings: &FinetuneSettings, model: &ModelSizes, free: u64) -> u64 
 #[cfg(test)]
 mod tests {
     use edkm_cluster::Bits;
-    use edkm_llama::checkpoint::Overwrite;
-    use edkm_llama::model::Recompute;
 
     use super::*;
     use crate::bench::configurations::configuration;
-    use crate::run::checkpoint::CheckpointSettings;
-    use crate::run::{ClusterSettings, DataSource, OnLimits, OnNonFinite, RateUnit};
+    use crate::run::{ClusterSettings, DataSource};
     use crate::trainer::Update;
     use dfdx_edkm::optim::MomentFormat;
 
@@ -311,32 +308,15 @@ mod tests {
 
     /// A run without a teacher, 512 tokens a step.
     fn settings(moments: MomentFormat, device_share: DeviceShare) -> FinetuneSettings {
+        let clustering = ClusterSettings::new(Bits::new(3).unwrap(), 100);
         FinetuneSettings {
-            model_dir: "model".into(),
-            data: DataSource::HeldOut,
-            validation: DataSource::HeldOut,
             evaluation_tokens: 1000,
-            clustering: Some(ClusterSettings::new(Bits::new(3).unwrap(), 100)),
             objective: Objective::Text,
-            steps: 100,
-            learning_rate: 1e-3,
-            rate_unit: RateUnit::Relative,
-            weight_decay: 0.0,
             moments,
             sequence: 512,
             batch: 1,
-            accumulate: 1,
-            update: Update::AfterBackward,
-            seed: 0,
-            store: edkm_store::StoreSpec::default(),
             device_share,
-            recompute: Recompute::Nothing,
-            baselines: Measure::No,
-            out: "out".into(),
-            overwrite: Overwrite::Refuse,
-            on_non_finite: OnNonFinite::Stop,
-            checkpoints: CheckpointSettings::default(),
-            on_limits: OnLimits::Refuse,
+            ..FinetuneSettings::new("model", DataSource::HeldOut, Some(clustering), 100, "out")
         }
     }
 
