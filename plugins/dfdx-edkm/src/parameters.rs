@@ -3,6 +3,8 @@
 //! dfdx's `TensorCollection` needs const shapes from outside dfdx (its `TensorOptions` cannot be made otherwise). This smaller trait serves
 //! the optimizer, the checkpoints and the conversions of models whose sizes are read from a file.
 
+mod composed;
+
 use std::marker::PhantomData;
 
 use dfdx::prelude::*;
@@ -51,7 +53,8 @@ pub trait ParameterVisitor<D: EdkmDevice> {
     ) -> Result<(), Self::Error>;
 }
 
-/// A model whose parameters can be walked, in a fixed order.
+/// A model whose parameters can be walked, in a fixed order: this crate's layers, dfdx's linear layers, embedding, layer norm and activations, and what dfdx's
+/// wrappers and tuples of up to six make of these. A struct of your own visits its fields.
 pub trait Parameters<D: EdkmDevice> {
     /// Calls the visitor for each parameter; names start with `prefix`.
     fn visit_parameters<V: ParameterVisitor<D>>(&mut self, prefix: &str, visitor: &mut V) -> Result<(), V::Error>;

@@ -1,0 +1,103 @@
+//! Models that are composed as dfdx composes them, walked by the plugin's own visitor.
+
+use std::convert::Infallible;
+
+use dfdx::nn::modules::{
+    RecursiveWalker, TensorCollection, TensorOptions, TensorVisitor, ViewTensorName, ViewTensorRef,
+};
+use dfdx::prelude::*;
+use dfdx_edkm::nn::builders::{ClusteredEmbedding, ClusteredLinear, RmsNorm, UnbiasedClusteredLinear};
+use dfdx_edkm::optim::{AdamW, AdamWConfig};
+use dfdx_edkm::{backward, count_parameters, visit_clustered, ParameterKind, ParameterVisitor, Parameters, StoreTape};
+use edkm_store::Store;
+
+type Net = (
+    ClusteredLinear<8, 8>,
+    Residual<(UnbiasedClusteredLinear<8, 8>, Tanh)>,
+    Repeated<(Linear<8, 8>, ReLU), 2>,
+    GeneralizedResidual<RmsNorm<8>, LayerNorm1D<8>>,
+    SplitInto<(UnbiasedLinear<8, 4>, ClusteredLinear<8, 4>)>,
+);
+
+/// Names and lengths, from either walk.
+#[derive(Default)]
+struct Names(Vec<(String, usize)>);
+
+impl ParameterVisitor<Cpu> for Names {
+    type Error = Infallible;
+
+    fn visit<S: Shape>(
+        &mut self,
+        name: &str,
+        _: ParameterKind<'_>,
+        parameter: &mut Tensor<S, f32, Cpu>,
+    ) -> Result<(), Infallible> {
+        self.0.push((name.to_owned(), parameter.shape().num_elements()));
+        Ok(())
+    }
+}
+
+impl TensorVisitor<f32, Cpu> for Names {
+    type Viewer = (ViewTensorRef, ViewTensorName);
+    type Err = CpuError;
+    type E2 = f32;
+    type D2 = Cpu;
+
+    fn visit<S: Shape>(
+        &mut self,
+        _: TensorOptions<S, f32, Cpu>,
+        (parameter, name): (&Tensor<S, f32, Cpu>, String),
+    ) -> Result<Option<Tensor<S, f32, Cpu>>, CpuError> {
+        self.0.push((name, parameter.shape().num_elements()));
+        Ok(None)
+    }
+}
+
+fn assert_walks_agree<M: TensorCollection<f32, Cpu> + Parameters<Cpu>>(mut model: M) {
+    let (mut ours, mut dfdxs) = (Names::default(), Names::default());
+    model.visit_parameters("", &mut ours).unwrap();
+    let mut walker = RecursiveWalker {
+        m: (&model, String::new()),
+        f: &mut dfdxs,
+    };
+    M::iter_tensors(&mut walker).unwrap();
+    assert!(!ours.0.is_empty());
+    assert_eq!(ours.0, dfdxs.0);
+}
+
+#[test]
+fn parameters_have_the_names_of_dfdxs_files() {
+    let dev = Cpu::default();
+    assert_walks_agree(dev.build_module::<Net, f32>());
+    assert_walks_agree(dev.build_module::<(
+        Embedding<8, 4>,
+        ClusteredEmbedding<8, 4>,
+        AddInto<(Linear<4, 4>, Linear<4, 4>)>,
+    ), f32>());
+}
+
+#[test]
+fn a_composed_model_is_trained_with_clipping_and_its_clustered_matrices_are_found() {
+    let dev = Cpu::default();
+    let mut model = dev.build_module::<Net, f32>();
+    assert_eq!(count_parameters(&mut model), model.num_trainable_params());
+    let x: Tensor<Rank2<4, 8>, f32, _> = dev.sample_normal();
+    let mut adamw = AdamW::new(dev, AdamWConfig::default());
+    let mut losses = Vec::new();
+    for _ in 0..20 {
+        let tape = StoreTape::new(Store::marshaling(), model.alloc_grads());
+        let (a, b) = model.forward(x.clone().put_tape(tape));
+        let loss = a.square().mean() + b.square().mean();
+        losses.push(loss.array());
+        let mut gradients = backward(loss).unwrap();
+        adamw.step(&mut model, &mut gradients, 1e-2, 1.0).unwrap();
+    }
+    assert!(losses[19] < losses[0] / 2.0, "{losses:?}");
+    let mut clustered = Vec::new();
+    visit_clustered(&mut model, |matrix| {
+        clustered.push(matrix.name.to_owned());
+        Ok::<(), Infallible>(())
+    })
+    .unwrap();
+    assert_eq!(clustered, ["0.weight", "1.0.0.weight", "4.0.1.weight"]);
+}
