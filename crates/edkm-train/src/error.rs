@@ -223,9 +223,9 @@ pub enum TrainError {
         reason: String,
     },
     /// The data files hold no document and no record.
-    #[error("no text in {}", list(paths))]
+    #[error("{}", no_text(paths))]
     EmptyData {
-        /// The files.
+        /// The files; none, where none were given.
         paths: Vec<PathBuf>,
     },
     /// The data are shorter than one window.
@@ -364,14 +364,11 @@ fn reasons(damaged: &[String]) -> String {
     damaged.iter().map(|reason| format!("; {reason}")).collect()
 }
 
-fn list(paths: &[PathBuf]) -> String {
-    match paths {
-        [] => "no files".to_owned(),
-        _ => paths
-            .iter()
-            .map(|path| path.display().to_string())
-            .collect::<Vec<_>>()
-            .join(", "),
+fn no_text(paths: &[PathBuf]) -> String {
+    let names: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
+    match names.is_empty() {
+        true => "no data file was given; name at least one (.txt, .json or .jsonl)".to_owned(),
+        false => format!("no text in {}", names.join(", ")),
     }
 }
 

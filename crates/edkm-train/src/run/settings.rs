@@ -19,7 +19,7 @@ pub enum DataSource {
     Files(Vec<PathBuf>),
     /// Text in memory.
     Text(String),
-    /// The last part of the training text, which is then not trained on.
+    /// For validation alone: the last part of the training text, which is then not trained on.
     HeldOut,
 }
 
