@@ -94,7 +94,8 @@ where
         + 'static,
 {
     let (x, mut tape) = contiguous(x)?.split_tape();
-    let out = first(x.clone())?;
+    let segment_tape = tape.segment();
+    let out = segment_tape.first(|| first(x.clone()))?;
     if !T::OWNS_TAPE {
         return Ok(out.put_tape(tape));
     }
@@ -102,7 +103,7 @@ where
     let (x_ghost, out_ghost) = (x.ghost(), out.ghost());
     let segment = Rc::new(Segment::<M, S, Out, D, T> {
         module: again(),
-        tape: tape.segment(),
+        tape: segment_tape,
         state: RefCell::new(State::Saved(tape.save(x, SaveAs::local("checkpoint.x"))?)),
     });
     if output == Output::Remade {

@@ -7,7 +7,7 @@ use edkm_store::{Backend, DType, Placement, Precision, Record, StoreError, Ticke
 
 use crate::device::DeviceMemory;
 use crate::ops::Vector;
-use crate::tape::{byte_len, Context, Failure, Remake, Resident, StoreTape, Taken};
+use crate::tape::{byte_len, listener, Context, Failure, Remake, Resident, StoreTape, Taken};
 use crate::EdkmError;
 
 /// What a saved tensor is, for the store.
@@ -84,17 +84,27 @@ pub trait SaveForBackward<D: DeviceMemory>: Tape<f32, D> + 'static {
 
 /// What [`SaveForBackward::segment`] hands on.
 #[derive(Clone, Default)]
-pub struct SegmentTape(Context);
+pub struct SegmentTape(Option<Context>);
 
 impl SegmentTape {
     pub(crate) fn tape<D: DeviceMemory>(self) -> StoreTape<f32, D> {
-        StoreTape::within(self.0)
+        StoreTape::within(self.0.unwrap_or_default())
+    }
+
+    /// Runs the segment for the first time, on no tape.
+    pub(crate) fn first<R>(&self, segment: impl FnOnce() -> R) -> R {
+        match &self.0 {
+            Some(context) => context.listen(segment),
+            None => segment(),
+        }
     }
 
     /// Notes why an op failed in its backward pass.
     pub(crate) fn fail<D: DeviceMemory>(self, error: EdkmError) -> D::Err {
-        tracing::debug!(%error, "an op failed in backward");
-        self.0.failure.set(error);
+        match self.0 {
+            Some(context) => context.failure.set(error),
+            None => tracing::error!(%error, "an op failed in backward"),
+        }
         D::failed()
     }
 }
@@ -113,7 +123,10 @@ impl<D: DeviceMemory> SaveForBackward<D> for NoneTape {
     }
 
     fn fail(&self, error: EdkmError) -> D::Err {
-        tracing::error!(%error, "an op failed");
+        match listener() {
+            Some(failure) => failure.set(error),
+            None => tracing::error!(%error, "an op failed"),
+        }
         D::failed()
     }
 
@@ -271,7 +284,7 @@ impl<D: DeviceMemory> SaveForBackward<D> for StoreTape<f32, D> {
     }
 
     fn segment(&self) -> SegmentTape {
-        SegmentTape(Context::clone(self.context()))
+        SegmentTape(Some(Context::clone(self.context())))
     }
 }
 

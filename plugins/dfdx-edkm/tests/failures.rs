@@ -6,7 +6,7 @@ use std::sync::Arc;
 use dfdx::prelude::*;
 use dfdx_edkm::nn::builders::UnbiasedClusteredLinear;
 use dfdx_edkm::nn::ClusteredLinear;
-use dfdx_edkm::{backward, Clustering, EdkmError, StoreTape};
+use dfdx_edkm::{backward, try_checkpoint, Clustering, EdkmError, StoreTape};
 use edkm_store::{Backend, Held, Quote, Record, Report, SharedBytes, Store, StoreError, Ticket};
 
 /// Takes a number of records and refuses the next.
@@ -73,6 +73,31 @@ fn a_weight_that_is_not_a_number_is_named_by_its_index() {
     assert!(model.try_forward(x.put_tape(tape)).is_err());
     let reason = failure.take().expect("the reason").to_string();
     assert!(reason.contains("19"), "{reason}");
+}
+
+#[test]
+fn a_failure_in_a_checkpointed_part_has_its_reason() {
+    let dev = Cpu::default();
+    let mut model = dev.build_module::<UnbiasedClusteredLinear<8, 8>, f32>();
+    model.weight[[2, 3]] = f32::NAN;
+    let x: Tensor<Rank2<4, 8>, f32, _> = dev.sample_normal();
+    let tape = StoreTape::new(Store::memory(), Gradients::leaky());
+    let failure = tape.failure();
+    assert!(try_checkpoint(&model, x.put_tape(tape)).is_err());
+    let reason = failure.take().expect("the reason").to_string();
+    assert!(reason.contains("weight 19 is NaN"), "{reason}");
+}
+
+#[test]
+fn what_fails_without_a_tape_is_no_failure_of_a_tape_that_lives() {
+    let dev = Cpu::default();
+    let mut model = dev.build_module::<UnbiasedClusteredLinear<8, 8>, f32>();
+    let x: Tensor<Rank2<4, 8>, f32, _> = dev.sample_normal();
+    let tape = StoreTape::new(Store::memory(), Gradients::leaky());
+    let loss = try_checkpoint(&model, x.clone().put_tape(tape)).unwrap().mean();
+    model.weight = dev.tensor([[f32::NAN; 8]; 8]);
+    assert!(model.try_forward(x).is_err());
+    assert!(backward(loss).is_ok());
 }
 
 #[test]

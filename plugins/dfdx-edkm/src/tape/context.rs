@@ -23,6 +23,22 @@ pub(crate) struct Context {
 
 thread_local! {
     static CURRENT: RefCell<Weak<Context>> = const { RefCell::new(Weak::new()) };
+    /// Where ops without a tape leave their reasons, while one listens.
+    static LISTENER: RefCell<Option<Failure>> = const { RefCell::new(None) };
+}
+
+/// Puts the listener before it back, also in a panic.
+struct Listening(Option<Failure>);
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        LISTENER.set(self.0.take());
+    }
+}
+
+/// Who is told why an op without a tape failed.
+pub(crate) fn listener() -> Option<Failure> {
+    LISTENER.with_borrow(Clone::clone)
 }
 
 impl Context {
@@ -30,6 +46,12 @@ impl Context {
     pub(super) fn current() -> Option<Rc<Self>> {
         // a thread that is ending has none
         CURRENT.try_with(|current| current.borrow().upgrade()).ok().flatten()
+    }
+
+    /// Runs a part of the forward pass whose ops have no tape, since it will be run again in backward. The reasons of their failures are this context's.
+    pub(crate) fn listen<R>(&self, part: impl FnOnce() -> R) -> R {
+        let _listening = Listening(LISTENER.replace(Some(self.failure.clone())));
+        part()
     }
 
     /// Notes that a tape of this context is in use.

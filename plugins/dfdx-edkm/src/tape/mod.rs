@@ -7,7 +7,7 @@ mod rematerialize;
 mod resident;
 
 pub use backward::{backward, backward_by_parts};
-pub(crate) use context::Context;
+pub(crate) use context::{listener, Context};
 pub use failure::Failure;
 pub(crate) use rematerialize::{byte_len, Remake, Remakes, Shared};
 pub use resident::DeviceBudget;
