@@ -17,7 +17,7 @@ use crate::{Clustering, EdkmDevice, ParameterKind, ParameterVisitor, Parameters,
 
 /// What `build_module` takes.
 pub(super) mod builder {
-    /// `V` rows of `M`; see [`super::ClusteredEmbedding`].
+    /// `V` rows of `M`, 3 bits, one palette, of `f32`; see [`super::ClusteredEmbedding`].
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     pub struct ClusteredEmbedding<const V: usize, const M: usize>;
 }

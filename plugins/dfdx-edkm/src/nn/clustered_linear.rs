@@ -15,7 +15,7 @@ use crate::{Clustering, EdkmDevice, ParameterKind, ParameterVisitor, Parameters,
 
 /// What `build_module` takes.
 pub(super) mod builder {
-    /// `I` inputs, `O` outputs, 3 bits, one palette a tensor; see [`super::ClusteredLinear`].
+    /// `I` inputs, `O` outputs, 3 bits, one palette a tensor, of `f32`; see [`super::ClusteredLinear`].
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     pub struct ClusteredLinear<const I: usize, const O: usize>;
 }

@@ -41,6 +41,8 @@ static CLOCK: AtomicU64 = AtomicU64::new(0);
 /// Put it on the input in place of dfdx's `traced`: `x.put_tape(StoreTape::new(store, model.alloc_grads()))`. What dfdx's own ops capture
 /// in their closures stays there, as on dfdx's `OwnedTape`; wrap such a sub-model in [`crate::checkpoint`] to save its input alone.
 ///
+/// dfdx's modules `Dropout` and `BatchNorm` are written for `OwnedTape` alone where they train; its op `dropout` takes this tape too.
+///
 /// What an op can make again from what is saved anyway (outputs of RMSNorm, SwiGLU and short attention) is not saved by the ops that read it.
 ///
 /// An empty tape, as dfdx makes it for the branches of `Residual` and `SplitInto`, goes with the tape that was made or used last on its thread, if
