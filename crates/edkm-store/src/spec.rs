@@ -123,10 +123,15 @@ impl FromStr for StoreSpec {
 
     /// Reads the words. Their order is looked at when the store is built.
     fn from_str(text: &str) -> Result<Self, StoreError> {
-        let layers = text
-            .split(',')
-            .map(|item| item.trim().parse())
-            .collect::<Result<_, _>>()?;
+        let mut layers: Vec<LayerSpec> = Vec::new();
+        for item in text.split(',').map(str::trim) {
+            let layer = item.parse()?;
+            let is_overlap = |layer: &LayerSpec| matches!(layer, LayerSpec::Overlap(_));
+            if is_overlap(&layer) && layers.iter().any(is_overlap) {
+                return Err(error(item, "there is another overlap before it; say one bound"));
+            }
+            layers.push(layer);
+        }
         Ok(Self { layers })
     }
 }
@@ -245,6 +250,7 @@ mod tests {
             ("spill=/tmp:much", "spill=/tmp:much", "`much`"),
             ("overlap", "overlap", "overlap=256MiB"),
             ("overlap=x", "overlap=x", "`x`"),
+            ("overlap=1MiB,marshal,overlap=2MiB", "overlap=2MiB", "another overlap"),
         ] {
             let error = text.parse::<StoreSpec>().expect_err(text).to_string();
             assert!(

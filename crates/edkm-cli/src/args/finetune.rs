@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, Args as ClapArgs};
 use edkm_store::Bytes;
-use edkm_train::run::{OnNonFinite, RateUnit};
+use edkm_train::run::{Objective, OnNonFinite, RateUnit};
 
 use super::clustering::HEADING;
 use super::{ClusterArgs, DeviceArgs, OptimizerChoice};
@@ -54,15 +54,15 @@ pub struct FinetuneArgs {
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
     /// The share of the loss that is the distance to the predictions of the model as it came, the rest being the text's
-    #[arg(long, value_name = "SHARE", num_args = 0..=1, require_equals = true, default_value_t = 0.5, default_missing_value = "1")]
+    #[arg(long, value_name = "SHARE", num_args = 0..=1, require_equals = true, default_value_t = Objective::LESSON.share, default_missing_value = "1")]
     pub distill: f32,
     /// The weight of the distance of the hidden states behind each layer from those of the model as it came, each token's relative to the size of its
     /// state, which comes to the loss besides; 0 leaves them free
-    #[arg(long, value_name = "WEIGHT", default_value_t = 1.0)]
+    #[arg(long, value_name = "WEIGHT", default_value_t = Objective::LESSON.hidden)]
     pub distill_hidden: f32,
     /// Both fade as training takes the model beyond what it was: they are gone once it predicts a batch better than the model as it came by so many
     /// nats a token. inf: they stay
-    #[arg(long, value_name = "NATS", default_value_t = 0.1)]
+    #[arg(long, value_name = "NATS", default_value_t = Objective::LESSON.fade)]
     pub distill_fade: f32,
     /// The same as --distill=0 --distill-hidden 0: the text alone, in two thirds of a step's time
     #[arg(long, conflicts_with_all = ["distill", "distill_hidden", "distill_fade"])]

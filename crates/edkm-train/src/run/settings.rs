@@ -45,11 +45,14 @@ pub enum Objective {
 impl Objective {
     /// Half the model's predictions, half the text, and the hidden states of each layer besides, as far as it is worth following: what experiments
     /// found best.
-    pub const BEST: Self = Self::Teacher(Distillation {
+    pub const LESSON: Distillation = Distillation {
         share: 0.5,
         hidden: 1.0,
         fade: 0.1,
-    });
+    };
+
+    /// [`Self::LESSON`] from the model as it came.
+    pub const BEST: Self = Self::Teacher(Self::LESSON);
 }
 
 /// All that determines a run. [`FinetuneSettings::new`] has what is right for most; what differs is said in front of it:
