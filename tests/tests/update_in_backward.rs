@@ -11,12 +11,13 @@ use dfdx_edkm::optim::{AdamWConfig, MomentFormat};
 use dfdx_edkm::{ParameterKind, ParameterVisitor, Parameters};
 use edkm_cluster::Bits;
 use edkm_llama::config::LlamaConfig;
-use edkm_llama::model::{largest_part, Distillation, DynamicLlama, DynamicTeacher, Recompute};
+use edkm_llama::model::{largest_part, DynamicLlama, DynamicTeacher, Recompute};
 use edkm_store::StoreSpec;
 use edkm_testkit::assert_bitwise_equal;
 use edkm_train::data::sampler::WindowSampler;
 use edkm_train::data::TokenStream;
 use edkm_train::init::random_weights;
+use edkm_train::lesson::{Lesson, Ramp};
 use edkm_train::run::ClusterSettings;
 use edkm_train::schedule::LearningRate;
 use edkm_train::trainer::{Trainer, TrainerSettings, Update};
@@ -93,13 +94,13 @@ impl Case {
         };
         let store = "marshal".parse::<StoreSpec>().unwrap().build().unwrap();
         let trainer = Trainer::new(model, device, settings, store);
-        let lesson = Distillation {
-            share: 0.5,
-            hidden: 0.3,
+        let lesson = Lesson {
+            share: Ramp::constant(0.5),
+            hidden: Ramp { from: 0.3, to: 0.1 },
             fade: f32::INFINITY,
         };
         match teacher {
-            Some(teacher) => trainer.with_teacher(teacher, lesson),
+            Some(teacher) => trainer.with_teacher(teacher, lesson, STEPS),
             None => trainer,
         }
     }

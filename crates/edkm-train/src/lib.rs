@@ -34,6 +34,7 @@ mod error;
 pub mod evaluate;
 mod files;
 pub mod init;
+pub mod lesson;
 pub mod memory;
 pub mod metrics;
 mod optimizer_bytes;

@@ -13,6 +13,7 @@ use edkm_store::{Backend, Store};
 
 use crate::data::sampler::WindowSampler;
 use crate::data::windows::Batch;
+use crate::lesson::Lesson;
 use crate::run::first_not_finite;
 use crate::schedule::{LearningRate, TemperatureSchedule, TemperatureUnit};
 use crate::TrainError;
@@ -52,7 +53,7 @@ pub struct Trainer<D: EdkmDevice> {
     optimizer: AdamW<D>,
     settings: TrainerSettings,
     /// The model whose predictions are learned, if it is not the text alone.
-    teacher: Option<(DynamicTeacher<D>, Distillation)>,
+    teacher: Option<Taught<D>>,
     store: Store,
     device_budget: Option<DeviceBudget>,
     step: u64,
@@ -60,6 +61,20 @@ pub struct Trainer<D: EdkmDevice> {
 
 /// A loss with its tape.
 type Loss<D> = Tensor<Rank0, f32, D, StoreTape<f32, D>>;
+
+/// A model that is learned of, and how over the run.
+struct Taught<D: EdkmDevice> {
+    teacher: DynamicTeacher<D>,
+    lesson: Lesson,
+    steps: u64,
+}
+
+impl<D: EdkmDevice> Taught<D> {
+    /// What `step` learns, if it does.
+    fn at(&self, step: u64) -> Option<(&DynamicTeacher<D>, Distillation)> {
+        Some((&self.teacher, self.lesson.at(step, self.steps)?))
+    }
+}
 
 /// What a step did.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -112,10 +127,10 @@ impl<D: EdkmDevice> Trainer<D> {
         }
     }
 
-    /// The same run, where part of the loss is what the model loses against `teacher`.
-    pub fn with_teacher(self, teacher: DynamicTeacher<D>, lesson: Distillation) -> Self {
+    /// The same run, of `steps` steps, where part of the loss is what the model loses against `teacher`.
+    pub fn with_teacher(self, teacher: DynamicTeacher<D>, lesson: Lesson, steps: u64) -> Self {
         Self {
-            teacher: Some((teacher, lesson)),
+            teacher: Some(Taught { teacher, lesson, steps }),
             ..self
         }
     }
@@ -272,11 +287,12 @@ impl<D: EdkmDevice> Trainer<D> {
         let failure = tape.failure();
         let (tokens, targets) = model_input(batch);
         let forward = tracing::trace_span!("forward").entered();
-        let loss = match &self.teacher {
+        let lesson = self.teacher.as_ref().and_then(|taught| taught.at(self.step));
+        let loss = match lesson {
             None => self.model.try_loss(&tokens, targets, tape),
             Some((teacher, lesson)) => self
                 .model
-                .try_distillation_loss(teacher, *lesson, &tokens, targets, tape),
+                .try_distillation_loss(teacher, lesson, &tokens, targets, tape),
         };
         let loss = match loss {
             Ok(loss) => loss,

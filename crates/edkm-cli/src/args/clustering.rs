@@ -1,13 +1,13 @@
 //! How a run clusters: the part of `edkm finetune`'s arguments that becomes [`ClusterSettings`].
 
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use clap::{builder::PossibleValuesParser, value_parser, Args as ClapArgs, ValueEnum};
 use edkm_cluster::{Bits, GradientMode, Initialization, KeepZero, VectorLen};
 use edkm_train::run::{ClusterSettings, FirstPalettes};
 use edkm_train::schedule::{Annealing, TemperatureSchedule, TemperatureUnit};
 
+use super::range::Range;
 use super::PaletteArgs;
 use crate::commands::Failure;
 
@@ -110,36 +110,6 @@ pub enum Gradient {
     StraightThrough,
 }
 
-/// One or two numbers, `FROM:TO`.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Range {
-    /// At the first step.
-    pub from: f64,
-    /// At the last, if it is another.
-    pub to: Option<f64>,
-}
-
-impl FromStr for Range {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let number = |text: &str| {
-            text.parse::<f64>()
-                .map_err(|_| format!("`{text}` is not a number; write one as 0.1 or two as 0.15:0.002"))
-        };
-        Ok(match text.split_once(':') {
-            None => Range {
-                from: number(text)?,
-                to: None,
-            },
-            Some((from, to)) => Range {
-                from: number(from)?,
-                to: Some(number(to)?),
-            },
-        })
-    }
-}
-
 impl ClusterArgs {
     /// The settings for a run of `steps` steps.
     ///
@@ -191,26 +161,5 @@ impl ClusterArgs {
             rules: self.palettes.rules(self.layers.as_deref())?,
             ..defaults
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_temperature_is_one_number_or_two() {
-        let range = |text: &str| text.parse::<Range>();
-        assert_eq!(range("0.1"), Ok(Range { from: 0.1, to: None }));
-        assert_eq!(
-            range("0.15:2e-3"),
-            Ok(Range {
-                from: 0.15,
-                to: Some(2e-3)
-            })
-        );
-        for bad in ["", ":", "0.1:", "a:1", "1:2:3"] {
-            assert!(range(bad).unwrap_err().contains("0.15:0.002"), "{bad}");
-        }
     }
 }

@@ -8,7 +8,7 @@ use edkm_store::Bytes;
 use edkm_train::run::{Objective, OnNonFinite, RateUnit};
 
 use super::clustering::HEADING;
-use super::{ClusterArgs, DeviceArgs, OptimizerChoice};
+use super::{ClusterArgs, DeviceArgs, OptimizerChoice, Range};
 
 /// `edkm finetune`
 #[derive(Debug, ClapArgs)]
@@ -53,14 +53,15 @@ pub struct FinetuneArgs {
     /// Seed of the data's order
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
-    /// The share of the loss that is the distance to the predictions of the model as it came, the rest being the text's
-    #[arg(long, value_name = "SHARE", num_args = 0..=1, require_equals = true, default_value_t = Objective::LESSON.share, default_missing_value = "1")]
-    pub distill: f32,
+    /// The share of the loss that is the distance to the predictions of the model as it came, the rest being the text's: at the first step and at the
+    /// last, in a straight line, or one number for all
+    #[arg(long, value_name = "FROM:TO", num_args = 0..=1, require_equals = true, default_value_t = Objective::LESSON.share.into(), default_missing_value = "1")]
+    pub distill: Range,
     /// The weight of the distance of the hidden states behind each layer from those of the model as it came, each token's relative to the size of its
-    /// state, which comes to the loss besides; 0 leaves them free
-    #[arg(long, value_name = "WEIGHT", default_value_t = Objective::LESSON.hidden)]
-    pub distill_hidden: f32,
-    /// Both fade as training takes the model beyond what it was: they are gone once it predicts a batch better than the model as it came by so many
+    /// state, which comes to the loss besides, in the same way; 0 leaves them free
+    #[arg(long, value_name = "FROM:TO", default_value_t = Objective::LESSON.hidden.into())]
+    pub distill_hidden: Range,
+    /// Both fade besides as training takes the model beyond what it was: they are gone once it predicts a batch better than the model as it came by so many
     /// nats a token. inf: they stay
     #[arg(long, value_name = "NATS", default_value_t = Objective::LESSON.fade)]
     pub distill_fade: f32,

@@ -14,6 +14,7 @@ mod inspect;
 mod make_default;
 mod optimizer;
 mod palettes;
+mod range;
 mod sampling;
 mod task_requests;
 
@@ -42,6 +43,7 @@ pub use inspect::InspectArgs;
 pub use make_default::MakeDefaultArgs;
 pub use optimizer::OptimizerChoice;
 pub use palettes::PaletteArgs;
+pub use range::Range;
 pub use task_requests::TaskRequest;
 
 /// Train-time weight clustering (eDKM) for LLaMA models: weight matrices that take only 2^bits values.

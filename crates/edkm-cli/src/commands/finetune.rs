@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use dfdx_edkm::EdkmDevice;
 use edkm_llama::checkpoint::Overwrite;
-use edkm_llama::model::Distillation;
+use edkm_train::lesson::Lesson;
 use edkm_train::run::checkpoint::{completed, CheckpointSettings, Start};
 use edkm_train::run::estimate::{estimate, Estimate};
 use edkm_train::run::{
@@ -13,7 +13,7 @@ use edkm_train::run::{
 };
 
 use super::{plan, recompute, update, Failure};
-use crate::args::FinetuneArgs;
+use crate::args::{FinetuneArgs, Range};
 use crate::console::{bytes, note, Output};
 use crate::device::OnDevice;
 use crate::embedded;
@@ -127,10 +127,13 @@ impl OnDevice for Training<'_> {
     }
 }
 
+/// What `--distill` without a share says.
+const LEFT_OUT: Range = Range { from: 1.0, to: None };
+
 /// `--distill 0.5` names a folder 0.5, since the share may be left out.
 fn check_share(args: &FinetuneArgs) -> Result<(), Failure> {
     match &args.model_dir {
-        Some(dir) if args.distill == 1.0 && !dir.exists() && dir.to_string_lossy().parse::<f32>().is_ok() => {
+        Some(dir) if args.distill == LEFT_OUT && !dir.exists() && dir.to_string_lossy().parse::<Range>().is_ok() => {
             let share = dir.display();
             Err(format!(
                 "there is no model folder {share}; a share of distillation is written with `=`: --distill={share}"
@@ -163,13 +166,12 @@ fn settings(args: &FinetuneArgs, embedded_folder: Option<&Path>) -> Result<Finet
     };
     let default_rate = clustering.as_ref().map_or(1e-3, ClusterSettings::learning_rate);
     let learning_rate = args.lr.unwrap_or(default_rate);
-    let lesson = Distillation {
-        share: args.distill,
-        hidden: args.distill_hidden,
+    let lesson = Lesson {
+        share: args.distill.into(),
+        hidden: args.distill_hidden.into(),
         fade: args.distill_fade,
     };
-    let nothing = lesson.share == 0.0 && lesson.hidden == 0.0;
-    let objective = match args.no_distill || args.no_cluster || nothing {
+    let objective = match args.no_distill || args.no_cluster || lesson.is_nothing() {
         true => Objective::Text,
         false => Objective::Teacher(lesson),
     };

@@ -120,6 +120,7 @@ fn every_way_to_train_differs_from_the_plain_one() {
         &["--distill=0"],
         &["--distill-hidden", "3"],
         &["--distill-hidden", "0"],
+        &["--distill=0:1"],
         &["--no-distill"],
     ] {
         let other = after(&[&["--steps", "3", "--lr", "1e-2"], arguments].concat());
@@ -142,6 +143,7 @@ fn settings_that_cannot_be_used_are_named() {
         ),
         (&["--tolerance=-1"], "tolerance"),
         (&["--distill=2"], "distillation"),
+        (&["--distill=0:2"], "distillation"),
         (&["--distill-hidden=-1"], "hidden states"),
         (&["--distill-fade", "nan"], "fade"),
         (&["--iterations", "0"], "iterations"),

@@ -72,7 +72,7 @@ impl<D: EdkmDevice> Run<'_, D> {
             trainer = trainer.with_device_budget(budget);
         }
         if let (Some(teacher), Objective::Teacher(lesson)) = (teacher, settings.objective) {
-            trainer = trainer.with_teacher(teacher, lesson);
+            trainer = trainer.with_teacher(teacher, lesson, settings.steps);
         }
         let step = trainer.step_count();
         let is_later = |from: u64| from > 0 && step <= from;

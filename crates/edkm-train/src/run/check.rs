@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use edkm_llama::config::LlamaConfig;
-use edkm_llama::model::Distillation;
 
 use super::{ClusterSettings, FinetuneSettings, Objective, OnNonFinite};
+use crate::lesson::Lesson;
 use crate::schedule::LearningRate;
 use crate::trainer::Update;
 use crate::TrainError;
@@ -119,23 +119,27 @@ fn check_update(settings: &FinetuneSettings) -> Result<(), TrainError> {
 }
 
 fn check_objective(objective: Objective) -> Result<(), TrainError> {
-    let Objective::Teacher(Distillation { share, hidden, fade }) = objective else {
+    let Objective::Teacher(Lesson { share, hidden, fade }) = objective else {
         return Ok(());
     };
-    let is_share = (0.0..=1.0).contains(&share);
-    holds(
-        "share of distillation",
-        share,
-        "a part of the loss from 0 to 1",
-        is_share,
-    )?;
-    let is_weight = hidden.is_finite() && hidden >= 0.0;
-    holds(
-        "weight of hidden states in distillation",
-        hidden,
-        "a finite number from 0",
-        is_weight,
-    )?;
+    for share in [share.from, share.to] {
+        let is_share = (0.0..=1.0).contains(&share);
+        holds(
+            "share of distillation",
+            share,
+            "a part of the loss from 0 to 1",
+            is_share,
+        )?;
+    }
+    for weight in [hidden.from, hidden.to] {
+        let is_weight = weight.is_finite() && weight >= 0.0;
+        holds(
+            "weight of hidden states in distillation",
+            weight,
+            "a finite number from 0",
+            is_weight,
+        )?;
+    }
     holds("fade of distillation", fade, "nats a token from 0, or inf", fade >= 0.0)
 }
 

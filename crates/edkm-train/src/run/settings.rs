@@ -4,12 +4,13 @@ use std::path::PathBuf;
 
 use dfdx_edkm::optim::MomentFormat;
 use edkm_llama::checkpoint::Overwrite;
-use edkm_llama::model::{Distillation, Recompute};
+use edkm_llama::model::Recompute;
 use edkm_store::StoreSpec;
 
 use super::checkpoint::CheckpointSettings;
 use super::{ClusterSettings, OnNonFinite, RateUnit};
 use crate::device_share::DeviceShare;
+use crate::lesson::{Lesson, Ramp};
 use crate::trainer::Update;
 
 /// Where text comes from.
@@ -39,15 +40,15 @@ pub enum Objective {
     #[default]
     Text,
     /// What the model said of the text before it was clustered, and the text.
-    Teacher(Distillation),
+    Teacher(Lesson),
 }
 
 impl Objective {
-    /// Half the model's predictions, half the text, and the hidden states of each layer besides, as far as it is worth following: what experiments
-    /// found best.
-    pub const LESSON: Distillation = Distillation {
-        share: 0.5,
-        hidden: 1.0,
+    /// The model's predictions at first, the text at last, and the hidden states of each layer besides, less and less, as far as it is worth
+    /// following: what experiments found best.
+    pub const LESSON: Lesson = Lesson {
+        share: Ramp { from: 1.0, to: 0.0 },
+        hidden: Ramp { from: 1.0, to: 0.0 },
         fade: 0.1,
     };
 

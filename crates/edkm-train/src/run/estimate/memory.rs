@@ -2,7 +2,6 @@
 
 use super::sizes::ModelSizes;
 use super::{share, Share, StageMemory, TextSizes, When};
-use edkm_llama::model::Distillation;
 
 use crate::device_share::{what_fits, DeviceShare};
 use crate::run::{FinetuneSettings, Measure, Objective};
@@ -258,7 +257,7 @@ fn models(settings: &FinetuneSettings) -> u64 {
 fn saved_by_layer(settings: &FinetuneSettings, model: &ModelSizes) -> u64 {
     let tokens = tokens(settings);
     let hidden_states = match settings.objective {
-        Objective::Teacher(Distillation { hidden, .. }) if hidden != 0.0 => model.hidden(tokens),
+        Objective::Teacher(lesson) if !lesson.hidden.is_zero() => model.hidden(tokens),
         _ => 0,
     };
     model
