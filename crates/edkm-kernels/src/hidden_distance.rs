@@ -58,7 +58,7 @@ mod tests {
     fn every_row_counts_by_its_own_length() {
         for (rows, width) in [(1, 1), (5, 7), (40, 33), (3, 4096)] {
             let (x, mut y) = (random(1, rows * width), random(2, rows * width));
-            // a token whose state is a thousand times the others', as LLaMAs' first one is, and one without any
+            // a token whose state is far larger than the others', as LLaMAs' first one is, and one without any
             y[..width].iter_mut().for_each(|y| *y *= 1000.0);
             y[(rows - 1) * width..].fill(if rows > 1 { 0.0 } else { 1.0 });
             let (wx, wy) = (wide(&x), wide(&y));

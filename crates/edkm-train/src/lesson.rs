@@ -6,14 +6,14 @@ use edkm_llama::model::Distillation;
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Ramp {
     /// At the first step.
-    pub from: f32,
+    pub from: f64,
     /// At the last step.
-    pub to: f32,
+    pub to: f64,
 }
 
 impl Ramp {
     /// The same at every step.
-    pub const fn constant(value: f32) -> Self {
+    pub const fn constant(value: f64) -> Self {
         Self { from: value, to: value }
     }
 
@@ -23,12 +23,12 @@ impl Ramp {
     }
 
     /// The number of `step`, from 0, of a run of `steps`. After the last step it stays.
-    pub fn at(&self, step: u64, steps: u64) -> f32 {
+    pub fn at(&self, step: u64, steps: u64) -> f64 {
         let last = steps.saturating_sub(1);
         match step.min(last) {
             0 => self.from,
             step if step == last => self.to,
-            step => self.from + (self.to - self.from) * (step as f32 / last as f32),
+            step => self.from + (self.to - self.from) * (step as f64 / last as f64),
         }
     }
 }
@@ -47,7 +47,7 @@ pub struct Lesson {
 impl Lesson {
     /// The lesson of `step`, from 0, of a run of `steps`; `None` where nothing is learned of the teacher.
     pub fn at(&self, step: u64, steps: u64) -> Option<Distillation> {
-        let (share, hidden) = (self.share.at(step, steps), self.hidden.at(step, steps));
+        let [share, hidden] = [self.share, self.hidden].map(|ramp| ramp.at(step, steps) as f32);
         (share != 0.0 || hidden != 0.0).then_some(Distillation {
             share,
             hidden,
@@ -69,7 +69,7 @@ mod tests {
     fn a_ramp_is_a_straight_line_with_exact_ends() {
         let ramp = Ramp { from: 0.9, to: 0.1 };
         assert_eq!([0, 4, 5].map(|step| ramp.at(step, 5)), [0.9, 0.1, 0.1]);
-        assert!((ramp.at(1, 5) - 0.7).abs() < 1e-6);
+        assert!((ramp.at(1, 5) - 0.7).abs() < 1e-12);
         // a single step is the first one
         assert_eq!([0, 1].map(|steps| ramp.at(0, steps)), [0.9, 0.9]);
         assert_eq!(Ramp::constant(0.3).at(7, 20), 0.3);

@@ -45,8 +45,8 @@ impl fmt::Display for Range {
 impl From<Ramp> for Range {
     fn from(Ramp { from, to }: Ramp) -> Self {
         Self {
-            from: from.into(),
-            to: (to != from).then_some(to.into()),
+            from,
+            to: (to != from).then_some(to),
         }
     }
 }
@@ -54,8 +54,8 @@ impl From<Ramp> for Range {
 impl From<Range> for Ramp {
     fn from(Range { from, to }: Range) -> Self {
         Self {
-            from: from as f32,
-            to: to.unwrap_or(from) as f32,
+            from,
+            to: to.unwrap_or(from),
         }
     }
 }
@@ -78,7 +78,7 @@ mod tests {
         for bad in ["", ":", "0.1:", "a:1", "1:2:3"] {
             assert!(range(bad).unwrap_err().contains("0.15:0.002"), "{bad}");
         }
-        for text in ["0.5", "1:0"] {
+        for text in ["0.5", "1:0.3"] {
             assert_eq!(Range::from(Ramp::from(range(text).unwrap())).to_string(), text);
         }
     }

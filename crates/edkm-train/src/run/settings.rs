@@ -48,7 +48,7 @@ impl Objective {
     /// following: what experiments found best.
     pub const LESSON: Lesson = Lesson {
         share: Ramp { from: 1.0, to: 0.0 },
-        hidden: Ramp { from: 1.0, to: 0.0 },
+        hidden: Ramp { from: 1.0, to: 0.3 },
         fade: 0.1,
     };
 

@@ -1,7 +1,7 @@
 //! How far hidden states are from another model's: a hint for layers inside (FitNets, arXiv 1412.6550), beside [`super::distillation`] for the
 //! predictions.
 //!
-//! Each token's distance is relative to the length of its own state. LLaMAs have tokens, the first of a text among them, whose states are a thousand
+//! Each token's distance is relative to the length of its own state. LLaMAs have tokens, the first of a text among them, whose states are hundreds of
 //! times as large as the others' (arXiv 2402.17762): relative to all of them together the others' distances would count for nothing.
 
 mod cpu_kernel;
