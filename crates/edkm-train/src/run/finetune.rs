@@ -92,7 +92,7 @@ pub fn finetune<D: EdkmDevice>(
     let state = checkpoint.as_ref().map(|(_, state)| state);
     let before = match Before::take(&settings, &mut inputs.model, &inputs.validation, state, observer) {
         // there is nothing yet to go on from
-        Err(TrainError::Stopped) => {
+        Err(TrainError::Stopped) if state.is_none() => {
             folder.remove()?;
             return Err(TrainError::Stopped);
         }

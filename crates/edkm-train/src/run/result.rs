@@ -1,6 +1,7 @@
 //! What a run leaves: the folder with the compressed model, and its figures.
 
 use dfdx_edkm::EdkmDevice;
+use edkm_kernels::LargePages;
 use edkm_llama::checkpoint::{copy_companions, FloatDtype, OutputDir, Sharding};
 use edkm_llama::config::LlamaConfig;
 use edkm_llama::model::DynamicLlama;
@@ -19,7 +20,6 @@ use crate::metrics::StepMetrics;
 use crate::report::StoreLayerFigures;
 use crate::trainer::Trainer;
 use crate::{Tokenizer, TrainError};
-use edkm_kernels::LargePages;
 
 /// What the result is written with, beside the model.
 pub(super) struct Beside<'a> {
