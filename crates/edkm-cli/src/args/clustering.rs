@@ -37,7 +37,7 @@ pub struct ClusterArgs {
     #[arg(long)]
     pub plan: bool,
     /// Softness of the assignment: at the first step and at the last, falling exponentially, or one number for all
-    #[arg(long, value_name = "FROM:TO")]
+    #[arg(long, value_name = "FROM:TO", allow_hyphen_values = true)]
     pub temperature: Option<Range>,
     /// What the temperature is measured in
     #[arg(long, value_enum, default_value_t = Unit::Relative, requires = "temperature")]

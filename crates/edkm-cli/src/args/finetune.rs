@@ -59,7 +59,7 @@ pub struct FinetuneArgs {
     pub distill: Range,
     /// The weight of the distance of the hidden states behind each layer from those of the model as it came, each token's relative to the size of its
     /// state, which comes to the loss besides, in the same way; 0 leaves them free
-    #[arg(long, value_name = "FROM:TO", default_value_t = Objective::LESSON.hidden.into())]
+    #[arg(long, value_name = "FROM:TO", allow_hyphen_values = true, default_value_t = Objective::LESSON.hidden.into())]
     pub distill_hidden: Range,
     /// Both fade besides as training takes the model beyond what it was: they are gone once it predicts a batch better than the model as it came by so many
     /// nats a token. inf: they stay

@@ -307,6 +307,8 @@ fn settings_without_a_meaning_are_refused_before_any_work() {
         (&["--weight-decay", "-1"], &["weight decay is -1"]),
         (&["--lr", "-1"], &["learning rate is -1", "from 0"]),
         (&["--temperature", "-1"], &["temperature", "-1"]),
+        (&["--temperature", "-1:-2"], &["temperature is -1"]),
+        (&["--distill-hidden", "-1:0"], &["hidden states", "-1"]),
         (&["--cluster-from", "2"], &["--cluster-from", "is 2", "--steps"]),
         (&["--bits-budget", "nan"], &["budget", "NaN"]),
         (&["--bits-budget", "0"], &["budget", "is 0"]),
