@@ -14,7 +14,7 @@ use crate::{files, TrainError};
 pub struct StepMetrics {
     /// The step, from 0: one less than the number that messages have for it.
     pub step: u64,
-    /// What the step learned from: the mean negative log likelihood over its tokens that count, in nats, mixed with what a teacher's lesson adds
+    /// The mean negative log likelihood over the step's tokens that count, in nats, before its update, whatever else the step learned from
     /// ([`crate::run::Objective`]); `null` for a step that was left out.
     pub loss: Option<f64>,
     /// The learning rate that the step used.

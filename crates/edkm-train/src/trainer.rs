@@ -81,7 +81,7 @@ impl<D: EdkmDevice> Taught<D> {
 pub struct StepOutcome {
     /// The step, from 0.
     pub step: u64,
-    /// The loss before the update: nats a token of the text, or as the lesson of a teacher mixes it, distances of hidden states included.
+    /// The text's cross-entropy before the update, in nats a token, whatever its part in what the step learned from.
     pub loss: f64,
     /// Norm of all gradients before clipping.
     pub gradient_norm: f64,
@@ -278,7 +278,7 @@ impl<D: EdkmDevice> Trainer<D> {
         Ok((value, keep_parameters(&mut self.model, gradients)?))
     }
 
-    /// Loss of one batch, which is finite, on a tape that adds to `gradients`.
+    /// Cross-entropy of one batch, and what is learned of it, a finite loss, on a tape that adds to `gradients`.
     fn forward(&mut self, batch: Batch, gradients: Gradients<f32, D>) -> Result<(f64, Loss<D>), TrainError> {
         let mut tape = StoreTape::shared(Arc::new(self.store.clone()) as Arc<dyn Backend>, gradients);
         if let Some(budget) = &self.device_budget {
@@ -288,14 +288,15 @@ impl<D: EdkmDevice> Trainer<D> {
         let (tokens, targets) = model_input(batch);
         let forward = tracing::trace_span!("forward").entered();
         let lesson = self.teacher.as_ref().and_then(|taught| taught.at(self.step));
-        let loss = match lesson {
-            None => self.model.try_loss(&tokens, targets, tape),
+        let outcome = match lesson {
+            None => self.model.try_loss(&tokens, targets, tape).map(|loss| (loss, None)),
             Some((teacher, lesson)) => self
                 .model
-                .try_distillation_loss(teacher, lesson, &tokens, targets, tape),
+                .try_distillation_loss(teacher, lesson, &tokens, targets, tape)
+                .map(|taught| (taught.loss, Some(taught.cross_entropy))),
         };
-        let loss = match loss {
-            Ok(loss) => loss,
+        let (loss, cross_entropy) = match outcome {
+            Ok(outcome) => outcome,
             Err(device) => return Err(self.failed("forward", failure.take(), device)),
         };
         drop(forward);
@@ -309,7 +310,7 @@ impl<D: EdkmDevice> Trainer<D> {
                 tensor,
             });
         }
-        Ok((value, loss))
+        Ok((cross_entropy.unwrap_or(value), loss))
     }
 
     fn failed(&self, pass: &'static str, failure: Option<dfdx_edkm::EdkmError>, device: D::Err) -> TrainError {

@@ -95,8 +95,13 @@ fn taught(times: f32, teacher_times: f32, fade: f32) -> (f32, Vec<f32>, f32) {
         fade,
     };
     let store = Store::memory();
-    let Taught { loss, trust } =
-        distillation(x.clone().put_tape(tape(&store)), &head, None, teacher, targets()).unwrap();
+    let x_taped = x.clone().put_tape(tape(&store));
+    let Taught {
+        loss,
+        cross_entropy,
+        trust,
+    } = distillation(x_taped, &head, None, teacher, targets()).unwrap();
+    assert!((cross_entropy - cross_entropy_of(times.into())).abs() < 1e-6);
     let value = loss.array();
     (value, backward(loss).unwrap().get(&x).as_vec(), trust)
 }

@@ -33,7 +33,7 @@ struct Beside<D: EdkmDevice, T> {
 
 impl<V: Dim, H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> Llama<V, H, Q, K, F, D> {
     /// What the model loses against `teacher`, the one that it is to stand for, and the mean cross-entropy of `targets`, as `lesson` weighs them; in
-    /// nats a token, beside the distances of hidden states, which have no unit. The teacher runs without a tape.
+    /// nats a token, beside the distances of hidden states, which have no unit and are in the loss too. The teacher runs without a tape.
     ///
     /// # Errors
     /// Those of [`Self::try_hidden`], a teacher of another vocabulary, and, if hidden states are compared, one of another depth or width.
@@ -44,7 +44,7 @@ impl<V: Dim, H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> Llama<V, H, Q, K, F,
         tokens: &Tokens,
         targets: Targets,
         tape: T,
-    ) -> Result<Tensor<Rank0, f32, D, T>, D::Err> {
+    ) -> Result<Taught<D, T>, D::Err> {
         let Beside {
             student: h_NH,
             teacher: hidden,
@@ -66,8 +66,16 @@ impl<V: Dim, H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> Llama<V, H, Q, K, F,
             fade: lesson.fade,
         };
         let (head, clustering) = self.head_weight()?;
-        let Taught { loss, trust } = distillation(h_NH, &head, clustering, teacher, targets)?;
-        add_distances(loss, &distances, trust)
+        let Taught {
+            loss,
+            cross_entropy,
+            trust,
+        } = distillation(h_NH, &head, clustering, teacher, targets)?;
+        Ok(Taught {
+            loss: add_distances(loss, &distances, trust)?,
+            cross_entropy,
+            trust,
+        })
     }
 
     /// Both models' hidden states behind the last norm, and the distance of the students' from the teacher's behind each layer, times `weight`. Layer by

@@ -29,10 +29,12 @@ pub struct Teacher<D: EdkmDevice> {
     pub fade: f32,
 }
 
-/// The loss, and how far the teacher was believed.
+/// The loss, and what it is made of.
 pub struct Taught<D: EdkmDevice, T> {
     /// In nats a token.
     pub loss: Tensor<Rank0, f32, D, T>,
+    /// The student's mean cross-entropy of the targets, in nats a token, whatever its part in the loss.
+    pub cross_entropy: f64,
     /// What the teacher's share was multiplied by, from 0 to 1. A constant of the gradient.
     pub trust: f32,
 }
@@ -167,9 +169,13 @@ pub fn distillation<D: EdkmDevice, T: SaveForBackward<D>>(
     let scale = if sums.weight > 0.0 { 1.0 / sums.weight } else { 0.0 };
     let total = teacher.lesson(&targets, trust).total(&sums);
     let loss = device.try_tensor_from_vec(vec![(total * scale) as f32], ())?;
+    let taught = |loss| Taught {
+        loss,
+        cross_entropy: sums.cross_entropy * scale,
+        trust,
+    };
     if !T::OWNS_TAPE {
-        let loss = loss.put_tape(tape);
-        return Ok(Taught { loss, trust });
+        return Ok(taught(loss.put_tape(tape)));
     }
     let (x_ghost, head_ghost, loss_ghost) = (x.ghost(), head.ghost(), loss.ghost());
     let head = head.clone();
@@ -193,6 +199,5 @@ pub fn distillation<D: EdkmDevice, T: SaveForBackward<D>>(
         *grads.get_or_alloc_mut(&x_ghost)? = grad_x;
         outcome.map_err(|error| segment.fail::<D>(error))
     });
-    let loss = loss.put_tape(tape);
-    Ok(Taught { loss, trust })
+    Ok(taught(loss.put_tape(tape)))
 }
