@@ -25,7 +25,7 @@ pub struct FinetuneArgs {
     /// Steps of training
     #[arg(long, default_value_t = 400)]
     pub steps: u64,
-    /// Peak learning rate; without it 3e-3 up to 2 bits a weight, 2e-3 below 4, and 1e-3 for more or without clustering
+    /// Peak learning rate; without it 4.5e-3 up to 2 bits a weight, 3e-3 up to 3, 2e-3 below 4, and 1e-3 for more or without clustering
     #[arg(long)]
     pub lr: Option<f64>,
     /// What --lr is measured in for a clustered matrix

@@ -74,7 +74,8 @@ impl ClusterSettings {
     pub fn learning_rate(&self) -> f64 {
         let by_bits = f64::from(self.bits.get()) / self.vector.get() as f64;
         match self.bits_budget.unwrap_or(by_bits) {
-            ..=2.0 => 3e-3,
+            ..=2.0 => 4.5e-3,
+            ..=3.0 => 3e-3,
             ..4.0 => 2e-3,
             _ => 1e-3,
         }
