@@ -16,28 +16,13 @@ pub fn add<R: Runtime>(
     runtime: &R,
     x: Slice<'_, f32>,
     y: Slice<'_, f32>,
-    out: SliceMut<'_, f32>,
-) -> Result<(), R::Error> {
-    // SAFETY: edkm_add(x, y, out, len) reaches `len` numbers of each.
-    unsafe { of_two(runtime, "edkm_add", x, y, out) }
-}
-
-/// Launches a kernel of two operands.
-///
-/// # Safety
-/// `kernel(x, y, out, len)` reaches at most `len` numbers of each, and writes to `out` alone.
-unsafe fn of_two<R: Runtime>(
-    runtime: &R,
-    kernel: &'static str,
-    x: Slice<'_, f32>,
-    y: Slice<'_, f32>,
     mut out: SliceMut<'_, f32>,
 ) -> Result<(), R::Error> {
     check::len("x", x.len(), out.len());
     check::len("y", y.len(), out.len());
     let arguments = [x.argument(), y.argument(), out.argument(), Size(out.len())];
-    // SAFETY: the caller's contract; all are of one length.
-    unsafe { runtime.launch(kernel, blocks_for(out.len()), &arguments) }
+    // SAFETY: edkm_add(x, y, out, len) reaches `len` numbers of each, which is their length.
+    unsafe { runtime.launch("edkm_add", blocks_for(out.len()), &arguments) }
 }
 
 /// to += factor x times x from, with `times` one number and the others of one length.

@@ -32,7 +32,13 @@ pub fn axpy(a: f32, x: &[f32], y: &mut [f32]) {
 pub fn add(a: &[f32], b: &[f32], out: &mut [f32]) {
     check::len("a", a, out.len());
     check::len("b", b, out.len());
-    of_two(a, b, out, |a, b| a + b);
+    parallel::for_each_piece(out, parallel::PIECE, |first, out| {
+        let (a, b) = (&a[first..][..out.len()], &b[first..][..out.len()]);
+        dispatch(
+            #[inline(always)]
+            || out.iter_mut().zip(a).zip(b).for_each(|((out, a), b)| *out = a + b),
+        );
+    });
 }
 
 /// y *= a.
@@ -62,16 +68,6 @@ fn in_place(y: &mut [f32], f: impl Fn(f32) -> f32 + Send + Sync) {
         dispatch(
             #[inline(always)]
             || y.iter_mut().for_each(|y| *y = f(*y)),
-        );
-    });
-}
-
-fn of_two(a: &[f32], b: &[f32], out: &mut [f32], f: impl Fn(f32, f32) -> f32 + Send + Sync) {
-    parallel::for_each_piece(out, parallel::PIECE, |first, out| {
-        let (a, b) = (&a[first..][..out.len()], &b[first..][..out.len()]);
-        dispatch(
-            #[inline(always)]
-            || out.iter_mut().zip(a).zip(b).for_each(|((out, &a), &b)| *out = f(a, b)),
         );
     });
 }

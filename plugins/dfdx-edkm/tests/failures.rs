@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use dfdx::prelude::*;
 use dfdx_edkm::nn::builders::UnbiasedClusteredLinear;
-use dfdx_edkm::nn::ClusteredLinear;
+use dfdx_edkm::nn::{ClusteredLinear, UnbiasedClusteredLinear as BuiltLayer};
 use dfdx_edkm::{backward, try_checkpoint, Clustering, EdkmError, StoreTape};
 use edkm_store::{Backend, Held, Quote, Record, Report, SharedBytes, Store, StoreError, Ticket};
 
@@ -62,29 +62,30 @@ fn a_failed_save_ends_the_forward_pass_with_its_reason() {
     );
 }
 
-#[test]
-fn a_weight_that_is_not_a_number_is_named_by_its_index() {
+type Layer = BuiltLayer<Const<8>, Const<8>, f32, Cpu>;
+type Taped = Tensor<Rank2<4, 8>, f32, Cpu, StoreTape<f32, Cpu>>;
+
+/// What the tape says of a layer with a weight that is not a number.
+fn reason_of_nan(forward: impl FnOnce(&Layer, Taped) -> Result<Taped, CpuError>) -> String {
     let dev = Cpu::default();
     let mut model = dev.build_module::<UnbiasedClusteredLinear<8, 8>, f32>();
     model.weight[[2, 3]] = f32::NAN;
     let x: Tensor<Rank2<4, 8>, f32, _> = dev.sample_normal();
     let tape = StoreTape::new(Store::memory(), Gradients::leaky());
     let failure = tape.failure();
-    assert!(model.try_forward(x.put_tape(tape)).is_err());
-    let reason = failure.take().expect("the reason").to_string();
+    assert!(forward(&model, x.put_tape(tape)).is_err());
+    failure.take().expect("the reason").to_string()
+}
+
+#[test]
+fn a_weight_that_is_not_a_number_is_named_by_its_index() {
+    let reason = reason_of_nan(Layer::try_forward);
     assert!(reason.contains("19"), "{reason}");
 }
 
 #[test]
 fn a_failure_in_a_checkpointed_part_has_its_reason() {
-    let dev = Cpu::default();
-    let mut model = dev.build_module::<UnbiasedClusteredLinear<8, 8>, f32>();
-    model.weight[[2, 3]] = f32::NAN;
-    let x: Tensor<Rank2<4, 8>, f32, _> = dev.sample_normal();
-    let tape = StoreTape::new(Store::memory(), Gradients::leaky());
-    let failure = tape.failure();
-    assert!(try_checkpoint(&model, x.put_tape(tape)).is_err());
-    let reason = failure.take().expect("the reason").to_string();
+    let reason = reason_of_nan(try_checkpoint);
     assert!(reason.contains("weight 19 is NaN"), "{reason}");
 }
 

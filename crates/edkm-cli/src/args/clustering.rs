@@ -7,8 +7,7 @@ use edkm_cluster::{Bits, GradientMode, Initialization, KeepZero, VectorLen};
 use edkm_train::run::{ClusterSettings, FirstPalettes};
 use edkm_train::schedule::{Annealing, TemperatureSchedule, TemperatureUnit};
 
-use super::range::Range;
-use super::PaletteArgs;
+use super::{PaletteArgs, Range};
 use crate::commands::Failure;
 
 /// The heading of these arguments in the help.

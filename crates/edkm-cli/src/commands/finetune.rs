@@ -8,8 +8,8 @@ use edkm_train::lesson::Lesson;
 use edkm_train::run::checkpoint::{completed, CheckpointSettings, Start};
 use edkm_train::run::estimate::{estimate, Estimate};
 use edkm_train::run::{
-    finetune, free_folder, plan_finetune, ClusterSettings, DataSource, FinetuneOutcome, FinetuneSettings, Measure,
-    Objective, OnLimits, PlannedLayer,
+    finetune, free_folder, plan_finetune, DataSource, FinetuneOutcome, FinetuneSettings, Measure, Objective, OnLimits,
+    PlannedLayer,
 };
 
 use super::{plan, recompute, update, Failure};
@@ -164,8 +164,6 @@ fn settings(args: &FinetuneArgs, embedded_folder: Option<&Path>) -> Result<Finet
         true => None,
         false => Some(args.clustering.settings(args.steps)?),
     };
-    let default_rate = clustering.as_ref().map_or(1e-3, ClusterSettings::learning_rate);
-    let learning_rate = args.lr.unwrap_or(default_rate);
     let lesson = Lesson {
         share: args.distill.into(),
         hidden: args.distill_hidden.into(),
@@ -186,15 +184,13 @@ fn settings(args: &FinetuneArgs, embedded_folder: Option<&Path>) -> Result<Finet
         Measure::No
     };
     let (store, device_share) = args.device.storage(args.store.as_deref(), args.device_memory)?;
+    let out = args.out.clone().unwrap_or_else(|| free_folder(Path::new(DEFAULT_OUT)));
+    let defaults = FinetuneSettings::new(model_dir, data, clustering, args.steps, out);
     Ok(FinetuneSettings {
-        model_dir,
-        data,
         validation,
         evaluation_tokens: args.eval_tokens,
-        clustering,
         objective,
-        steps: args.steps,
-        learning_rate,
+        learning_rate: args.lr.unwrap_or(defaults.learning_rate),
         rate_unit: args.lr_unit.into(),
         weight_decay: args.weight_decay,
         moments: args.optimizer.into(),
@@ -206,19 +202,18 @@ fn settings(args: &FinetuneArgs, embedded_folder: Option<&Path>) -> Result<Finet
         store,
         recompute: recompute(args.checkpoint_layers, args.checkpoint_attention),
         baselines,
-        out: args.out.clone().unwrap_or_else(|| free_folder(Path::new(DEFAULT_OUT))),
         overwrite: if args.overwrite {
             Overwrite::Replace
         } else {
             Overwrite::Refuse
         },
         on_non_finite: args.on_non_finite.into(),
-        checkpoints: CheckpointSettings::default(),
         device_share,
         on_limits: match args.ignore_limits {
             false => OnLimits::Refuse,
             true => OnLimits::Ignore,
         },
+        ..defaults
     })
 }
 

@@ -117,8 +117,7 @@ pub fn compare<D: EdkmDevice>(
                 None => {
                     observer.stage(Stage::EvaluateBefore);
                     let before = perplexity(&model, &validation, settings.sequence, &mut |share| {
-                        observer.progress(share);
-                        observer.go_on()
+                        observer.advance(share)
                     });
                     let before = before.map_err(|error| stopped(error, settings))?;
                     observer.result(&format!("perplexity {:.4}", before.perplexity));

@@ -36,10 +36,7 @@ pub(super) fn measure<D: EdkmDevice>(
         let dtype = |name: &str| clustering.palette_dtype_of(name);
         let palettes = compress(model, method, None, &dtype, &mut |_| observer.go_on())?;
         let compressed = with_palettes(model, &palettes)?;
-        let measured = perplexity(&compressed, validation, sequence, &mut |share| {
-            observer.progress(share);
-            observer.go_on()
-        })?;
+        let measured = perplexity(&compressed, validation, sequence, &mut |share| observer.advance(share))?;
         observer.result(&format!("perplexity {:.4} by {name}", measured.perplexity));
         baselines.push(Baseline::new(method, measured.perplexity));
     }

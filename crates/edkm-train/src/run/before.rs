@@ -55,8 +55,7 @@ impl<D: EdkmDevice> Before<D> {
             }
             None => {
                 let before = perplexity(model, validation, settings.sequence, &mut |share| {
-                    observer.progress(share);
-                    observer.go_on()
+                    observer.advance(share)
                 })?;
                 observer.result(&format!(
                     "perplexity {:.4} on {} tokens",

@@ -111,8 +111,7 @@ pub(super) fn settle<D: EdkmDevice>(
             })?;
             observer.stage(Stage::ChooseBits);
             let chosen = choose_bits(model, clustering, budget, calibration, &mut |share| {
-                observer.progress(share);
-                observer.go_on()
+                observer.advance(share)
             })?;
             observer.result(&widths_in_words(&chosen.1));
             Ok(chosen)

@@ -149,8 +149,7 @@ pub fn compress_folder<D: EdkmDevice>(
     observer.stage(Stage::Compress);
     let dtype = |name: &str| clustering.palette_dtype_of(name);
     let palettes = compress(&mut model, settings.method, text.as_ref(), &dtype, &mut |share| {
-        observer.progress(share);
-        observer.go_on()
+        observer.advance(share)
     })?;
     observer.stage(Stage::Save);
     let written = model.write_weights(out.path(), &palettes, float_dtype(&checkpoint), Sharding::Single)?;

@@ -90,6 +90,14 @@ pub trait Observer {
             false => Ok(()),
         }
     }
+    /// [`Self::progress`], in work that ends where it is if the run shall end.
+    ///
+    /// # Errors
+    /// As [`Self::go_on`].
+    fn advance(&mut self, share: f64) -> Result<(), TrainError> {
+        self.progress(share);
+        self.go_on()
+    }
 }
 
 /// Tells nobody.

@@ -66,15 +66,10 @@ impl<V: Dim, H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> Llama<V, H, Q, K, F,
             fade: lesson.fade,
         };
         let (head, clustering) = self.head_weight()?;
-        let Taught {
-            loss,
-            cross_entropy,
-            trust,
-        } = distillation(h_NH, &head, clustering, teacher, targets)?;
+        let taught = distillation(h_NH, &head, clustering, teacher, targets)?;
         Ok(Taught {
-            loss: add_distances(loss, &distances, trust)?,
-            cross_entropy,
-            trust,
+            loss: add_distances(taught.loss, &distances, taught.trust)?,
+            ..taught
         })
     }
 
