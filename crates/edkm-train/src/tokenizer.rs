@@ -23,13 +23,15 @@ const TOKENIZER_LIMIT: u64 = 128 << 20;
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     special: SpecialTokens,
+    adds_begin: bool,
     path: PathBuf,
     largest: u32,
 }
 
 impl Tokenizer {
     /// Reads `tokenizer.json` of a model folder, and the special tokens from `config.json` (`bos_token_id`,
-    /// `eos_token_id`) or, where that is silent, `tokenizer_config.json` (`bos_token`, `eos_token`).
+    /// `eos_token_id`) or, where that is silent, `tokenizer_config.json` (`bos_token`, `eos_token`). What that says of `add_bos_token` counts for
+    /// [`encode_question`](Self::encode_question).
     ///
     /// # Errors
     /// A file that is absent where it is needed, too large, not JSON, or not a tokenizer: named in the message.
@@ -37,7 +39,7 @@ impl Tokenizer {
         let path = dir.join("tokenizer.json");
         let bytes = read_capped(&path, TOKENIZER_LIMIT)?;
         let mut tokenizer = Self::from_bytes(&path, &bytes, SpecialTokens::default())?;
-        tokenizer.special = SpecialTokens::read(dir, |text| tokenizer.inner.token_to_id(text))?;
+        (tokenizer.special, tokenizer.adds_begin) = SpecialTokens::read(dir, |text| tokenizer.inner.token_to_id(text))?;
         tokenizer.check_special()?;
         Ok(tokenizer)
     }
@@ -65,6 +67,7 @@ impl Tokenizer {
         let tokenizer = Self {
             inner,
             special,
+            adds_begin: true,
             path: path.to_path_buf(),
             largest,
         };
@@ -94,6 +97,18 @@ impl Tokenizer {
             tokens.insert(0, begin);
         }
         Ok(tokens)
+    }
+
+    /// The tokens of a question of an evaluation: those of a document, but for the begin token where the model's own tokenizer adds none (`add_bos_token` of
+    /// tokenizer_config.json; that of GPT-2 and Qwen).
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
+    pub fn encode_question(&self, text: &str) -> Result<Vec<u32>, TrainError> {
+        match self.adds_begin {
+            true => self.encode_document(text),
+            false => self.encode(text),
+        }
     }
 
     /// The text of tokens; special tokens are left out.

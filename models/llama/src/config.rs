@@ -3,6 +3,7 @@
 //! Reading is strict: a key that would change what the model computes and is not supported is an error that names it,
 //! every size is checked before anything is allocated from it, and keys that are merely unknown are kept and written back.
 
+mod architecture;
 mod foreign;
 mod parse;
 mod problem;
@@ -28,6 +29,18 @@ pub const CONFIG_FILE: &str = "config.json";
 
 /// The most that is read of a `config.json`, in bytes. Those of published models have some kilobytes.
 const CONFIG_LIMIT: u64 = 1 << 20;
+
+/// Which of attention's projections have a bias.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AttentionBias {
+    /// None, as in LLaMA and Mistral.
+    #[default]
+    None,
+    /// Queries, keys and values, as in Qwen 2 and 2.5.
+    QueryKeyValue,
+    /// All four.
+    All,
+}
 
 /// The configuration of a LLaMA-family model, with the names that `config.json` gives its keys.
 ///
@@ -60,8 +73,10 @@ pub struct LlamaConfig {
     pub rope_scaling: RopeScaling,
     /// Whether the output projection is the embedding's matrix.
     pub tie_word_embeddings: bool,
-    /// Whether the query, key, value and output projections have a bias.
-    pub attention_bias: bool,
+    /// Which of the query, key, value and output projections have a bias.
+    pub attention_bias: AttentionBias,
+    /// Whether each head of queries and keys is normalised before it is turned, as in Qwen 3.
+    pub query_key_norm: bool,
     /// Whether the three feed-forward projections have a bias.
     pub mlp_bias: bool,
     /// The token that begins a text.

@@ -2,7 +2,7 @@
 //!
 //! Loading, saving, clustering by name pattern and the optimizer all go by this table, so that a name is spelled once.
 
-use crate::config::LlamaConfig;
+use crate::config::{AttentionBias, LlamaConfig};
 
 /// What a parameter is to the model, and so how it is treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -15,7 +15,7 @@ pub enum Role {
     Linear,
     /// A bias of such a layer, `[out]`: never clustered.
     Bias,
-    /// The scale of an RMSNorm, `[hidden_size]`: never clustered, and without weight decay.
+    /// The scale of an RMSNorm, `[hidden_size]`, or `[head_dim]` for the norms of heads: never clustered, and without weight decay.
     Norm,
 }
 
@@ -33,6 +33,8 @@ pub enum Kind {
     ValueBias,
     Output,
     OutputBias,
+    QueryNorm,
+    KeyNorm,
     PostAttentionNorm,
     Gate,
     GateBias,
@@ -83,7 +85,9 @@ const fn row(
 }
 
 const ALWAYS: fn(&LlamaConfig) -> bool = |_| true;
-const ATTENTION_BIAS: fn(&LlamaConfig) -> bool = |c| c.attention_bias;
+const QUERY_KEY_VALUE_BIAS: fn(&LlamaConfig) -> bool = |c| c.attention_bias != AttentionBias::None;
+const OUTPUT_BIAS: fn(&LlamaConfig) -> bool = |c| c.attention_bias == AttentionBias::All;
+const QUERY_KEY_NORM: fn(&LlamaConfig) -> bool = |c| c.query_key_norm;
 const MLP_BIAS: fn(&LlamaConfig) -> bool = |c| c.mlp_bias;
 const UNTIED: fn(&LlamaConfig) -> bool = |c| !c.tie_word_embeddings;
 
@@ -94,13 +98,15 @@ const TABLE: &[Row] = &[
     row(BeforeLayers, Kind::EmbedTokens, "model.embed_tokens.weight", Role::Embedding, |c| vec![c.vocab_size, c.hidden_size], ALWAYS),
     row(Layer, Kind::InputNorm, "input_layernorm.weight", Role::Norm, |c| vec![c.hidden_size], ALWAYS),
     row(Layer, Kind::Query, "self_attn.q_proj.weight", Role::Linear, |c| vec![c.query_size(), c.hidden_size], ALWAYS),
-    row(Layer, Kind::QueryBias, "self_attn.q_proj.bias", Role::Bias, |c| vec![c.query_size()], ATTENTION_BIAS),
+    row(Layer, Kind::QueryBias, "self_attn.q_proj.bias", Role::Bias, |c| vec![c.query_size()], QUERY_KEY_VALUE_BIAS),
     row(Layer, Kind::Key, "self_attn.k_proj.weight", Role::Linear, |c| vec![c.key_value_size(), c.hidden_size], ALWAYS),
-    row(Layer, Kind::KeyBias, "self_attn.k_proj.bias", Role::Bias, |c| vec![c.key_value_size()], ATTENTION_BIAS),
+    row(Layer, Kind::KeyBias, "self_attn.k_proj.bias", Role::Bias, |c| vec![c.key_value_size()], QUERY_KEY_VALUE_BIAS),
     row(Layer, Kind::Value, "self_attn.v_proj.weight", Role::Linear, |c| vec![c.key_value_size(), c.hidden_size], ALWAYS),
-    row(Layer, Kind::ValueBias, "self_attn.v_proj.bias", Role::Bias, |c| vec![c.key_value_size()], ATTENTION_BIAS),
+    row(Layer, Kind::ValueBias, "self_attn.v_proj.bias", Role::Bias, |c| vec![c.key_value_size()], QUERY_KEY_VALUE_BIAS),
     row(Layer, Kind::Output, "self_attn.o_proj.weight", Role::Linear, |c| vec![c.hidden_size, c.query_size()], ALWAYS),
-    row(Layer, Kind::OutputBias, "self_attn.o_proj.bias", Role::Bias, |c| vec![c.hidden_size], ATTENTION_BIAS),
+    row(Layer, Kind::OutputBias, "self_attn.o_proj.bias", Role::Bias, |c| vec![c.hidden_size], OUTPUT_BIAS),
+    row(Layer, Kind::QueryNorm, "self_attn.q_norm.weight", Role::Norm, |c| vec![c.head_dim], QUERY_KEY_NORM),
+    row(Layer, Kind::KeyNorm, "self_attn.k_norm.weight", Role::Norm, |c| vec![c.head_dim], QUERY_KEY_NORM),
     row(Layer, Kind::PostAttentionNorm, "post_attention_layernorm.weight", Role::Norm, |c| vec![c.hidden_size], ALWAYS),
     row(Layer, Kind::Gate, "mlp.gate_proj.weight", Role::Linear, |c| vec![c.intermediate_size, c.hidden_size], ALWAYS),
     row(Layer, Kind::GateBias, "mlp.gate_proj.bias", Role::Bias, |c| vec![c.intermediate_size], MLP_BIAS),
@@ -221,18 +227,31 @@ mod tests {
         };
         assert_eq!(parameters(&tied).count(), 3 * 9 + 2);
         let biased = LlamaConfig {
-            attention_bias: true,
+            attention_bias: AttentionBias::All,
             mlp_bias: true,
             ..untied
         };
         assert_eq!(parameters(&biased).count(), 3 * (9 + 4 + 3) + 3);
+        let qwen2 = LlamaConfig {
+            attention_bias: AttentionBias::QueryKeyValue,
+            mlp_bias: false,
+            ..biased
+        };
+        assert_eq!(parameters(&qwen2).count(), 3 * (9 + 3) + 3);
+        let qwen3 = LlamaConfig {
+            attention_bias: AttentionBias::None,
+            query_key_norm: true,
+            ..qwen2
+        };
+        assert_eq!(parameters(&qwen3).count(), 3 * (9 + 2) + 3);
     }
 
     #[test]
     fn names_are_distinct_and_known_by_kind() {
         let config = LlamaConfig {
-            attention_bias: true,
+            attention_bias: AttentionBias::All,
             mlp_bias: true,
+            query_key_norm: true,
             tie_word_embeddings: false,
             ..tiny()
         };
@@ -247,7 +266,7 @@ mod tests {
         assert_eq!(Kind::Head.name(0), HEAD);
     }
 
-    /// Against the published size of Llama 2 7B and of Llama 3.1 8B.
+    /// Against the published sizes of Llama 2 7B, Llama 3.1 8B, Qwen 2.5 0.5B and Qwen 3 0.6B.
     #[test]
     fn shapes_make_the_published_parameter_counts() {
         let llama2 = LlamaConfig {
@@ -269,6 +288,31 @@ mod tests {
             ..llama2
         };
         assert_eq!(llama3.parameter_count(), 8_030_261_248);
+        let qwen2 = LlamaConfig {
+            vocab_size: 151_936,
+            hidden_size: 896,
+            intermediate_size: 4864,
+            num_hidden_layers: 24,
+            num_attention_heads: 14,
+            num_key_value_heads: 2,
+            head_dim: 64,
+            tie_word_embeddings: true,
+            attention_bias: AttentionBias::QueryKeyValue,
+            ..tiny()
+        };
+        assert_eq!(qwen2.parameter_count(), 494_032_768);
+        let qwen3 = LlamaConfig {
+            hidden_size: 1024,
+            intermediate_size: 3072,
+            num_hidden_layers: 28,
+            num_attention_heads: 16,
+            num_key_value_heads: 8,
+            head_dim: 128,
+            attention_bias: AttentionBias::None,
+            query_key_norm: true,
+            ..qwen2
+        };
+        assert_eq!(qwen3.parameter_count(), 596_049_920);
     }
 
     #[test]

@@ -91,7 +91,7 @@ pub struct BenchClusterArgs {
 /// `edkm bench generate`
 #[derive(Debug, ClapArgs)]
 pub struct BenchGenerateArgs {
-    /// llama-7b, tinyllama-1.1b, smollm-135m, or a config.json
+    /// llama-7b, tinyllama-1.1b, smollm-135m, llama-3.2-1b, qwen3-0.6b, or a config.json
     #[arg(long, default_value = "tinyllama-1.1b")]
     pub config: String,
     /// Bits of an index in the decoder's layers
@@ -247,7 +247,7 @@ pub enum ListBy {
 /// `edkm bench step`
 #[derive(Debug, ClapArgs)]
 pub struct BenchStepArgs {
-    /// llama-7b, tinyllama-1.1b, smollm-135m, or a config.json
+    /// llama-7b, tinyllama-1.1b, smollm-135m, llama-3.2-1b, qwen3-0.6b, or a config.json
     #[arg(long, default_value = "smollm-135m")]
     pub config: String,
     /// Tokens of a sequence

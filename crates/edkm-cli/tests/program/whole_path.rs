@@ -1,5 +1,12 @@
 //! From a model to a smaller model, as a user goes.
 
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use edkm_llama::checkpoint::{write_model, Checkpoint, FloatDtype, Sharding, TensorEntry};
+use edkm_llama::config::{AttentionBias, LlamaConfig};
+use edkm_llama::names::{parameters, Role};
+
 use crate::common::{edkm, json, Workshop};
 
 #[test]
@@ -108,6 +115,78 @@ fn what_finetune_writes_is_read_by_every_command() {
         .output()
         .unwrap();
     assert!(json(&again)["perplexity_after"].as_f64().unwrap().is_finite());
+}
+
+/// The model of the workshop as one of another architecture: with biases of zero, or with norms of heads of one.
+fn in_form_of(shop: &Workshop, out: &Path, change: impl Fn(&mut LlamaConfig)) {
+    let mut config = LlamaConfig::read(&shop.model()).unwrap();
+    let had: Vec<String> = parameters(&config).map(|parameter| parameter.name).collect();
+    change(&mut config);
+    let checkpoint = Checkpoint::open(shop.model()).unwrap();
+    let weights: Vec<_> = parameters(&config)
+        .map(|parameter| {
+            let weight = match had.contains(&parameter.name) {
+                true => checkpoint.read_f32(&parameter.name, &parameter.shape).unwrap(),
+                false => vec![f32::from(parameter.role == Role::Norm); parameter.shape.iter().product()],
+            };
+            (parameter, weight)
+        })
+        .collect();
+    std::fs::create_dir(out).unwrap();
+    let entries = weights
+        .iter()
+        .map(|(parameter, weight)| TensorEntry::values(&parameter.name, &*parameter.shape, weight, FloatDtype::Bf16));
+    write_model(out, entries.collect(), &BTreeMap::new(), Sharding::Single).unwrap();
+    config.write(out).unwrap();
+    for file in ["tokenizer.json", "tokenizer_config.json"] {
+        std::fs::copy(shop.model().join(file), out.join(file)).unwrap();
+    }
+}
+
+#[test]
+fn models_that_are_nearly_a_llama_go_the_same_way() {
+    let shop = Workshop::new();
+    let eval = |dir: &Path| {
+        let mut command = edkm();
+        command.arg("eval").arg(dir).arg("--data").arg(shop.text());
+        json(&command.args(["--seq", "32", "--json"]).output().unwrap())["perplexity"]
+            .as_f64()
+            .unwrap()
+    };
+    let llama = eval(&shop.model());
+    for (kind, change) in [
+        (
+            "qwen2",
+            (|c| c.attention_bias = AttentionBias::QueryKeyValue) as fn(&mut LlamaConfig),
+        ),
+        ("qwen3", |c| c.query_key_norm = true),
+    ] {
+        let [model, small, plain] = ["", "-small", "-plain"].map(|what| shop.path(&format!("{kind}{what}")));
+        in_form_of(&shop, &model, change);
+        // biases of zero change nothing, norms do
+        assert_eq!(eval(&model) == llama, kind == "qwen2", "{kind}");
+        let mut command = edkm();
+        command
+            .arg("finetune")
+            .arg(&model)
+            .arg("--data")
+            .arg(shop.text())
+            .arg("--out")
+            .arg(&small);
+        command.args(["--steps", "4", "--seq", "32", "--batch", "2", "--json"]);
+        let figures = json(&command.output().unwrap());
+        assert!(figures["perplexity_after"].as_f64().unwrap().is_finite());
+        let mut command = edkm();
+        command
+            .arg("export")
+            .arg(&small)
+            .args(["--to", "hf", "--out"])
+            .arg(&plain);
+        assert!(command.output().unwrap().status.success());
+        assert_eq!(eval(&plain), eval(&small), "{kind}");
+        let text = std::fs::read_to_string(plain.join("config.json")).unwrap();
+        assert!(text.contains(&format!("\"model_type\": \"{kind}\"")), "{text}");
+    }
 }
 
 #[test]

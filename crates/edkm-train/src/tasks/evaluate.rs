@@ -74,14 +74,18 @@ impl Encoded {
     pub(super) fn new(choice: &Choice, tokenizer: &Tokenizer, limit: usize) -> Result<Self, TrainError> {
         let context = choice.context.trim_end();
         let whole = format!("{}{}", choice.context, choice.continuation);
-        let mut tokens = tokenizer.encode_document(&whole)?;
-        let mut context = tokenizer.encode_document(context)?.len().min(tokens.len());
+        let mut tokens = tokenizer.encode_question(&whole)?;
+        let mut context = tokenizer.encode_question(context)?.len().min(tokens.len());
         if context == 0 {
-            // As in the harness, a model without a begin token starts from the one that ends a text.
-            let begin = tokenizer.end_token().ok_or_else(|| TrainError::Tokenizer {
-                path: tokenizer.path().to_path_buf(),
-                reason: "it has neither a begin token nor an end token, so an empty context has no token".to_owned(),
-            })?;
+            // As in the harness, which takes the one that ends a text where there is none that begins it.
+            let begin = tokenizer
+                .begin_token()
+                .or(tokenizer.end_token())
+                .ok_or_else(|| TrainError::Tokenizer {
+                    path: tokenizer.path().to_path_buf(),
+                    reason: "it has neither a begin token nor an end token, so an empty context has no token"
+                        .to_owned(),
+                })?;
             tokens.insert(0, begin);
             context = 1;
         }

@@ -20,8 +20,9 @@ pub struct SpecialTokens {
 }
 
 impl SpecialTokens {
-    /// Reads them from a model folder; `token` gives the number of a token's text. Files that are absent say nothing.
-    pub(super) fn read(dir: &Path, token: impl Fn(&str) -> Option<u32>) -> Result<Self, TrainError> {
+    /// Reads them from a model folder; `token` gives the number of a token's text. Files that are absent say nothing. With them comes whether the tokenizer
+    /// itself puts `begin` in front of a text.
+    pub(super) fn read(dir: &Path, token: impl Fn(&str) -> Option<u32>) -> Result<(Self, bool), TrainError> {
         let model = ConfigFile::read(dir, "config.json")?;
         let tokenizer = ConfigFile::read(dir, "tokenizer_config.json")?;
         let find = |number_key: &str, text_key: &str| {
@@ -31,10 +32,11 @@ impl SpecialTokens {
                 false => Ok(numbers),
             }
         };
-        Ok(Self {
+        let special = Self {
             begin: find("bos_token_id", "bos_token")?.first().copied(),
             end: find("eos_token_id", "eos_token")?,
-        })
+        };
+        Ok((special, tokenizer.adds_begin()?))
     }
 
     /// All of them.
@@ -91,6 +93,18 @@ impl<'d> ConfigFile<'d> {
             Some((_, Some(number))) => Ok(vec![number]),
             Some((text, None)) => Err(self.error(format!("{key} {text:?} is not in the vocabulary"))),
         }
+    }
+
+    /// Whether a text that is encoded begins with the begin token, as transformers has it.
+    fn adds_begin(&self) -> Result<bool, TrainError> {
+        match self.values.get("add_bos_token") {
+            None | Some(Value::Null) => {}
+            Some(Value::Bool(adds)) => return Ok(*adds),
+            Some(_) => return Err(self.error("add_bos_token is not true or false".to_owned())),
+        }
+        let class = self.values.get("tokenizer_class").and_then(Value::as_str);
+        let class = class.unwrap_or_default().trim_end_matches("Fast");
+        Ok(!["GPT2Tokenizer", "Qwen2Tokenizer"].contains(&class))
     }
 
     fn error(&self, reason: String) -> TrainError {

@@ -64,6 +64,43 @@ fn a_sentencepiece_vocabulary_from_a_model_folder() {
 }
 
 #[test]
+fn questions_begin_as_the_model_s_own_tokenizer_has_it() {
+    let json = synthetic::train_tokenizer("the fox the kite", 280).unwrap();
+    let config = br#"{"bos_token_id": 1, "eos_token_id": 2}"#;
+    for (said, begins) in [
+        (r#"{"tokenizer_class": "LlamaTokenizer"}"#, true),
+        (r#"{"tokenizer_class": "PreTrainedTokenizerFast"}"#, true),
+        (
+            r#"{"tokenizer_class": "Qwen2Tokenizer", "add_bos_token": false}"#,
+            false,
+        ),
+        (r#"{"tokenizer_class": "GPT2TokenizerFast"}"#, false),
+        (r#"{"tokenizer_class": "GPT2Tokenizer", "add_bos_token": true}"#, true),
+        (
+            r#"{"tokenizer_class": "LlamaTokenizer", "add_bos_token": false}"#,
+            false,
+        ),
+    ] {
+        let dir = folder(&[
+            ("tokenizer.json", &json),
+            ("config.json", config),
+            ("tokenizer_config.json", said.as_bytes()),
+        ]);
+        let tokenizer = Tokenizer::from_dir(dir.path()).unwrap();
+        let tokens = tokenizer.encode_question("the fox").unwrap();
+        assert_eq!(tokens[0] == 1, begins, "{said}");
+        // in training documents must be told apart
+        assert_eq!(tokenizer.encode_document("the fox").unwrap()[0], 1, "{said}");
+    }
+    let dir = folder(&[
+        ("tokenizer.json", &json),
+        ("tokenizer_config.json", br#"{"add_bos_token": 1}"#),
+    ]);
+    let error = Tokenizer::from_dir(dir.path()).unwrap_err().to_string();
+    assert!(error.contains("add_bos_token"), "{error}");
+}
+
+#[test]
 fn characters_of_several_tokens_come_whole() {
     let tokenizer = small();
     let tokens = tokenizer.encode("é🦊").unwrap();

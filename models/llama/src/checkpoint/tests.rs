@@ -6,7 +6,7 @@ use safetensors::tensor::{serialize_to_file, TensorView};
 
 use super::*;
 use crate::{
-    config::{tests::tiny, LlamaConfig},
+    config::{tests::tiny, AttentionBias, LlamaConfig},
     names, MisshapenTensor,
 };
 
@@ -318,7 +318,7 @@ fn all_that_differs_from_the_configuration_is_told_at_once() {
     let other = LlamaConfig {
         num_hidden_layers: 1,
         vocab_size: 17,
-        attention_bias: true,
+        attention_bias: AttentionBias::All,
         ..config
     };
     match checkpoint.verify(&other).unwrap_err() {

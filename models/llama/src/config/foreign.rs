@@ -5,6 +5,7 @@
 
 use serde_json::Value;
 
+use super::architecture::Architecture;
 use super::parse::{Keys, Source};
 use crate::LlamaError;
 
@@ -85,15 +86,23 @@ const FEATURES: &[(&str, Neutral, &str)] = &[
     ("is_encoder_decoder", Neutral::Off, "decoders"),
 ];
 
-/// Refuses a configuration of something else than a plain LLaMA.
-pub(super) fn refuse(source: &Source<'_>, keys: &Keys, max_position_embeddings: usize) -> Result<(), LlamaError> {
+/// Refuses features that change what a model of this architecture computes and are not supported.
+pub(super) fn refuse(
+    source: &Source<'_>,
+    keys: &Keys,
+    architecture: Architecture,
+    max_position_embeddings: usize,
+) -> Result<(), LlamaError> {
     for (key, neutral, supported) in FEATURES {
         if let Some(value) = keys.get(*key).filter(|value| !neutral.holds(value)) {
             return Err(source.unsupported(key, value, supported));
         }
     }
-    // A window that no sequence exceeds is none.
-    let off = keys.get("use_sliding_window") == Some(&Value::Bool(false));
+    // A window that no sequence exceeds is none. Qwen's files hold one that is not in use unless they say so.
+    let off = match keys.get("use_sliding_window") {
+        Some(Value::Bool(on)) => !on,
+        _ => architecture != Architecture::Llama,
+    };
     let window = keys.get("sliding_window").filter(|window| !window.is_null() && !off);
     match window {
         Some(window) if window.as_u64().is_none_or(|w| w < max_position_embeddings as u64) => {
@@ -103,26 +112,8 @@ pub(super) fn refuse(source: &Source<'_>, keys: &Keys, max_position_embeddings: 
     }
 }
 
-/// Refuses other architectures by name.
-pub(super) fn refuse_architecture(source: &Source<'_>, keys: &Keys) -> Result<(), LlamaError> {
-    // Mistral without a sliding window is the same model under another name.
-    const TYPES: [&str; 2] = ["llama", "mistral"];
-    const CLASSES: [&str; 3] = ["LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM"];
-
-    let kind = keys.get("model_type").filter(|v| !v.is_null());
-    let classes = keys.get("architectures").filter(|v| !v.is_null());
-    if let Some(kind) = kind.filter(|kind| !kind.as_str().is_some_and(|name| TYPES.contains(&name))) {
-        return Err(source.unsupported("model_type", kind, "llama, and mistral without a sliding window"));
-    }
-    if let Some(classes) = classes {
-        let known = |v: &Value| v.as_str().is_some_and(|name| CLASSES.contains(&name));
-        if !classes.as_array().is_some_and(|list| list.iter().any(known)) {
-            return Err(source.unsupported("architectures", classes, "LlamaForCausalLM"));
-        }
-    }
-    if kind.is_none() && classes.is_none() {
-        return Err(source.missing("model_type", "\"llama\""));
-    }
+/// Refuses other activations.
+pub(super) fn refuse_activation(source: &Source<'_>, keys: &Keys) -> Result<(), LlamaError> {
     match keys.get("hidden_act").and_then(Value::as_str) {
         Some("silu" | "swish") => Ok(()),
         None if keys.get("hidden_act").is_none_or(Value::is_null) => Ok(()),

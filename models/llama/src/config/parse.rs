@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::{foreign, rope_scaling, write, ConfigProblem, LlamaConfig};
+use super::{architecture::Architecture, foreign, rope_scaling, write, AttentionBias, ConfigProblem, LlamaConfig};
 use crate::{error::shortened, json, LlamaError};
 
 /// The keys that have not been taken yet.
@@ -19,12 +19,14 @@ pub(super) struct Source<'a> {
 
 pub(super) fn config(path: &Path, mut keys: Keys) -> Result<LlamaConfig, LlamaError> {
     let source = Source { path, within: None };
-    foreign::refuse_architecture(&source, &keys)?;
+    let architecture = Architecture::read(&source, &keys)?;
+    foreign::refuse_activation(&source, &keys)?;
 
     let hidden_size = source.size(&mut keys, "hidden_size")?;
     let num_attention_heads = source.size(&mut keys, "num_attention_heads")?;
     let head_dim = match source.take_size(&mut keys, "head_dim")? {
         Some(head_dim) => head_dim,
+        None if architecture == Architecture::Qwen3 => 128,
         None if num_attention_heads == 0 || hidden_size % num_attention_heads != 0 => {
             let problem = ConfigProblem::Contradiction {
                 got: num_attention_heads.to_string(),
@@ -35,11 +37,11 @@ pub(super) fn config(path: &Path, mut keys: Keys) -> Result<LlamaConfig, LlamaEr
         }
         None => hidden_size / num_attention_heads,
     };
-    // Defaults are those of transformers' LlamaConfig, which old files rely on.
+    // Defaults are those of transformers' LlamaConfig, which old files rely on. Qwen's files give these numbers.
     let max_position_embeddings = source.take_size(&mut keys, "max_position_embeddings")?.unwrap_or(2048);
-    foreign::refuse(&source, &keys, max_position_embeddings)?;
+    foreign::refuse(&source, &keys, architecture, max_position_embeddings)?;
     let (rope_theta, rope_scaling) = rope_scaling::take(&source, &mut keys)?;
-    for (key, value) in write::fixed() {
+    for (key, value) in write::fixed(architecture) {
         if keys.get(key) == Some(&value) {
             keys.remove(key);
         }
@@ -60,7 +62,13 @@ pub(super) fn config(path: &Path, mut keys: Keys) -> Result<LlamaConfig, LlamaEr
         rope_theta,
         rope_scaling,
         tie_word_embeddings: source.take_switch(&mut keys, "tie_word_embeddings")?,
-        attention_bias: source.take_switch(&mut keys, "attention_bias")?,
+        attention_bias: match (source.take_switch(&mut keys, "attention_bias")?, architecture) {
+            // its files do not say so
+            (_, Architecture::Qwen2) => AttentionBias::QueryKeyValue,
+            (true, _) => AttentionBias::All,
+            (false, _) => AttentionBias::None,
+        },
+        query_key_norm: architecture == Architecture::Qwen3,
         mlp_bias: source.take_switch(&mut keys, "mlp_bias")?,
         bos_token_id: source.take_token(&mut keys, "bos_token_id")?,
         eos_token_ids: source.take_tokens(&mut keys, "eos_token_id")?,

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{parse::Source, rope_scaling, ConfigProblem, LlamaConfig};
+use super::{architecture::Architecture, parse::Source, rope_scaling, ConfigProblem, LlamaConfig};
 use crate::{names, LlamaError};
 
 /// Largest values, one or two orders of magnitude beyond published models; with them no product of two sizes overflows.
@@ -39,6 +39,14 @@ impl LlamaConfig {
                 relation: format!("is {}, not a multiple", self.num_attention_heads),
             };
             return Err(source.error("num_key_value_heads", problem));
+        }
+        if Architecture::of(self).is_none() {
+            let problem = ConfigProblem::Contradiction {
+                got: "on queries, keys and values alone".to_owned(),
+                other: "query_key_norm",
+                relation: "is true, which no architecture has together".to_owned(),
+            };
+            return Err(source.error("attention_bias", problem));
         }
         if !self.head_dim.is_multiple_of(2) {
             return Err(source.out_of_range("head_dim", self.head_dim, "even: the rotary embedding turns pairs"));

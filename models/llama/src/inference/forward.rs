@@ -112,6 +112,11 @@ impl InferenceModel {
             layer.query.apply(normed_NH, n, q_NQ);
             layer.key.apply(normed_NH, n, k_NK);
             layer.value.apply(normed_NH, n, v_NK);
+            if let Some(norms) = &layer.head_norms {
+                // what attention will write is not read before
+                norm_heads(q_NQ, &norms.query, eps, attended_NQ);
+                norm_heads(k_NK, &norms.key, eps, attended_NQ);
+            }
             for span in spans {
                 turn(rotary, q_NQ, config.query_size(), heads.queries, span);
                 turn(rotary, k_NK, config.key_value_size(), heads.keys, span);
@@ -139,6 +144,13 @@ impl InferenceModel {
         self.head()
             .apply(normed_NH, x_NH.len() / self.config().hidden_size, logits_NV);
     }
+}
+
+/// Normalises each head of `x`; `free`, of as many numbers at least, is worked in.
+fn norm_heads(x: &mut [f32], weight: &[f32], eps: f32, free: &mut [f32]) {
+    let copy = &mut free[..x.len()];
+    copy.copy_from_slice(x);
+    rms_norm::forward(copy, weight, eps, x);
 }
 
 /// Turns the heads of a span's tokens by their positions.

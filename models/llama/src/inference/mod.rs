@@ -43,7 +43,7 @@ mod random;
 mod sampling;
 mod session;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 pub use cache::CacheType;
 pub use dense::DenseMatrix;

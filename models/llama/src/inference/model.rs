@@ -54,10 +54,18 @@ pub(super) struct Layer {
     pub(super) key: Linear,
     pub(super) value: Linear,
     pub(super) output: Linear,
+    pub(super) head_norms: Option<HeadNorms>,
     pub(super) post_attention_norm: Vec<f32>,
     pub(super) gate: Linear,
     pub(super) up: Linear,
     pub(super) down: Linear,
+}
+
+/// Norms of the heads of queries and keys, `[head_dim]` each.
+#[derive(Debug)]
+pub(super) struct HeadNorms {
+    pub(super) query: Vec<f32>,
+    pub(super) key: Vec<f32>,
 }
 
 /// y = x W^T + b.
@@ -197,7 +205,9 @@ impl InferenceModel {
         bytes.add(&self.embedding);
         self.head.iter().for_each(|head| bytes.add(head));
         for layer in &self.layers {
-            bytes.owned += (layer.input_norm.len() + layer.post_attention_norm.len()) * 4;
+            let of_heads = layer.head_norms.as_ref();
+            let of_heads = of_heads.map_or(0, |norms| norms.query.len() + norms.key.len());
+            bytes.owned += (layer.input_norm.len() + layer.post_attention_norm.len() + of_heads) * 4;
             for linear in layer.linears() {
                 bytes.add(&linear.weight);
                 bytes.owned += linear.bias.as_ref().map_or(0, |bias| bias.len() * 4);
@@ -321,12 +331,20 @@ impl Parts<'_> {
         }
         let linears: [Linear; LINEARS.len()] = linears.try_into().expect("as many as there are kinds");
         let [query, key, value, output, gate, up, down] = linears;
+        let head_norms = match self.config.query_key_norm {
+            true => Some(HeadNorms {
+                query: self.vector(Kind::QueryNorm, i)?,
+                key: self.vector(Kind::KeyNorm, i)?,
+            }),
+            false => None,
+        };
         Ok(Layer {
             input_norm,
             query,
             key,
             value,
             output,
+            head_norms,
             post_attention_norm,
             gate,
             up,

@@ -7,7 +7,7 @@ use dfdx_edkm::nn::RmsNorm;
 use dfdx_edkm::EdkmDevice;
 use edkm_kernels::rotary::Table;
 
-use super::{AttentionSettings, DecoderLayer, Llama, Projection, Recompute};
+use super::{AttentionSettings, DecoderLayer, HeadNorms, Llama, Projection, Recompute};
 use crate::config::LlamaConfig;
 use crate::names::{Kind, Parameter};
 use crate::rope::inverse_frequencies;
@@ -52,6 +52,13 @@ impl<V: Dim, H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> Llama<V, H, Q, K, F,
                 key: build.projection(Kind::Key, Kind::KeyBias)?,
                 value: build.projection(Kind::Value, Kind::ValueBias)?,
                 output: build.projection(Kind::Output, Kind::OutputBias)?,
+                head_norms: match config.query_key_norm {
+                    true => Some(HeadNorms {
+                        query: build.norm(Kind::QueryNorm)?,
+                        key: build.norm(Kind::KeyNorm)?,
+                    }),
+                    false => None,
+                },
                 post_attention_norm: build.norm(Kind::PostAttentionNorm)?,
                 gate: build.projection(Kind::Gate, Kind::GateBias)?,
                 up: build.projection(Kind::Up, Kind::UpBias)?,

@@ -13,6 +13,7 @@ use dfdx_edkm::ops::{as_matrix, Matrix};
 use dfdx_edkm::{try_checkpoint, try_rematerialize, EdkmDevice, ParameterVisitor, Parameters, SaveForBackward};
 use edkm_kernels::rotary::Table;
 
+use super::head_norms::{by_head, HeadNorms};
 use super::{Projection, Recompute};
 
 /// What goes from layer to layer.
@@ -31,6 +32,8 @@ pub struct DecoderLayer<H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> {
     pub value: Projection<H, K, D>,
     /// Attention's output.
     pub output: Projection<Q, H, D>,
+    /// Norms of the heads of queries and keys; `None` in a LLaMA.
+    pub head_norms: Option<HeadNorms<D>>,
     /// The norm before the feed-forward part.
     pub post_attention_norm: RmsNorm<H, f32, D>,
     /// The gate.
@@ -118,10 +121,20 @@ impl<H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> DecoderLayer<H, Q, K, F, D> 
             heads,
             seq,
         };
+        let norms = self.head_norms.as_ref();
+        let normed = |norm: Option<&_>, x| match norm {
+            Some(norm) => by_head(norm, x),
+            None => Ok(x),
+        };
         // one tape, handed from product to product: q, k and v read the same x
         let (x, tape) = x.split_tape();
-        let (q, tape) = rotary(self.query.apply(x.clone().put_tape(tape))?, turn(heads))?.split_tape();
-        let (k, tape) = rotary(self.key.apply(x.clone().put_tape(tape))?, turn(kv_heads))?.split_tape();
+        let q = normed(
+            norms.map(|norms| &norms.query),
+            self.query.apply(x.clone().put_tape(tape))?,
+        )?;
+        let (q, tape) = rotary(q, turn(heads))?.split_tape();
+        let k = normed(norms.map(|norms| &norms.key), self.key.apply(x.clone().put_tape(tape))?)?;
+        let (k, tape) = rotary(k, turn(kv_heads))?.split_tape();
         let v = self.value.apply(x.put_tape(tape))?;
         let scale = 1.0 / (head_dim as f32).sqrt();
         let dims = AttentionDims {
@@ -194,6 +207,9 @@ impl<H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> Parameters<D> for DecoderLay
             .visit_parameters(&format!("{prefix}self_attn.v_proj."), visitor)?;
         self.output
             .visit_parameters(&format!("{prefix}self_attn.o_proj."), visitor)?;
+        if let Some(norms) = &mut self.head_norms {
+            norms.visit_parameters(&format!("{prefix}self_attn."), visitor)?;
+        }
         self.post_attention_norm
             .visit_parameters(&format!("{prefix}post_attention_layernorm."), visitor)?;
         self.gate

@@ -7,6 +7,7 @@
 mod build;
 mod distillation;
 mod files;
+mod head_norms;
 mod layer;
 mod palettes;
 mod parts;
@@ -17,6 +18,7 @@ mod tests;
 
 pub use build::WeightSource;
 pub use distillation::Distillation;
+pub use head_norms::HeadNorms;
 pub use layer::{AttentionSettings, DecoderLayer, Residual};
 
 pub use dfdx_edkm::palette_spec;

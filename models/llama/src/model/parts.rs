@@ -137,10 +137,11 @@ mod tests {
 
     #[test]
     fn every_parameter_is_in_the_part_that_is_said() {
-        for tie_word_embeddings in [false, true] {
+        for (tie_word_embeddings, query_key_norm) in [(false, false), (true, false), (true, true)] {
             let config = LlamaConfig {
                 num_hidden_layers: 3,
                 tie_word_embeddings,
+                query_key_norm,
                 ..tiny()
             };
             let mut zeros = |parameter: &Parameter| Ok(vec![0.0; parameter.shape.iter().product()]);

@@ -6,7 +6,7 @@ use dfdx_edkm::nn::RmsNorm;
 use dfdx_edkm::ops::{as_matrix, Matrix};
 use dfdx_edkm::{Clustering, EdkmDevice, HalfTensor};
 
-use super::{AttentionSettings, DecoderLayer, Llama, Projection, Residual, Tokens};
+use super::{AttentionSettings, DecoderLayer, HeadNorms, Llama, Projection, Residual, Tokens};
 
 /// A [`Llama`] that is not trained, with the same outputs to the bit. Matrices of the decoder that lose nothing in 16 bits, as those of most published models,
 /// are kept so, and widened for the layer that runs: 2 bytes a parameter, and 4 of one layer for as long as it runs. Everything else, and matrices with
@@ -95,6 +95,7 @@ struct FrozenLayer<H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> {
     key: Frozen<H, K, D>,
     value: Frozen<H, K, D>,
     output: Frozen<Q, H, D>,
+    head_norms: Option<HeadNorms<D>>,
     post_attention_norm: RmsNorm<H, f32, D>,
     gate: Frozen<H, F, D>,
     up: Frozen<H, F, D>,
@@ -110,6 +111,7 @@ impl<H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> FrozenLayer<H, Q, K, F, D> {
             key: Frozen::new(&layer.key)?,
             value: Frozen::new(&layer.value)?,
             output: Frozen::new(&layer.output)?,
+            head_norms: layer.head_norms.clone(),
             post_attention_norm: layer.post_attention_norm.clone(),
             gate: Frozen::new(&layer.gate)?,
             up: Frozen::new(&layer.up)?,
@@ -130,7 +132,9 @@ impl<H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> FrozenLayer<H, Q, K, F, D> {
             self.up.shared_bytes(),
             self.down.shared_bytes(),
         ];
-        let norms = bytes(&self.input_norm.weight) + bytes(&self.post_attention_norm.weight);
+        let of_heads = self.head_norms.iter().flat_map(|norms| [&norms.query, &norms.key]);
+        let of_heads = of_heads.map(|norm| bytes(&norm.weight)).sum::<u64>();
+        let norms = bytes(&self.input_norm.weight) + bytes(&self.post_attention_norm.weight) + of_heads;
         attention.iter().sum::<u64>() + feed_forward.iter().sum::<u64>() + norms
     }
 
@@ -141,6 +145,7 @@ impl<H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> FrozenLayer<H, Q, K, F, D> {
             key: self.key.widen()?,
             value: self.value.widen()?,
             output: self.output.widen()?,
+            head_norms: self.head_norms.clone(),
             post_attention_norm: self.post_attention_norm.clone(),
             gate: self.gate.widen()?,
             up: self.up.widen()?,

@@ -1,4 +1,4 @@
-//! What a caller can get wrong: an error with its reason, never a panic.
+//! The model beside the one for inference, which is held against its definition in f64; and what a caller can get wrong: an error with its reason, never a panic.
 
 use dfdx::prelude::*;
 use dfdx_edkm::StoreTape;
@@ -6,8 +6,39 @@ use edkm_store::Store;
 
 use super::{DynamicLlama, Tokens};
 use crate::config::tests::tiny;
+use crate::config::{AttentionBias, LlamaConfig};
+use crate::inference::testing::{
+    assert_close, config, dense, dense_model, full_logits, seed_of, tokens as random_tokens,
+};
 use crate::names::Parameter;
 use crate::LlamaError;
+
+/// Of each architecture.
+#[test]
+fn training_and_inference_compute_the_same() {
+    for (attention_bias, query_key_norm) in [
+        (AttentionBias::None, false),
+        (AttentionBias::QueryKeyValue, false),
+        (AttentionBias::All, false),
+        (AttentionBias::None, true),
+        (AttentionBias::All, true),
+    ] {
+        let config = LlamaConfig {
+            attention_bias,
+            query_key_norm,
+            ..config()
+        };
+        let mut weight = |parameter: &Parameter| Ok(dense(parameter, seed_of(parameter)));
+        let model: DynamicLlama<Cpu> = DynamicLlama::from_weights(&config, &Cpu::default(), &mut weight).unwrap();
+        let ids = random_tokens(3, 20, &config);
+        let tokens = Tokens {
+            ids: ids.clone().into(),
+            batch: 1,
+        };
+        let got = model.try_logits(&tokens, NoneTape).unwrap().as_vec();
+        assert_close(&got, &full_logits(&dense_model(&config), &ids), 2e-5);
+    }
+}
 
 #[test]
 fn ids_that_are_no_whole_sequences_are_an_error() {

@@ -32,6 +32,7 @@ pub struct StockDecoderLayer<D: EdkmDevice> {
     key_KH: Matrix<D>,
     value_KH: Matrix<D>,
     output_HQ: Matrix<D>,
+    head_norms_D: Option<StockHeadNorms<D>>,
     post_attention_norm_H: Norm<D>,
     gate_FH: Matrix<D>,
     up_FH: Matrix<D>,
@@ -47,6 +48,13 @@ pub struct StockDecoderLayer<D: EdkmDevice> {
 struct Norm<D: EdkmDevice> {
     weight_H: Tensor<(usize,), f32, D>,
     eps: f32,
+}
+
+/// The norms of the heads of queries and keys.
+#[derive(Debug, Clone)]
+struct StockHeadNorms<D: EdkmDevice> {
+    query: Norm<D>,
+    key: Norm<D>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -91,6 +99,10 @@ impl<D: EdkmDevice> StockDecoderLayer<D> {
             key_KH: weight("k_proj", &layer.key)?,
             value_KH: weight("v_proj", &layer.value)?,
             output_HQ: weight("o_proj", &layer.output)?,
+            head_norms_D: layer.head_norms.as_ref().map(|norms| StockHeadNorms {
+                query: norm(&norms.query),
+                key: norm(&norms.key),
+            }),
             post_attention_norm_H: norm(&layer.post_attention_norm),
             gate_FH: weight("gate_proj", &layer.gate)?,
             up_FH: weight("up_proj", &layer.up)?,
@@ -113,9 +125,20 @@ impl<D: EdkmDevice> StockDecoderLayer<D> {
             x.try_reshape_like(&(batch, seq, heads, features))?
                 .try_permute::<(usize, usize, usize, usize), Axes4<0, 2, 1, 3>>()
         };
+        let norms = self.head_norms_D.as_ref();
+        let by_head = |norm: Option<&Norm<D>>, x: Matrix<D, T>| match norm {
+            None => Ok(x),
+            Some(norm) => {
+                let shape = *x.shape();
+                let heads = (shape.0 * shape.1 / features.max(1), features);
+                norm.apply(x.try_reshape_like(&heads)?)?.try_reshape_like(&shape)
+            }
+        };
         let (x, tape) = x_NH.split_tape();
-        let (q, tape) = linear(x.clone().put_tape(tape), &self.query_QH)?.split_tape();
-        let (k, tape) = linear(x.clone().put_tape(tape), &self.key_KH)?.split_tape();
+        let q = linear(x.clone().put_tape(tape), &self.query_QH)?;
+        let (q, tape) = by_head(norms.map(|norms| &norms.query), q)?.split_tape();
+        let k = linear(x.clone().put_tape(tape), &self.key_KH)?;
+        let (k, tape) = by_head(norms.map(|norms| &norms.key), k)?.split_tape();
         let v = linear(x.put_tape(tape), &self.value_KH)?;
 
         // one tape, that of v; the others start empty and are merged where they meet

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use dfdx_edkm::{backward, Clustering, StoreTape};
 use edkm_kernels::rotary::Table;
-use edkm_llama::model::{AttentionSettings, Recompute};
+use edkm_llama::model::{AttentionSettings, HeadNorms, Recompute};
 use edkm_store::{Backend, Store, StoreSpec};
 use edkm_testkit::{assert_bitwise_equal, assert_close};
 
@@ -24,23 +24,31 @@ fn projection(dev: &Cpu, outputs: usize, inputs: usize) -> Projection<usize, usi
     }
 }
 
-fn norm(dev: &Cpu) -> RmsNorm<usize, f32, Cpu> {
-    let weight: Tensor<_, f32, _> = dev.sample_normal_like(&(HIDDEN,));
+fn norm(dev: &Cpu, features: usize) -> RmsNorm<usize, f32, Cpu> {
+    let weight: Tensor<_, f32, _> = dev.sample_normal_like(&(features,));
     RmsNorm {
         weight: weight * 0.1 + 1.0,
         eps: 1e-5,
     }
 }
 
+fn head_norms(dev: &Cpu) -> HeadNorms<Cpu> {
+    HeadNorms {
+        query: norm(dev, HEAD),
+        key: norm(dev, HEAD),
+    }
+}
+
 fn fused(dev: &Cpu, heads: usize, kv_heads: usize) -> FusedDecoderLayer<Cpu> {
     let frequencies: Vec<f64> = (0..HEAD / 2).map(|j| 0.3f64.powi(j as i32)).collect();
     DecoderLayer {
-        input_norm: norm(dev),
+        input_norm: norm(dev, HIDDEN),
         query: projection(dev, heads * HEAD, HIDDEN),
         key: projection(dev, kv_heads * HEAD, HIDDEN),
         value: projection(dev, kv_heads * HEAD, HIDDEN),
         output: projection(dev, HIDDEN, heads * HEAD),
-        post_attention_norm: norm(dev),
+        head_norms: None,
+        post_attention_norm: norm(dev, HIDDEN),
         gate: projection(dev, FEATURES, HIDDEN),
         up: projection(dev, FEATURES, HIDDEN),
         down: projection(dev, HIDDEN, FEATURES),
@@ -72,7 +80,13 @@ where
     // a loss whose gradient differs from number to number
     let loss = y.put_tape(tape).sin().square().mean::<Rank0, _>();
     let grads = backward(loss).expect("the backward pass runs");
-    vec![
+    let of_heads = weights.head_norms.iter().flat_map(|norms| {
+        [
+            ("query's norm", grads.get(&norms.query.weight).as_vec()),
+            ("key's norm", grads.get(&norms.key.weight).as_vec()),
+        ]
+    });
+    let mut all = vec![
         ("y", output),
         ("x", grads.get(x).as_vec()),
         ("input_norm", grads.get(&weights.input_norm.weight).as_vec()),
@@ -87,14 +101,17 @@ where
         ("gate", grads.get(&weights.gate.weight).as_vec()),
         ("up", grads.get(&weights.up.weight).as_vec()),
         ("down", grads.get(&weights.down.weight).as_vec()),
-    ]
+    ];
+    all.extend(of_heads);
+    all
 }
 
 #[test]
 fn the_stock_layer_computes_what_the_fused_one_does_forward_and_backward() {
     let dev = Cpu::seed_from_u64(5);
-    for heads in [2 * KV_HEADS, KV_HEADS] {
-        let fused = fused(&dev, heads, KV_HEADS);
+    for (heads, normed) in [(2 * KV_HEADS, false), (KV_HEADS, false), (2 * KV_HEADS, true)] {
+        let mut fused = fused(&dev, heads, KV_HEADS);
+        fused.head_norms = normed.then(|| head_norms(&dev));
         let stock = StockDecoderLayer::like(&fused).expect("no bias");
         let x = dev.sample_normal_like(&(BATCH, SEQ, HIDDEN));
         for ((name, got), (_, want)) in run(&stock, &fused, &x).into_iter().zip(run(&fused, &fused, &x)) {
@@ -120,7 +137,11 @@ fn gradients(
     grads: &Gradients<f32, Cpu>,
 ) -> Vec<f32> {
     let mut all = grads.get(x).as_vec();
-    for norm in [&layer.input_norm, &layer.post_attention_norm] {
+    let of_heads = layer.head_norms.iter().flat_map(|norms| [&norms.query, &norms.key]);
+    for norm in [&layer.input_norm, &layer.post_attention_norm]
+        .into_iter()
+        .chain(of_heads)
+    {
         all.extend(grads.get(&norm.weight).as_vec());
     }
     for projection in [
@@ -146,7 +167,9 @@ fn every_store_and_every_recomputation_gives_the_gradients_of_the_owned_tape_bit
     for projection in [&mut clustered.key, &mut clustered.output, &mut clustered.down] {
         projection.clustering = Some(Clustering::default());
     }
-    for layer in [plain, clustered] {
+    let mut normed = plain.clone();
+    normed.head_norms = Some(head_norms(&dev));
+    for layer in [plain, clustered, normed] {
         // the clustering's first forward pass finds its palettes, which the others start from
         let grads = layer
             .forward(x.clone().put_tape(OwnedTape::default()))

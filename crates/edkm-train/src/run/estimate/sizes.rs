@@ -48,6 +48,8 @@ pub(super) struct ModelSizes {
     keys: u64,
     intermediate: u64,
     heads: u64,
+    /// What attention saves more where its heads are normalised: a token's queries and keys as they come from their products.
+    before_norms: u64,
     vocabulary: u64,
     pub(super) layers: u64,
 }
@@ -106,6 +108,10 @@ impl ModelSizes {
             keys: kv_heads * head_dim,
             intermediate,
             heads,
+            before_norms: match config.query_key_norm {
+                true => (heads + kv_heads) * head_dim,
+                false => 0,
+            },
             vocabulary,
             layers: config.num_hidden_layers as u64,
         }
@@ -128,13 +134,13 @@ impl ModelSizes {
         bytes(tokens, numbers)
     }
 
-    /// Numbers a token that attention saves: queries, keys, values and log-sum-exp, and its output where that is dear to make again.
+    /// Numbers a token that attention saves: queries, keys (before their norms too), values and log-sum-exp, and its output where that is dear to make again.
     fn inside_attention(&self, sequence: u64) -> u64 {
         let output = match sequence <= self.queries / 4 {
             true => 0,
             false => self.queries,
         };
-        self.queries + 2 * self.keys + self.heads + output
+        self.queries + 2 * self.keys + self.heads + self.before_norms + output
     }
 
     /// What is held beside while a layer's backward pass runs: what it makes again, and the gradients of the widest features.

@@ -171,9 +171,24 @@ impl<'m> OnGpu<'m> {
             let norm = layer.input_norm.as_slice();
             rms_norm::forward(gpu, slice!(x_NH, hidden), norm, eps, slice_mut!(normed_NH, hidden))?;
             let normed = slice!(normed_NH, hidden);
-            layer.query.apply(gpu, normed, slice_mut!(q_NQ, query), unpacked)?;
-            layer.key.apply(gpu, normed, slice_mut!(k_NK, key), unpacked)?;
             layer.value.apply(gpu, normed, slice_mut!(v_NK, key), unpacked)?;
+            match &layer.head_norms {
+                None => {
+                    layer.query.apply(gpu, normed, slice_mut!(q_NQ, query), unpacked)?;
+                    layer.key.apply(gpu, normed, slice_mut!(k_NK, key), unpacked)?;
+                }
+                // by way of what attention will write, which is as wide as the queries
+                Some(norms) => {
+                    layer
+                        .query
+                        .apply(gpu, normed, slice_mut!(attended_NQ, query), unpacked)?;
+                    let heads = slice!(attended_NQ, query);
+                    rms_norm::forward(gpu, heads, norms.query.as_slice(), eps, slice_mut!(q_NQ, query))?;
+                    layer.key.apply(gpu, normed, slice_mut!(attended_NQ, key), unpacked)?;
+                    let heads = slice!(attended_NQ, key);
+                    rms_norm::forward(gpu, heads, norms.key.as_slice(), eps, slice_mut!(k_NK, key))?;
+                }
+            }
             turn_at(gpu, angles, positions, slice_mut!(q_NQ, query))?;
             turn_at(gpu, angles, positions, slice_mut!(k_NK, key))?;
             cache.write(gpu, slice!(k_NK, key), slice!(v_NK, key), slots)?;

@@ -10,7 +10,7 @@ use half::{bf16, f16};
 use super::weights::Batches;
 use super::*;
 use crate::checkpoint::{FloatDtype, Weight};
-use crate::config::LlamaConfig;
+use crate::config::{AttentionBias, LlamaConfig};
 use crate::inference::model::{Layer, Linear};
 use crate::inference::testing::{
     assert_close, config, dense, dense_model, numbers, packed_model, seed_of, tokens, Form,
@@ -114,10 +114,15 @@ fn models(positions: usize) -> Vec<(&'static str, [InferenceModel; 2])> {
         ..config()
     };
     let with_biases = LlamaConfig {
-        attention_bias: true,
+        attention_bias: AttentionBias::All,
         mlp_bias: true,
         tie_word_embeddings: true,
         num_key_value_heads: 6,
+        ..config.clone()
+    };
+    let with_head_norms = LlamaConfig {
+        query_key_norm: true,
+        head_dim: 20,
         ..config.clone()
     };
     let vectors = PaletteSpec {
@@ -128,6 +133,7 @@ fn models(positions: usize) -> Vec<(&'static str, [InferenceModel; 2])> {
     vec![
         ("dense, f32", both(|| dense_model(&config))),
         ("dense, biases, tied", both(|| dense_model(&with_biases))),
+        ("dense, norms of heads", both(|| dense_model(&with_head_norms))),
         ("dense, f16", both(|| halves(&config, FloatDtype::F16))),
         ("dense, bf16", both(|| halves(&config, FloatDtype::Bf16))),
         ("3 bits", both(|| packed_model(&config, 3, None, Form::Packed))),

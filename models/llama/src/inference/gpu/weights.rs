@@ -47,10 +47,17 @@ pub(super) struct Layer {
     pub(super) key: Linear,
     pub(super) value: Linear,
     pub(super) output: Linear,
+    pub(super) head_norms: Option<HeadNorms>,
     pub(super) post_attention_norm: Array<Gpu, f32>,
     pub(super) gate: Linear,
     pub(super) up: Linear,
     pub(super) down: Linear,
+}
+
+/// Norms of the heads of queries and keys, `[head_dim]` each.
+pub(super) struct HeadNorms {
+    pub(super) query: Array<Gpu, f32>,
+    pub(super) key: Array<Gpu, f32>,
 }
 
 /// y = x W^T + b.
@@ -154,6 +161,13 @@ impl Upload<'_> {
             key: linear(Kind::Key, Kind::KeyBias, &layer.key)?,
             value: linear(Kind::Value, Kind::ValueBias, &layer.value)?,
             output: linear(Kind::Output, Kind::OutputBias, &layer.output)?,
+            head_norms: match &layer.head_norms {
+                Some(norms) => Some(HeadNorms {
+                    query: self.vector(Kind::QueryNorm, i, &norms.query)?,
+                    key: self.vector(Kind::KeyNorm, i, &norms.key)?,
+                }),
+                None => None,
+            },
             post_attention_norm: self.vector(Kind::PostAttentionNorm, i, &layer.post_attention_norm)?,
             gate: linear(Kind::Gate, Kind::GateBias, &layer.gate)?,
             up: linear(Kind::Up, Kind::UpBias, &layer.up)?,

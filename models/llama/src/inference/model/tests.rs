@@ -7,7 +7,7 @@ use edkm_testkit::golden::{Folder, Golden};
 
 use super::*;
 use crate::checkpoint::{write_model, Sharding, TensorEntry};
-use crate::config::RopeScaling;
+use crate::config::{AttentionBias, RopeScaling};
 use crate::inference::testing::{
     assert_close, config, dense, dense_model, full_logits, packed_model, seed_of, tokens, Form,
 };
@@ -32,8 +32,18 @@ fn every_option_of_the_configuration_is_the_definition() {
             ..plain.clone()
         },
         LlamaConfig {
-            attention_bias: true,
+            attention_bias: AttentionBias::All,
             mlp_bias: true,
+            ..plain.clone()
+        },
+        LlamaConfig {
+            attention_bias: AttentionBias::QueryKeyValue,
+            ..plain.clone()
+        },
+        // heads wider together than the residual stream
+        LlamaConfig {
+            query_key_norm: true,
+            head_dim: 20,
             ..plain.clone()
         },
         LlamaConfig {

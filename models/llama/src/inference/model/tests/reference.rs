@@ -75,6 +75,16 @@ impl Reference {
                 let mut query = self.linear(Kind::Query, Some(Kind::QueryBias), layer, &normed);
                 let mut key = self.linear(Kind::Key, Some(Kind::KeyBias), layer, &normed);
                 let value = self.linear(Kind::Value, Some(Kind::ValueBias), layer, &normed);
+                if config.query_key_norm {
+                    query = query
+                        .chunks_exact(dim)
+                        .flat_map(|head| self.norm(Kind::QueryNorm, layer, head))
+                        .collect();
+                    key = key
+                        .chunks_exact(dim)
+                        .flat_map(|head| self.norm(Kind::KeyNorm, layer, head))
+                        .collect();
+                }
                 self.turn(&mut query, position);
                 self.turn(&mut key, position);
                 cache.push((key, value));
