@@ -1,12 +1,13 @@
-//! A conversation in the Alpaca template.
+//! A conversation in the model's template.
 
 use edkm_llama::inference::{GenerateOptions, Session, StopReason};
 
 use crate::data::alpaca;
+use crate::template::{Goes, Message, Template};
 use crate::text_generation::{write_text, WrittenText};
 use crate::{Tokenizer, TrainError};
 
-/// Where a response ends that the model itself does not end: it goes on with an instruction of its own.
+/// Where a response in Alpaca's template ends that the model itself does not end: it goes on with an instruction of its own.
 const NEXT_INSTRUCTION: &str = "\n### Instruction:";
 
 /// Instructions and responses so far. What the session has read is not read again.
@@ -15,7 +16,11 @@ pub struct Chat<'m, 't> {
     tokenizer: &'t Tokenizer,
     options: GenerateOptions,
     stop: Vec<String>,
+    /// What is said before all else.
+    system: Option<Message>,
     /// All turns.
+    messages: Vec<Message>,
+    /// The same, as the model has read and written them.
     tokens: Vec<u32>,
     turns: u64,
 }
@@ -39,21 +44,42 @@ pub enum Forgot {
 }
 
 impl<'m, 't> Chat<'m, 't> {
-    /// A conversation in an empty session. `stop` holds further texts that end a response.
-    pub fn new(session: Session<'m>, tokenizer: &'t Tokenizer, options: GenerateOptions, stop: &[String]) -> Self {
-        let stop = stop.iter().cloned().chain([NEXT_INSTRUCTION.to_owned()]).collect();
-        Self {
+    /// A conversation in an empty session. `system` is said to the model before all else; `stop` holds further texts that end a response.
+    ///
+    /// # Errors
+    /// A chat template that cannot be used.
+    pub fn new(
+        session: Session<'m>,
+        tokenizer: &'t Tokenizer,
+        mut options: GenerateOptions,
+        system: Option<&str>,
+        stop: &[String],
+    ) -> Result<Self, TrainError> {
+        let mut stop = stop.to_vec();
+        match tokenizer.template() {
+            Template::Alpaca => stop.push(NEXT_INSTRUCTION.to_owned()),
+            Template::Chat(template) => {
+                // what ends a turn may be another token than what ends a text
+                let behind = tokenizer.encode(&template.behind_response()?)?;
+                let end = behind.first().filter(|&&token| tokenizer.is_special(token));
+                options.stop_tokens.extend(end);
+            }
+        }
+        Ok(Self {
             session,
             tokenizer,
             options,
             stop,
+            system: system.map(Message::system),
+            messages: Vec::new(),
             tokens: Vec::new(),
             turns: 0,
-        }
+        })
     }
 
     /// Begins anew.
     pub fn clear(&mut self) {
+        self.messages.clear();
         self.tokens.clear();
     }
 
@@ -67,19 +93,12 @@ impl<'m, 't> Chat<'m, 't> {
     /// # Errors
     /// As [`write_text`]; an instruction that is longer than the context.
     pub fn respond(&mut self, instruction: &str, on_text: impl FnMut(&str)) -> Result<Response, TrainError> {
-        let room = self.session.context();
+        let asked = Message::user(instruction);
+        let mut tokens = self.asked(&self.messages, &asked)?;
         let mut forgot = Forgot::Nothing;
-        let mut tokens = self.tokens.clone();
-        if !tokens.is_empty() {
-            let next = format!("\n\n### Instruction:\n{instruction}\n\n### Response:");
-            tokens.extend(self.tokenizer.encode(&next)?);
-            if tokens.len() + self.options.max_tokens > room {
-                tokens.clear();
-                forgot = Forgot::EarlierTurns;
-            }
-        }
-        if tokens.is_empty() {
-            tokens = self.tokenizer.encode_document(&alpaca::prompt(instruction, ""))?;
+        if !self.messages.is_empty() && tokens.len() + self.options.max_tokens > self.session.context() {
+            tokens = self.asked(&[], &asked)?;
+            forgot = Forgot::EarlierTurns;
         }
         let known = self.session.keep_common_prefix(&tokens);
         let mut options = self.options.clone();
@@ -93,8 +112,32 @@ impl<'m, 't> Chat<'m, 't> {
             StopReason::Caller => tokens.extend(self.tokenizer.encode(&written.text)?),
             _ => tokens.extend(&written.generation.tokens),
         }
+        if forgot == Forgot::EarlierTurns {
+            self.messages.clear();
+        }
+        self.messages.extend([asked, Message::response(&written.text)]);
         self.tokens = tokens;
         self.turns += 1;
         Ok(Response { written, forgot })
+    }
+    /// The tokens of a further instruction behind those turns: all that there are, or none.
+    fn asked(&self, earlier: &[Message], instruction: &Message) -> Result<Vec<u32>, TrainError> {
+        match self.tokenizer.template() {
+            Template::Chat(template) => {
+                let all = self.system.iter().chain(earlier).chain([instruction]);
+                let all: Vec<Message> = all.cloned().collect();
+                self.tokenizer.encode(&template.write(&all, Goes::On)?)
+            }
+            Template::Alpaca if earlier.is_empty() => {
+                let system = self.system.iter().map(|system| format!("{}\n\n", system.content));
+                let instruction = system.chain([instruction.content.clone()]).collect::<String>();
+                self.tokenizer.encode_document(&alpaca::prompt(&instruction, ""))
+            }
+            Template::Alpaca => {
+                let mut tokens = self.tokens.clone();
+                tokens.extend(self.tokenizer.encode(&alpaca::next_prompt(&instruction.content))?);
+                Ok(tokens)
+            }
+        }
     }
 }

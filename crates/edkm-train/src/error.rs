@@ -157,6 +157,20 @@ pub enum TrainError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A chat template that cannot be used.
+    #[error("{}: the chat template: {reason}", path.display())]
+    Template {
+        /// The file that it is in.
+        path: PathBuf,
+        /// What is wrong with it, or what it says of the conversation.
+        reason: String,
+    },
+    /// A conversation that cannot be written.
+    #[error("{reason}")]
+    Conversation {
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The tokenizer makes tokens for which the model has no embedding row.
     #[error("{}: the tokenizer has token {token} but the model's vocabulary has {model_rows} rows; they do not belong together", path.display())]
     Vocabulary {
@@ -169,7 +183,7 @@ pub enum TrainError {
     },
 
     /// A data file with an ending that names no known format.
-    #[error("{}: unknown kind of data file; expected .txt (documents split at blank lines), .json or .jsonl (Alpaca records)", path.display())]
+    #[error("{}: unknown kind of data file; expected .txt (documents split at blank lines), .json or .jsonl (Alpaca records or conversations)", path.display())]
     UnknownDataFormat {
         /// The file.
         path: PathBuf,
@@ -182,7 +196,7 @@ pub enum TrainError {
         /// Offset of the first byte that is not part of UTF-8 text.
         offset: u64,
     },
-    /// A record of a JSON data file is not an Alpaca record.
+    /// A record of a JSON data file that cannot be used.
     #[error("{}: record {record}: {reason}", path.display())]
     Record {
         /// The file.

@@ -12,11 +12,12 @@
 //! | [`tasks`] | PIQA, HellaSwag, Winogrande, ARC and MMLU, by the rules of the lm-evaluation-harness |
 //! | [`compare`] | ways to compress a model, side by side |
 //! | [`tokenizer`] | text to tokens and back |
-//! | [`data`] | text and Alpaca files as windows of tokens, in an order that can be resumed |
+//! | [`template`] | instructions and conversations as text |
+//! | [`data`] | text, Alpaca records and conversations as windows of tokens, in an order that can be resumed |
 //! | [`schedule`] | learning rate and temperature by step |
 //! | [`init`] | the weights that a model begins with |
 //! | [`text_generation`] | text that goes on, as it is written |
-//! | [`chat`] | a conversation in the Alpaca template |
+//! | [`chat`] | a conversation with a model |
 //! | [`report`] | `report.html`, a run on one page |
 //! | [`metrics`] | `metrics.jsonl`, one object a step |
 //! | [`memory`] | what the operating system says about this process |
@@ -44,6 +45,7 @@ pub mod run;
 pub mod schedule;
 pub mod synthetic;
 pub mod tasks;
+pub mod template;
 pub mod text_generation;
 pub mod tokenizer;
 pub mod trainer;

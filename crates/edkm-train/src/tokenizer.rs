@@ -1,8 +1,11 @@
 //! Text to tokens and back, from the `tokenizer.json` of a model folder.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::files::read_capped;
+use crate::template::{ChatTemplate, Template};
 use crate::TrainError;
 
 mod bounds;
@@ -24,6 +27,7 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     special: SpecialTokens,
     adds_begin: bool,
+    template: Template,
     path: PathBuf,
     largest: u32,
 }
@@ -31,7 +35,7 @@ pub struct Tokenizer {
 impl Tokenizer {
     /// Reads `tokenizer.json` of a model folder, and the special tokens from `config.json` (`bos_token_id`,
     /// `eos_token_id`) or, where that is silent, `tokenizer_config.json` (`bos_token`, `eos_token`). What that says of `add_bos_token` counts for
-    /// [`encode_question`](Self::encode_question).
+    /// [`encode_question`](Self::encode_question). A chat template is taken from `chat_template.jinja`, `chat_template.json` or `tokenizer_config.json`.
     ///
     /// # Errors
     /// A file that is absent where it is needed, too large, not JSON, or not a tokenizer: named in the message.
@@ -41,6 +45,9 @@ impl Tokenizer {
         let mut tokenizer = Self::from_bytes(&path, &bytes, SpecialTokens::default())?;
         (tokenizer.special, tokenizer.adds_begin) = SpecialTokens::read(dir, |text| tokenizer.inner.token_to_id(text))?;
         tokenizer.check_special()?;
+        if let Some(template) = ChatTemplate::of_folder(dir)? {
+            tokenizer.template = Template::Chat(Arc::new(template));
+        }
         Ok(tokenizer)
     }
 
@@ -68,6 +75,7 @@ impl Tokenizer {
             inner,
             special,
             adds_begin: true,
+            template: Template::Alpaca,
             path: path.to_path_buf(),
             largest,
         };
@@ -85,6 +93,17 @@ impl Tokenizer {
         guarded(|| self.inner.encode_fast(text, false))
             .map(|encoding| encoding.get_ids().to_vec())
             .map_err(|why| self.error(format!("cannot encode {:?}: {why}", beginning(text))))
+    }
+
+    /// The tokens of a text, as [`encode`](Self::encode) gives them, each with the bytes of the text that it stands for.
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
+    pub fn encode_with_places(&self, text: &str) -> Result<Vec<(u32, Range<usize>)>, TrainError> {
+        let encoding = guarded(|| self.inner.encode(text, false))
+            .map_err(|why| self.error(format!("cannot encode {:?}: {why}", beginning(text))))?;
+        let places = encoding.get_offsets().iter().map(|&(start, end)| start..end);
+        Ok(encoding.get_ids().iter().copied().zip(places).collect())
     }
 
     /// The tokens of a document: the begin token, then those of the text.
@@ -131,6 +150,17 @@ impl Tokenizer {
     /// Decodes tokens one by one as they are generated behind the text of `context`, which is not given again.
     pub fn decode_stream_behind(&self, context: &[u32]) -> DecodeStream<'_> {
         DecodeStream::behind(self, context)
+    }
+
+    /// How instructions and conversations are written for the model.
+    pub fn template(&self) -> &Template {
+        &self.template
+    }
+
+    /// Whether a token is a special one, which stands for no text.
+    pub fn is_special(&self, token: u32) -> bool {
+        let added = self.inner.get_added_tokens_decoder();
+        added.get(&token).is_some_and(|token| token.special)
     }
 
     /// The token put in front of every document.

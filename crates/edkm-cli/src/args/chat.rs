@@ -12,6 +12,9 @@ use super::DeviceArgs;
 pub struct ChatArgs {
     /// A model folder, or hf:OWNER/NAME; palettized weights are used packed
     pub model_dir: PathBuf,
+    /// What the model is told before all else, as the system message of its chat template; without one, in front of the first instruction
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub system: Option<String>,
     /// The most tokens of a response
     #[arg(long, default_value_t = 256)]
     pub tokens: usize,

@@ -78,7 +78,8 @@ pub fn run(args: ChatArgs) -> Result<(), Failure> {
         sampling: args.sampling.options(),
         ..GenerateOptions::for_model(&model)
     };
-    let mut chat = Chat::new(session, &tokenizer, options, &args.sampling.stop);
+    let system = args.system.as_deref();
+    let mut chat = Chat::new(session, &tokenizer, options, system, &args.sampling.stop)?;
 
     let input = std::io::stdin();
     let asks = input.is_terminal();

@@ -16,13 +16,14 @@ use crate::console::note;
 const TOKENIZER_FILE: &str = "tokenizer.json";
 
 /// Files that are fetched if the repository has them; weights and [`CONFIG_FILE`] beside them.
-const SMALL_FILES: [&str; 6] = [
+const SMALL_FILES: [&str; 7] = [
     TOKENIZER_FILE,
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
     "generation_config.json",
     "chat_template.jinja",
+    "chat_template.json",
 ];
 
 /// Attempts of a download that breaks off.

@@ -61,6 +61,72 @@ fn a_conversation_is_remembered_until_it_is_cleared() {
 }
 
 #[test]
+fn a_conversation_is_held_in_the_chat_template_of_the_model() {
+    let shop = Workshop::new();
+    let template = "{{ bos_token }}{% for m in messages %}{% if m.role == 'system' and m.content != 'Be kind.' %}{{ raise_exception('no such system') }}{% endif %}\
+                    {{ m.role + ': ' + m.content + '\n' }}{% endfor %}{% if add_generation_prompt %}{{ 'Once upon a time' }}{% endif %}";
+    std::fs::write(shop.model().join("chat_template.jinja"), template).unwrap();
+    let greedy = ["--temperature", "0"];
+    let told = |prompt: &str| {
+        let mut command = edkm();
+        command
+            .arg("generate")
+            .arg(shop.model())
+            .args(["--prompt", prompt, "--tokens", "12", "--json"]);
+        json(&command.args(greedy).output().unwrap())["text"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    let system = [&greedy[..], &["--system", "Be kind."]].concat();
+    let figures = json(&chat(&shop.model(), "A dog.\nA cat.\n", &system));
+    let turn = |at: usize| figures["turns"][at]["response"].as_str().unwrap();
+    assert_eq!(turn(0), told("system: Be kind.\nuser: A dog.\nOnce upon a time"));
+    let both = format!(
+        "system: Be kind.\nuser: A dog.\nassistant: {}\nuser: A cat.\nOnce upon a time",
+        turn(0)
+    );
+    assert_eq!(turn(1), told(&both));
+    // what both turns begin with is not read again
+    let read = |at: usize| figures["turns"][at]["prompt_tokens"].as_u64().unwrap();
+    assert!(read(1) < read(0) + 12 + 40, "{figures}");
+
+    let output = chat(&shop.model(), "A dog.\n", &["--system", "Be rude."]);
+    assert_refused(&output, &["chat_template.jinja", "no such system"], &shop.out());
+    // in Alpaca's template it comes in front of the first instruction
+    std::fs::remove_file(shop.model().join("chat_template.jinja")).unwrap();
+    let plain = json(&chat(&shop.model(), "A dog.\n", &greedy));
+    let with_system = json(&chat(&shop.model(), "A dog.\n", &system));
+    assert!(plain["turns"][0]["prompt_tokens"].as_u64() < with_system["turns"][0]["prompt_tokens"].as_u64());
+}
+
+#[test]
+fn conversations_train_in_the_chat_template_of_the_model() {
+    let shop = Workshop::new();
+    let template = "{% for m in messages %}{{ '<s>' + m.role + ': ' + m.content + '</s>' }}{% endfor %}";
+    std::fs::write(shop.model().join("chat_template.jinja"), template).unwrap();
+    let record = r#"{"messages": [{"role": "user", "content": "Tell of a dog."}, {"role": "assistant", "content": "Once upon a time there was a dog named Tim."}]}"#;
+    let data = shop.path("conversations.jsonl");
+    std::fs::write(&data, format!("{record}\n").repeat(40)).unwrap();
+    let mut command = edkm();
+    command
+        .arg("finetune")
+        .arg(shop.model())
+        .arg("--data")
+        .arg(&data)
+        .arg("--out")
+        .arg(shop.out());
+    command.args(["--steps", "2", "--seq", "32", "--batch", "2", "--json"]);
+    let figures = json(&command.output().unwrap());
+    assert!(figures["perplexity_after"].as_f64().unwrap().is_finite());
+    // it goes with the model
+    assert_eq!(
+        std::fs::read_to_string(shop.out().join("chat_template.jinja")).unwrap(),
+        template
+    );
+}
+
+#[test]
 fn an_instruction_beyond_the_context_is_refused() {
     let shop = Workshop::new();
     let output = chat(&shop.model(), "Tell a story.\n", &["--context", "8"]);

@@ -3,17 +3,21 @@
 //! | module | what |
 //! |---|---|
 //! | [`text`] | `.txt`: documents split at blank lines |
-//! | [`alpaca`] | `.json`, `.jsonl`: instruction, input, response; loss on the response only |
+//! | [`records`] | `.json`, `.jsonl`: Alpaca records and conversations; loss on responses only |
+//! | [`alpaca`] | Alpaca's template |
 //! | [`windows`] | the stream cut into sequences, for evaluation and for training |
 //! | [`sampler`] | training batches in an order that can be saved and resumed |
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
+use self::records::Record;
 use crate::{Tokenizer, TrainError};
 
 pub mod alpaca;
+pub mod records;
 pub mod sampler;
 pub mod text;
 pub mod windows;
@@ -30,10 +34,10 @@ const ENCODE_TOGETHER: usize = 4 << 20;
 pub enum DataFormat {
     /// `.txt`: plain text, documents split at blank lines.
     Text,
-    /// `.json`: one array of Alpaca records.
-    AlpacaArray,
-    /// `.jsonl`: one Alpaca record a line.
-    AlpacaLines,
+    /// `.json`: one array of records.
+    Array,
+    /// `.jsonl`: one record a line.
+    Lines,
 }
 
 impl DataFormat {
@@ -48,8 +52,8 @@ impl DataFormat {
             .map(str::to_ascii_lowercase);
         match ending.as_deref() {
             Some("txt") => Ok(Self::Text),
-            Some("json") => Ok(Self::AlpacaArray),
-            Some("jsonl") => Ok(Self::AlpacaLines),
+            Some("json") => Ok(Self::Array),
+            Some("jsonl") => Ok(Self::Lines),
             _ => Err(TrainError::UnknownDataFormat {
                 path: path.to_path_buf(),
             }),
@@ -62,13 +66,24 @@ impl DataFormat {
 pub enum Document {
     /// Every token counts in the loss.
     Plain(String),
-    /// Only the response (and the end token after it) counts.
-    Response {
-        /// What the model is given.
-        prompt: String,
-        /// What it has to say.
-        response: String,
+    /// Only the responses, and the end token after each, count.
+    Turns(Vec<Turn>),
+    /// Text of a chat template, which has its begin and end tokens in it.
+    Marked {
+        /// The text.
+        text: String,
+        /// What of it counts, in bytes; ranges in order.
+        counted: Vec<Range<usize>>,
     },
+}
+
+/// A prompt and what is said to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Turn {
+    /// What the model is given.
+    pub prompt: String,
+    /// What it has to say.
+    pub response: String,
 }
 
 /// All documents of a run, encoded and joined: each with the begin token in front.
@@ -82,7 +97,7 @@ pub struct TokenStream {
 }
 
 impl TokenStream {
-    /// Reads data files in the order given and joins them.
+    /// Reads data files in the order given and joins them. Records are written in the tokenizer's [template](Tokenizer::template).
     ///
     /// # Errors
     /// A file that cannot be read, is not what its ending says, or cannot be encoded; [`TrainError::EmptyData`] if there is
@@ -98,8 +113,8 @@ impl TokenStream {
             };
             match DataFormat::of(path)? {
                 DataFormat::Text => text::for_each(path, |document| waiting.add(Document::Plain(document)))?,
-                DataFormat::AlpacaArray => alpaca::for_each_in_array(path, |record| waiting.add(record.document()))?,
-                DataFormat::AlpacaLines => alpaca::for_each_line(path, |record| waiting.add(record.document()))?,
+                DataFormat::Array => records::for_each_in_array(path, waiting.records(path))?,
+                DataFormat::Lines => records::for_each_line(path, waiting.records(path))?,
             }
             waiting.encode()?;
         }
@@ -134,12 +149,16 @@ impl TokenStream {
             .par_iter()
             .map(|document| Encoded::new(document, tokenizer))
             .collect::<Result<_, _>>()?;
-        for Encoded { tokens, prompt } in encoded {
-            if prompt > 0 && self.counted.is_none() {
-                self.counted = Some(vec![true; self.tokens.len()]);
-            }
-            if let Some(counted) = &mut self.counted {
-                counted.extend((0..tokens.len()).map(|position| position >= prompt));
+        for Encoded { tokens, counted } in encoded {
+            match (&mut self.counted, counted) {
+                (None, None) => {}
+                (Some(all), Some(counted)) => all.extend(counted),
+                (Some(all), None) => all.resize(all.len() + tokens.len(), true),
+                (none, Some(counted)) => {
+                    let mut all = vec![true; self.tokens.len()];
+                    all.extend(counted);
+                    *none = Some(all);
+                }
             }
             self.tokens.extend(tokens);
         }
@@ -196,10 +215,10 @@ impl TokenStream {
     }
 }
 
-/// The tokens of one document; the first `prompt` of them do not count.
+/// The tokens of one document, and which of them count; `None`: all do.
 struct Encoded {
     tokens: Vec<u32>,
-    prompt: usize,
+    counted: Option<Vec<bool>>,
 }
 
 impl Encoded {
@@ -207,17 +226,45 @@ impl Encoded {
         match document {
             Document::Plain(text) => Ok(Self {
                 tokens: tokenizer.encode_document(text)?,
-                prompt: 0,
+                counted: None,
             }),
-            Document::Response { prompt, response } => {
-                // Both together, as the model will see them: a response encoded alone may begin with a token for a space.
-                let mut tokens = tokenizer.encode_document(&format!("{prompt}{response}"))?;
-                let alone = tokenizer.encode_document(prompt)?;
-                let shared = alone.iter().zip(&tokens).take_while(|(a, b)| a == b).count();
-                tokens.extend(tokenizer.end_token());
-                Ok(Self { tokens, prompt: shared })
+            Document::Turns(turns) => Self::of_turns(turns, tokenizer),
+            Document::Marked { text, counted } => {
+                let encoded = tokenizer.encode_with_places(text)?;
+                // a token that begins before the response is of the prompt, though it may reach into it
+                let counts = |place: &Range<usize>| {
+                    let range = &counted[..counted.partition_point(|range| range.start <= place.start)];
+                    range.last().is_some_and(|range| place.start < range.end)
+                };
+                let (tokens, counted) = encoded.iter().map(|(token, place)| (*token, counts(place))).unzip();
+                Ok(Self {
+                    tokens,
+                    counted: Some(counted),
+                })
             }
         }
+    }
+
+    fn of_turns(turns: &[Turn], tokenizer: &Tokenizer) -> Result<Self, TrainError> {
+        let (mut tokens, mut counted) = (Vec::new(), Vec::new());
+        for (index, Turn { prompt, response }) in turns.iter().enumerate() {
+            let encode = |text: &str| match index {
+                0 => tokenizer.encode_document(text),
+                _ => tokenizer.encode(text),
+            };
+            // Both together, as the model will see them: a response encoded alone may begin with a token for a space.
+            let whole = encode(&format!("{prompt}{response}"))?;
+            let alone = encode(prompt)?;
+            let shared = alone.iter().zip(&whole).take_while(|(a, b)| a == b).count();
+            counted.resize(counted.len() + shared, false);
+            tokens.extend(whole);
+            tokens.extend(tokenizer.end_token());
+            counted.resize(tokens.len(), true);
+        }
+        Ok(Self {
+            tokens,
+            counted: Some(counted),
+        })
     }
 }
 
@@ -229,17 +276,34 @@ struct Batcher<'a> {
     bytes: usize,
 }
 
-impl Batcher<'_> {
+impl<'a> Batcher<'a> {
     fn add(&mut self, document: Document) -> Result<(), TrainError> {
         self.bytes += match &document {
             Document::Plain(text) => text.len(),
-            Document::Response { prompt, response } => prompt.len() + response.len(),
+            Document::Turns(turns) => turns.iter().map(|turn| turn.prompt.len() + turn.response.len()).sum(),
+            Document::Marked { text, .. } => text.len(),
         };
         self.documents.push(document);
         if self.bytes >= ENCODE_TOGETHER {
             self.encode()?;
         }
         Ok(())
+    }
+
+    /// What adds the records of a file.
+    fn records(&mut self, path: &Path) -> impl FnMut(Record) -> Result<(), TrainError> + use<'_, 'a> {
+        let path = path.to_owned();
+        let mut number = 0;
+        move |record| {
+            number += 1;
+            let documents = self.tokenizer.template().documents(record);
+            let documents = documents.map_err(|why| TrainError::Record {
+                path: path.clone(),
+                record: number,
+                reason: why.to_string(),
+            })?;
+            documents.into_iter().try_for_each(|document| self.add(document))
+        }
     }
 
     fn encode(&mut self) -> Result<(), TrainError> {

@@ -57,7 +57,10 @@ fn only_the_response_and_its_end_count() {
     let prompt = tokenizer.encode_document(&alpaca::prompt("Name it.", "")).unwrap();
     let mut stream = TokenStream::default();
     stream
-        .append(&[Document::Plain("The fox.".into()), record.document()], &tokenizer)
+        .append(
+            &[Document::Plain("The fox.".into()), Document::Turns(vec![record.turn()])],
+            &tokenizer,
+        )
         .unwrap();
     let plain = tokenizer.encode_document("The fox.").unwrap().len();
     let counted: Vec<bool> = (0..stream.len()).map(|position| stream.counts(position)).collect();
@@ -85,14 +88,17 @@ fn only_the_response_and_its_end_count() {
 #[test]
 fn windows_of_prompts_only_are_left_out() {
     let tokenizer = tokenizer();
-    let record = |output: &str| AlpacaRecord {
-        instruction: "Name it. ".repeat(20),
-        input: "x".into(),
-        output: output.into(),
+    let record = |output: &str| {
+        let record = AlpacaRecord {
+            instruction: "Name it. ".repeat(20),
+            input: "x".into(),
+            output: output.into(),
+        };
+        Document::Turns(vec![record.turn()])
     };
     let mut stream = TokenStream::default();
     stream
-        .append(&[record("A kite.").document(), record("A fox.").document()], &tokenizer)
+        .append(&[record("A kite."), record("A fox.")], &tokenizer)
         .unwrap();
     let mut sampler = sampler::WindowSampler::new(&stream, 8, 0).unwrap();
     for _ in 0..50 {
@@ -125,10 +131,10 @@ fn empty_and_unknown_files_are_errors() {
 fn the_fingerprint_tells_tokens_and_weights_apart() {
     let tokenizer = tokenizer();
     let mut response = TokenStream::default();
-    let document = Document::Response {
+    let document = Document::Turns(vec![Turn {
         prompt: "The fox".into(),
         response: " found".into(),
-    };
+    }]);
     response.append(&[document], &tokenizer).unwrap();
     let plain = TokenStream::from_tokens(response.tokens().to_vec());
     assert_ne!(plain.fingerprint(), response.fingerprint());
@@ -145,6 +151,79 @@ fn alpaca_files_of_both_kinds_give_the_same_stream() {
     let (_dir, paths) = files(&[("a.json", &format!("[{record}]")), ("b.jsonl", record)]);
     let [array, lines] = [0, 1].map(|file| TokenStream::from_files(&paths[file..=file], &tokenizer).unwrap());
     assert_eq!(array, lines);
+}
+
+/// What of a stream counts, a run of tokens after the other, as text.
+fn learned(stream: &TokenStream, tokenizer: &Tokenizer) -> Vec<String> {
+    let counts: Vec<(bool, u32)> = (0..stream.len())
+        .map(|at| (stream.counts(at), stream.tokens()[at]))
+        .collect();
+    let runs = counts.chunk_by(|a, b| a.0 == b.0).filter(|run| run[0].0);
+    runs.map(|run| {
+        tokenizer
+            .decode(&run.iter().map(|&(_, token)| token).collect::<Vec<_>>())
+            .unwrap()
+    })
+    .collect()
+}
+
+const CONVERSATIONS: &str = r#"
+    {"messages": [{"role": "system", "content": "Add."}, {"role": "user", "content": "1"}, {"role": "assistant", "content": "The fox."},
+        {"role": "user", "content": [{"type": "text", "text": "found"}]}, {"role": "assistant", "content": "a kite", "name": "x"}]}
+    {"conversations": [{"from": "human", "value": "1"}, {"from": "gpt", "value": "glad"}]}
+    {"instruction": "Add.", "input": "1", "output": "red"}
+"#;
+
+/// One record a line.
+fn conversations() -> String {
+    CONVERSATIONS.replace(",\n", ", ")
+}
+
+#[test]
+fn conversations_are_written_in_alpacas_template_where_the_model_has_none() {
+    let tokenizer = tokenizer();
+    let (_dir, paths) = files(&[("a.jsonl", &conversations())]);
+    let stream = TokenStream::from_files(&paths, &tokenizer).unwrap();
+    assert_eq!(learned(&stream, &tokenizer), ["The fox.", "a kite", "glad", "red"]);
+    let ends = stream
+        .tokens()
+        .iter()
+        .filter(|&&token| Some(token) == tokenizer.end_token());
+    assert_eq!(ends.count(), 4);
+    let text = tokenizer.decode(stream.tokens()).unwrap();
+    let first = alpaca::prompt("Add.\n\n1", "") + "The fox." + &alpaca::next_prompt("found") + "a kite";
+    assert!(text.starts_with(&first), "{text}");
+}
+
+#[test]
+fn records_are_written_in_the_chat_template_of_the_model() {
+    let template = "{% for m in messages %}{% if m.role == 'assistant' %}{{ m.content + eos_token }}{% else %}{{ bos_token + '[' + m.content + '] ' }}{% endif %}{% endfor %}";
+    let bytes = synthetic::train_tokenizer("The fox found a red kite. The bear was glad. [Add.] [1]", 300).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, bytes: &[u8]| std::fs::write(dir.path().join(name), bytes).unwrap();
+    write("tokenizer.json", &bytes);
+    write("tokenizer_config.json", br#"{"bos_token": "<s>", "eos_token": "</s>"}"#);
+    write("chat_template.jinja", template.as_bytes());
+    let tokenizer = Tokenizer::from_dir(dir.path()).unwrap();
+    let (_dir, paths) = files(&[("a.jsonl", &conversations())]);
+    let stream = TokenStream::from_files(&paths, &tokenizer).unwrap();
+    assert_eq!(learned(&stream, &tokenizer), ["The fox.", "a kite", "glad", "red"]);
+    let text = tokenizer.decode(stream.tokens()).unwrap();
+    assert_eq!(text, "[Add.] [1] The fox.[found] a kite[1] glad[Add.\n\n1] red");
+    // the end of each response counts
+    let ends = (0..stream.len()).filter(|&at| Some(stream.tokens()[at]) == tokenizer.end_token());
+    assert_eq!(ends.map(|at| stream.counts(at)).collect::<Vec<_>>(), [true; 4]);
+
+    write("chat_template.jinja", b"{{ raise_exception('no roles here') }}");
+    let tokenizer = Tokenizer::from_dir(dir.path()).unwrap();
+    let error = TokenStream::from_files(&paths, &tokenizer).unwrap_err().to_string();
+    for part in ["a.jsonl", "record 1", "chat_template.jinja", "no roles here"] {
+        assert!(error.contains(part), "{error}");
+    }
+    // text needs no template
+    write("chat_template.jinja", b"{% if %}");
+    let tokenizer = Tokenizer::from_dir(dir.path()).unwrap();
+    TokenStream::from_text("The fox.", &tokenizer).unwrap();
 }
 
 /// A file of the folders named by `EDKM_DATA` and `EDKM_MODELS`, where there is one.

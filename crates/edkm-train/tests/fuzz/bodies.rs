@@ -5,10 +5,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use dfdx::prelude::Cpu;
-use edkm_train::data::{alpaca, text};
+use edkm_train::data::records::Record;
+use edkm_train::data::{records, text, Document};
 use edkm_train::run::checkpoint::{run_folder, OptimizerState, RunFolder};
 use edkm_train::run::LayerRules;
 use edkm_train::tasks::Task;
+use edkm_train::template::{ChatTemplate, Goes, Message, Template};
 
 fn file(folder: &Path, name: &str, input: &[u8]) -> PathBuf {
     let path = folder.join(name);
@@ -28,8 +30,9 @@ pub(crate) fn plain_text(folder: &Path, input: &[u8]) {
 /// An array of Alpaca records is refused, or its records are prompts with responses.
 pub(crate) fn alpaca_array(folder: &Path, input: &[u8]) {
     let path = file(folder, "alpaca.json", input);
-    let _ = alpaca::for_each_in_array(&path, |record| {
-        drop(record.document());
+    let _ = records::for_each_in_array(&path, |record| {
+        // a conversation that begins with a response is refused
+        let _ = Template::Alpaca.documents(record);
         Ok(())
     });
 }
@@ -37,10 +40,34 @@ pub(crate) fn alpaca_array(folder: &Path, input: &[u8]) {
 /// Lines of Alpaca records.
 pub(crate) fn alpaca_lines(folder: &Path, input: &[u8]) {
     let path = file(folder, "alpaca.jsonl", input);
-    let _ = alpaca::for_each_line(&path, |record| {
-        drop(record.document());
+    let _ = records::for_each_line(&path, |record| {
+        // a conversation that begins with a response is refused
+        let _ = Template::Alpaca.documents(record);
         Ok(())
     });
+}
+
+/// A chat template is refused, or writes a conversation, or says why not: in bounded time and memory.
+pub(crate) fn chat_template(_folder: &Path, input: &[u8]) {
+    let Ok(source) = std::str::from_utf8(input) else {
+        return;
+    };
+    let template = ChatTemplate::new(Path::new("chat_template.jinja"), source, serde_json::Map::new());
+    let conversation = [Message::system("a"), Message::user("b"), Message::response("c")];
+    let _ = template.write(&conversation, Goes::On);
+    let conversation = Record::Conversation(conversation.into());
+    for document in Template::Chat(template.into())
+        .documents(conversation)
+        .into_iter()
+        .flatten()
+    {
+        if let Document::Marked { text, counted } = document {
+            assert!(
+                counted.iter().all(|range| text.get(range.clone()).is_some()),
+                "{counted:?} of {text:?}"
+            );
+        }
+    }
 }
 
 /// A file of a task is refused, or the right answer of each question is one of its answers.

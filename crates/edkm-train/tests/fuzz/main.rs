@@ -34,14 +34,25 @@ fn plain_text() {
 fn alpaca_array() {
     let records =
         br#"[{"instruction":"Say.","input":"","output":"Ball."}, {"output":"\u00e9","extra":[{}],"instruction":"a"}]"#;
-    run(&[records], 10_000, bodies::alpaca_array);
+    let messages = br#"[{"messages":[{"role":"user","content":[{"text":"a"}]},{"role":"assistant","content":"b"}]}]"#;
+    run(&[records, messages], 10_000, bodies::alpaca_array);
 }
 
 #[test]
 fn alpaca_lines() {
     let records =
         b"{\"instruction\":\"Say.\",\"input\":\"x\",\"output\":\"Ball.\"}\n\n{\"output\":\"\",\"instruction\":\"a\"}\n";
-    run(&[records], 10_000, bodies::alpaca_lines);
+    let conversations =
+        b"{\"conversations\":[{\"from\":\"human\",\"value\":\"a\"},{\"from\":\"gpt\",\"value\":\"b\"}]}\n";
+    run(&[records, conversations], 10_000, bodies::alpaca_lines);
+}
+
+#[test]
+fn chat_template() {
+    let template = "{%- set n = namespace(i=0) %}{% for m in messages[::-1] %}{%- if m.role == 'user' and not loop.first %}\
+                    {{- '<s>' + m['content'].strip() + n.i|string }}{% generation %}{{ m.content.split('b')[-1] | trim ~ eos_token }}{% endgeneration %}\
+                    {% else %}{%- set n.i = n.i + 1 -%}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '[a]' * 3 }}{% endif %}";
+    run(&[template.as_bytes()], 4_000, bodies::chat_template);
 }
 
 #[test]

@@ -1,8 +1,9 @@
 use std::path::Path;
 
 use super::*;
+use crate::data::alpaca::prompt;
 
-fn array(json: &str) -> Result<Vec<AlpacaRecord>, TrainError> {
+fn array(json: &str) -> Result<Vec<Record>, TrainError> {
     let mut records = Vec::new();
     read_array(Path::new("alpaca.json"), json.as_bytes(), |record| {
         records.push(record);
@@ -11,7 +12,7 @@ fn array(json: &str) -> Result<Vec<AlpacaRecord>, TrainError> {
     Ok(records)
 }
 
-fn lines(json: &str) -> Result<Vec<AlpacaRecord>, TrainError> {
+fn lines(json: &str) -> Result<Vec<Record>, TrainError> {
     let mut records = Vec::new();
     read_lines(Path::new("alpaca.jsonl"), json.as_bytes(), |record| {
         records.push(record);
@@ -20,12 +21,12 @@ fn lines(json: &str) -> Result<Vec<AlpacaRecord>, TrainError> {
     Ok(records)
 }
 
-fn record(instruction: &str, input: &str, output: &str) -> AlpacaRecord {
-    AlpacaRecord {
+fn record(instruction: &str, input: &str, output: &str) -> Record {
+    Record::Alpaca(AlpacaRecord {
         instruction: instruction.into(),
         input: input.into(),
         output: output.into(),
-    }
+    })
 }
 
 #[test]
@@ -51,6 +52,44 @@ fn both_file_kinds_give_the_same_records() {
     assert_eq!(lines(&format!("{one}\n\n{two}\r\n  \n{three}")).unwrap(), expected);
     assert!(array("[]").unwrap().is_empty());
     assert!(lines("").unwrap().is_empty());
+}
+
+#[test]
+fn conversations_are_read_in_each_spelling() {
+    let want = vec![Record::Conversation(vec![Message::user("A"), Message::response("B")])];
+    for record in [
+        r#"{"messages": [{"role": "user", "content": "A"}, {"content": "B", "role": "assistant"}], "id": 3}"#,
+        r#"{"conversations": [{"from": "human", "value": "A"}, {"from": "gpt", "value": "B", "weight": 1}]}"#,
+        r#"{"messages": [{"role": "user", "content": [{"type": "text", "text": "A"}]}, {"role": "assistant", "content": "B"}]}"#,
+    ] {
+        assert_eq!(lines(record).unwrap(), want, "{record}");
+        assert_eq!(array(&format!("[{record}]")).unwrap(), want, "{record}");
+    }
+    for (bad, about) in [
+        (
+            r#"{"messages": [{"role": "user", "content": "A"}]}"#,
+            "\"messages\" has no message of the assistant",
+        ),
+        (r#"{"messages": []}"#, "no message of the assistant"),
+        (r#"{"messages": "A"}"#, "\"messages\""),
+        (r#"{"messages": [{"role": "assistant"}]}"#, "content"),
+        (
+            r#"{"messages": [{"role": "assistant", "content": null}]}"#,
+            "a message's content is a text",
+        ),
+        (
+            r#"{"messages": [{"role": "assistant", "content": [{"type": "image_url"}]}]}"#,
+            "parts with \"text\"",
+        ),
+        (r#"{"messages": [], "conversations": []}"#, "stand there both"),
+        (
+            r#"{"instruction": "A", "output": "B", "messages": []}"#,
+            "\"instruction\" stand there both",
+        ),
+    ] {
+        let error = lines(bad).unwrap_err().to_string();
+        assert!(error.contains("record 1") && error.contains(about), "{error}");
+    }
 }
 
 #[test]

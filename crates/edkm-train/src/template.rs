@@ -1,0 +1,82 @@
+//! How instructions and conversations become text: the chat template of the model, or Alpaca's where it has none.
+
+mod chat_template;
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+pub use chat_template::{ChatTemplate, Goes};
+
+use crate::data::alpaca;
+use crate::data::records::Record;
+use crate::data::Document;
+use crate::TrainError;
+
+/// What one side says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Message {
+    /// `system`, `user` or `assistant`, as chat templates know them.
+    pub role: String,
+    /// The text.
+    pub content: String,
+}
+
+impl Message {
+    /// The role whose messages are learned.
+    pub const ASSISTANT: &'static str = "assistant";
+
+    /// What the user says.
+    pub fn user(content: impl Into<String>) -> Self {
+        Self {
+            role: "user".to_owned(),
+            content: content.into(),
+        }
+    }
+
+    /// What the model is to be.
+    pub fn system(content: impl Into<String>) -> Self {
+        Self {
+            role: "system".to_owned(),
+            content: content.into(),
+        }
+    }
+
+    /// What the model says.
+    pub fn response(content: impl Into<String>) -> Self {
+        Self {
+            role: Self::ASSISTANT.to_owned(),
+            content: content.into(),
+        }
+    }
+
+    /// Whether the model says it.
+    pub fn is_response(&self) -> bool {
+        self.role == Self::ASSISTANT
+    }
+}
+
+/// How instructions and conversations become text.
+#[derive(Clone, Debug, Default)]
+pub enum Template {
+    /// That of Stanford Alpaca.
+    #[default]
+    Alpaca,
+    /// The model's own.
+    Chat(Arc<ChatTemplate>),
+}
+
+impl Template {
+    /// A record as what is learned from: one document, or more where the template writes a conversation otherwise once it goes on.
+    ///
+    /// # Errors
+    /// A conversation that the template does not take.
+    pub fn documents(&self, record: Record) -> Result<Vec<Document>, TrainError> {
+        match (self, record) {
+            (Self::Alpaca, Record::Alpaca(record)) => Ok(vec![Document::Turns(vec![record.turn()])]),
+            (Self::Alpaca, Record::Conversation(messages)) => Ok(vec![Document::Turns(alpaca::turns(&messages)?)]),
+            (Self::Chat(template), Record::Alpaca(record)) => template.documents(&record.messages()),
+            (Self::Chat(template), Record::Conversation(messages)) => template.documents(&messages),
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! Chat templates: programs in Jinja that model folders bring, for transformers and others.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Serde;
+use minijinja::{context, Environment, Error, ErrorKind, Value as JinjaValue};
+use minijinja_contrib::pycompat::unknown_method_callback;
+use serde_json::{Map, Value};
+
+use super::Message;
+use crate::data::Document;
+use crate::files::read_capped;
+use crate::TrainError;
+
+#[cfg(test)]
+mod tests;
+
+/// The largest file with a template that is read.
+const LIMIT: u64 = 8 << 20;
+
+/// What a template may do for one conversation: instructions, and numbers of what it makes. Those of published models run some hundreds of instructions a message,
+/// and the longest record that is read takes a quarter of this.
+const FUEL: u64 = 1 << 24;
+
+/// How deep its macros may call each other.
+const DEEPEST: usize = 50;
+
+const NAME: &str = "chat_template";
+
+/// The files that may have one, the first that there is. That of transformers' order.
+const FILES: [&str; 3] = ["chat_template.jinja", "chat_template.json", "tokenizer_config.json"];
+
+/// A chat template.
+#[derive(Debug)]
+pub struct ChatTemplate {
+    path: PathBuf,
+    /// What transformers gives a template by these names: `bos_token`, `eos_token` and others.
+    special: Map<String, Value>,
+    /// Or why it is none.
+    environment: Result<Environment<'static>, String>,
+}
+
+/// What comes behind the last message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Goes {
+    /// The beginning of a response.
+    On,
+    /// Nothing.
+    NoFurther,
+}
+
+impl ChatTemplate {
+    /// The template of a model folder, if it has one. One that is damaged is an error when it is used: a model can be measured without.
+    ///
+    /// # Errors
+    /// A file that cannot be read or is not what its name says.
+    pub fn of_folder(dir: &Path) -> Result<Option<Self>, TrainError> {
+        for name in FILES {
+            let path = dir.join(name);
+            let bytes = match read_capped(&path, LIMIT) {
+                Ok(bytes) => bytes,
+                Err(TrainError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => continue,
+                Err(other) => return Err(other),
+            };
+            let source = match path.extension().is_some_and(|ending| ending == "json") {
+                false => Some(String::from_utf8(bytes).map_err(|why| error(&path, why))?),
+                true => {
+                    let values = serde_json::from_slice(&bytes).map_err(|why| error(&path, why))?;
+                    source_in(&path, &values)?
+                }
+            };
+            if let Some(source) = source {
+                return Ok(Some(Self::new(&path, &source, special_texts(dir)?)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The template with this text; `path` is what messages call it, `special` the texts of special tokens by name.
+    pub fn new(path: &Path, source: &str, special: Map<String, Value>) -> Self {
+        Self {
+            path: path.to_owned(),
+            special,
+            environment: environment(source).map_err(|why| described(&why)),
+        }
+    }
+
+    /// A conversation as text.
+    ///
+    /// # Errors
+    /// A template that is none; what it says of a conversation that it does not take.
+    pub fn write(&self, messages: &[Message], goes: Goes) -> Result<String, TrainError> {
+        let environment = self.environment.as_ref().map_err(|why| error(&self.path, why))?;
+        let written = environment.get_template(NAME).and_then(|template| {
+            template.render(context! {
+                messages => Serde(messages),
+                add_generation_prompt => goes == Goes::On,
+                tools => (),
+                documents => (),
+                ..JinjaValue::from(Serde(&self.special))
+            })
+        });
+        written.map_err(|why| error(&self.path, described(&why)))
+    }
+
+    /// A conversation to learn from: of each response counts what it makes the template write.
+    pub(super) fn documents(&self, messages: &[Message]) -> Result<Vec<Document>, TrainError> {
+        let mut documents = Vec::new();
+        let (mut text, mut counted) = (String::new(), Vec::<Range<usize>>::new());
+        let responses = messages.iter().enumerate().filter(|(_, message)| message.is_response());
+        for (at, _) in responses {
+            let prompt = self.write(&messages[..at], Goes::On)?;
+            let whole = self.write(&messages[..=at], Goes::NoFurther)?;
+            if !whole.starts_with(&text) {
+                // what was said before is written otherwise now: what a reasoning model thought, say
+                documents.push(Document::Marked {
+                    text: std::mem::take(&mut text),
+                    counted: std::mem::take(&mut counted),
+                });
+            }
+            // a response of nothing that nothing ends may be less than the prompt
+            let end = whole.trim_end().len();
+            counted.push(shared(&prompt, &whole).min(end)..end);
+            text = whole;
+        }
+        documents.push(Document::Marked { text, counted });
+        Ok(documents)
+    }
+
+    /// What is written behind a response, up to what the user says next.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub fn behind_response(&self) -> Result<String, TrainError> {
+        let response = "edkm";
+        let messages = [Message::user(response), Message::response(response)];
+        let text = self.write(&messages, Goes::NoFurther)?;
+        Ok(text
+            .rsplit_once(response)
+            .map_or(String::new(), |(_, behind)| behind.to_owned()))
+    }
+}
+
+fn error(path: &Path, why: impl ToString) -> TrainError {
+    TrainError::Template {
+        path: path.to_owned(),
+        reason: why.to_string(),
+    }
+}
+
+/// Bytes that both begin with, in whole characters.
+fn shared(a: &str, b: &str) -> usize {
+    let pairs = a.chars().zip(b.chars()).take_while(|(a, b)| a == b);
+    pairs.map(|(a, _)| a.len_utf8()).sum()
+}
+
+/// What templates expect of transformers.
+fn environment(source: &str) -> Result<Environment<'static>, Error> {
+    let mut environment = Environment::new();
+    environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
+    environment.set_fuel(Some(FUEL));
+    environment.set_recursion_limit(DEEPEST);
+    environment.set_unknown_method_callback(unknown_method_callback);
+    let raise = |what: String| Err::<JinjaValue, _>(Error::new(ErrorKind::InvalidOperation, what));
+    environment.add_function("raise_exception", raise);
+    environment.add_template_owned(NAME, without_generation_marks(source))?;
+    Ok(environment)
+}
+
+/// `{% generation %}` and `{% endgeneration %}` mark what is learned, for transformers; a block that always runs writes the same.
+fn without_generation_marks(source: &str) -> String {
+    let mut text = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some(start) = rest.find("{%") {
+        let (before, tag) = rest.split_at(start);
+        text.push_str(before);
+        let end = tag.find("%}").map_or(tag.len(), |end| end + 2);
+        let (tag, behind) = tag.split_at(end);
+        let word = tag
+            .trim_start_matches(['{', '%', '-', '+'])
+            .trim_end_matches(['}', '%', '-', '+']);
+        match word.trim() {
+            name @ ("generation" | "endgeneration") => {
+                let plain = if name == "generation" { "if true" } else { "endif" };
+                text.push_str(&tag.replacen(name, plain, 1));
+            }
+            _ => text.push_str(tag),
+        }
+        rest = behind;
+    }
+    text.push_str(rest);
+    text
+}
+
+/// What went wrong, and the line.
+fn described(why: &Error) -> String {
+    let what = why.detail().map_or_else(|| why.kind().to_string(), ToOwned::to_owned);
+    match why.line() {
+        Some(line) => format!("{what} (line {line})"),
+        None => what,
+    }
+}
+
+/// The template in a JSON file: one, or several by name.
+fn source_in(path: &Path, values: &Map<String, Value>) -> Result<Option<String>, TrainError> {
+    let text = |value: &Value| value.as_str().map(ToOwned::to_owned);
+    match values.get("chat_template") {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(source)) => Ok(Some(source.clone())),
+        Some(Value::Array(all)) => {
+            let named = all.iter().find(|one| one["name"] == "default");
+            let source = named.and_then(|one| text(&one["template"]));
+            source.map(Some).ok_or_else(|| error(path, "none is named \"default\""))
+        }
+        Some(other) => Err(error(path, format!("it is {other}, not a text"))),
+    }
+}
+
+/// The texts of special tokens, as tokenizer_config.json has them.
+fn special_texts(dir: &Path) -> Result<Map<String, Value>, TrainError> {
+    let path = dir.join("tokenizer_config.json");
+    let bytes = match read_capped(&path, LIMIT) {
+        Ok(bytes) => bytes,
+        Err(TrainError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => return Ok(Map::new()),
+        Err(other) => return Err(other),
+    };
+    let values: Map<String, Value> = serde_json::from_slice(&bytes).map_err(|why| error(&path, why))?;
+    let text = |value: Value| match value {
+        Value::Object(mut token) => token.remove("content"),
+        Value::String(text) => Some(Value::String(text)),
+        _ => None,
+    };
+    let tokens = values.into_iter().filter(|(name, _)| name.ends_with("_token"));
+    Ok(tokens.filter_map(|(name, value)| Some((name, text(value)?))).collect())
+}
