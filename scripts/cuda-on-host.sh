@@ -47,7 +47,7 @@ else
             --features edkm-cuda/driver,dfdx-edkm/cuda,edkm-llama/cuda,edkm-tests/cuda "$@"
     }
     tests --test device
-    tests --lib -- device::cuda inference::gpu
+    tests --lib -- driver:: device::cuda inference::gpu
     tests --test cuda --test cuda_precision --test layer_bench -- --skip dfdx_own
     # the same with streams far ahead of each other: a wait that is missing shows
     for streams in late-copies late-kernels late; do

@@ -45,6 +45,19 @@ pub enum GpuError {
         /// How many there are.
         count: usize,
     },
+    /// A driver for an older CUDA than the libraries: neither cuBLAS nor what NVRTC compiles runs with it.
+    #[error(
+        "the GPU's driver is for CUDA {}.{}, and the CUDA libraries are of {}.{}: a newer driver is needed ({reason})",
+        driver.major, driver.minor, libraries.major, libraries.minor
+    )]
+    OldDriver {
+        /// What the driver is for.
+        driver: CudaVersion,
+        /// That of NVRTC.
+        libraries: CudaVersion,
+        /// What failed.
+        reason: String,
+    },
     /// NVRTC, when the kernels are compiled.
     #[error("the CUDA kernels could not be compiled by NVRTC for {architecture}: {reason}")]
     Compile {
@@ -61,8 +74,51 @@ impl GpuError {
         match self {
             Self::Driver(error) => error.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY,
             Self::Blas(error) => error.0 == cublas::cublasStatus_t::CUBLAS_STATUS_ALLOC_FAILED,
-            Self::NoSuchGpu { .. } | Self::Compile { .. } => false,
+            Self::NoSuchGpu { .. } | Self::OldDriver { .. } | Self::Compile { .. } => false,
         }
+    }
+
+    /// The same, or what is behind it: a driver that is older than the libraries.
+    fn with_versions(self, driver: CudaVersion, libraries: CudaVersion) -> Self {
+        match self {
+            Self::NoSuchGpu { .. } => self,
+            _ if driver >= libraries || self.is_out_of_memory() => self,
+            _ => Self::OldDriver {
+                driver,
+                libraries,
+                reason: self.to_string(),
+            },
+        }
+    }
+}
+
+/// A version of CUDA.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CudaVersion {
+    /// 13 of 13.0
+    pub major: i32,
+    /// 0 of 13.0
+    pub minor: i32,
+}
+
+impl CudaVersion {
+    /// The newest that the driver is for.
+    fn of_driver() -> Result<Self, DriverError> {
+        let mut version = 0;
+        // SAFETY: writes to the local variable.
+        unsafe { sys::cuDriverGetVersion(&mut version) }.result()?;
+        Ok(Self {
+            major: version / 1000,
+            minor: version % 1000 / 10,
+        })
+    }
+
+    /// That of NVRTC; none if it does not tell.
+    fn of_libraries() -> Option<Self> {
+        let (mut major, mut minor) = (0, 0);
+        // SAFETY: writes to the local variables.
+        let outcome = unsafe { cudarc::nvrtc::sys::nvrtcVersion(&mut major, &mut minor) };
+        outcome.result().is_ok().then_some(Self { major, minor })
     }
 }
 
@@ -108,7 +164,12 @@ impl Gpu {
         if let Some(gpu) = gpus.get(&ordinal) {
             return Ok(gpu.clone());
         }
-        let gpu = Arc::new(Gpu::open(ordinal)?);
+        let opened =
+            Gpu::open(ordinal).map_err(|error| match (CudaVersion::of_driver(), CudaVersion::of_libraries()) {
+                (Ok(driver), Some(libraries)) => error.with_versions(driver, libraries),
+                _ => error,
+            });
+        let gpu = Arc::new(opened?);
         gpus.insert(ordinal, gpu.clone());
         Ok(gpu)
     }
@@ -219,13 +280,16 @@ impl Gpu {
         self.traffic.get()
     }
 
-    /// Bytes of the GPU's memory that are free.
+    /// Bytes of the GPU's memory that are free for numbers of this process: what nobody has, and what the driver's pool keeps of what this process has
+    /// freed. Waits for the device, so that what was freed is free.
     ///
     /// # Errors
     /// The driver's.
     pub fn free_bytes(&self) -> Result<u64, GpuError> {
-        self.device.bind_to_thread()?;
-        Ok(result::mem_get_info()?.0 as u64)
+        self.wait()?;
+        let pool = MemoryPool::of(&self.device)?;
+        let kept = pool.map_or(Ok(0), |pool| pool.idle_bytes())?;
+        Ok((result::mem_get_info()?.0 as u64).saturating_add(kept))
     }
 
     /// Copies numbers on the GPU.
@@ -425,5 +489,25 @@ impl Call<'_> {
                 cublas::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
             )
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_driver_that_is_too_old_is_named() {
+        let [old, new] = [(12, 4), (13, 0)].map(|(major, minor)| CudaVersion { major, minor });
+        let failed = || GpuError::Driver(DriverError(sys::CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION));
+        let message = failed().with_versions(old, new).to_string();
+        for part in ["CUDA 12.4", "13.0", "UNSUPPORTED_PTX_VERSION"] {
+            assert!(message.contains(part), "no `{part}` in: {message}");
+        }
+        assert_eq!(failed().with_versions(new, new), failed());
+        assert_eq!(failed().with_versions(new, old), failed());
+        // what has nothing to do with it
+        let no_gpu = GpuError::NoSuchGpu { ordinal: 1, count: 1 };
+        assert_eq!(no_gpu.clone().with_versions(old, new), no_gpu);
     }
 }

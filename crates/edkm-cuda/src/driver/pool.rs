@@ -40,6 +40,12 @@ impl MemoryPool {
         })
     }
 
+    /// Bytes that the pool keeps and nobody uses: numbers to come have them, though to the rest of the system they are taken.
+    pub(super) fn idle_bytes(&self) -> Result<u64, DriverError> {
+        let reserved = self.get(Attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT)?;
+        Ok(reserved.saturating_sub(self.get(Attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT)?))
+    }
+
     /// Lets the peak begin anew, from what is used at present.
     pub(super) fn reset_peak(&self) -> Result<(), DriverError> {
         // the driver takes no other number than zero

@@ -57,6 +57,12 @@ uint64_t pool_used() {
     for (auto& [address, len] : pooled) used += len;
     return used;
 }
+// What the pool holds, in use or not: told to keep what is freed, the most that it ever had.
+bool pool_keeps = false;
+uint64_t pool_most = 0;
+uint64_t pool_reserved() { return pool_keeps ? pool_most : pool_used(); }
+// What was given back in a stream that has not come so far.
+uint64_t pool_pending = 0;
 
 // Page-locked memory of the host.
 std::map<uint64_t, size_t> locked;
@@ -135,6 +141,18 @@ int copy(uint64_t device, size_t len, void* to, const void* from) {
     return OK;
 }
 
+size_t memory_bytes() {
+    static const char* said = std::getenv("EDKM_STANDIN_MEMORY");
+    return said == nullptr ? (size_t)1 << 40 : std::strtoull(said, nullptr, 10);
+}
+
+// Bytes that nobody uses.
+size_t room() {
+    size_t room = memory_bytes();
+    for (auto& [address, len] : memory) room -= len;
+    return room;
+}
+
 void* pointer(uint64_t address) { return reinterpret_cast<void*>(address); }
 
 struct Blas {
@@ -148,6 +166,7 @@ int handle;
 extern "C" {
 
 int cuInit(unsigned int) { return OK; }
+int cuDriverGetVersion(int* version) { return *version = 13000, OK; }
 int cuDeviceGetCount(int* count) { return *count = 1, OK; }
 int cuDeviceGet(int* device, int ordinal) { return ordinal == 0 ? (*device = 0, OK) : INVALID_DEVICE; }
 // compute capability 9.0, memory pools
@@ -217,32 +236,29 @@ int cuMemFreeHost(void* address) {
     return std::free(address), OK;
 }
 int cuDeviceGetDefaultMemPool(void** pool, int) { return *pool = &handle, OK; }
-// 4: how much is kept free, 7: what is used, 8: the most that was, which can be set to zero alone
+// 4: how much is kept free, 5: what the pool holds, 7: what is used, 8: the most that was, which can be set to zero alone
 int cuMemPoolSetAttribute(void*, int attribute, void* value) {
     IN_TURN;
-    if (attribute == 4) return OK;
+    if (attribute == 4) return pool_keeps = *static_cast<uint64_t*>(value) == UINT64_MAX, OK;
     if (attribute != 8 || *static_cast<uint64_t*>(value) != 0) return INVALID_VALUE;
     return pool_peak = pool_used(), OK;
 }
 int cuMemPoolGetAttribute(void*, int attribute, void* value) {
     IN_TURN;
-    if (attribute != 7 && attribute != 8) return INVALID_VALUE;
-    return *static_cast<uint64_t*>(value) = attribute == 7 ? pool_used() : pool_peak, OK;
+    if (attribute != 5 && attribute != 7 && attribute != 8) return INVALID_VALUE;
+    return *static_cast<uint64_t*>(value) = attribute == 5 ? pool_reserved() : attribute == 7 ? pool_used() : pool_peak, OK;
 }
 
-// EDKM_STANDIN_MEMORY: bytes of the device, 1 TiB without it.
+// EDKM_STANDIN_MEMORY: bytes of the device, 1 TiB without it. What the pool holds is taken, in use or not.
 int cuMemGetInfo_v2(size_t* free, size_t* total) {
     IN_TURN;
-    static const char* said = std::getenv("EDKM_STANDIN_MEMORY");
-    *free = *total = said == nullptr ? (size_t)1 << 40 : std::strtoull(said, nullptr, 10);
-    for (auto& [address, len] : memory) *free -= len;
+    *total = memory_bytes();
+    *free = room() - (pool_reserved() - std::min(pool_reserved(), pool_used() + pool_pending));
     return OK;
 }
 int cuMemAlloc_v2(uint64_t* address, size_t len) {
     IN_TURN;
-    size_t free, total;
-    cuMemGetInfo_v2(&free, &total);
-    if (len > free) return OUT_OF_MEMORY;
+    if (len > room()) return OUT_OF_MEMORY;
     // dfdx asks for an empty workspace
     *address = allocate(len, 0xff);
     return OK;
@@ -251,6 +267,7 @@ int cuMemAllocAsync(uint64_t* address, size_t len, void*) {
     IN_TURN;
     if (int failed = cuMemAlloc_v2(address, len)) return failed;
     pooled[*address] = len;
+    pool_most = std::max(pool_most, pool_used());
     return pool_peak = std::max(pool_peak, pool_used()), OK;
 }
 int cuMemFree_v2(uint64_t address) {
@@ -263,8 +280,13 @@ int cuMemFreeAsync(uint64_t address, void* stream) {
     IN_TURN;
     if (address == 0) return OK;
     // who asks for memory in the same stream may have this from now on
+    size_t len = pooled[address];
     pooled.erase(address);
-    stream_of(stream).give([=] { release(address); });
+    pool_pending += len;
+    stream_of(stream).give([=] {
+        release(address);
+        pool_pending -= len;
+    });
     return OK;
 }
 int cuMemsetD8Async(uint64_t address, unsigned char byte, size_t len, void* stream) {
@@ -328,6 +350,7 @@ int cuLaunchKernel(
     return OK;
 }
 
+int nvrtcVersion(int* major, int* minor) { return *major = 13, *minor = 0, OK; }
 int nvrtcCreateProgram(void** program, const char* source, const char*, int, const char* const*, const char* const*) {
     // what is compiled must be what stands here
     if (std::string(source).find("edkm_digest") == std::string::npos) return INVALID_VALUE;

@@ -63,11 +63,13 @@ impl<D: EdkmDevice> Run<'_, D> {
             }
         };
         trainer = trainer.with_rate_factors(rate_factors);
-        let to_come = [
-            gradient_bytes(&config, settings.update),
-            moment_bytes(&config, settings.moments),
-            teacher.as_ref().map_or(0, DynamicTeacher::shared_bytes),
-        ];
+        // behind a first step the moments are there, and so are the weights that a teacher had shared
+        let is_there = checkpoint.is_some_and(|(_, state)| state.step > 0);
+        let with_first_step = match is_there {
+            true => 0,
+            false => moment_bytes(&config, settings.moments) + teacher.as_ref().map_or(0, DynamicTeacher::shared_bytes),
+        };
+        let to_come = [gradient_bytes(&config, settings.update), with_first_step];
         if let Some(budget) = settings.device_share.budget(*device, to_come)? {
             trainer = trainer.with_device_budget(budget);
         }

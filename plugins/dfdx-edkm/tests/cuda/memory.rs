@@ -68,6 +68,23 @@ fn dfdx_own_permuted_and_broadcast_tensors_are_recognised() {
     assert_bitwise_equal("permuted", &bits(bytes.as_bytes()), &want);
 }
 
+/// The driver's pool keeps freed memory for this process: to the system it is taken, to what comes next it is free.
+#[test]
+fn what_was_freed_is_free() {
+    const LEN: usize = 1 << 24;
+    let dev = gpu();
+    let free = || dev.free_bytes().unwrap().expect("memory of its own");
+    let before = free();
+    let tensor: Tensor<(usize,), f32, _> = dev.try_zeros_like(&(LEN,)).unwrap();
+    let meanwhile = free();
+    drop(tensor);
+    let after = free();
+    // other tests hold some memory now and then, and the pool grows by whole blocks
+    let bytes = 4 * LEN as u64;
+    assert!(meanwhile + bytes / 2 < before, "{before} {meanwhile}");
+    assert!(after > before - bytes / 2, "{before} {after}");
+}
+
 #[test]
 fn a_gpu_that_is_not_there_is_an_error() {
     let Err(error) = dfdx_edkm::device::open_gpu(1000, 0) else {
