@@ -1,13 +1,17 @@
 //! Learners on all GPUs of this machine. With one GPU there is nothing to gather, and the tests say so.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use dfdx_edkm::device::{count_gpus, nccl_learners, NcclLearner};
 use edkm_store::{Backend, DType, LearnerGroup, Placement, Record, Store, StoreError};
 
+/// Tests take turns: collectives of two groups on the same GPUs may come in another order on each, and then wait for each other.
+static GPUS: Mutex<()> = Mutex::new(());
+
 /// Runs `program` on a learner for each GPU, each on its own thread, and returns what they return, by rank.
 fn on_all_gpus<R: Send>(patience: Duration, program: impl Fn(NcclLearner) -> R + Sync) -> Option<Vec<R>> {
+    let _turn = GPUS.lock().unwrap_or_else(PoisonError::into_inner);
     let count = count_gpus().expect("a driver");
     if count < 2 {
         println!("skipped: {count} GPU on this machine, and learners need two");

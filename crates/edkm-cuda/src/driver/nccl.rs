@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use cudarc::driver::CudaDevice;
-use cudarc::nccl::{result::NcclError, Comm};
+use cudarc::nccl::{group_end, group_start, result::NcclError, Comm};
 
 use super::stream::Event;
 use super::{Gpu, GpuError};
@@ -42,6 +42,29 @@ pub struct Communicator {
     world: usize,
 }
 
+/// Gathers a byte of each, so that the GPUs are connected. NCCL does that within the first collective, and by default lets the host wait there for
+/// the others: nobody could give it up.
+fn connect(comms: &[Comm]) -> Result<(), CollectiveError> {
+    let driver = GpuError::from;
+    let memory = |comm: &Comm, bytes| comm.device().alloc_zeros::<u8>(bytes).map_err(driver);
+    let mut buffers = comms
+        .iter()
+        .map(|comm| Ok((memory(comm, 1)?, memory(comm, comms.len())?)))
+        .collect::<Result<Vec<_>, CollectiveError>>()?;
+    group_start()?;
+    let gathered = comms
+        .iter()
+        .zip(&mut buffers)
+        .try_for_each(|(comm, (own, all))| comm.all_gather(own, all).map(drop));
+    // a group that was begun must end
+    group_end()?;
+    gathered?;
+    for comm in comms {
+        comm.device().synchronize().map_err(driver)?;
+    }
+    Ok(())
+}
+
 struct Connected(Comm);
 
 // SAFETY: a communicator is a handle that any thread may use, one at a time: the mutex around it sees to that. The device's context is bound in every call.
@@ -60,6 +83,7 @@ impl Communicator {
         let devices: Vec<_> = gpus.iter().map(|gpu| gpu.device().clone()).collect();
         let world = devices.len();
         let comms = Comm::from_devices(devices.clone())?;
+        connect(&comms)?;
         let members = comms.into_iter().zip(devices).enumerate();
         Ok(members
             .map(|(rank, (comm, device))| Self {

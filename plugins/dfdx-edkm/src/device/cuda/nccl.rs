@@ -12,7 +12,7 @@ use crate::EdkmError;
 /// gather goes from GPU to GPU by NCCL.
 ///
 /// A learner leaves the group when it is dropped, which ends the others' waiting with an error. One that neither fails nor leaves nor comes is given up
-/// after `patience`.
+/// after `patience`. A GPU is in one group at a time: collectives of two may wait for each other.
 ///
 /// # Errors
 /// GPUs that there are not, or one named twice; NCCL.
