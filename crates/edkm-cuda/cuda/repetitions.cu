@@ -194,7 +194,7 @@ __device__ inline unsigned long long mixed(unsigned long long x) {
 }
 
 // digest += two numbers for each key that occurs, by palette, key and count: what a matrix that did not change is recognised by.
-EDKM_KERNEL edkm_digest_counts(const unsigned int* counts, size_t first_palette, unsigned long long* digest) {
+__device__ inline void add_digest(const unsigned int* counts, size_t first_palette, unsigned long long* digest) {
     __shared__ unsigned long long sums[2][THREADS];
     size_t palette = blockIdx.x / PARTS;
     counts += palette * KEYS;
@@ -217,6 +217,8 @@ EDKM_KERNEL edkm_digest_counts(const unsigned int* counts, size_t first_palette,
     if (threadIdx.x < 2) atomicAdd(&digest[threadIdx.x], sums[threadIdx.x][0]);
 }
 
+EDKM_KERNEL edkm_digest_counts(const unsigned int* counts, size_t first_palette, unsigned long long* digest) { add_digest(counts, first_palette, digest); }
+
 // Begins the records from the first of two starts [P, 2, HEAD + K] if the matrix has the expected digest, else from the second. A block a palette.
 EDKM_KERNEL edkm_choose_start(
     const unsigned long long* digest, size_t expected_a, size_t expected_b, const double* starts, double* records, size_t clusters, size_t repetitions
@@ -226,6 +228,30 @@ EDKM_KERNEL edkm_choose_start(
     double* record = records + blockIdx.x * record_len(clusters, repetitions);
     for (size_t i = threadIdx.x; i < HEAD + clusters; i += THREADS) record[i] = start[i];
 }
+
+// A start that comes with the launch: what is set of a head, and as many centroids as are done together.
+#define SET_OF_HEAD (HEAD_PINNED + 1)
+#define NUMBERS_OF_START(x) \
+    double x##_tau, double x##_limit, double x##_pinned, double x##_0, double x##_1, double x##_2, double x##_3, double x##_4, double x##_5, double x##_6, double x##_7
+#define AS_ARRAY(x) {x##_tau, x##_limit, x##_pinned, x##_0, x##_1, x##_2, x##_3, x##_4, x##_5, x##_6, x##_7}
+
+// edkm_digest_counts and edkm_choose_start of a matrix with one palette and few clusters: the last block to end begins the record.
+EDKM_KERNEL edkm_begin_palette(
+    const unsigned int* counts, unsigned long long* digest, unsigned int* tickets, size_t expected_a, size_t expected_b, double* record, size_t clusters,
+    NUMBERS_OF_START(known), NUMBERS_OF_START(other)
+) {
+    add_digest(counts, 0, digest);
+    if (!is_last_part(tickets)) return;
+    const double starts[2][SET_OF_HEAD + AT_ONCE] = {AS_ARRAY(known), AS_ARRAY(other)};
+    const double* start = starts[digest[0] == expected_a && digest[1] == expected_b ? 0 : 1];
+    size_t i = threadIdx.x;
+    if (i < HEAD) record[i] = i < SET_OF_HEAD ? start[i] : 0.0;
+    else if (i < HEAD + clusters) record[i] = start[SET_OF_HEAD + i - HEAD];
+}
+
+#undef SET_OF_HEAD
+#undef NUMBERS_OF_START
+#undef AS_ARRAY
 
 // Repetition t: S_k = sum_u n_u A_uk, N_k = sum_u n_u A_uk u, c_k = N_k / S_k.
 EDKM_KERNEL edkm_move_centroids(

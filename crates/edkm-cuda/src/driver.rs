@@ -143,6 +143,8 @@ pub struct Gpu {
     precision: RwLock<Precision>,
     functions: BTreeMap<&'static str, sys::CUfunction>,
     offload: OnceLock<Arc<Offload>>,
+    /// For what the host waits for while kernels run: not behind saved tensors.
+    reading: OnceLock<Arc<Offload>>,
     traffic: Arc<TrafficMeter>,
 }
 
@@ -198,6 +200,7 @@ impl Gpu {
             precision: RwLock::default(),
             functions,
             offload: OnceLock::new(),
+            reading: OnceLock::new(),
             traffic: Arc::default(),
         })
     }
@@ -229,12 +232,16 @@ impl Gpu {
     /// # Errors
     /// The driver's.
     pub fn offload(&self) -> Result<&Arc<Offload>, GpuError> {
-        if let Some(offload) = self.offload.get() {
-            return Ok(offload);
+        self.copies(&self.offload)
+    }
+
+    fn copies<'a>(&self, copies: &'a OnceLock<Arc<Offload>>) -> Result<&'a Arc<Offload>, GpuError> {
+        if let Some(copies) = copies.get() {
+            return Ok(copies);
         }
         let made = Offload::new(&self.device, self.traffic.clone())?;
         // another thread may have been faster: then its own is the one
-        Ok(self.offload.get_or_init(|| made))
+        Ok(copies.get_or_init(|| made))
     }
 
     /// Waits for all that the null stream was given.
@@ -392,6 +399,20 @@ impl Runtime for Gpu {
         unsafe { result::memcpy_dtoh_sync(bytes, from) }?;
         self.traffic.to_host(bytes.len());
         Ok(())
+    }
+
+    unsafe fn read_before<T>(
+        &self,
+        from: u64,
+        bytes: &mut [u8],
+        meanwhile: impl FnOnce() -> Result<T, GpuError>,
+    ) -> Result<T, GpuError> {
+        let reading = self.copies(&self.reading)?;
+        // SAFETY: the caller's contract. The copy is waited for before this returns, by `drop` if `meanwhile` fails.
+        let download = unsafe { reading.download(Slice::<u8>::from_raw(from, bytes.len()), Box::new(())) }?;
+        let made = meanwhile()?;
+        bytes.copy_from_slice(download.bytes()?);
+        Ok(made)
     }
 
     unsafe fn launch(&self, kernel: &'static str, blocks: u32, arguments: &[Argument]) -> Result<(), GpuError> {

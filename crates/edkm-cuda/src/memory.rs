@@ -103,6 +103,23 @@ impl<'a, T> Slice<'a, T> {
     }
 }
 
+impl<T: Pod> Slice<'_, T> {
+    /// Copies to the host while `meanwhile` launches more, which these numbers do not wait for: see [`Runtime::read_before`].
+    ///
+    /// # Errors
+    /// The runtime's.
+    pub fn to_host_before<R: Runtime, M>(
+        self,
+        runtime: &R,
+        meanwhile: impl FnOnce() -> Result<M, R::Error>,
+    ) -> Result<(Vec<T>, M), R::Error> {
+        let mut numbers = vec![T::zeroed(); self.len];
+        // SAFETY: a slice is in its runtime's memory, and nothing writes to it while it is there, by the contract of `from_raw`.
+        let made = unsafe { runtime.read_before(self.address, bytemuck::cast_slice_mut(&mut numbers), meanwhile) }?;
+        Ok((numbers, made))
+    }
+}
+
 impl<'a, T> SliceMut<'a, T> {
     /// The `len` numbers from `address` on.
     ///

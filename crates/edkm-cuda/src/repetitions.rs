@@ -23,6 +23,9 @@ pub use record::is_starved;
 /// Blocks that share the keys of a palette: as in `cuda/repetitions.cu`.
 const PARTS: usize = 128;
 
+/// Clusters that are done together: likewise.
+const CLUSTERS_AT_ONCE: usize = 8;
+
 /// Most clusters of a palette.
 pub const MOST_CLUSTERS: usize = 256;
 

@@ -62,6 +62,23 @@ pub trait Runtime {
     /// `from` is the start of at least so many bytes of this runtime's memory.
     unsafe fn read(&self, from: u64, bytes: &mut [u8]) -> Result<(), Self::Error>;
 
+    /// Copies to the host what stands there before `meanwhile`, which launches more. Where the runtime can do that, the host does not wait for what is
+    /// launched there.
+    ///
+    /// # Safety
+    /// As [`Self::read`], and nothing that `meanwhile` launches writes there.
+    unsafe fn read_before<T>(
+        &self,
+        from: u64,
+        bytes: &mut [u8],
+        meanwhile: impl FnOnce() -> Result<T, Self::Error>,
+    ) -> Result<T, Self::Error> {
+        let made = meanwhile()?;
+        // SAFETY: the caller's contract; what stands there is what stood there before.
+        unsafe { self.read(from, bytes) }?;
+        Ok(made)
+    }
+
     /// Launches a kernel of [`crate::source`] with 256 threads a block.
     ///
     /// # Safety

@@ -302,7 +302,7 @@ impl Download {
         outcome
     }
 
-    fn bytes(&self) -> Result<&[u8], DriverError> {
+    pub(super) fn bytes(&self) -> Result<&[u8], DriverError> {
         self.wait()?;
         Ok(match &self.place {
             Place::Pinned(pinned) => pinned.bytes(),

@@ -6,8 +6,8 @@ use std::sync::{Mutex, PoisonError};
 use edkm_cluster::elsewhere::PaletteWay;
 
 use super::kept::Places;
-use super::record::{head, records_of, way_of};
-use super::{counted, parts, Found, Kept, Settings, Starts, MOST_CLUSTERS, PARTS};
+use super::record::{head, head_as_arguments, records_of, way_of};
+use super::{counted, parts, Found, Kept, Settings, Starts, CLUSTERS_AT_ONCE, MOST_CLUSTERS, PARTS};
 use crate::clustering::{count_into, look_up_in, Palettes, KEYS};
 use crate::runtime::THREADS;
 use crate::Argument::Size;
@@ -30,9 +30,7 @@ pub fn forward<R: Runtime>(
 ) -> Result<(Found, Option<Kept<R>>), R::Error> {
     /// Weights of a palette whose tables are worth keeping.
     const WORTH_KEEPING: usize = 1 << 20;
-    let Settings {
-        clusters, repetitions, ..
-    } = settings;
+    let clusters = settings.clusters;
     assert!(
         (1..=MOST_CLUSTERS).contains(&clusters),
         "{clusters} clusters: at most {MOST_CLUSTERS}"
@@ -40,16 +38,12 @@ pub fn forward<R: Runtime>(
     let palettes = weights.palettes();
     check::len("known starts [P]", starts.known.len(), palettes);
     check::len("other starts [P]", starts.other.len(), palettes);
-    // before anything runs: a copy from the host waits for it
-    let heads: Vec<f64> = starts
-        .known
-        .iter()
-        .zip(&starts.other)
-        .flat_map(|(known, other)| head(known, settings).chain(head(other, settings)))
-        .collect();
-    let heads = Array::from_host(runtime, &heads)?;
-
     let one_part = palettes <= settings.at_once;
+    // few numbers come with the launch; a copy from the host waits for what runs, so it is made before anything does
+    let heads = match palettes == 1 && clusters <= CLUSTERS_AT_ONCE {
+        true => None,
+        false => Some(heads(runtime, settings, starts)?),
+    };
     let places = Places::new(palettes, palettes.min(settings.at_once), settings);
     let lens = places.lens();
     let mut memory = Array::<R, u64>::zeroed(runtime, lens.iter().sum())?;
@@ -58,27 +52,30 @@ pub fn forward<R: Runtime>(
     let (mut tickets, mut counts) = (tickets.cast::<u32>(), counts.cast::<u32>());
     for (first, part) in parts(weights, settings) {
         let mut magnitudes = magnitudes.part(first, part.palettes());
-        if one_part {
+        let made;
+        let counts = if one_part {
             count_into(runtime, part, &mut counts, &mut magnitudes)?;
-            add_digest(runtime, counts.as_slice(), first, &mut digest)?;
+            counts.as_slice()
         } else {
-            let counts = counted(runtime, part, &mut magnitudes)?;
-            add_digest(runtime, counts.as_slice(), first, &mut digest)?;
+            made = counted(runtime, part, &mut magnitudes)?;
+            made.as_slice()
+        };
+        if heads.is_some() {
+            add_digest(runtime, counts, first, &mut digest)?;
         }
     }
-    let [a, b] = starts.digest;
-    let arguments = [
-        digest.argument(),
-        Size(a as usize),
-        Size(b as usize),
-        heads.as_slice().argument(),
-        records.argument(),
-        Size(clusters),
-        Size(repetitions),
-    ];
-    // SAFETY: edkm_choose_start(digest, expected a, expected b, starts, records, K, T), a block a palette, reaches two numbers of the digest, two starts
-    // and a record of each palette.
-    unsafe { runtime.launch("edkm_choose_start", palettes as u32, &arguments) }?;
+    match heads {
+        Some(heads) => choose_start(runtime, settings, starts, digest, heads.as_slice(), &mut records)?,
+        None => begin_palette(
+            runtime,
+            settings,
+            starts,
+            counts.as_slice(),
+            digest,
+            &mut records,
+            &mut tickets,
+        )?,
+    }
 
     for (first, part) in parts(weights, settings) {
         let len = settings.record_len();
@@ -90,16 +87,19 @@ pub fn forward<R: Runtime>(
             move_centroids(runtime, part, settings, counts.as_slice(), records, &mut tickets)?;
         }
     }
-    // what the next op asks for comes about while the host waits
-    let made = if one_part && weights.weights_per_palette() >= WORTH_KEEPING {
-        let tables = clustered_tables(runtime, weights, settings, records.as_slice())?;
-        let mut clustered = Array::unset(runtime, weights.len())?;
-        look_up_in(runtime, weights, tables.as_slice(), clustered.as_mut())?;
-        Some((tables, clustered))
+    let found = memory.as_slice().part(0, places.records.end);
+    let (on_host, made) = if one_part && weights.weights_per_palette() >= WORTH_KEEPING {
+        let records = found.part(places.records.start, places.records.len()).cast();
+        // what the next op asks for comes about while the centroids go to the host
+        found.to_host_before(runtime, || {
+            let tables = clustered_tables(runtime, weights, settings, records)?;
+            let mut clustered = Array::unset(runtime, weights.len())?;
+            look_up_in(runtime, weights, tables.as_slice(), clustered.as_mut())?;
+            Ok(Some((tables, clustered)))
+        })?
     } else {
-        None
+        (found.to_host(runtime)?, None)
     };
-    let on_host = memory.as_slice().part(0, places.records.end).to_host(runtime)?;
     let records: &[f64] = bytemuck::cast_slice(&on_host[places.records.clone()]);
     let found = Found {
         digest: [on_host[0], on_host[1]],
@@ -116,6 +116,70 @@ pub fn forward<R: Runtime>(
         clustered: Mutex::new(Some(clustered)),
     });
     Ok((found, kept))
+}
+
+/// Both starts of every palette, `[P, 2, HEAD + K]`.
+fn heads<R: Runtime>(runtime: &R, settings: Settings, starts: &Starts) -> Result<Array<R, f64>, R::Error> {
+    let both = starts.known.iter().zip(&starts.other);
+    let heads: Vec<f64> = both
+        .flat_map(|(known, other)| head(known, settings).chain(head(other, settings)))
+        .collect();
+    Array::from_host(runtime, &heads)
+}
+
+/// Begins the records of all palettes.
+fn choose_start<R: Runtime>(
+    runtime: &R,
+    settings: Settings,
+    starts: &Starts,
+    mut digest: SliceMut<'_, u64>,
+    heads: Slice<'_, f64>,
+    records: &mut SliceMut<'_, f64>,
+) -> Result<(), R::Error> {
+    let Settings {
+        clusters, repetitions, ..
+    } = settings;
+    let [a, b] = starts.digest;
+    let arguments = [
+        digest.argument(),
+        Size(a as usize),
+        Size(b as usize),
+        heads.argument(),
+        records.argument(),
+        Size(clusters),
+        Size(repetitions),
+    ];
+    // SAFETY: edkm_choose_start(digest, expected a, expected b, starts, records, K, T), a block a palette, reaches two numbers of the digest, two starts
+    // and a record of each palette.
+    unsafe { runtime.launch("edkm_choose_start", starts.known.len() as u32, &arguments) }
+}
+
+/// Takes the digest of a matrix with one palette and few clusters, and begins its record.
+fn begin_palette<R: Runtime>(
+    runtime: &R,
+    settings: Settings,
+    starts: &Starts,
+    counts: Slice<'_, u32>,
+    mut digest: SliceMut<'_, u64>,
+    records: &mut SliceMut<'_, f64>,
+    tickets: &mut SliceMut<'_, u32>,
+) -> Result<(), R::Error> {
+    let [a, b] = starts.digest;
+    let mut arguments = vec![
+        counts.argument(),
+        digest.argument(),
+        tickets.argument(),
+        Size(a as usize),
+        Size(b as usize),
+        records.argument(),
+        Size(settings.clusters),
+    ];
+    for start in [&starts.known[0], &starts.other[0]] {
+        arguments.extend(head_as_arguments(start, settings));
+    }
+    // SAFETY: edkm_begin_palette(counts, digest, tickets, expected a, expected b, record, K, two starts of 3 numbers and 8 centroids), PARTS blocks, reaches
+    // the counters of 16-bit keys, two numbers of the digest, a ticket, and the head and the first K centroids of a record.
+    unsafe { runtime.launch("edkm_begin_palette", PARTS as u32, &arguments) }
 }
 
 /// Adds what counts `[P, KEYS]` of the palettes from `first` on give to the digest of their matrix, two numbers: `edkm-cluster`'s fingerprint is made of

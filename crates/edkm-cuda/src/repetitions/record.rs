@@ -2,8 +2,9 @@
 
 use edkm_cluster::elsewhere::{PaletteStart, PaletteWay};
 
-use super::Settings;
-use crate::{check, Array, Runtime};
+use super::{Settings, CLUSTERS_AT_ONCE};
+use crate::Argument::Double;
+use crate::{check, Argument, Array, Runtime};
 
 /// Numbers before the centroids of a record: as in `cuda/repetitions.cu`.
 const HEAD: usize = 8;
@@ -17,12 +18,26 @@ impl Settings {
     }
 }
 
+/// What is set of a head before anything is done.
+fn set_of_head(start: &PaletteStart) -> [f64; 3] {
+    [start.tau, start.limit, start.pinned.map_or(-1.0, |k| k as f64)]
+}
+
 /// The beginning of a record.
 pub(super) fn head(start: &PaletteStart, settings: Settings) -> impl Iterator<Item = f64> + '_ {
     check::len("centroids [K]", start.centroids.len(), settings.clusters);
-    let pinned = start.pinned.map_or(-1.0, |k| k as f64);
-    let head: [f64; HEAD] = [start.tau, start.limit, pinned, 0.0, 0.0, 0.0, 0.0, 0.0];
+    let mut head = [0.0; HEAD];
+    head[..3].copy_from_slice(&set_of_head(start));
     head.into_iter().chain(start.centroids.iter().copied())
+}
+
+/// The same as arguments of a kernel, for few clusters.
+pub(super) fn head_as_arguments(start: &PaletteStart, settings: Settings) -> impl Iterator<Item = Argument> + '_ {
+    check::len("centroids [K]", start.centroids.len(), settings.clusters);
+    let beyond = CLUSTERS_AT_ONCE.saturating_sub(settings.clusters);
+    let centroids = start.centroids.iter().copied();
+    let centroids = centroids.chain(std::iter::repeat_n(0.0, beyond));
+    set_of_head(start).into_iter().chain(centroids).map(Double)
 }
 
 /// Whether some cluster has hardly any weight in some repetition, of `weights` in all: then the gradient is the host's.

@@ -52,6 +52,20 @@ impl Runtime for Device {
         expect(unsafe { self.0.read(from, bytes) })
     }
 
+    unsafe fn read_before<T>(
+        &self,
+        from: u64,
+        bytes: &mut [u8],
+        meanwhile: impl FnOnce() -> Result<T, Self::Error>,
+    ) -> Result<T, Self::Error> {
+        let meanwhile = || {
+            let Ok(made) = meanwhile();
+            Ok(made)
+        };
+        // SAFETY: the caller's contract.
+        expect(unsafe { self.0.read_before(from, bytes, meanwhile) })
+    }
+
     unsafe fn launch(&self, kernel: &'static str, blocks: u32, arguments: &[Argument]) -> Result<(), Self::Error> {
         // SAFETY: the caller's contract.
         expect(unsafe { self.0.launch(kernel, blocks, arguments) })
