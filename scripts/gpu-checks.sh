@@ -256,13 +256,19 @@ generation() {
     echo "remark: $(number "$file" tokens_per_second) tokens a second, a prompt of 512 $(number "$file" prompt_tokens_per_second)"
 }
 
-# Clustering 4096 x 4096 at 3 bits: at least 40 % of the bandwidth of copying W, W~, g and dW on the device.
+# Clustering 4096 x 4096 at 3 bits: at least 40 % of the bandwidth of copying W, W~, g and dW on the device. Its tables are made in f64, so GPUs that have
+# hardly any (consumers') are measured alone.
 bench_cluster() {
+    local least=0 note=", no bar for a GPU with little f64"
+    case $(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -1) in
+        8.0 | 9.0 | 10.0) least=0.4 note= ;;
+    esac
     edkm bench cluster --rows 4096 --cols 4096 --bits 3 --device cuda --json > "$logs/bench-cluster.json" || return 1
     cat "$logs/bench-cluster.json"
-    awk -v ratio="$(number "$logs/bench-cluster.json" ratio)" 'BEGIN {
-        printf "remark: %.1f %% of the bandwidth of copying\n", 100 / ratio
-        exit !(ratio > 0 && 1 / ratio >= 0.4)
+    awk -v ratio="$(number "$logs/bench-cluster.json" ratio)" -v least="$least" -v note="$note" 'BEGIN {
+        if (!(ratio > 0)) exit 1
+        printf "remark: %.1f %% of the bandwidth of copying%s\n", 100 / ratio, note
+        exit !(1 / ratio >= least)
     }'
 }
 
