@@ -40,7 +40,7 @@ pub fn forward<R: Runtime>(
     check::len("other starts [P]", starts.other.len(), palettes);
     let one_part = palettes <= settings.at_once;
     // few numbers come with the launch; a copy from the host waits for what runs, so it is made before anything does
-    let heads = match palettes == 1 && clusters <= CLUSTERS_AT_ONCE {
+    let heads = match one_part && palettes == 1 && clusters <= CLUSTERS_AT_ONCE {
         true => None,
         false => Some(heads(runtime, settings, starts)?),
     };
