@@ -110,7 +110,7 @@ impl ChatTemplate {
         let mut documents = Vec::new();
         let (mut text, mut counted) = (String::new(), Vec::<Range<usize>>::new());
         let responses = messages.iter().enumerate().filter(|(_, message)| message.is_response());
-        for (at, _) in responses {
+        for (at, response) in responses {
             let prompt = self.write(&messages[..at], Goes::On)?;
             let whole = self.write(&messages[..=at], Goes::NoFurther)?;
             if !whole.starts_with(&text) {
@@ -120,9 +120,13 @@ impl ChatTemplate {
                     counted: std::mem::take(&mut counted),
                 });
             }
-            // a response of nothing that nothing ends may be less than the prompt
             let end = whole.trim_end().len();
-            counted.push(shared(&prompt, &whole).min(end)..end);
+            let start = match whole.starts_with(&prompt) {
+                true => prompt.len(),
+                // what asks for a response is written otherwise once there is one
+                false => whole.rfind(response.content.trim()).unwrap_or(end),
+            };
+            counted.push(start.min(end)..end);
             text = whole;
         }
         documents.push(Document::Marked { text, counted });
@@ -148,12 +152,6 @@ fn error(path: &Path, why: impl ToString) -> TrainError {
         path: path.to_owned(),
         reason: why.to_string(),
     }
-}
-
-/// Bytes that both begin with, in whole characters.
-fn shared(a: &str, b: &str) -> usize {
-    let pairs = a.chars().zip(b.chars()).take_while(|(a, b)| a == b);
-    pairs.map(|(a, _)| a.len_utf8()).sum()
 }
 
 /// What templates expect of transformers.

@@ -128,6 +128,20 @@ fn a_conversation_that_is_written_otherwise_as_it_goes_on_is_several_documents()
     );
 }
 
+/// As where a template opens a thought for the model, or puts the system's message into the last question.
+#[test]
+fn a_response_counts_where_its_prompt_is_written_otherwise() {
+    let source = "{% for m in messages %}{{ '<' + m.role + '>' + ('!' if loop.last and m.role == 'user' else '') + m.content + '<end>' }}{% endfor %}\
+                  {% if add_generation_prompt %}<assistant><think>{% endif %}";
+    let documents = template(source).documents(&conversation()).unwrap();
+    let (text, counts) = marked(&documents[0]);
+    assert_eq!(
+        text,
+        "<user> Hi. <end><assistant>Hello!<end><user>2 + 2?<end><assistant>4<end>"
+    );
+    assert_eq!(counts, ["Hello!<end>", "4<end>"]);
+}
+
 #[test]
 fn what_ends_a_response_is_found() {
     assert_eq!(template(CHAT_ML).behind_response().unwrap(), "<|im_end|>\n");
