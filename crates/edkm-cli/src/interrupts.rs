@@ -106,7 +106,8 @@ fn what_follows(stage: Option<Stage>) -> &'static str {
             | Stage::ChooseBits
             | Stage::EvaluateBefore
             | Stage::EvaluateBaselines
-            | Stage::Compress,
+            | Stage::Compress
+            | Stage::Export,
         )
         | None => "the run ends after what is being computed",
     }

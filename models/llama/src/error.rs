@@ -227,6 +227,9 @@ pub enum LlamaError {
         /// Bytes that came.
         got: u64,
     },
+    /// Who asked for it wanted it no more.
+    #[error("stopped; nothing was written")]
+    Stopped,
     /// The folder to write to already holds something.
     #[error("{} exists and is not empty; choose another folder, or replace it with --overwrite", path.display())]
     OutputExists {

@@ -1,12 +1,18 @@
 //! `edkm export`
 
+use std::ops::ControlFlow;
+
 use edkm_llama::checkpoint::{export_coreml_torch, export_hugging_face, ExportSettings, Overwrite, Sharding};
+use edkm_llama::LlamaError;
+use edkm_train::run::{Observer, Stage};
+use edkm_train::TrainError;
 use serde::Serialize;
 
 use super::Failure;
 use crate::args::{ExportArgs, ExportFormat};
 use crate::console::{bytes, Output};
 use crate::hub;
+use crate::progress::Progress;
 
 /// The largest file of an export, as transformers writes them.
 const SHARD_BYTES: u64 = 5_000_000_000;
@@ -32,11 +38,24 @@ pub fn run(args: ExportArgs) -> Result<(), Failure> {
             false => Overwrite::Refuse,
         },
     };
-    let export = match args.to {
-        ExportFormat::Hf => export_hugging_face,
-        ExportFormat::CoremlTorch => export_coreml_torch,
+    let mut shown = Progress::new(output).with_signals()?;
+    shown.stage(Stage::Export);
+    let progress = |share| {
+        shown.progress(share);
+        match shown.interrupted() {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
     };
-    let written = export(&model_dir, &args.out, &settings)?;
+    let written = match args.to {
+        ExportFormat::Hf => export_hugging_face(&model_dir, &args.out, &settings, progress),
+        ExportFormat::CoremlTorch => export_coreml_torch(&model_dir, &args.out, &settings, progress),
+    };
+    let written = written.map_err(|error| match error {
+        LlamaError::Stopped => TrainError::Stopped,
+        other => other.into(),
+    })?;
+    drop(shown);
     output.line(format!(
         "wrote {}: {} in {} file{}",
         args.out.display(),

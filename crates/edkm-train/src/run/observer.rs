@@ -28,6 +28,8 @@ pub enum Stage {
     Compress,
     /// Writing the model.
     Save,
+    /// Writing a model in another format.
+    Export,
     /// Perplexity of the model as it was written.
     EvaluateAfter,
 }
@@ -44,6 +46,7 @@ impl Stage {
             Self::ChooseBits => "choosing bits by layer",
             Self::Compress => "finding palettes",
             Self::Save => "writing the model",
+            Self::Export => "exporting the model",
             Self::EvaluateAfter => "perplexity of the result",
         }
     }

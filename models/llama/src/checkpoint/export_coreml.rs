@@ -1,9 +1,10 @@
 //! A state dict from which coremltools makes a Core ML model with the very palettes that were trained.
 
-use std::{borrow::Cow, collections::BTreeMap, path::Path};
+use std::{borrow::Cow, collections::BTreeMap, ops::ControlFlow, path::Path};
 
 use edkm_palette::coreml_version_entry;
 
+use super::export::Turns;
 use super::{copy_companions, write_model, Checkpoint, ExportSettings, OutputDir, TensorEntry, Weight, WrittenModel};
 use crate::{config::LlamaConfig, names, LlamaError};
 
@@ -22,12 +23,14 @@ pub fn export_coreml_torch(
     model_dir: &Path,
     out: &Path,
     settings: &ExportSettings,
+    progress: impl FnMut(f64) -> ControlFlow<()>,
 ) -> Result<WrittenModel, LlamaError> {
     let config = LlamaConfig::read(model_dir)?;
     let checkpoint = Checkpoint::open(model_dir)?;
     checkpoint.verify(&config)?;
     let out = OutputDir::create(out, settings.overwrite)?;
 
+    let turns = Turns::new(&config, progress);
     let mut entries = Vec::new();
     for parameter in names::parameters(&config) {
         let (name, shape, checkpoint) = (parameter.name.clone(), parameter.shape.clone(), &checkpoint);
@@ -44,7 +47,9 @@ pub fn export_coreml_torch(
                 super::FloatDtype::F32
             }
         };
+        let turn = turns.of(&parameter);
         entries.push(TensorEntry::later_values(name, shape, dtype, move || {
+            turn()?;
             Ok(checkpoint.weight(&parameter.name, &parameter.shape)?.into_dense())
         }));
     }

@@ -68,7 +68,7 @@ fn weights_are_those_that_the_packed_model_computes_with() {
                 sharding,
                 ..Default::default()
             };
-            let written = export_hugging_face(from.path(), to.path(), &settings).unwrap();
+            let written = export_hugging_face(from.path(), to.path(), &settings, to_the_end).unwrap();
             let checkpoint = Checkpoint::open(to.path()).unwrap();
             let read = LlamaConfig::read(to.path()).unwrap();
             checkpoint.verify(&read).unwrap();
@@ -102,6 +102,40 @@ fn weights_are_those_that_the_packed_model_computes_with() {
     }
 }
 
+fn to_the_end(_: f64) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
+
+#[test]
+fn how_far_it_is_is_told_and_it_can_be_ended() {
+    let (from, _) = packed(&tiny());
+    let around = tempfile::tempdir().unwrap();
+    let out = around.path().join("out");
+    type Export =
+        fn(&Path, &Path, &ExportSettings, &mut dyn FnMut(f64) -> ControlFlow<()>) -> Result<WrittenModel, LlamaError>;
+    for export in [
+        (|from, out, settings, progress| export_hugging_face(from, out, settings, progress)) as Export,
+        |from, out, settings, progress| super::super::export_coreml_torch(from, out, settings, progress),
+    ] {
+        let settings = ExportSettings::default();
+        let stopped = export(from.path(), &out, &settings, &mut |share| match share < 0.5 {
+            true => ControlFlow::Continue(()),
+            false => ControlFlow::Break(()),
+        });
+        assert!(matches!(stopped, Err(LlamaError::Stopped)));
+        assert_eq!(around.path().read_dir().unwrap().count(), 0);
+        let mut shares = Vec::new();
+        let whole = export(from.path(), &out, &settings, &mut |share| {
+            shares.push(share);
+            ControlFlow::Continue(())
+        });
+        whole.unwrap();
+        assert_eq!(shares.len(), names::parameters(&tiny()).count());
+        assert!(shares[0] == 0.0 && shares.is_sorted() && shares.iter().all(|&share| share < 1.0));
+        fs::remove_dir_all(&out).unwrap();
+    }
+}
+
 #[test]
 fn exporting_twice_gives_the_same_bytes() {
     let (from, _) = packed(&tiny());
@@ -111,7 +145,7 @@ fn exporting_twice_gives_the_same_bytes() {
             dtype: FloatDtype::Bf16,
             ..Default::default()
         };
-        export_hugging_face(from.path(), to.path(), &settings).unwrap();
+        export_hugging_face(from.path(), to.path(), &settings, to_the_end).unwrap();
         ["model.safetensors", CONFIG_FILE].map(|name| fs::read(to.path().join(name)).unwrap())
     };
     assert_eq!(export(), export());
@@ -125,7 +159,7 @@ fn a_folder_can_be_exported_onto_itself() {
         overwrite: Overwrite::Replace,
         ..Default::default()
     };
-    export_hugging_face(dir.path(), dir.path(), &settings).unwrap();
+    export_hugging_face(dir.path(), dir.path(), &settings, to_the_end).unwrap();
     let checkpoint = Checkpoint::open(dir.path()).unwrap();
     for parameter in names::parameters(&config) {
         let read = checkpoint.read_f32(&parameter.name, &parameter.shape).unwrap();
@@ -161,6 +195,7 @@ fn a_weight_that_does_not_fit_is_named_and_nothing_is_left() {
                 dtype,
                 ..Default::default()
             },
+            to_the_end,
         )
     };
     let message = export(FloatDtype::F16).unwrap_err().to_string();
