@@ -295,7 +295,7 @@ fn a_packed_weight_holds_what_its_palettes_say() {
 }
 
 #[test]
-fn a_module_on_another_device_is_clustered_alike() {
+fn a_module_on_another_device_computes_alike() {
     let dev = Cpu::default();
     let spec = Spec::new(Bits::new(1).unwrap());
     let linear = dev.build_module::<Linear<24, 16>, f32>().into_clustered(spec);
@@ -310,6 +310,10 @@ fn a_module_on_another_device_is_clustered_alike() {
     assert_eq!(there.forward(x).array(), y.array());
     assert_eq!(embedding.to_device(&dev).clustering.spec(), spec);
     assert_eq!(unbiased.to_device(&dev).clustering.spec(), spec);
+
+    let mut norm = dev.build_module::<RmsNorm<24>, f32>();
+    norm.eps = 1e-6;
+    assert_eq!((norm.to_device(&dev).eps, norm.to_dtype::<f64>().eps), (1e-6, 1e-6));
 }
 
 #[test]

@@ -62,7 +62,7 @@ impl<V: ConstDim, M: ConstDim, E: Dtype + Float + SampleUniform, D: Device<E>> T
             ),
             |weight| ClusteredEmbedding {
                 weight,
-                clustering: carried.take(),
+                clustering: carried.take().unwrap_or_default(),
             },
         )
     }

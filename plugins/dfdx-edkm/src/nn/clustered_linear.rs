@@ -76,7 +76,7 @@ impl<I: ConstDim, O: ConstDim, E: Dtype + Float + SampleUniform, D: Device<E>> T
             |(weight, bias)| ClusteredLinear {
                 weight,
                 bias,
-                clustering: carried.take(),
+                clustering: carried.take().unwrap_or_default(),
             },
         )
     }

@@ -5,6 +5,7 @@ use dfdx::nn::{BuildModule, BuildOnDevice};
 use dfdx::prelude::*;
 
 use super::as_matrix;
+use super::carried::Carried;
 use crate::ops::rms_norm::rms_norm;
 use crate::{EdkmDevice, ParameterKind, ParameterVisitor, Parameters, SaveForBackward};
 
@@ -20,7 +21,7 @@ pub(super) mod builder {
 pub struct RmsNorm<M: Dim, E: Dtype, D: Storage<E>> {
     /// The scale of each feature; ones at first.
     pub weight: Tensor<(M,), E, D>,
-    /// Added to the mean of squares.
+    /// Added to the mean of squares; 1e-5 at first. Not in a safetensors file.
     pub eps: f64,
 }
 
@@ -35,14 +36,21 @@ impl<M: ConstDim, E: Dtype, D: Device<E>> TensorCollection<E, D> for RmsNorm<M, 
     type To<E2: Dtype, D2: Device<E2>> = RmsNorm<M, E2, D2>;
 
     fn iter_tensors<V: ModuleVisitor<Self, E, D>>(visitor: &mut V) -> Result<Option<Self::To<V::E2, V::D2>>, V::Err> {
+        let carried = Carried::default();
         visitor.visit_fields(
             Self::tensor(
                 "weight",
-                |s| &s.weight,
+                |s| {
+                    carried.note(&s.eps);
+                    &s.weight
+                },
                 |s| &mut s.weight,
                 TensorOptions::reset_to_ones(),
             ),
-            |weight| RmsNorm { weight, eps: 1e-5 },
+            |weight| RmsNorm {
+                weight,
+                eps: carried.take().unwrap_or(1e-5),
+            },
         )
     }
 }

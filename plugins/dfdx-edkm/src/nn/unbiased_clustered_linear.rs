@@ -59,7 +59,7 @@ impl<I: ConstDim, O: ConstDim, E: Dtype + Float + SampleUniform, D: Device<E>> T
             ),
             |weight| UnbiasedClusteredLinear {
                 weight,
-                clustering: carried.take(),
+                clustering: carried.take().unwrap_or_default(),
             },
         )
     }
