@@ -192,3 +192,18 @@ fn a_bias_of_another_length_is_named() {
         "{reason}"
     );
 }
+
+#[test]
+fn a_product_without_tokens_inputs_or_outputs_is_none_of_them() {
+    let dev = Cpu::default();
+    for (tokens, inputs, outputs) in [(0, 3, 2), (3, 0, 2), (3, 2, 0), (0, 0, 0)] {
+        let zeros = |rows: usize, cols: usize| dev.zeros_like(&(rows, cols));
+        let x = zeros(tokens, inputs).put_tape(StoreTape::new(Store::marshaling(), Gradients::leaky()));
+        let bias = dev.zeros_like(&(outputs,));
+        let y = dfdx_edkm::ops::linear::linear(x, &zeros(outputs, inputs), Some(&bias), None).unwrap();
+        assert_eq!(*y.shape(), (tokens, outputs));
+        let (_, tape) = y.split_tape();
+        let loss: Tensor<Rank0, f32, _> = dev.ones();
+        backward(loss.put_tape(tape)).unwrap();
+    }
+}

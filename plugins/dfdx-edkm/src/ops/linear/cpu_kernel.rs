@@ -39,7 +39,7 @@ impl LinearKernel for Cpu {
             matmul::nt(tokens, outputs, inputs, x, effective, &mut y, Accumulate::Overwrite);
         })?;
         if let Some(bias) = bias {
-            for row in y.chunks_exact_mut(outputs) {
+            for row in y.chunks_exact_mut(outputs.max(1)) {
                 edkm_kernels::elementwise::add_assign(row, bias);
             }
         }
@@ -80,7 +80,7 @@ impl LinearKernel for Cpu {
             .map_err(cluster_error)?,
         }
         if let Some(grad_bias) = grads.bias {
-            for row in grad_out.chunks_exact(outputs) {
+            for row in grad_out.chunks_exact(outputs.max(1)) {
                 edkm_kernels::elementwise::add_assign(grad_bias, row);
             }
         }
