@@ -50,10 +50,10 @@ pub(crate) fn exact(values_u: &[f64], masses_u: &[f64], clusters: usize) -> Vec<
     centroids
 }
 
-/// Values with prefix sums of mass, of mass x value and of mass x value^2, about the mean of all.
+/// Values and masses, with prefix sums of mass, of mass x value and of mass x value^2, about the mean of all.
 struct Points {
     values_u: Vec<f64>,
-    center: f64,
+    masses_u: Vec<f64>,
     sums_u: Vec<[f64; 3]>,
 }
 
@@ -77,7 +77,7 @@ impl Points {
         let lightest = masses_u.iter().sum::<f64>() * LIGHTEST;
         points.iter_mut().for_each(|(_, mass)| *mass = mass.max(lightest));
         let total: f64 = points.iter().map(|(_, m)| m).sum();
-        let center = points.iter().map(|(v, m)| v * (m / total)).sum();
+        let center: f64 = points.iter().map(|(v, m)| v * (m / total)).sum();
         let mut sums_u = vec![[0.0; 3]];
         let mut sums = [0.0; 3];
         for (value, mass) in &points {
@@ -85,9 +85,10 @@ impl Points {
             sums = [sums[0] + mass, sums[1] + mass * v, sums[2] + mass * v * v];
             sums_u.push(sums);
         }
+        let (values_u, masses_u) = points.into_iter().unzip();
         Points {
-            values_u: points.into_iter().map(|(v, _)| v).collect(),
-            center,
+            values_u,
+            masses_u,
             sums_u,
         }
     }
@@ -110,9 +111,13 @@ impl Points {
         if j <= i {
             return self.values_u[i.min(self.values_u.len() - 1)];
         }
-        let ([m0, s0, _], [m1, s1, _]) = (self.sums_u[i], self.sums_u[j]);
+        // Not by differences of sums: values that cancel have the mean 0, not one of a rounding, which would stand beside a zero that is kept and
+        // make a temperature of that distance.
+        let (values_u, masses_u) = (&self.values_u[i..j], &self.masses_u[i..j]);
+        let sum: f64 = values_u.iter().zip(masses_u).map(|(v, m)| v * m).sum();
+        let mean = sum / masses_u.iter().sum::<f64>();
         // Rounding must not carry the mean of nearly equal values out of their range.
-        (self.center + (s1 - s0) / (m1 - m0)).clamp(self.values_u[i], self.values_u[j - 1])
+        mean.clamp(values_u[0], values_u[values_u.len() - 1])
     }
 }
 
@@ -203,6 +208,16 @@ mod tests {
             // at most two values have one mass, so all but the lightest have centroids of their own
             let error = error_of(&values, &masses, &centroids);
             assert!(clusters < 32 || error < 1e-9, "{error}");
+        }
+    }
+
+    /// As the weights of a layer do whose signs are balanced.
+    #[test]
+    fn values_that_cancel_have_the_mean_zero() {
+        for scale in [1.0, 0.02, 0.013, 7e5] {
+            let values = [-1.0, -0.3, -0.1, 0.1, 0.3, 1.0].map(|v| half::bf16::from_f64(v * scale).to_f64());
+            assert_eq!(exact(&values, &[8.0; 6], 1), [0.0], "{scale}");
+            assert_eq!(exact(&values, &[8.0; 6], 3), [values[0], 0.0, values[5]], "{scale}");
         }
     }
 
