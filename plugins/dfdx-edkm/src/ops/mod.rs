@@ -54,3 +54,19 @@ pub fn as_matrix<S: Shape, D: DeviceMemory, T: Tape<f32, D>>(
     let rows = tensor.shape().num_elements() / last.max(1);
     tensor.try_reshape_like(&(rows, last))
 }
+
+/// An input of an op, or a copy of it where it is the same tensor as another input, by where that is: `Gradients` lends one gradient at a time, and
+/// one of its own each must have.
+fn apart<S: Shape, D: DeviceMemory, T: Tape<f32, D>>(
+    tensor: Tensor<S, f32, D, T>,
+    is_other: impl FnOnce(u64) -> bool,
+) -> Result<Tensor<S, f32, D, T>, D::Err> {
+    let (tensor, tape) = tensor.split_tape();
+    let is_same = T::OWNS_TAPE && tensor.shape().num_elements() > 0 && is_other(D::address(&tensor));
+    let tensor = tensor.put_tape(tape);
+    if is_same {
+        tensor.try_mul(1.0f32)
+    } else {
+        Ok(tensor)
+    }
+}

@@ -7,7 +7,7 @@ mod cuda_kernel;
 use dfdx::prelude::*;
 pub use edkm_kernels::attention::Dims as AttentionDims;
 
-use super::Matrix;
+use super::{apart, Matrix};
 use crate::device::{contiguous, take_gradient, DeviceMemory};
 use crate::tape::Shared;
 use crate::{EdkmDevice, EdkmError, SaveAs, SaveForBackward};
@@ -75,8 +75,8 @@ pub fn attention<D: EdkmDevice, T: SaveForBackward<D>>(
 ) -> Result<Matrix<D, T>, D::Err> {
     let _span = tracing::trace_span!("attention").entered();
     let (q, tape) = contiguous(q)?.split_tape();
-    let (k, k_tape) = contiguous(k)?.split_tape();
-    let (v, v_tape) = contiguous(v)?.split_tape();
+    let (k, k_tape) = apart(contiguous(k)?, |k| k == D::address(&q))?.split_tape();
+    let (v, v_tape) = apart(contiguous(v)?, |v| v == D::address(&q) || v == D::address(&k))?.split_tape();
     let mut tape = tape.merge(k_tape).merge(v_tape);
     let device = q.device().clone();
     let tokens = dims.batch * dims.seq;

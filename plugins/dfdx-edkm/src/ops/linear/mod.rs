@@ -15,7 +15,7 @@ pub(crate) use cuda_kernel::fresh as fresh_on_gpu;
 use dfdx::prelude::*;
 use edkm_cluster::MatrixShape;
 
-use super::{Matrix, Vector};
+use super::{apart, Matrix, Vector};
 use crate::device::{contiguous, take_gradient, DeviceMemory};
 use crate::{Clustering, EdkmDevice, EdkmError, SaveAs, SaveForBackward};
 
@@ -128,7 +128,7 @@ pub fn linear<D: EdkmDevice, T: SaveForBackward<D>>(
     clustering: Option<&Clustering>,
 ) -> Result<Matrix<D, T>, D::Err> {
     let _span = tracing::trace_span!("linear").entered();
-    let (x, mut tape) = contiguous(x)?.split_tape();
+    let (x, mut tape) = apart(contiguous(x)?, |x| x == D::address(weight))?.split_tape();
     let device = x.device().clone();
     let ((tokens, inputs), (outputs, weight_inputs)) = (*x.shape(), *weight.shape());
     if inputs != weight_inputs || bias.is_some_and(|b| b.shape().0 != outputs) {

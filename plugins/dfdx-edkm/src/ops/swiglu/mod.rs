@@ -6,7 +6,7 @@ mod cuda_kernel;
 
 use dfdx::prelude::*;
 
-use super::Matrix;
+use super::{apart, Matrix};
 use crate::device::{contiguous, take_gradient, DeviceMemory};
 use crate::tape::Shared;
 use crate::{EdkmDevice, EdkmError, SaveAs, SaveForBackward};
@@ -38,7 +38,7 @@ pub fn swiglu<D: EdkmDevice, T: SaveForBackward<D>>(
 ) -> Result<Matrix<D, T>, D::Err> {
     let _span = tracing::trace_span!("swiglu").entered();
     let (gate, tape) = contiguous(gate)?.split_tape();
-    let (up, up_tape) = contiguous(up)?.split_tape();
+    let (up, up_tape) = apart(contiguous(up)?, |up| up == D::address(&gate))?.split_tape();
     let mut tape = tape.merge(up_tape);
     let device = gate.device().clone();
     let shape = *gate.shape();
