@@ -106,19 +106,22 @@ impl SharedBytes for HeldTensor {
     }
 }
 
-/// The elements of a contiguous tensor, for writing in place. Copies first if the storage is shared with another tensor.
-pub(crate) fn view_mut<S: Shape>(tensor: &mut Tensor<S, f32, Cpu>) -> &mut [f32] {
-    let len = tensor.shape().num_elements();
-    if len == 0 {
+/// The numbers of a tensor in the order of memory, which is that of its gradient, for writing in place: its elements, in another order if it is permuted.
+/// Copies first if the storage is shared with another tensor.
+pub(crate) fn memory_mut<S: Shape>(tensor: &mut Tensor<S, f32, Cpu>) -> &mut [f32] {
+    if tensor.shape().num_elements() == 0 {
         return &mut [];
     }
-    assert!(
-        Cpu::is_contiguous(tensor),
-        "a view of a tensor that is not contiguous: {:?}",
-        tensor.shape()
-    );
+    let mut last = tensor.shape().concrete();
+    for axis in 0..S::NUM_DIMS {
+        last[axis] -= 1;
+    }
+    let address = |index: S::Concrete| &tensor[index] as *const f32 as usize;
+    // strides are not negative: no element lies before the first or behind the last
+    let len = (address(last) - address(S::Concrete::default())) / size_of::<f32>() + 1;
     let first: *mut f32 = &mut tensor[S::Concrete::default()];
-    // SAFETY: as in `view`; `IndexMut` has made this tensor the sole owner of its storage, and the borrow of `tensor` is unique.
+    // SAFETY: `Index` has lent the elements at both ends of the tensor's one `Vec<f32>`, so the `len` numbers between lie in it, initialised; `IndexMut` has
+    // made this tensor the sole owner of its storage, which leaves places within it as they were, and the borrow of `tensor` is unique.
     unsafe { std::slice::from_raw_parts_mut(first, len) }
 }
 
@@ -152,8 +155,20 @@ mod tests {
         let dev: Cpu = Default::default();
         let mut t = dev.tensor([1.0f32, 2.0]);
         let before = t.clone();
-        view_mut(&mut t)[1] = 7.0;
+        memory_mut(&mut t)[1] = 7.0;
         assert_eq!(t.array(), [1.0, 7.0]);
         assert_eq!(before.array(), [1.0, 2.0]);
+    }
+
+    #[test]
+    fn memory_is_in_its_own_order() {
+        let dev: Cpu = Default::default();
+        let t = dev.tensor([[1.0f32, 2.0, 3.0], [4.0, 5.0, 6.0]]);
+        let mut permuted = t.clone().permute::<Rank2<3, 2>, _>();
+        assert_eq!(memory_mut(&mut permuted), [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+        let mut broadcast = t.broadcast::<Rank3<2, 4, 3>, Axis<1>>();
+        assert_eq!(memory_mut(&mut broadcast), [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+        let mut number: Tensor<Rank0, f32, _> = dev.ones();
+        assert_eq!(memory_mut(&mut number), [1.0]);
     }
 }

@@ -8,7 +8,7 @@ mod cpu;
 pub(crate) mod cuda;
 
 pub use bench::{Copies, DeviceBench, DeviceUsage, MemoryUsage};
-pub(crate) use cpu::view_mut;
+pub(crate) use cpu::memory_mut;
 #[cfg(feature = "nccl")]
 pub use cuda::nccl::{nccl_learners, NcclLearner};
 #[cfg(feature = "cuda")]

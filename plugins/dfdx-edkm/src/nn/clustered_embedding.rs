@@ -9,8 +9,8 @@ use num_traits::Float;
 use rand_distr::uniform::SampleUniform;
 use rand_distr::Uniform;
 
-use super::as_matrix;
 use super::carried::Carried;
+use super::parameter_matrix;
 use super::unbiased_clustered_linear::uniform_bound;
 use crate::ops::embedding::embedding;
 use crate::{Clustering, EdkmDevice, ParameterKind, ParameterVisitor, Parameters, SaveForBackward};
@@ -87,7 +87,8 @@ impl<V: Dim, M: Dim, D: EdkmDevice + Storage<usize>> ClusteredEmbedding<V, M, f3
             .into_iter()
             .map(|id| u32::try_from(id).unwrap_or(u32::MAX))
             .collect();
-        embedding(ids, &as_matrix(self.weight.clone())?, Some(&self.clustering), tape)?.try_reshape_like(&out)
+        let (weight, tape) = parameter_matrix(&self.weight, tape)?;
+        embedding(ids, &weight, Some(&self.clustering), tape)?.try_reshape_like(&out)
     }
 }
 

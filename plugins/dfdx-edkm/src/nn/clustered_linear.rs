@@ -9,7 +9,7 @@ use rand_distr::Uniform;
 
 use super::carried::Carried;
 use super::unbiased_clustered_linear::uniform_bound;
-use super::{as_matrix, RowsOf};
+use super::{as_matrix, in_order_as, parameter_matrix, RowsOf};
 use crate::ops::linear::linear;
 use crate::{Clustering, EdkmDevice, ParameterKind, ParameterVisitor, Parameters, SaveForBackward};
 
@@ -91,10 +91,17 @@ impl<S: RowsOf<I>, I: Dim, O: Dim, D: EdkmDevice, T: SaveForBackward<D>> Module<
     type Error = D::Err;
     fn try_forward(&self, x: Tensor<S, f32, D, T>) -> Result<Self::Output, D::Err> {
         let y_shape = x.shape().with(self.weight.shape().0);
-        let weight = as_matrix(self.weight.clone())?;
+        let (x, tape) = x.split_tape();
+        let (weight, tape) = parameter_matrix(&self.weight, tape)?;
         // of its own length, which the op compares
-        let bias = self.bias.clone().try_reshape_like(&(self.bias.shape().0.size(),))?;
-        linear(as_matrix(x)?, &weight, Some(&bias), Some(&self.clustering))?.try_reshape_like(&y_shape)
+        let (bias, tape) = in_order_as(&self.bias, (self.bias.shape().0.size(),), tape)?;
+        linear(
+            as_matrix(x.put_tape(tape))?,
+            &weight,
+            Some(&bias),
+            Some(&self.clustering),
+        )?
+        .try_reshape_like(&y_shape)
     }
 }
 

@@ -23,4 +23,17 @@ pub mod builders {
     pub use super::unbiased_clustered_linear::builder::UnbiasedClusteredLinear;
 }
 
-use crate::ops::as_matrix;
+use dfdx::prelude::*;
+
+use crate::device::DeviceMemory;
+use crate::ops::{as_matrix, in_order_as, Matrix};
+
+/// A weight as the ops take it; its gradient comes to it however its numbers lie.
+#[allow(clippy::type_complexity)]
+fn parameter_matrix<R: Dim, C: Dim, D: DeviceMemory, T: Tape<f32, D>>(
+    weight: &Tensor<(R, C), f32, D>,
+    tape: T,
+) -> Result<(Matrix<D>, T), D::Err> {
+    let (rows, cols) = *weight.shape();
+    in_order_as(weight, (rows.size(), cols.size()), tape)
+}

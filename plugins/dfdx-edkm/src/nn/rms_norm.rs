@@ -4,8 +4,8 @@ use dfdx::nn::modules::{ModuleVisitor, NonMutableModule, TensorCollection, Tenso
 use dfdx::nn::{BuildModule, BuildOnDevice};
 use dfdx::prelude::*;
 
-use super::as_matrix;
 use super::carried::Carried;
+use super::{as_matrix, in_order_as};
 use crate::ops::rms_norm::rms_norm;
 use crate::{EdkmDevice, ParameterKind, ParameterVisitor, Parameters, SaveForBackward};
 
@@ -62,8 +62,9 @@ impl<S: Shape, M: Dim, D: EdkmDevice, T: SaveForBackward<D>> Module<Tensor<S, f3
     type Error = D::Err;
     fn try_forward(&self, x: Tensor<S, f32, D, T>) -> Result<Self::Output, D::Err> {
         let shape = *x.shape();
-        let weight = self.weight.clone().try_reshape_like(&(self.weight.shape().0.size(),))?;
-        rms_norm(as_matrix(x)?, &weight, self.eps as f32)?.try_reshape_like(&shape)
+        let (x, tape) = x.split_tape();
+        let (weight, tape) = in_order_as(&self.weight, (self.weight.shape().0.size(),), tape)?;
+        rms_norm(as_matrix(x.put_tape(tape))?, &weight, self.eps as f32)?.try_reshape_like(&shape)
     }
 }
 

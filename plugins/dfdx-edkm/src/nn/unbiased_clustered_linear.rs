@@ -8,7 +8,7 @@ use rand_distr::uniform::SampleUniform;
 use rand_distr::Uniform;
 
 use super::carried::Carried;
-use super::{as_matrix, RowsOf};
+use super::{as_matrix, parameter_matrix, RowsOf};
 use crate::ops::linear::linear;
 use crate::{Clustering, EdkmDevice, ParameterKind, ParameterVisitor, Parameters, SaveForBackward};
 
@@ -80,8 +80,9 @@ impl<S: RowsOf<I>, I: Dim, O: Dim, D: EdkmDevice, T: SaveForBackward<D>> Module<
     type Error = D::Err;
     fn try_forward(&self, x: Tensor<S, f32, D, T>) -> Result<Self::Output, D::Err> {
         let y_shape = x.shape().with(self.weight.shape().0);
-        let weight = as_matrix(self.weight.clone())?;
-        linear(as_matrix(x)?, &weight, None, Some(&self.clustering))?.try_reshape_like(&y_shape)
+        let (x, tape) = x.split_tape();
+        let (weight, tape) = parameter_matrix(&self.weight, tape)?;
+        linear(as_matrix(x.put_tape(tape))?, &weight, None, Some(&self.clustering))?.try_reshape_like(&y_shape)
     }
 }
 

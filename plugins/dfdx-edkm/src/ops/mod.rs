@@ -70,3 +70,41 @@ fn apart<S: Shape, D: DeviceMemory, T: Tape<f32, D>>(
         Ok(tensor)
     }
 }
+
+/// A parameter whose numbers lie in the order of their indices: itself, or a copy that is made on `tape`, so that its gradient comes to the parameter.
+///
+/// # Errors
+/// The device's, when it is copied.
+#[allow(clippy::type_complexity)]
+fn in_order<S: Shape, D: DeviceMemory, T: Tape<f32, D>>(
+    parameter: &Tensor<S, f32, D>,
+    tape: T,
+) -> Result<(Tensor<S, f32, D>, T), D::Err> {
+    if D::is_contiguous(parameter) {
+        return Ok((parameter.clone(), tape));
+    }
+    let (copy, of_copy) = parameter.clone().put_tape(T::default()).try_contiguous()?.split_tape();
+    Ok((copy, tape.merge(of_copy)))
+}
+
+/// The same in another shape.
+///
+/// # Errors
+/// As [`in_order`].
+#[allow(clippy::type_complexity)]
+pub(crate) fn in_order_as<S: Shape, Out: Shape, D: DeviceMemory, T: Tape<f32, D>>(
+    parameter: &Tensor<S, f32, D>,
+    shape: Out,
+    tape: T,
+) -> Result<(Tensor<Out, f32, D>, T), D::Err> {
+    if D::is_contiguous(parameter) {
+        // dfdx copies what has another stride along an axis of length one
+        let same = parameter.clone().try_reshape_like(&shape)?;
+        if shape.num_elements() == 0 || D::address(&same) == D::address(parameter) {
+            return Ok((same, tape));
+        }
+    }
+    let copy = parameter.clone().put_tape(T::default()).try_reshape_like(&shape)?;
+    let (copy, of_copy) = copy.split_tape();
+    Ok((copy, tape.merge(of_copy)))
+}

@@ -2,7 +2,7 @@ use dfdx::prelude::*;
 use edkm_kernels::adamw::{self, eight_bit, Hyper};
 
 use super::{moments_fit, AdamWKernel, DeviceMoments, Moments};
-use crate::device::view_mut;
+use crate::device::memory_mut;
 
 type Buffer = <Cpu as Storage<f32>>::Vec;
 type Bytes = <Cpu as Storage<u8>>::Vec;
@@ -15,7 +15,7 @@ impl AdamWKernel for Cpu {
         moments: &mut DeviceMoments<Self>,
         hyper: &Hyper,
     ) -> Result<(), CpuError> {
-        let parameter = view_mut(parameter);
+        let parameter = memory_mut(parameter);
         let len = parameter.len();
         if gradient.len() != len || !moments_fit(self, moments, len) {
             return Err(CpuError::WrongNumElements);

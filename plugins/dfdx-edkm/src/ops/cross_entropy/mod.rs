@@ -9,7 +9,7 @@ use std::sync::Arc;
 use dfdx::prelude::*;
 
 use super::linear::{cluster, ClusteredUse, LinearDims};
-use super::Matrix;
+use super::{in_order, Matrix};
 use crate::device::{contiguous, take_gradient, DeviceMemory};
 use crate::{Clustering, EdkmDevice, EdkmError, SaveAs, SaveForBackward};
 
@@ -78,7 +78,8 @@ pub fn cross_entropy<D: EdkmDevice, T: SaveForBackward<D>>(
     targets: Targets,
 ) -> Result<Tensor<Rank0, f32, D, T>, D::Err> {
     let _span = tracing::trace_span!("cross_entropy").entered();
-    let (x, mut tape) = contiguous(x)?.split_tape();
+    let (x, tape) = contiguous(x)?.split_tape();
+    let (head, mut tape) = in_order(head, tape)?;
     let device = x.device().clone();
     let ((tokens, hidden), (vocabulary, head_hidden)) = (*x.shape(), *head.shape());
     let outside = targets.ids.iter().find(|&&id| id as usize >= vocabulary);
@@ -99,9 +100,9 @@ pub fn cross_entropy<D: EdkmDevice, T: SaveForBackward<D>>(
         inputs: hidden,
         outputs: vocabulary,
     };
-    let clustered = cluster(&device, dims, head, clustering, &tape, "cross_entropy")?;
+    let clustered = cluster(&device, dims, &head, clustering, &tape, "cross_entropy")?;
     let (losses, kept) = device
-        .cross_entropy_forward(dims, D::view(&x), D::view(head), clustered.as_ref(), &targets)
+        .cross_entropy_forward(dims, D::view(&x), D::view(&head), clustered.as_ref(), &targets)
         .map_err(|error| tape.fail(error))?;
     let scale = if losses.weight > 0.0 { 1.0 / losses.weight } else { 0.0 };
     let loss = device.try_tensor_from_vec(vec![(losses.total * scale) as f32], ())?;
@@ -109,7 +110,6 @@ pub fn cross_entropy<D: EdkmDevice, T: SaveForBackward<D>>(
         return Ok(loss.put_tape(tape));
     }
     let (x_ghost, head_ghost, loss_ghost) = (x.ghost(), head.ghost(), loss.ghost());
-    let head = head.clone();
     let segment = tape.segment();
     let saved_x = tape.save(x, SaveAs::local("cross_entropy.x"))?;
     tape.add_backward_op(move |grads| {

@@ -9,7 +9,7 @@ use edkm_kernels::distillation::{Lesson, Sums};
 
 use super::cross_entropy::Targets;
 use super::linear::{cluster, ClusteredUse, LinearDims};
-use super::Matrix;
+use super::{in_order, Matrix};
 use crate::device::{contiguous, take_gradient, DeviceMemory};
 use crate::{Clustering, EdkmDevice, EdkmError, SaveAs, SaveForBackward};
 
@@ -119,7 +119,13 @@ pub fn distillation<D: EdkmDevice, T: SaveForBackward<D>>(
     targets: Targets,
 ) -> Result<Taught<D, T>, D::Err> {
     let _span = tracing::trace_span!("distillation").entered();
-    let (x, mut tape) = contiguous(x)?.split_tape();
+    let (x, tape) = contiguous(x)?.split_tape();
+    let (head, mut tape) = in_order(head, tape)?;
+    let teacher = Teacher {
+        hidden: contiguous(teacher.hidden)?,
+        head: contiguous(teacher.head)?,
+        ..teacher
+    };
     let device = x.device().clone();
     let ((tokens, hidden), (vocabulary, head_hidden)) = (*x.shape(), *head.shape());
     let (teacher_shape, teacher_head) = (*teacher.hidden.shape(), *teacher.head.shape());
@@ -153,10 +159,10 @@ pub fn distillation<D: EdkmDevice, T: SaveForBackward<D>>(
         inputs: hidden,
         outputs: vocabulary,
     };
-    let clustered = cluster(&device, dims, head, clustering, &tape, "distillation")?;
+    let clustered = cluster(&device, dims, &head, clustering, &tape, "distillation")?;
     let views = DistillationViews {
         x: D::view(&x),
-        head: D::view(head),
+        head: D::view(&head),
         clustered: clustered.as_ref(),
         teacher_x: D::view(&teacher.hidden),
         teacher_head: D::view(&teacher.head),
@@ -178,7 +184,6 @@ pub fn distillation<D: EdkmDevice, T: SaveForBackward<D>>(
         return Ok(taught(loss.put_tape(tape)));
     }
     let (x_ghost, head_ghost, loss_ghost) = (x.ghost(), head.ghost(), loss.ghost());
-    let head = head.clone();
     let segment = tape.segment();
     let saved_x = tape.save(x, SaveAs::local("distillation.x"))?;
     tape.add_backward_op(move |grads| {

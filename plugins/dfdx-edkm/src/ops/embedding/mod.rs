@@ -9,7 +9,7 @@ use std::sync::Arc;
 use dfdx::prelude::*;
 
 use super::linear::{cluster, ClusteredUse, LinearDims};
-use super::Matrix;
+use super::{in_order, Matrix};
 use crate::device::{take_gradient, DeviceMemory};
 use crate::{Clustering, EdkmDevice, EdkmError, SaveForBackward};
 
@@ -45,9 +45,10 @@ pub fn embedding<D: EdkmDevice, T: SaveForBackward<D>>(
     ids: Arc<[u32]>,
     table: &Matrix<D>,
     clustering: Option<&Clustering>,
-    mut tape: T,
+    tape: T,
 ) -> Result<Matrix<D, T>, D::Err> {
     let _span = tracing::trace_span!("embedding").entered();
+    let (table, mut tape) = in_order(table, tape)?;
     let device = table.device().clone();
     let (vocabulary, hidden) = *table.shape();
     if let Some(id) = ids.iter().find(|&&id| id as usize >= vocabulary) {
@@ -62,16 +63,15 @@ pub fn embedding<D: EdkmDevice, T: SaveForBackward<D>>(
         inputs: hidden,
         outputs: vocabulary,
     };
-    let clustered = cluster(&device, dims, table, clustering, &tape, "embedding")?;
+    let clustered = cluster(&device, dims, &table, clustering, &tape, "embedding")?;
     let rows = device
-        .embedding_forward(dims, D::view(table), clustered.as_ref(), &ids)
+        .embedding_forward(dims, D::view(&table), clustered.as_ref(), &ids)
         .map_err(|error| tape.fail(error))?;
     let rows = device.tensor_from_buffer(rows, (ids.len(), hidden))?;
     if !T::OWNS_TAPE {
         return Ok(rows.put_tape(tape));
     }
     let (table_ghost, rows_ghost) = (table.ghost(), rows.ghost());
-    let table = table.clone();
     let segment = tape.segment();
     tape.add_backward_op(move |grads| {
         let _span = tracing::trace_span!("embedding backward").entered();

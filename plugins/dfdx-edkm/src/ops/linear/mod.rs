@@ -15,7 +15,7 @@ pub(crate) use cuda_kernel::fresh as fresh_on_gpu;
 use dfdx::prelude::*;
 use edkm_cluster::MatrixShape;
 
-use super::{apart, Matrix, Vector};
+use super::{apart, in_order, Matrix, Vector};
 use crate::device::{contiguous, take_gradient, DeviceMemory};
 use crate::{Clustering, EdkmDevice, EdkmError, SaveAs, SaveForBackward};
 
@@ -128,16 +128,23 @@ pub fn linear<D: EdkmDevice, T: SaveForBackward<D>>(
     clustering: Option<&Clustering>,
 ) -> Result<Matrix<D, T>, D::Err> {
     let _span = tracing::trace_span!("linear").entered();
-    let (x, mut tape) = apart(contiguous(x)?, |x| x == D::address(weight))?.split_tape();
+    let (x, tape) = contiguous(x)?.split_tape();
+    // the weight itself stays alive until the optimizer's step anyway: a handle, not a copy
+    let (weight, tape) = in_order(weight, tape)?;
+    let (bias, tape) = match bias {
+        Some(bias) => in_order(bias, tape).map(|(bias, tape)| (Some(bias), tape))?,
+        None => (None, tape),
+    };
+    let (x, mut tape) = apart(x.put_tape(tape), |x| x == D::address(&weight))?.split_tape();
     let device = x.device().clone();
     let ((tokens, inputs), (outputs, weight_inputs)) = (*x.shape(), *weight.shape());
-    if inputs != weight_inputs || bias.is_some_and(|b| b.shape().0 != outputs) {
+    if inputs != weight_inputs || bias.as_ref().is_some_and(|b| b.shape().0 != outputs) {
         return Err(tape.fail(EdkmError::Shape {
             op: "linear",
             expected: format!(
                 "x [tokens, {weight_inputs}] and a bias of {outputs} for a weight of [{outputs}, {weight_inputs}]"
             ),
-            got: format!("x [{tokens}, {inputs}], bias {:?}", bias.map(|b| b.shape().0)),
+            got: format!("x [{tokens}, {inputs}], bias {:?}", bias.as_ref().map(|b| b.shape().0)),
         }));
     }
     let dims = LinearDims {
@@ -145,14 +152,14 @@ pub fn linear<D: EdkmDevice, T: SaveForBackward<D>>(
         inputs,
         outputs,
     };
-    let clustered = cluster(&device, dims, weight, clustering, &tape, "linear")?;
+    let clustered = cluster(&device, dims, &weight, clustering, &tape, "linear")?;
     let y = device
         .linear_forward(
             dims,
             D::view(&x),
-            D::view(weight),
+            D::view(&weight),
             clustered.as_ref(),
-            bias.map(D::view),
+            bias.as_ref().map(D::view),
         )
         .map_err(|error| tape.fail(error))?;
     let y = device.tensor_from_buffer(y, (tokens, outputs))?;
@@ -160,9 +167,7 @@ pub fn linear<D: EdkmDevice, T: SaveForBackward<D>>(
         return Ok(y.put_tape(tape));
     }
     let (x_ghost, weight_ghost, y_ghost) = (x.ghost(), weight.ghost(), y.ghost());
-    let bias_ghost = bias.map(Tensor::ghost);
-    // the weight itself stays alive until the optimizer's step anyway: a handle, not a copy
-    let weight = weight.clone();
+    let bias_ghost = bias.map(|bias| bias.ghost());
     let segment = tape.segment();
     let saved = tape.save(x, SaveAs::local("linear.x"))?;
     tape.add_backward_op(move |grads| {

@@ -6,7 +6,7 @@ mod cuda_kernel;
 
 use dfdx::prelude::*;
 
-use super::{Matrix, Vector};
+use super::{in_order, Matrix, Vector};
 use crate::device::{contiguous, take_gradient, DeviceMemory};
 use crate::tape::Shared;
 use crate::{EdkmDevice, EdkmError, SaveAs, SaveForBackward};
@@ -39,7 +39,8 @@ pub fn rms_norm<D: EdkmDevice, T: SaveForBackward<D>>(
     eps: f32,
 ) -> Result<Matrix<D, T>, D::Err> {
     let _span = tracing::trace_span!("rms_norm").entered();
-    let (x, mut tape) = contiguous(x)?.split_tape();
+    let (x, tape) = contiguous(x)?.split_tape();
+    let (weight, mut tape) = in_order(weight, tape)?;
     let device = x.device().clone();
     let shape = *x.shape();
     if shape.1 != weight.shape().0 {
@@ -49,13 +50,12 @@ pub fn rms_norm<D: EdkmDevice, T: SaveForBackward<D>>(
             got: format!("x {shape:?}"),
         }));
     }
-    let y = device.rms_norm_forward(D::view(&x), D::view(weight), eps)?;
+    let y = device.rms_norm_forward(D::view(&x), D::view(&weight), eps)?;
     let y = device.tensor_from_buffer(y, shape)?;
     if !T::OWNS_TAPE {
         return Ok(y.put_tape(tape));
     }
     let (x_ghost, weight_ghost, y_ghost) = (x.ghost(), weight.ghost(), y.ghost());
-    let weight = weight.clone();
     let saved = Shared::<_, D, T>::new(tape.save(x, SaveAs::local("rms_norm.x"))?);
     tape.remade_by(&y, {
         let (device, weight, saved) = (device.clone(), weight.clone(), saved.clone());
