@@ -99,6 +99,11 @@ where
     if !T::OWNS_TAPE {
         return Ok(out.put_tape(tape));
     }
+    // a view of x has x's gradient, which could not be taken out for both: it is copied, and x itself needs no segment
+    let out = contiguous(out)?;
+    if out.shape().num_elements() > 0 && D::address(&out) == D::address(&x) {
+        return Ok(out.put_tape(tape));
+    }
     let device = x.device().clone();
     let (x_ghost, out_ghost) = (x.ghost(), out.ghost());
     let segment = Rc::new(Segment::<M, S, Out, D, T> {
@@ -166,7 +171,8 @@ where
             State::Saved(saved) => {
                 let x = T::load(saved)?;
                 let tape = self.tape.clone().tape();
-                let (out, tape) = self.module.try_forward(x.clone().put_tape(tape))?.split_tape();
+                let out = self.module.try_forward(x.clone().put_tape(tape))?;
+                let (out, tape) = contiguous(out)?.split_tape();
                 Ok(Rerun { x, out, tape })
             }
         }

@@ -213,6 +213,31 @@ fn checkpoints_nest() {
     assert_eq!(store.report().held_bytes, 0);
 }
 
+/// The input in another order of its axes, of the same storage.
+#[derive(Clone)]
+struct Transposed;
+
+impl<T: dfdx_edkm::SaveForBackward<Cpu>> Module<Tensor<Rank2<40, 24>, f32, Cpu, T>> for Transposed {
+    type Output = Tensor<Rank2<24, 40>, f32, Cpu, T>;
+    type Error = CpuError;
+    fn try_forward(&self, x: Tensor<Rank2<40, 24>, f32, Cpu, T>) -> Result<Self::Output, CpuError> {
+        x.try_permute()
+    }
+}
+
+#[test]
+fn a_checkpoint_of_nothing_passes_the_gradient() {
+    let dev = Cpu::default();
+    let x: Tensor<Rank2<40, 24>, f32, _> = dev.ones();
+    // what comes back of a store that compresses is another tensor
+    let spec = "compress".parse::<edkm_store::StoreSpec>().unwrap();
+    let tape = || StoreTape::new(spec.build().unwrap(), Gradients::leaky());
+    let got = backward(checkpoint(&(), x.clone().put_tape(tape())).square().sum()).unwrap();
+    assert_eq!(got.get(&x).array(), [[2.0; 24]; 40]);
+    let got = backward(checkpoint(&Transposed, x.clone().put_tape(tape())).square().sum()).unwrap();
+    assert_eq!(got.get(&x).array(), [[2.0; 24]; 40]);
+}
+
 #[test]
 fn every_optimizer_trains_the_modules() {
     let dev = Cpu::default();
