@@ -120,6 +120,7 @@ impl<'m, 't> Chat<'m, 't> {
         self.turns += 1;
         Ok(Response { written, forgot })
     }
+
     /// The tokens of a further instruction behind those turns: all that there are, or none.
     fn asked(&self, earlier: &[Message], instruction: &Message) -> Result<Vec<u32>, TrainError> {
         match self.tokenizer.template() {
