@@ -59,10 +59,14 @@ impl<'m, 't> Chat<'m, 't> {
         match tokenizer.template() {
             Template::Alpaca => stop.push(NEXT_INSTRUCTION.to_owned()),
             Template::Chat(template) => {
-                // what ends a turn may be another token than what ends a text
-                let behind = tokenizer.encode(&template.behind_response()?)?;
-                let end = behind.first().filter(|&&token| tokenizer.is_special(token));
-                options.stop_tokens.extend(end);
+                // what ends a turn may be another token than what ends a text, or a text
+                let behind = template.behind_response()?;
+                let tokens = tokenizer.encode(&behind)?;
+                match tokens.iter().find(|&&token| tokenizer.is_special(token)) {
+                    Some(token) => options.stop_tokens.push(*token),
+                    None if behind.is_empty() => {}
+                    None => stop.push(behind),
+                }
             }
         }
         Ok(Self {

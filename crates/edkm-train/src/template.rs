@@ -5,6 +5,7 @@ mod chat_template;
 use std::sync::Arc;
 
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 pub use chat_template::{ChatTemplate, Goes};
 
@@ -20,34 +21,36 @@ pub struct Message {
     pub role: String,
     /// The text.
     pub content: String,
+    /// What else a record has of it, for templates that know it: `reasoning_content`, `tool_calls` and others.
+    #[serde(flatten)]
+    pub more: Map<String, Value>,
 }
 
 impl Message {
     /// The role whose messages are learned.
     pub const ASSISTANT: &'static str = "assistant";
 
+    fn new(role: &str, content: impl Into<String>) -> Self {
+        Self {
+            role: role.to_owned(),
+            content: content.into(),
+            more: Map::new(),
+        }
+    }
+
     /// What the user says.
     pub fn user(content: impl Into<String>) -> Self {
-        Self {
-            role: "user".to_owned(),
-            content: content.into(),
-        }
+        Self::new("user", content)
     }
 
     /// What the model is to be.
     pub fn system(content: impl Into<String>) -> Self {
-        Self {
-            role: "system".to_owned(),
-            content: content.into(),
-        }
+        Self::new("system", content)
     }
 
     /// What the model says.
     pub fn response(content: impl Into<String>) -> Self {
-        Self {
-            role: Self::ASSISTANT.to_owned(),
-            content: content.into(),
-        }
+        Self::new(Self::ASSISTANT, content)
     }
 
     /// Whether the model says it.
@@ -73,6 +76,7 @@ impl Template {
     /// A conversation that the template does not take.
     pub fn documents(&self, record: Record) -> Result<Vec<Document>, TrainError> {
         match (self, record) {
+            (_, Record::Text(text)) => Ok(vec![Document::Plain(text)]),
             (Self::Alpaca, Record::Alpaca(record)) => Ok(vec![Document::Turns(vec![record.turn()])]),
             (Self::Alpaca, Record::Conversation(messages)) => Ok(vec![Document::Turns(alpaca::turns(&messages)?)]),
             (Self::Chat(template), Record::Alpaca(record)) => template.documents(&record.messages()),

@@ -34,7 +34,8 @@ pub struct Tokenizer {
 
 impl Tokenizer {
     /// Reads `tokenizer.json` of a model folder, and the special tokens from `config.json` (`bos_token_id`,
-    /// `eos_token_id`) or, where that is silent, `tokenizer_config.json` (`bos_token`, `eos_token`). What that says of `add_bos_token` counts for
+    /// `eos_token_id`) or, where that is silent, `tokenizer_config.json` (`bos_token`, `eos_token`); more that end a text from
+    /// `generation_config.json`. What tokenizer_config.json says of `add_bos_token` counts for
     /// [`encode_question`](Self::encode_question). A chat template is taken from `chat_template.jinja`, `chat_template.json` or `tokenizer_config.json`.
     ///
     /// # Errors

@@ -75,8 +75,8 @@ pub fn run(args: ChatArgs) -> Result<(), Failure> {
     let cache_bytes = session.cache_bytes();
     let options = GenerateOptions {
         max_tokens: args.tokens,
+        stop_tokens: tokenizer.end_tokens().to_vec(),
         sampling: args.sampling.options(),
-        ..GenerateOptions::for_model(&model)
     };
     let system = args.system.as_deref();
     let mut chat = Chat::new(session, &tokenizer, options, system, &args.sampling.stop)?;
@@ -84,7 +84,7 @@ pub fn run(args: ChatArgs) -> Result<(), Failure> {
     let input = std::io::stdin();
     let asks = input.is_terminal();
     if asks {
-        note("One instruction a line; /clear begins anew, the end of input (Ctrl-D) ends.");
+        note("One instruction a line; /clear begins anew, /exit or the end of input (Ctrl-D) ends.");
     }
     let (mut turns, mut decoded, mut read) = (Vec::new(), Rate::default(), Rate::default());
     let mut unanswered = 0;
@@ -109,6 +109,7 @@ pub fn run(args: ChatArgs) -> Result<(), Failure> {
                 chat.clear();
                 continue;
             }
+            "/exit" | "/quit" => break,
             instruction => instruction,
         };
         let response = match chat.respond(instruction, |piece| output.piece(piece)) {
@@ -116,6 +117,11 @@ pub fn run(args: ChatArgs) -> Result<(), Failure> {
             // nothing was read of it: the conversation is as it was
             Err(TrainError::Llama(LlamaError::Inference(problem @ InferenceProblem::ContextFull { .. }))) => {
                 note(format_args!("(no response: {problem})"));
+                unanswered += 1;
+                continue;
+            }
+            Err(why @ TrainError::Template { .. }) => {
+                note(format_args!("(no response: {why})"));
                 unanswered += 1;
                 continue;
             }

@@ -49,8 +49,8 @@ pub fn run(args: GenerateArgs) -> Result<(), Failure> {
     let mut session = Session::new(&model, context, args.sampling.cache.into())?;
     let options = GenerateOptions {
         max_tokens: args.tokens,
+        stop_tokens: tokenizer.end_tokens().to_vec(),
         sampling: args.sampling.options(),
-        ..GenerateOptions::for_model(&model)
     };
     output.piece(&args.prompt);
     let written = write_text(

@@ -101,6 +101,34 @@ fn a_conversation_is_held_in_the_chat_template_of_the_model() {
 }
 
 #[test]
+fn a_response_ends_with_what_ends_a_turn_in_the_template() {
+    let shop = Workshop::new();
+    let write = |template: &str| std::fs::write(shop.model().join("chat_template.jinja"), template).unwrap();
+    let greedy = ["--temperature", "0"];
+    let turns = |instructions: &str| json(&chat(&shop.model(), instructions, &greedy))["turns"].clone();
+    write("{{ bos_token }}{% for m in messages %}{{ m.content }}{% if m.role == 'assistant' %}{{ '\n' }}{% endif %}{% endfor %}");
+    let whole = turns("Once upon a time\n");
+    assert!(whole[0]["response"].as_str().unwrap().contains('a'), "{whole}");
+    // which may be no token of its own
+    write("{{ bos_token }}{% for m in messages %}{{ m.content }}{% if m.role == 'assistant' %}{{ 'a\n' }}{% endif %}{% endfor %}");
+    let ended = turns("Once upon a time\n/exit\nOnce upon a time\n");
+    assert_eq!(ended.as_array().unwrap().len(), 1, "{ended}");
+    assert_eq!(ended[0]["stop"], "stop_string");
+    assert!(!ended[0]["response"].as_str().unwrap().contains('a'), "{ended}");
+    // a conversation that it does not take any further
+    write("{% if messages|length > 2 %}{{ raise_exception('only one question') }}{% endif %}{{ messages[0].content }}");
+    let output = chat(&shop.model(), "Once upon a time\nAnd then?\n", &greedy);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("no response: "));
+    let shown = String::from_utf8(output.stdout).unwrap();
+    let figures: serde_json::Value = serde_json::from_str(shown.lines().last().unwrap()).unwrap();
+    assert_eq!(
+        (figures["turns"].as_array().unwrap().len(), &figures["unanswered"]),
+        (1, &1.into())
+    );
+}
+
+#[test]
 fn conversations_train_in_the_chat_template_of_the_model() {
     let shop = Workshop::new();
     let template = "{% for m in messages %}{{ '<s>' + m.role + ': ' + m.content + '</s>' }}{% endfor %}";
@@ -189,7 +217,12 @@ fn why_a_text_ended_is_said() {
     let output = command.output().unwrap();
     assert!(String::from_utf8_lossy(&output.stderr).contains("all that the model takes"));
     assert_eq!(json(&output)["stop"], "context_limit");
-    // every token ends a text
+    // every token ends a text, by either file
+    let every: Vec<u32> = (0..512).collect();
+    let generation = shop.model().join("generation_config.json");
+    std::fs::write(&generation, serde_json::json!({"eos_token_id": every}).to_string()).unwrap();
+    assert_eq!(stop(&[]), "end_token");
+    std::fs::remove_file(generation).unwrap();
     config["eos_token_id"] = (0..512).collect::<Vec<u32>>().into();
     std::fs::write(shop.config(), config.to_string()).unwrap();
     assert_eq!(stop(&[]), "end_token");

@@ -61,30 +61,34 @@ pub(crate) fn next_prompt(instruction: &str) -> String {
     format!("{NEXT_INSTRUCTION}{instruction}\n\n### Response:")
 }
 
-/// A conversation in this template. What comes before a response, of whatever role, is its instruction.
+/// A conversation in this template. What comes before a response, of whatever role, is its instruction; responses to one instruction are one.
 ///
 /// # Errors
-/// A response to nothing.
+/// A conversation that begins with a response; calls of tools, for which there is no place.
 pub(crate) fn turns(messages: &[Message]) -> Result<Vec<Turn>, TrainError> {
-    let (mut turns, mut asked) = (Vec::new(), Vec::new());
+    let refused = |what: &str| TrainError::Conversation {
+        reason: format!("{what} has no place in Alpaca's template; put a chat_template.jinja beside the model"),
+    };
+    let mut turns: Vec<Turn> = Vec::new();
+    let mut asked = Vec::new();
     for message in messages {
-        if !message.is_response() {
-            asked.push(message.content.as_str());
-            continue;
+        if message.more.contains_key("tool_calls") {
+            return Err(refused("a call of tools"));
         }
-        if asked.is_empty() {
-            return Err(TrainError::Conversation {
-                reason: "a response of the assistant has no message before it".to_owned(),
-            });
+        match (message.is_response(), turns.last_mut()) {
+            (false, _) => asked.push(message.content.as_str()),
+            (true, None) if asked.is_empty() => return Err(refused("a conversation that begins with a response")),
+            (true, Some(turn)) if asked.is_empty() => turn.response += &format!("\n\n{}", message.content),
+            (true, last) => {
+                let instruction = std::mem::take(&mut asked).join("\n\n");
+                let prompt = match last {
+                    None => prompt(&instruction, ""),
+                    Some(_) => next_prompt(&instruction),
+                };
+                let response = message.content.clone();
+                turns.push(Turn { prompt, response });
+            }
         }
-        let instruction = std::mem::take(&mut asked).join("\n\n");
-        turns.push(Turn {
-            prompt: match turns.is_empty() {
-                true => prompt(&instruction, ""),
-                false => next_prompt(&instruction),
-            },
-            response: message.content.clone(),
-        });
     }
     Ok(turns)
 }

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use super::alpaca::AlpacaRecord;
 use super::DOCUMENT_LIMIT;
@@ -21,6 +22,8 @@ pub enum Record {
     Alpaca(AlpacaRecord),
     /// With `messages` of `role` and `content`, or `conversations` of `from` and `value`; at least one is the assistant's.
     Conversation(Vec<Message>),
+    /// With `text` alone, which counts as a whole.
+    Text(String),
 }
 
 /// Calls `each` with every record of a `.json` file, which holds one array of records.
@@ -29,7 +32,7 @@ pub enum Record {
 /// [`TrainError::Record`] with the record's number and the key at fault, [`TrainError::TooLarge`] for a record over 16 MiB,
 /// an unreadable file, or what `each` gives.
 pub fn for_each_in_array(path: &Path, each: impl FnMut(Record) -> Result<(), TrainError>) -> Result<(), TrainError> {
-    read_array(path, BufReader::new(files::open(path)?), each)
+    read_array(path, without_mark(path, BufReader::new(files::open(path)?))?, each)
 }
 
 /// Calls `each` with every record of a `.jsonl` file, which holds one record a line. Blank lines are passed over.
@@ -37,7 +40,17 @@ pub fn for_each_in_array(path: &Path, each: impl FnMut(Record) -> Result<(), Tra
 /// # Errors
 /// As [`for_each_in_array`].
 pub fn for_each_line(path: &Path, each: impl FnMut(Record) -> Result<(), TrainError>) -> Result<(), TrainError> {
-    read_lines(path, BufReader::new(files::open(path)?), each)
+    read_lines(path, without_mark(path, BufReader::new(files::open(path)?))?, each)
+}
+
+/// Behind the mark that some programs put in front of UTF-8.
+fn without_mark<R: BufRead>(path: &Path, mut reader: R) -> Result<R, TrainError> {
+    const MARK: &[u8] = "\u{feff}".as_bytes();
+    let begins = reader.fill_buf().map_err(TrainError::io("read", path))?;
+    if begins.starts_with(MARK) {
+        reader.consume(MARK.len());
+    }
+    Ok(reader)
 }
 
 fn read_array(
@@ -181,17 +194,18 @@ impl<'de> Visitor<'de> for RecordSeed {
     type Value = Record;
 
     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("an object with \"instruction\", \"input\" and \"output\", or with \"messages\"")
+        f.write_str("an object with \"instruction\", \"input\" and \"output\", with \"messages\", or with \"text\"")
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Record, A::Error> {
-        let (mut instruction, mut input, mut output) = (None, None, None);
+        let (mut instruction, mut input, mut output, mut text) = (None, None, None, None);
         let mut messages: Option<(String, Vec<RawMessage>)> = None;
         while let Some(key) = map.next_key::<String>()? {
             let slot = match key.as_str() {
                 "instruction" => &mut instruction,
                 "input" => &mut input,
                 "output" => &mut output,
+                "text" => &mut text,
                 "messages" | "conversations" => {
                     let said = map.next_value().map_err(|why| in_key(&key, &why))?;
                     if let Some((other, _)) = messages.replace((key.clone(), said)) {
@@ -214,13 +228,14 @@ impl<'de> Visitor<'de> for RecordSeed {
         }
         match messages {
             None => {}
-            Some((key, _)) if instruction.is_some() => {
+            Some((key, _)) if instruction.iter().flatten().any(|text| !text.is_empty()) => {
                 return Err(A::Error::custom(format_args!(
                     "\"{key}\" and \"instruction\" stand there both"
                 )))
             }
             Some((key, raw)) => {
-                let messages: Vec<Message> = raw.into_iter().map(RawMessage::message).collect();
+                let messages: Result<Vec<Message>, _> = raw.into_iter().map(RawMessage::message).collect();
+                let messages = messages.map_err(|why| A::Error::custom(format_args!("\"{key}\": {why}")))?;
                 return match messages.iter().any(Message::is_response) {
                     true => Ok(Record::Conversation(messages)),
                     false => Err(A::Error::custom(format_args!(
@@ -228,6 +243,12 @@ impl<'de> Visitor<'de> for RecordSeed {
                     ))),
                 };
             }
+        }
+        if let (Some(text), None, None) = (text.flatten(), &instruction, &output) {
+            return match text.trim().is_empty() {
+                true => Err(A::Error::custom("\"text\" is empty")),
+                false => Ok(Record::Text(text)),
+            };
         }
         let required = |key: &str, value: Option<Option<String>>| {
             value
@@ -246,13 +267,15 @@ fn in_key<E: serde::de::Error>(key: &str, why: &E) -> E {
     E::custom(format_args!("\"{key}\": {why}"))
 }
 
-/// A message as files have it. Other keys are passed over.
+/// A message as files have it.
 #[derive(Deserialize)]
 struct RawMessage {
     #[serde(alias = "from")]
     role: String,
     #[serde(alias = "value")]
-    content: Content,
+    content: Option<Content>,
+    #[serde(flatten)]
+    more: Map<String, Value>,
 }
 
 #[derive(Deserialize)]
@@ -271,17 +294,25 @@ struct Part {
 }
 
 impl RawMessage {
-    fn message(self) -> Message {
-        let role = match self.role.as_str() {
+    /// The message; what is wrong with it if it says nothing.
+    fn message(mut self) -> Result<Message, &'static str> {
+        self.more.retain(|_, value| !value.is_null());
+        let role = match self.role.to_lowercase().as_str() {
             "human" => "user".to_owned(),
-            "gpt" => Message::ASSISTANT.to_owned(),
-            _ => self.role,
+            "gpt" | "chatgpt" | "model" | "bot" => Message::ASSISTANT.to_owned(),
+            role => role.to_owned(),
         };
         let content = match self.content {
-            Content::Text(text) => text,
-            Content::Parts(parts) => parts.into_iter().map(|part| part.text).collect(),
+            Some(Content::Text(text)) => text,
+            Some(Content::Parts(parts)) => parts.into_iter().map(|part| part.text).collect(),
+            None if self.more.contains_key("tool_calls") => String::new(),
+            None => return Err("a message has no content"),
         };
-        Message { role, content }
+        Ok(Message {
+            role,
+            content,
+            more: self.more,
+        })
     }
 }
 

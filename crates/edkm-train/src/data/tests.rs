@@ -169,7 +169,7 @@ fn learned(stream: &TokenStream, tokenizer: &Tokenizer) -> Vec<String> {
 
 const CONVERSATIONS: &str = r#"
     {"messages": [{"role": "system", "content": "Add."}, {"role": "user", "content": "1"}, {"role": "assistant", "content": "The fox."},
-        {"role": "user", "content": [{"type": "text", "text": "found"}]}, {"role": "assistant", "content": "a kite", "name": "x"}]}
+        {"role": "user", "content": [{"type": "text", "text": "found"}]}, {"role": "assistant", "content": "a kite", "name": null}]}
     {"conversations": [{"from": "human", "value": "1"}, {"from": "gpt", "value": "glad"}]}
     {"instruction": "Add.", "input": "1", "output": "red"}
 "#;

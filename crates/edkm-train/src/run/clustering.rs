@@ -76,7 +76,7 @@ impl ClusterSettings {
         match self.bits_budget.unwrap_or(by_bits) {
             ..=2.0 => 4.5e-3,
             ..=3.0 => 3e-3,
-            ..4.0 => 2e-3,
+            ..=4.0 => 2e-3,
             _ => 1e-3,
         }
     }

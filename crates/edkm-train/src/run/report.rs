@@ -16,21 +16,21 @@ use crate::{Tokenizer, TrainError};
 const SAMPLE_TOKENS: usize = 100;
 
 /// What both models write after `prompt`.
-pub(super) fn sample(prompt: &str, original: &Path, result: &Path) -> Result<Sample, TrainError> {
+pub(super) fn sample(prompt: &[u32], original: &Path, result: &Path) -> Result<Sample, TrainError> {
     let texts = [("original", original), ("result", result)]
         .into_iter()
         .map(|(name, dir)| Ok((name.to_owned(), continue_text(dir, prompt)?)))
         .collect::<Result<_, TrainError>>()?;
     Ok(Sample {
-        prompt: prompt.to_owned(),
+        prompt: Tokenizer::from_dir(result)?.decode(prompt)?.trim().to_owned(),
         texts,
     })
 }
 
-fn continue_text(model_dir: &Path, prompt: &str) -> Result<String, TrainError> {
+fn continue_text(model_dir: &Path, prompt: &[u32]) -> Result<String, TrainError> {
     let model = InferenceModel::open(model_dir)?;
     let tokenizer = Tokenizer::from_dir(model_dir)?;
-    let mut tokens = tokenizer.encode_document(prompt)?;
+    let mut tokens = prompt.to_vec();
     // a prompt that leaves no room loses its beginning
     tokens.drain(..tokens.len().saturating_sub(model.context_limit().div_ceil(2)));
     let context = (tokens.len() + SAMPLE_TOKENS).min(model.context_limit());

@@ -87,10 +87,8 @@ impl<D: EdkmDevice> Run<'_, D> {
             "perplexity {:.4} on {} tokens",
             after.perplexity, after.tokens
         ));
-        let prompt = beside
-            .tokenizer
-            .decode(document_beginning(beside.validation, beside.tokenizer))?;
-        let sample = report::sample(prompt.trim(), &settings.model_dir, out.path())?;
+        let prompt = document_beginning(beside.validation, beside.tokenizer);
+        let sample = report::sample(prompt, &settings.model_dir, out.path())?;
 
         let outcome = FinetuneOutcome {
             perplexity_before: known.perplexity_before,

@@ -60,10 +60,14 @@ fn in_both(settings: &FinetuneSettings) -> Option<&Path> {
 /// The first tokens of the first whole document: those that do not count, its prompt, if it begins with such.
 pub(super) fn document_beginning<'a>(stream: &'a TokenStream, tokenizer: &Tokenizer) -> &'a [u32] {
     let tokens = stream.tokens();
-    let begins = tokens
-        .iter()
-        .position(|&token| Some(token) == tokenizer.begin_token())
-        .unwrap_or(0);
+    let is_begin = |&token: &u32| Some(token) == tokenizer.begin_token();
+    // templates of some models begin with none: then with what follows a response
+    let behind_response = || (1..tokens.len()).find(|&at| stream.counts(at - 1) && !stream.counts(at));
+    let begins = match tokens.iter().position(is_begin) {
+        Some(begins) => begins,
+        None if tokens.is_empty() || !stream.counts(0) => 0,
+        None => behind_response().unwrap_or(0),
+    };
     // nothing predicts the begin token
     let prompt = (begins + 1..tokens.len()).take_while(|&position| !stream.counts(position));
     let length = match prompt.take(LONGEST_PROMPT).count() {
@@ -76,7 +80,9 @@ pub(super) fn document_beginning<'a>(stream: &'a TokenStream, tokenizer: &Tokeni
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::Document;
     use crate::synthetic;
+    use crate::tokenizer::SpecialTokens;
 
     #[test]
     fn a_sample_begins_with_a_whole_prompt_or_some_tokens_of_a_text() {
@@ -100,5 +106,28 @@ mod tests {
             prompt.ends_with("### Response:") && prompt.contains("Find a kite."),
             "{prompt}"
         );
+    }
+
+    /// As in the templates of models without a begin token.
+    #[test]
+    fn a_sample_of_conversations_begins_with_a_prompt() {
+        let json = synthetic::train_tokenizer("ask: the fox say: the kite", 280).unwrap();
+        let tokenizer = Tokenizer::from_bytes(Path::new("t.json"), &json, SpecialTokens::default()).unwrap();
+        let text = "ask: the fox say: the kite ".repeat(3);
+        let counted = |document: usize| document * 27 + 17..document * 27 + 27;
+        let document = Document::Marked {
+            text: text[9..].to_owned(),
+            counted: (0..3)
+                .map(|at| counted(at).start.saturating_sub(9)..counted(at).end - 9)
+                .collect(),
+        };
+        let mut stream = TokenStream::default();
+        stream.append(&[document], &tokenizer).unwrap();
+        let beginning = |stream: &TokenStream| tokenizer.decode(document_beginning(stream, &tokenizer)).unwrap();
+        assert_eq!(beginning(&stream), "fox say:");
+        // what is held out may begin within a response
+        let rest = stream.split_off_share(0.8);
+        assert!(rest.counts(0));
+        assert_eq!(beginning(&rest), "ask: the fox say:");
     }
 }

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
@@ -38,8 +39,10 @@ pub struct ChatTemplate {
     path: PathBuf,
     /// What transformers gives a template by these names: `bos_token`, `eos_token` and others.
     special: Map<String, Value>,
-    /// Or why it is none.
-    environment: Result<Environment<'static>, String>,
+    /// Or why there is none.
+    source: Result<String, String>,
+    /// Made when it is used first: a model can be measured on text without.
+    environment: OnceLock<Result<Environment<'static>, String>>,
 }
 
 /// What comes behind the last message.
@@ -52,10 +55,10 @@ pub enum Goes {
 }
 
 impl ChatTemplate {
-    /// The template of a model folder, if it has one. One that is damaged is an error when it is used: a model can be measured without.
+    /// The template of a model folder, if it has one. One that is damaged is an error when it is used: a model can be measured on text without.
     ///
     /// # Errors
-    /// A file that cannot be read or is not what its name says.
+    /// A file that cannot be read.
     pub fn of_folder(dir: &Path) -> Result<Option<Self>, TrainError> {
         for name in FILES {
             let path = dir.join(name);
@@ -65,14 +68,18 @@ impl ChatTemplate {
                 Err(other) => return Err(other),
             };
             let source = match path.extension().is_some_and(|ending| ending == "json") {
-                false => Some(String::from_utf8(bytes).map_err(|why| error(&path, why))?),
-                true => {
-                    let values = serde_json::from_slice(&bytes).map_err(|why| error(&path, why))?;
-                    source_in(&path, &values)?
-                }
+                false => String::from_utf8(bytes).map(Some).map_err(|why| why.to_string()),
+                true => serde_json::from_slice(&bytes)
+                    .map_err(|why| why.to_string())
+                    .and_then(|values| source_in(&values)),
             };
-            if let Some(source) = source {
-                return Ok(Some(Self::new(&path, &source, special_texts(dir)?)));
+            if let Some(source) = source.transpose() {
+                return Ok(Some(Self {
+                    path,
+                    special: special_texts(dir)?,
+                    source,
+                    environment: OnceLock::new(),
+                }));
             }
         }
         Ok(None)
@@ -83,7 +90,8 @@ impl ChatTemplate {
         Self {
             path: path.to_owned(),
             special,
-            environment: environment(source).map_err(|why| described(&why)),
+            source: Ok(source.to_owned()),
+            environment: OnceLock::new(),
         }
     }
 
@@ -92,7 +100,12 @@ impl ChatTemplate {
     /// # Errors
     /// A template that is none; what it says of a conversation that it does not take.
     pub fn write(&self, messages: &[Message], goes: Goes) -> Result<String, TrainError> {
-        let environment = self.environment.as_ref().map_err(|why| error(&self.path, why))?;
+        let made = || match &self.source {
+            Ok(source) => environment(source).map_err(|why| described(&why)),
+            Err(why) => Err(why.clone()),
+        };
+        let environment = self.environment.get_or_init(made).as_ref();
+        let environment = environment.map_err(|why| error(&self.path, why))?;
         let written = environment.get_template(NAME).and_then(|template| {
             template.render(context! {
                 messages => Serde(messages),
@@ -111,7 +124,10 @@ impl ChatTemplate {
         let (mut text, mut counted) = (String::new(), Vec::<Range<usize>>::new());
         let responses = messages.iter().enumerate().filter(|(_, message)| message.is_response());
         for (at, response) in responses {
-            let prompt = self.write(&messages[..at], Goes::On)?;
+            let prompt = match at {
+                0 => String::new(),
+                _ => self.write(&messages[..at], Goes::On)?,
+            };
             let whole = self.write(&messages[..=at], Goes::NoFurther)?;
             if !whole.starts_with(&text) {
                 // what was said before is written otherwise now: what a reasoning model thought, say
@@ -121,10 +137,13 @@ impl ChatTemplate {
                 });
             }
             let end = whole.trim_end().len();
-            let start = match whole.starts_with(&prompt) {
-                true => prompt.len(),
+            let alike = shared(&prompt, &whole);
+            let start = match alike == prompt.len() && at > 0 {
+                true => alike,
                 // what asks for a response is written otherwise once there is one
-                false => whole.rfind(response.content.trim()).unwrap_or(end),
+                false => whole[alike..]
+                    .find(response.content.trim())
+                    .map_or(alike, |at| alike + at),
             };
             counted.push(start.min(end)..end);
             text = whole;
@@ -143,8 +162,15 @@ impl ChatTemplate {
         let text = self.write(&messages, Goes::NoFurther)?;
         Ok(text
             .rsplit_once(response)
-            .map_or(String::new(), |(_, behind)| behind.to_owned()))
+            .map_or("", |(_, behind)| behind.trim())
+            .to_owned())
     }
+}
+
+/// Bytes that both begin with, in whole characters.
+fn shared(a: &str, b: &str) -> usize {
+    let pairs = a.chars().zip(b.chars()).take_while(|(a, b)| a == b);
+    pairs.map(|(a, _)| a.len_utf8()).sum()
 }
 
 fn error(path: &Path, why: impl ToString) -> TrainError {
@@ -202,17 +228,18 @@ fn described(why: &Error) -> String {
 }
 
 /// The template in a JSON file: one, or several by name.
-fn source_in(path: &Path, values: &Map<String, Value>) -> Result<Option<String>, TrainError> {
-    let text = |value: &Value| value.as_str().map(ToOwned::to_owned);
+fn source_in(values: &Map<String, Value>) -> Result<Option<String>, String> {
     match values.get("chat_template") {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(source)) => Ok(Some(source.clone())),
         Some(Value::Array(all)) => {
             let named = all.iter().find(|one| one["name"] == "default");
-            let source = named.and_then(|one| text(&one["template"]));
-            source.map(Some).ok_or_else(|| error(path, "none is named \"default\""))
+            let source = named.and_then(|one| one["template"].as_str());
+            source
+                .map(|source| Some(source.to_owned()))
+                .ok_or_else(|| "none is named \"default\"".to_owned())
         }
-        Some(other) => Err(error(path, format!("it is {other}, not a text"))),
+        Some(other) => Err(format!("it is {other}, not a text")),
     }
 }
 

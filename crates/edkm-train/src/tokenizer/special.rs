@@ -32,10 +32,16 @@ impl SpecialTokens {
                 false => Ok(numbers),
             }
         };
-        let special = Self {
+        let mut special = Self {
             begin: find("bos_token_id", "bos_token")?.first().copied(),
             end: find("eos_token_id", "eos_token")?,
         };
+        // models that are to answer name more there than one: what ends a text, and what ends a turn
+        for token in ConfigFile::read(dir, "generation_config.json")?.numbers("eos_token_id")? {
+            if !special.end.contains(&token) {
+                special.end.push(token);
+            }
+        }
         Ok((special, tokenizer.adds_begin()?))
     }
 

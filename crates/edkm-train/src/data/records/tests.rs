@@ -55,11 +55,48 @@ fn both_file_kinds_give_the_same_records() {
 }
 
 #[test]
+fn a_record_may_be_a_text_and_a_file_begin_with_a_mark() {
+    let want = vec![Record::Text("One.\n\nStill one.".into())];
+    assert_eq!(lines(r#"{"text": "One.\n\nStill one.", "source": "x"}"#).unwrap(), want);
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let record = r#"{"text": "One.\n\nStill one."}"#;
+    let mut records = Vec::new();
+    let mut each = |record| {
+        records.push(record);
+        Ok(())
+    };
+    for_each_line(&file("a.jsonl", &format!("\u{feff}{record}")), &mut each).unwrap();
+    for_each_in_array(&file("a.json", &format!("\u{feff}[{record}]")), &mut each).unwrap();
+    assert_eq!(records, [want.clone(), want].concat());
+}
+
+/// What a template may know of a message is kept, and one that calls tools need not say anything.
+#[test]
+fn the_rest_of_a_message_is_kept() {
+    let record = r#"{"messages": [{"role": "user", "content": "A"}, {"role": "assistant", "content": null, "tool_calls": [{"id": "x"}]}]}"#;
+    let Record::Conversation(messages) = lines(record).unwrap().remove(0) else {
+        panic!("a conversation")
+    };
+    assert_eq!(messages[1].content, "");
+    assert_eq!(messages[1].more["tool_calls"][0]["id"], "x");
+    assert!(crate::data::alpaca::turns(&messages)
+        .unwrap_err()
+        .to_string()
+        .contains("tools"));
+}
+
+#[test]
 fn conversations_are_read_in_each_spelling() {
     let want = vec![Record::Conversation(vec![Message::user("A"), Message::response("B")])];
     for record in [
         r#"{"messages": [{"role": "user", "content": "A"}, {"content": "B", "role": "assistant"}], "id": 3}"#,
-        r#"{"conversations": [{"from": "human", "value": "A"}, {"from": "gpt", "value": "B", "weight": 1}]}"#,
+        r#"{"conversations": [{"from": "human", "value": "A"}, {"from": "gpt", "value": "B", "weight": null}]}"#,
+        r#"{"conversations": [{"from": "Human", "value": "A"}, {"from": "chatgpt", "value": "B"}], "instruction": ""}"#,
         r#"{"messages": [{"role": "user", "content": [{"type": "text", "text": "A"}]}, {"role": "assistant", "content": "B"}]}"#,
     ] {
         assert_eq!(lines(record).unwrap(), want, "{record}");
@@ -72,11 +109,16 @@ fn conversations_are_read_in_each_spelling() {
         ),
         (r#"{"messages": []}"#, "no message of the assistant"),
         (r#"{"messages": "A"}"#, "\"messages\""),
-        (r#"{"messages": [{"role": "assistant"}]}"#, "content"),
+        (r#"{"messages": [{"role": "assistant"}]}"#, "a message has no content"),
         (
             r#"{"messages": [{"role": "assistant", "content": null}]}"#,
+            "a message has no content",
+        ),
+        (
+            r#"{"messages": [{"role": "assistant", "content": 3}]}"#,
             "a message's content is a text",
         ),
+        (r#"{"text": " "}"#, "\"text\" is empty"),
         (
             r#"{"messages": [{"role": "assistant", "content": [{"type": "image_url"}]}]}"#,
             "parts with \"text\"",
