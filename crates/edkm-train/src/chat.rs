@@ -56,11 +56,12 @@ impl<'m, 't> Chat<'m, 't> {
         stop: &[String],
     ) -> Result<Self, TrainError> {
         let mut stop = stop.to_vec();
+        let system = system.map(Message::system);
         match tokenizer.template() {
             Template::Alpaca => stop.push(NEXT_INSTRUCTION.to_owned()),
             Template::Chat(template) => {
                 // what ends a turn may be another token than what ends a text, or a text
-                let behind = template.behind_response()?;
+                let behind = template.behind_response(system.as_ref())?;
                 let tokens = tokenizer.encode(&behind)?;
                 match tokens.iter().find(|&&token| tokenizer.is_special(token)) {
                     Some(token) => options.stop_tokens.push(*token),
@@ -74,7 +75,7 @@ impl<'m, 't> Chat<'m, 't> {
             tokenizer,
             options,
             stop,
-            system: system.map(Message::system),
+            system,
             messages: Vec::new(),
             tokens: Vec::new(),
             turns: 0,

@@ -198,14 +198,19 @@ impl<'de> Visitor<'de> for RecordSeed {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Record, A::Error> {
-        let (mut instruction, mut input, mut output, mut text) = (None, None, None, None);
+        let (mut instruction, mut input, mut output) = (None, None, None);
+        let mut text = None;
         let mut messages: Option<(String, Vec<RawMessage>)> = None;
         while let Some(key) = map.next_key::<String>()? {
             let slot = match key.as_str() {
                 "instruction" => &mut instruction,
                 "input" => &mut input,
                 "output" => &mut output,
-                "text" => &mut text,
+                // beside other keys it may be anything
+                "text" => {
+                    text = Some(map.next_value::<Value>()?);
+                    continue;
+                }
                 "messages" | "conversations" => {
                     let said = map.next_value().map_err(|why| in_key(&key, &why))?;
                     if let Some((other, _)) = messages.replace((key.clone(), said)) {
@@ -244,7 +249,7 @@ impl<'de> Visitor<'de> for RecordSeed {
                 };
             }
         }
-        if let (Some(text), None, None) = (text.flatten(), &instruction, &output) {
+        if let (Some(Value::String(text)), None, None) = (text, &instruction, &output) {
             return match text.trim().is_empty() {
                 true => Err(A::Error::custom("\"text\" is empty")),
                 false => Ok(Record::Text(text)),

@@ -152,13 +152,14 @@ impl ChatTemplate {
         Ok(documents)
     }
 
-    /// What is written behind a response, up to what the user says next.
+    /// What is written behind a response, up to what the user says next, in a conversation that begins with `system`.
     ///
     /// # Errors
     /// As [`write`](Self::write).
-    pub fn behind_response(&self) -> Result<String, TrainError> {
+    pub fn behind_response(&self, system: Option<&Message>) -> Result<String, TrainError> {
         let response = "edkm";
-        let messages = [Message::user(response), Message::response(response)];
+        let mut messages: Vec<Message> = system.cloned().into_iter().collect();
+        messages.extend([Message::user(response), Message::response(response)]);
         let text = self.write(&messages, Goes::NoFurther)?;
         Ok(text
             .rsplit_once(response)

@@ -45,7 +45,7 @@ fn the_prompts_are_those_of_stanford_alpaca() {
 #[test]
 fn both_file_kinds_give_the_same_records() {
     let one = r#"{"instruction": "A", "input": "B", "output": "C"}"#;
-    let two = r#"{"output": "é\n", "extra": {"deep": [1, {"x": null}]}, "instruction": "D"}"#;
+    let two = r#"{"output": "é\n", "text": ["é"], "extra": {"deep": [1, {"x": null}]}, "instruction": "D"}"#;
     let three = r#"{"instruction": "E", "input": null, "output": ""}"#;
     let expected = vec![record("A", "B", "C"), record("D", "", "é\n"), record("E", "", "")];
     assert_eq!(array(&format!(" [{one},\n{two} , {three}] \n")).unwrap(), expected);

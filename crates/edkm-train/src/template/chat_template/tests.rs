@@ -144,8 +144,13 @@ fn a_response_counts_where_its_prompt_is_written_otherwise() {
 
 #[test]
 fn what_ends_a_response_is_found() {
-    assert_eq!(template(CHAT_ML).behind_response().unwrap(), "<|im_end|>");
-    assert_eq!(template(INSTRUCTIONS).behind_response().unwrap(), "</s>");
+    assert_eq!(template(CHAT_ML).behind_response(None).unwrap(), "<|im_end|>");
+    assert_eq!(template(INSTRUCTIONS).behind_response(None).unwrap(), "</s>");
+    let with_system = template(
+        "{% if messages[0].role != 'system' %}{{ raise_exception('none') }}{% endif %}{{ messages[2].content }}.",
+    );
+    assert!(with_system.behind_response(None).is_err());
+    assert_eq!(with_system.behind_response(Some(&Message::system("a"))).unwrap(), ".");
 }
 
 #[test]
