@@ -3,7 +3,7 @@
 use dfdx::prelude::*;
 use dfdx_edkm::nn::RmsNorm;
 use dfdx_edkm::ops::Matrix;
-use dfdx_edkm::{EdkmDevice, ParameterVisitor, Parameters, SaveForBackward};
+use dfdx_edkm::{EdkmDevice, EdkmError, ParameterVisitor, Parameters, SaveForBackward};
 
 /// An RMSNorm of each head of queries and one of each head of keys, before they are turned (arXiv 2505.09388, section 2; arXiv 2302.05442, section 2).
 #[derive(Debug, Clone)]
@@ -24,7 +24,15 @@ pub(super) fn by_head<D: EdkmDevice, T: SaveForBackward<D>>(
 ) -> Result<Matrix<D, T>, D::Err> {
     let shape = *x.shape();
     let dim = norm.weight.shape().0;
-    let heads = (shape.0 * shape.1 / dim.max(1), dim);
+    if dim == 0 || !shape.1.is_multiple_of(dim) {
+        let (_, tape) = x.split_tape();
+        return Err(tape.fail(EdkmError::Shape {
+            op: "norms of heads",
+            expected: format!("a multiple of the norm's {dim} numbers a token"),
+            got: shape.1.to_string(),
+        }));
+    }
+    let heads = (shape.0 * shape.1 / dim, dim);
     norm.try_forward(x.try_reshape_like(&heads)?)?.try_reshape_like(&shape)
 }
 

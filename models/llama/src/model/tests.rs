@@ -61,6 +61,30 @@ fn ids_that_are_no_whole_sequences_are_an_error() {
 }
 
 #[test]
+fn norms_of_other_heads_are_an_error() {
+    let config = LlamaConfig {
+        query_key_norm: true,
+        ..tiny()
+    };
+    let mut ones = |parameter: &Parameter| Ok(vec![1.0; parameter.shape.iter().product()]);
+    let dev = Cpu::default();
+    let mut model: DynamicLlama<Cpu> = DynamicLlama::from_weights(&config, &dev, &mut ones).unwrap();
+    model.layers[1].head_norms.as_mut().unwrap().key.weight = dev.ones_like(&(3,));
+    let tokens = Tokens {
+        ids: vec![1; 6].into(),
+        batch: 2,
+    };
+    let tape = StoreTape::new(Store::memory(), Gradients::leaky());
+    let failure = tape.failure();
+    assert!(model.try_hidden(&tokens, tape).is_err());
+    let reason = failure.take().expect("the reason").to_string();
+    assert!(
+        reason.contains("norms of heads") && reason.contains("the norm's 3"),
+        "{reason}"
+    );
+}
+
+#[test]
 fn weights_of_another_length_are_named() {
     let mut short = |_: &Parameter| Ok(vec![1.0; 3]);
     let error = DynamicLlama::<Cpu>::from_weights(&tiny(), &Cpu::default(), &mut short).unwrap_err();
