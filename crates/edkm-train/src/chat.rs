@@ -135,9 +135,10 @@ impl<'m, 't> Chat<'m, 't> {
                 self.tokenizer.encode(&template.write(&all, Goes::On)?)
             }
             Template::Alpaca if earlier.is_empty() => {
-                let system = self.system.iter().map(|system| format!("{}\n\n", system.content));
-                let instruction = system.chain([instruction.content.clone()]).collect::<String>();
-                self.tokenizer.encode_document(&alpaca::prompt(&instruction, ""))
+                let said = self.system.iter().chain([instruction]);
+                let said: Vec<&str> = said.map(|message| message.content.as_str()).collect();
+                self.tokenizer
+                    .encode_document(&alpaca::prompt(&alpaca::instruction(&said), ""))
             }
             Template::Alpaca => {
                 let mut tokens = self.tokens.clone();

@@ -10,7 +10,7 @@ use crate::TrainError;
 
 mod bounds;
 mod expression;
-mod special;
+pub(crate) mod special;
 mod stream;
 
 pub use special::SpecialTokens;
@@ -93,7 +93,7 @@ impl Tokenizer {
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TrainError> {
         guarded(|| self.inner.encode_fast(text, false))
             .map(|encoding| encoding.get_ids().to_vec())
-            .map_err(|why| self.error(format!("cannot encode {:?}: {why}", beginning(text))))
+            .map_err(|why| self.cannot_encode(text, &why))
     }
 
     /// The tokens of a text, as [`encode`](Self::encode) gives them, each with the bytes of the text that it stands for.
@@ -101,8 +101,7 @@ impl Tokenizer {
     /// # Errors
     /// As [`Self::encode`].
     pub fn encode_with_places(&self, text: &str) -> Result<Vec<(u32, Range<usize>)>, TrainError> {
-        let encoding = guarded(|| self.inner.encode(text, false))
-            .map_err(|why| self.error(format!("cannot encode {:?}: {why}", beginning(text))))?;
+        let encoding = guarded(|| self.inner.encode(text, false)).map_err(|why| self.cannot_encode(text, &why))?;
         let places = encoding.get_offsets().iter().map(|&(start, end)| start..end);
         Ok(encoding.get_ids().iter().copied().zip(places).collect())
     }
@@ -213,6 +212,10 @@ impl Tokenizer {
             Some(token) => Err(self.error(format!("the special token {token} is not in the vocabulary"))),
             None => Ok(()),
         }
+    }
+
+    fn cannot_encode(&self, text: &str, why: &str) -> TrainError {
+        self.error(format!("cannot encode {:?}: {why}", beginning(text)))
     }
 
     fn error(&self, reason: String) -> TrainError {

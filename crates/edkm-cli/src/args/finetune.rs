@@ -16,8 +16,8 @@ use super::{ClusterArgs, DeviceArgs, OptimizerChoice, Range};
 pub struct FinetuneArgs {
     /// A Hugging Face folder (config.json, tokenizer.json, model.safetensors), one that edkm wrote, or hf:OWNER/NAME; without it, the embedded tiny model
     pub model_dir: Option<PathBuf>,
-    /// Text to train on: .txt (documents split at blank lines) or .json/.jsonl (Alpaca records, conversations, or texts), of which
-    /// responses alone count, in the model's chat template or else in Alpaca's; may be repeated
+    /// Text to train on: .txt (documents split at blank lines) or .json/.jsonl with texts, or with Alpaca records and
+    /// conversations, of which responses alone count, in the model's chat template or else in Alpaca's; may be repeated
     #[arg(long, value_name = "FILE", action = ArgAction::Append)]
     pub data: Vec<PathBuf>,
     /// Text to measure perplexity on; without it, the last tenth of the training text is held out

@@ -45,16 +45,7 @@ fn what_finetune_writes_is_read_by_every_command() {
     assert_eq!(figures["size_bytes"], size);
 
     // the held-out tenth is the end of the text
-    let eval = |dir: &std::path::Path| {
-        let mut command = edkm();
-        command
-            .arg("eval")
-            .arg(dir)
-            .arg("--data")
-            .arg(shop.text())
-            .args(["--seq", "32", "--json"]);
-        json(&command.output().unwrap())["perplexity"].as_f64().unwrap()
-    };
+    let eval = |dir: &Path| perplexity(&shop, dir);
     let (before, after) = (eval(&shop.model()), eval(&shop.out()));
     assert!(before.is_finite() && after.is_finite() && before != after);
 
@@ -146,13 +137,7 @@ fn in_form_of(shop: &Workshop, out: &Path, change: impl Fn(&mut LlamaConfig)) {
 #[test]
 fn models_that_are_nearly_a_llama_go_the_same_way() {
     let shop = Workshop::new();
-    let eval = |dir: &Path| {
-        let mut command = edkm();
-        command.arg("eval").arg(dir).arg("--data").arg(shop.text());
-        json(&command.args(["--seq", "32", "--json"]).output().unwrap())["perplexity"]
-            .as_f64()
-            .unwrap()
-    };
+    let eval = |dir: &Path| perplexity(&shop, dir);
     let llama = eval(&shop.model());
     for (kind, change) in [
         (
@@ -246,14 +231,15 @@ fn perplexity_of(shop: &Workshop, method: &str, more: &[&str]) -> f64 {
     let mut command = shop.compress(method, &[&settings[..], more].concat());
     let figures = json(&command.arg("--out").arg(&out).output().unwrap());
     assert!(figures["bits_per_weight"].as_f64().unwrap() >= 3.0);
+    perplexity(shop, &out)
+}
+
+/// The perplexity of the model in `dir` on the text.
+fn perplexity(shop: &Workshop, dir: &Path) -> f64 {
     let mut command = edkm();
-    command
-        .arg("eval")
-        .arg(&out)
-        .arg("--data")
-        .arg(shop.text())
-        .args(["--seq", "32", "--json"]);
-    json(&command.output().unwrap())["perplexity"].as_f64().unwrap()
+    command.arg("eval").arg(dir).arg("--data").arg(shop.text());
+    let output = command.args(["--seq", "32", "--json"]).output().unwrap();
+    json(&output)["perplexity"].as_f64().unwrap()
 }
 
 #[test]

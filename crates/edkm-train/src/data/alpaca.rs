@@ -53,12 +53,14 @@ pub fn prompt(instruction: &str, input: &str) -> String {
     }
 }
 
-/// What begins the instruction of a further turn.
-pub(crate) const NEXT_INSTRUCTION: &str = "\n\n### Instruction:\n";
+/// What comes before a response, of whatever role, as its instruction.
+pub(crate) fn instruction(said: &[&str]) -> String {
+    said.join("\n\n")
+}
 
 /// The prompt of an instruction behind a response; the template is for single turns, and this is how it goes on.
 pub(crate) fn next_prompt(instruction: &str) -> String {
-    format!("{NEXT_INSTRUCTION}{instruction}\n\n### Response:")
+    format!("\n\n### Instruction:\n{instruction}\n\n### Response:")
 }
 
 /// A conversation in this template. What comes before a response, of whatever role, is its instruction; responses to one instruction are one.
@@ -80,7 +82,7 @@ pub(crate) fn turns(messages: &[Message]) -> Result<Vec<Turn>, TrainError> {
             (true, None) if asked.is_empty() => return Err(refused("a conversation that begins with a response")),
             (true, Some(turn)) if asked.is_empty() => turn.response += &format!("\n\n{}", message.content),
             (true, last) => {
-                let instruction = std::mem::take(&mut asked).join("\n\n");
+                let instruction = instruction(&std::mem::take(&mut asked));
                 let prompt = match last {
                     None => prompt(&instruction, ""),
                     Some(_) => next_prompt(&instruction),

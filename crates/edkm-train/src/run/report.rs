@@ -15,21 +15,25 @@ use crate::{Tokenizer, TrainError};
 /// Tokens of a sample.
 const SAMPLE_TOKENS: usize = 100;
 
-/// What both models write after `prompt`.
-pub(super) fn sample(prompt: &[u32], original: &Path, result: &Path) -> Result<Sample, TrainError> {
+/// What both models write after `prompt`; they have one tokenizer.
+pub(super) fn sample(
+    prompt: &[u32],
+    tokenizer: &Tokenizer,
+    original: &Path,
+    result: &Path,
+) -> Result<Sample, TrainError> {
     let texts = [("original", original), ("result", result)]
         .into_iter()
-        .map(|(name, dir)| Ok((name.to_owned(), continue_text(dir, prompt)?)))
+        .map(|(name, dir)| Ok((name.to_owned(), continue_text(dir, tokenizer, prompt)?)))
         .collect::<Result<_, TrainError>>()?;
     Ok(Sample {
-        prompt: Tokenizer::from_dir(result)?.decode(prompt)?.trim().to_owned(),
+        prompt: tokenizer.decode(prompt)?.trim().to_owned(),
         texts,
     })
 }
 
-fn continue_text(model_dir: &Path, prompt: &[u32]) -> Result<String, TrainError> {
+fn continue_text(model_dir: &Path, tokenizer: &Tokenizer, prompt: &[u32]) -> Result<String, TrainError> {
     let model = InferenceModel::open(model_dir)?;
-    let tokenizer = Tokenizer::from_dir(model_dir)?;
     let mut tokens = prompt.to_vec();
     // a prompt that leaves no room loses its beginning
     tokens.drain(..tokens.len().saturating_sub(model.context_limit().div_ceil(2)));

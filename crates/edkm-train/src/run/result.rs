@@ -88,7 +88,7 @@ impl<D: EdkmDevice> Run<'_, D> {
             after.perplexity, after.tokens
         ));
         let prompt = document_beginning(beside.validation, beside.tokenizer);
-        let sample = report::sample(prompt, &settings.model_dir, out.path())?;
+        let sample = report::sample(prompt, beside.tokenizer, &settings.model_dir, out.path())?;
 
         let outcome = FinetuneOutcome {
             perplexity_before: known.perplexity_before,

@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 use super::Message;
 use crate::data::Document;
 use crate::files::read_capped;
+use crate::tokenizer::special;
 use crate::TrainError;
 
 #[cfg(test)]
@@ -76,7 +77,7 @@ impl ChatTemplate {
             if let Some(source) = source.transpose() {
                 return Ok(Some(Self {
                     path,
-                    special: special_texts(dir)?,
+                    special: special::texts(dir)?,
                     source,
                     environment: OnceLock::new(),
                 }));
@@ -242,22 +243,4 @@ fn source_in(values: &Map<String, Value>) -> Result<Option<String>, String> {
         }
         Some(other) => Err(format!("it is {other}, not a text")),
     }
-}
-
-/// The texts of special tokens, as tokenizer_config.json has them.
-fn special_texts(dir: &Path) -> Result<Map<String, Value>, TrainError> {
-    let path = dir.join("tokenizer_config.json");
-    let bytes = match read_capped(&path, LIMIT) {
-        Ok(bytes) => bytes,
-        Err(TrainError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => return Ok(Map::new()),
-        Err(other) => return Err(other),
-    };
-    let values: Map<String, Value> = serde_json::from_slice(&bytes).map_err(|why| error(&path, why))?;
-    let text = |value: Value| match value {
-        Value::Object(mut token) => token.remove("content"),
-        Value::String(text) => Some(Value::String(text)),
-        _ => None,
-    };
-    let tokens = values.into_iter().filter(|(name, _)| name.ends_with("_token"));
-    Ok(tokens.filter_map(|(name, value)| Some((name, text(value)?))).collect())
 }

@@ -51,6 +51,23 @@ impl SpecialTokens {
     }
 }
 
+/// The texts of the special tokens by name, `bos_token` and others, as `tokenizer_config.json` of a model folder has them.
+pub(crate) fn texts(dir: &Path) -> Result<Map<String, Value>, TrainError> {
+    let tokenizer = ConfigFile::read(dir, "tokenizer_config.json")?;
+    let tokens = tokenizer.values.iter().filter(|(name, _)| name.ends_with("_token"));
+    Ok(tokens
+        .filter_map(|(name, value)| Some((name.clone(), text_of(value)?.into())))
+        .collect())
+}
+
+/// The text of a special token. Older files write the token as an object with its text under "content".
+fn text_of(token: &Value) -> Option<&str> {
+    match token {
+        Value::Object(token) => token.get("content").and_then(Value::as_str),
+        other => other.as_str(),
+    }
+}
+
 /// One of a folder's configuration files, and where it lies for messages.
 struct ConfigFile<'d> {
     dir: &'d Path,
@@ -89,11 +106,7 @@ impl<'d> ConfigFile<'d> {
 
     /// The number of the token whose text stands under `key`; none if the file does not say.
     fn named(&self, key: &str, token: impl Fn(&str) -> Option<u32>) -> Result<Vec<u32>, TrainError> {
-        // Older files write the token as an object with its text under "content".
-        let text = match self.values.get(key) {
-            Some(Value::Object(token)) => token.get("content").and_then(Value::as_str),
-            other => other.and_then(Value::as_str),
-        };
+        let text = self.values.get(key).and_then(text_of);
         match text.map(|text| (text, token(text))) {
             None => Ok(Vec::new()),
             Some((_, Some(number))) => Ok(vec![number]),

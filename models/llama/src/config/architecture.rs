@@ -1,5 +1,8 @@
 //! The architectures that are a LLaMA but for biases and norms in attention, and their names.
 
+#[cfg(test)]
+mod tests;
+
 use serde_json::{json, Value};
 
 use super::parse::{Keys, Source};
