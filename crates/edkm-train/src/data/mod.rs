@@ -3,7 +3,7 @@
 //! | module | what |
 //! |---|---|
 //! | [`text`] | `.txt`: documents split at blank lines |
-//! | [`records`] | `.json`, `.jsonl`: Alpaca records and conversations; loss on responses only |
+//! | [`records`] | `.json`, `.jsonl`: texts, and Alpaca records and conversations, of which responses alone count |
 //! | [`alpaca`] | Alpaca's template |
 //! | [`windows`] | the stream cut into sequences, for evaluation and for training |
 //! | [`sampler`] | training batches in an order that can be saved and resumed |
