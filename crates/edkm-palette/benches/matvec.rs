@@ -83,13 +83,28 @@ fn packed(bencher: Bencher<'_, '_>, bits: u8) {
 
 /// A matrix of 1024 x 4096, the same each time: where this is no faster than `packed`, it is the operations that take the time, not
 /// the memory.
-#[divan::bench(args = [1, 2, 3, 4, 5, 6, 7, 8])]
-fn packed_in_cache(bencher: Bencher<'_, '_>, bits: u8) {
+fn bench_in_cache(bencher: Bencher<'_, '_>, spec: PaletteSpec) {
     let (rows, cols) = (1024, 4096);
-    let (matrix, x, mut y) = (random(rows, cols, PaletteSpec::new(bits)), input(), vec![0.0; rows]);
+    let (matrix, x, mut y) = (random(rows, cols, spec), input(), vec![0.0; rows]);
     bencher
         .counter(BytesCount::new(matrix.size_bytes()))
         .bench_local(|| matrix.matvec(black_box(&x[..cols]), &mut y).unwrap());
+}
+
+#[divan::bench(args = [1, 2, 3, 4, 5, 6, 7, 8])]
+fn packed_in_cache(bencher: Bencher<'_, '_>, bits: u8) {
+    bench_in_cache(bencher, PaletteSpec::new(bits));
+}
+
+#[divan::bench(args = [1, 2, 3, 4, 5, 6, 7, 8])]
+fn packed_in_cache_in_groups_of_8(bencher: Bencher<'_, '_>, bits: u8) {
+    bench_in_cache(
+        bencher,
+        PaletteSpec {
+            group_rows: 8.try_into().ok(),
+            ..PaletteSpec::new(bits)
+        },
+    );
 }
 
 #[divan::bench(args = [8, 16, 24, 32])]

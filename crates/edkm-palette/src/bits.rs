@@ -2,16 +2,17 @@
 
 use rayon::prelude::*;
 
-use crate::layout::{Layout, WordLanes, TILE_ROWS};
+use crate::layout::{Layout, WordLanes, WordLine, TILE_ROWS};
 
 /// Packs `[rows, indices_per_row]` indices, each below `2^bits`. Padding is zero.
-pub(crate) fn pack(layout: &Layout, indices: &[u8]) -> Vec<u32> {
+pub(crate) fn pack(layout: &Layout, indices: &[u8]) -> Vec<WordLine> {
     let bits = layout.bits();
-    let mut words = vec![0u32; layout.words()];
-    words
-        .par_chunks_mut(layout.words_per_row * TILE_ROWS)
+    let mut lines = vec![WordLine([0; TILE_ROWS]); layout.words() / TILE_ROWS];
+    lines
+        .par_chunks_mut(layout.words_per_row)
         .enumerate()
-        .for_each(|(tile, words)| {
+        .for_each(|(tile, lines)| {
+            let words: &mut [u32] = bytemuck::cast_slice_mut(lines);
             for (lane, row) in layout.tile_rows(tile).range().enumerate() {
                 let row_indices = &indices[row * layout.indices_per_row..(row + 1) * layout.indices_per_row];
                 for (position, &index) in row_indices.iter().enumerate() {
@@ -24,7 +25,7 @@ pub(crate) fn pack(layout: &Layout, indices: &[u8]) -> Vec<u32> {
                 }
             }
         });
-    words
+    lines
 }
 
 /// Reads the indices of one row in order.

@@ -1,34 +1,51 @@
 //! Palettes in the form that the kernels look up in.
 
+use bytemuck::{Pod, Zeroable};
+
 use crate::layout::{Layout, TileRows, TILE_ROWS};
 
-/// Sixteen numbers that lie side by side.
-pub(crate) type FloatLanes = [f32; TILE_ROWS];
+/// Sixteen numbers that lie side by side, in one cache line: a register that is loaded from two takes twice as long.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C, align(64))]
+pub(crate) struct FloatLanes(pub(crate) [f32; TILE_ROWS]);
 
-/// The same byte of 64 entries of a table.
-pub(crate) type BytePlane = [u8; 64];
+impl FloatLanes {
+    pub(crate) const ZERO: FloatLanes = FloatLanes([0.0; TILE_ROWS]);
+}
 
-/// Narrowest index for which tables are kept as byte planes too.
-pub(crate) const PLANE_BITS: usize = 6;
+/// The numbers of all rows of sixteen.
+#[inline(always)]
+pub(crate) fn flat(lanes: &[FloatLanes]) -> &[f32] {
+    bytemuck::cast_slice(lanes)
+}
+
+/// Entries of a byte plane: what one register of the instructions that look up bytes holds.
+const PLANE_ENTRIES: usize = if cfg!(target_arch = "aarch64") { 16 } else { 64 };
+
+/// The same byte of [`PLANE_ENTRIES`] entries of a table.
+pub(crate) type BytePlane = [u8; PLANE_ENTRIES];
+
+/// Narrowest index for which tables are kept as byte planes too: all where there is no instruction that looks up an f32.
+pub(crate) const PLANE_BITS: usize = if cfg!(target_arch = "aarch64") { 1 } else { 6 };
 
 /// Rows of 16 in the table of one column of a palette.
-pub(crate) const fn table_rows(bits: usize) -> usize {
+const fn table_rows(bits: usize) -> usize {
     (1usize << bits).div_ceil(TILE_ROWS)
 }
 
-/// Byte planes of one column of a palette: for each of the four bytes of an f32, one for each 64 entries.
-pub(crate) const fn table_planes(bits: usize) -> usize {
+/// Byte planes of one column of a palette: for each of the four bytes of an f32, one for each [`PLANE_ENTRIES`].
+const fn table_planes(bits: usize) -> usize {
     if bits < PLANE_BITS {
         0
     } else {
-        4 << (bits - PLANE_BITS)
+        4 * (1usize << bits).div_ceil(PLANE_ENTRIES)
     }
 }
 
 /// Lookup tables: for each group and each column of a palette vector, the `2^bits` values of that column.
 ///
 /// Tables with fewer than 16 entries are repeated up to 16, so that a lookup may ignore what stands above the index in its
-/// register. Memory: `groups x vector x max(2^bits, 16) x 4` bytes, and as much again from 6 bits on.
+/// register. Memory: `groups x vector x max(2^bits, 16) x 4` bytes, and as much again with byte planes.
 #[derive(Clone, Debug)]
 pub(crate) struct Tables {
     floats: Vec<FloatLanes>,
@@ -46,6 +63,40 @@ pub(crate) struct Lookup<'a> {
     pub(crate) planes: &'a [BytePlane],
 }
 
+/// One column of the vectors of numbers that a palette's entries are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Column {
+    /// Numbers of a vector.
+    pub(crate) vector: usize,
+    /// Which of them.
+    pub(crate) column: usize,
+}
+
+impl Column {
+    /// That of a palette of single numbers.
+    pub(crate) const ONLY: Column = Column { vector: 1, column: 0 };
+
+    /// The column's table in palette `palette` of a [`Lookup`].
+    #[inline(always)]
+    pub(crate) fn table(self, palette: usize) -> usize {
+        palette * self.vector + self.column
+    }
+}
+
+impl<'a> Lookup<'a> {
+    /// `max(2^BITS, 16)` numbers: table `table`.
+    #[inline(always)]
+    pub(crate) fn floats_of<const BITS: usize>(self, table: usize) -> &'a [FloatLanes] {
+        &self.floats[table * table_rows(BITS)..][..table_rows(BITS)]
+    }
+
+    /// The byte planes of table `table`.
+    #[inline(always)]
+    pub(crate) fn planes_of<const BITS: usize>(self, table: usize) -> &'a [BytePlane] {
+        &self.planes[table * table_planes(BITS)..][..table_planes(BITS)]
+    }
+}
+
 /// The palettes that the rows of one tile use.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TilePalettes<'a> {
@@ -54,6 +105,22 @@ pub(crate) struct TilePalettes<'a> {
     pub(crate) groups: usize,
     /// First lane of each palette.
     pub(crate) first_lanes: [u8; TILE_ROWS],
+}
+
+impl TilePalettes<'_> {
+    /// The palette of each of `RUNS` runs of lanes, unless there are two in one of them.
+    pub(crate) fn of_runs<const RUNS: usize>(&self) -> Option<[usize; RUNS]> {
+        let lanes = TILE_ROWS / RUNS;
+        let mut palettes = [0; RUNS];
+        for (group, &lane) in self.first_lanes.iter().enumerate().take(self.groups).skip(1) {
+            let lane = usize::from(lane);
+            if !lane.is_multiple_of(lanes) {
+                return None;
+            }
+            palettes[lane / lanes..].fill(group);
+        }
+        Some(palettes)
+    }
 }
 
 impl Tables {
@@ -65,9 +132,11 @@ impl Tables {
         for palette in palettes.chunks_exact(clusters * vector) {
             for column in 0..vector {
                 let entry = |i: usize| palette[i % clusters * vector + column];
-                floats.extend((0..table_rows(bits)).map(|row| std::array::from_fn(|i| entry(row * TILE_ROWS + i))));
+                floats.extend(
+                    (0..table_rows(bits)).map(|row| FloatLanes(std::array::from_fn(|i| entry(row * TILE_ROWS + i)))),
+                );
                 let rows = table_planes(bits) / 4;
-                let byte = |byte, row| std::array::from_fn(|i| entry(row * 64 + i).to_le_bytes()[byte]);
+                let byte = |byte, row| std::array::from_fn(|i| entry(row * PLANE_ENTRIES + i).to_le_bytes()[byte]);
                 planes.extend((0..4 * rows).map(|plane| byte(plane / rows, plane % rows)));
             }
         }

@@ -97,6 +97,9 @@ pub struct BenchGenerateArgs {
     /// Bits of an index in the decoder's layers
     #[arg(long, default_value_t = 3, value_parser = value_parser!(u8).range(1..=8))]
     pub bits: u8,
+    /// One palette for so many output channels of a decoder's layer
+    #[arg(long, value_name = "CHANNELS")]
+    pub group: Option<NonZeroUsize>,
     /// Bits of an index in the embedding and the output projection
     #[arg(long, default_value_t = 8, value_parser = value_parser!(u8).range(1..=8))]
     pub embedding_bits: u8,

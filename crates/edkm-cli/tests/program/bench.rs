@@ -119,10 +119,13 @@ fn an_unknown_configuration_and_a_trace_without_a_folder_are_refused() {
 #[test]
 fn generate_says_how_it_loads_and_decodes() {
     let shop = Workshop::new();
-    let mut command = edkm();
-    command.args(["bench", "generate", "--config"]).arg(shop.config());
-    command.args(["--bits", "3", "--prompt", "4", "--tokens", "4", "--json"]);
-    let figures = json(&command.output().unwrap());
+    let generate = |more: &[&str]| {
+        let mut command = edkm();
+        command.args(["bench", "generate", "--config"]).arg(shop.config());
+        command.args(["--bits", "3", "--prompt", "4", "--tokens", "4", "--json"]);
+        json(&command.args(more).output().unwrap())
+    };
+    let figures = generate(&[]);
     for key in [
         "load_seconds",
         "first_token_seconds",
@@ -134,4 +137,7 @@ fn generate_says_how_it_loads_and_decodes() {
     }
     // far below 32 bits a weight
     assert!(figures["file_bytes"].as_u64().unwrap() < 2 * figures["parameters"].as_u64().unwrap());
+    // a palette for every eight channels
+    let grouped = generate(&["--group", "8"]);
+    assert!(grouped["file_bytes"].as_u64().unwrap() > figures["file_bytes"].as_u64().unwrap());
 }

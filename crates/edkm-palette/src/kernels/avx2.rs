@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 
 use super::lanes::{Job, Lanes};
 use crate::layout::WordLanes;
-use crate::tables::FloatLanes;
+use crate::tables::{flat, Column, FloatLanes, Lookup, TilePalettes};
 
 /// Proof that the processor has AVX2 and FMA.
 #[derive(Clone, Copy, Debug)]
@@ -15,16 +15,6 @@ impl Avx2 {
     /// The token, where the processor has the instructions.
     pub(crate) fn detect() -> Option<Self> {
         (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")).then_some(Avx2(()))
-    }
-
-    /// Runs a job with these instructions enabled.
-    pub(crate) fn run<J: Job, const BITS: usize>(self, job: J) {
-        #[target_feature(enable = "avx2,fma")]
-        fn enabled<J: Job, const BITS: usize>(lanes: Avx2, job: J) {
-            job.run::<Avx2, BITS>(lanes);
-        }
-        // SAFETY: the token proves that the processor has the features which `enabled` is compiled for.
-        unsafe { enabled::<J, BITS>(self, job) }
     }
 
     /// Eight of the sixteen lanes of a lookup in a whole table.
@@ -108,9 +98,22 @@ impl Avx2 {
 impl Lanes for Avx2 {
     type Floats = [__m256; 2];
     type Words = [__m256i; 2];
+    /// The palette of each half.
+    type Shares = [usize; 2];
 
     const INPUTS: usize = 4;
     const TILES: usize = 2;
+    const IN_REGISTERS: bool = true;
+    const SINGLE_BITS: usize = 5;
+
+    fn run<J: Job, const BITS: usize>(self, job: J) {
+        #[target_feature(enable = "avx2,fma")]
+        fn enabled<J: Job, const BITS: usize>(lanes: Avx2, job: J) {
+            job.run::<Avx2, BITS>(lanes);
+        }
+        // SAFETY: the token proves that the processor has the features which `enabled` is compiled for.
+        unsafe { enabled::<J, BITS>(self, job) }
+    }
 
     #[inline(always)]
     fn splat(self, value: f32) -> [__m256; 2] {
@@ -121,15 +124,20 @@ impl Lanes for Avx2 {
     #[inline(always)]
     fn load(self, lanes: &FloatLanes) -> [__m256; 2] {
         // SAFETY: AVX by the token; the reference covers the 64 bytes that are read, at any alignment.
-        unsafe { [_mm256_loadu_ps(lanes.as_ptr()), _mm256_loadu_ps(lanes[8..].as_ptr())] }
+        unsafe {
+            [
+                _mm256_loadu_ps(lanes.0.as_ptr()),
+                _mm256_loadu_ps(lanes.0[8..].as_ptr()),
+            ]
+        }
     }
 
     #[inline(always)]
     fn store(self, value: [__m256; 2], lanes: &mut FloatLanes) {
         // SAFETY: AVX by the token; the reference covers the 64 bytes that are written, at any alignment.
         unsafe {
-            _mm256_storeu_ps(lanes.as_mut_ptr(), value[0]);
-            _mm256_storeu_ps(lanes[8..].as_mut_ptr(), value[1]);
+            _mm256_storeu_ps(lanes.0.as_mut_ptr(), value[0]);
+            _mm256_storeu_ps(lanes.0[8..].as_mut_ptr(), value[1]);
         }
     }
 
@@ -142,6 +150,12 @@ impl Lanes for Avx2 {
                 _mm256_loadu_si256(lanes[8..].as_ptr().cast()),
             ]
         }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, address: *const WordLanes) {
+        // SAFETY: a prefetch reads nothing that the program sees, and does not fault.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
     }
 
     #[inline(always)]
@@ -170,11 +184,32 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
-    fn lookup<const BITS: usize>(self, table: &[FloatLanes], index: [__m256i; 2]) -> [__m256; 2] {
-        let table = table.as_flattened();
+    fn lookup<const BITS: usize>(self, lookup: Lookup<'_>, table: usize, index: [__m256i; 2]) -> [__m256; 2] {
+        let table = flat(lookup.floats_of::<BITS>(table));
         [
             self.lookup_half::<BITS>(table, index[0]),
             self.lookup_half::<BITS>(table, index[1]),
+        ]
+    }
+
+    #[inline(always)]
+    fn shares(self, palettes: &TilePalettes<'_>) -> Option<[usize; 2]> {
+        palettes.of_runs()
+    }
+
+    #[inline(always)]
+    fn lookup_shared<const BITS: usize>(
+        self,
+        lookup: Lookup<'_>,
+        shares: [usize; 2],
+        column: Column,
+        index: [__m256i; 2],
+    ) -> [__m256; 2] {
+        let table = flat(lookup.floats_of::<BITS>(column.table(shares[0])));
+        let second = flat(lookup.floats_of::<BITS>(column.table(shares[1])));
+        [
+            self.lookup_half::<BITS>(table, index[0]),
+            self.lookup_half::<BITS>(second, index[1]),
         ]
     }
 

@@ -4,8 +4,8 @@
 use std::arch::x86_64::*;
 
 use super::lanes::{Job, Lanes};
-use crate::layout::WordLanes;
-use crate::tables::{table_planes, table_rows, BytePlane, FloatLanes, Lookup, PLANE_BITS};
+use crate::layout::{WordLanes, TILE_ROWS};
+use crate::tables::{flat, BytePlane, Column, FloatLanes, Lookup, TilePalettes, PLANE_BITS};
 
 /// Proof that the processor has AVX-512 F, BW and VBMI.
 #[derive(Clone, Copy, Debug)]
@@ -18,16 +18,6 @@ impl Avx512 {
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512vbmi");
         detected.then_some(Avx512(()))
-    }
-
-    /// Runs a job with these instructions enabled.
-    pub(crate) fn run<J: Job, const BITS: usize>(self, job: J) {
-        #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
-        fn enabled<J: Job, const BITS: usize>(lanes: Avx512, job: J) {
-            job.run::<Avx512, BITS>(lanes);
-        }
-        // SAFETY: the token proves that the processor has the features which `enabled` is compiled for.
-        unsafe { enabled::<J, BITS>(self, job) }
     }
 }
 
@@ -108,12 +98,34 @@ impl Avx512 {
     }
 }
 
+/// Two palettes of a tile, or one.
+#[derive(Clone, Copy)]
+pub(crate) struct Shares {
+    /// The palette of the lanes that are in `mask`; those before look in palette 0.
+    second: usize,
+    mask: __mmask16,
+    /// The same lanes with bit 4 set: that of an index which chooses the second of two registers.
+    choice: __m512i,
+}
+
 impl Lanes for Avx512 {
     type Floats = __m512;
     type Words = __m512i;
+    type Shares = Shares;
 
     const INPUTS: usize = 8;
     const TILES: usize = 4;
+    const IN_REGISTERS: bool = true;
+    const SINGLE_BITS: usize = 5;
+
+    fn run<J: Job, const BITS: usize>(self, job: J) {
+        #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
+        fn enabled<J: Job, const BITS: usize>(lanes: Avx512, job: J) {
+            job.run::<Avx512, BITS>(lanes);
+        }
+        // SAFETY: the token proves that the processor has the features which `enabled` is compiled for.
+        unsafe { enabled::<J, BITS>(self, job) }
+    }
 
     #[inline(always)]
     fn splat(self, value: f32) -> __m512 {
@@ -124,19 +136,25 @@ impl Lanes for Avx512 {
     #[inline(always)]
     fn load(self, lanes: &FloatLanes) -> __m512 {
         // SAFETY: AVX-512 F by the token; the reference covers the 64 bytes that are read, at any alignment.
-        unsafe { _mm512_loadu_ps(lanes.as_ptr()) }
+        unsafe { _mm512_loadu_ps(lanes.0.as_ptr()) }
     }
 
     #[inline(always)]
     fn store(self, value: __m512, lanes: &mut FloatLanes) {
         // SAFETY: AVX-512 F by the token; the reference covers the 64 bytes that are written, at any alignment.
-        unsafe { _mm512_storeu_ps(lanes.as_mut_ptr(), value) }
+        unsafe { _mm512_storeu_ps(lanes.0.as_mut_ptr(), value) }
     }
 
     #[inline(always)]
     fn load_words(self, lanes: &WordLanes) -> __m512i {
         // SAFETY: AVX-512 F by the token; the reference covers the 64 bytes that are read, at any alignment.
         unsafe { _mm512_loadu_si512(lanes.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, address: *const WordLanes) {
+        // SAFETY: a prefetch reads nothing that the program sees, and does not fault.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
     }
 
     #[inline(always)]
@@ -167,7 +185,8 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
-    fn lookup<const BITS: usize>(self, table: &[FloatLanes], index: __m512i) -> __m512 {
+    fn lookup<const BITS: usize>(self, lookup: Lookup<'_>, table: usize, index: __m512i) -> __m512 {
+        let table = lookup.floats_of::<BITS>(table);
         // The instructions ignore the bits above the 4 or 5 that they look up with; tables of fewer entries repeat up to 16.
         match BITS {
             // SAFETY: AVX-512 F by the token.
@@ -175,7 +194,7 @@ impl Lanes for Avx512 {
             // SAFETY: AVX-512 F by the token.
             5 => unsafe { _mm512_permutex2var_ps(self.load(&table[0]), index, self.load(&table[1])) },
             _ => {
-                let table = table.as_flattened();
+                let table = flat(table);
                 assert!(table.len() >= 1 << BITS);
                 // SAFETY: AVX-512 F by the token; each address is an index below 2^BITS, inside the table by the assertion.
                 unsafe {
@@ -183,6 +202,79 @@ impl Lanes for Avx512 {
                     _mm512_i32gather_ps::<4>(index, table.as_ptr())
                 }
             }
+        }
+    }
+
+    #[inline(always)]
+    fn shares(self, palettes: &TilePalettes<'_>) -> Option<Shares> {
+        let from = match palettes.groups {
+            1 => TILE_ROWS as u32,
+            2 => u32::from(palettes.first_lanes[1]),
+            _ => return None,
+        };
+        let mask = u16::MAX.checked_shl(from).unwrap_or(0);
+        // SAFETY: AVX-512 F by the token.
+        let choice = unsafe { _mm512_maskz_set1_epi32(mask, 16) };
+        Some(Shares {
+            second: palettes.groups - 1,
+            mask,
+            choice,
+        })
+    }
+
+    #[inline(always)]
+    fn lookup_shared<const BITS: usize>(
+        self,
+        lookup: Lookup<'_>,
+        shares: Shares,
+        column: Column,
+        index: __m512i,
+    ) -> __m512 {
+        let (first, second) = (column.table(0), column.table(shares.second));
+        if const { BITS <= 4 } {
+            let (first, second) = (lookup.floats_of::<BITS>(first), lookup.floats_of::<BITS>(second));
+            // (index and 15) or choice.
+            const AND_OR: i32 = 0xea;
+            // SAFETY: AVX-512 F by the token.
+            unsafe {
+                let index = _mm512_ternarylogic_epi32::<AND_OR>(index, _mm512_set1_epi32(15), shares.choice);
+                return _mm512_permutex2var_ps(self.load(&first[0]), index, self.load(&second[0]));
+            }
+        }
+        let (first, second) = (
+            self.lookup::<BITS>(lookup, first, index),
+            self.lookup::<BITS>(lookup, second, index),
+        );
+        // SAFETY: AVX-512 F by the token.
+        unsafe { _mm512_mask_blend_ps(shares.mask, first, second) }
+    }
+
+    #[inline(always)]
+    fn lookup_four_shared<const BITS: usize>(
+        self,
+        lookup: Lookup<'_>,
+        shares: Shares,
+        column: Column,
+        indices: __m512i,
+    ) -> [__m512; 4] {
+        if const { BITS < PLANE_BITS } {
+            return [
+                self.lookup_shared::<BITS>(lookup, shares, column, indices),
+                self.lookup_shared::<BITS>(lookup, shares, column, self.shift(indices, BITS)),
+                self.lookup_shared::<BITS>(lookup, shares, column, self.shift(indices, 2 * BITS)),
+                self.lookup_shared::<BITS>(lookup, shares, column, self.shift(indices, 3 * BITS)),
+            ];
+        }
+        let first = self.lookup_four::<BITS>(lookup, column.table(0), indices);
+        let second = self.lookup_four::<BITS>(lookup, column.table(shares.second), indices);
+        // SAFETY: AVX-512 F by the token.
+        unsafe {
+            [
+                _mm512_mask_blend_ps(shares.mask, first[0], second[0]),
+                _mm512_mask_blend_ps(shares.mask, first[1], second[1]),
+                _mm512_mask_blend_ps(shares.mask, first[2], second[2]),
+                _mm512_mask_blend_ps(shares.mask, first[3], second[3]),
+            ]
         }
     }
 
@@ -195,15 +287,14 @@ impl Lanes for Avx512 {
     #[inline(always)]
     fn lookup_four<const BITS: usize>(self, lookup: Lookup<'_>, table: usize, indices: __m512i) -> [__m512; 4] {
         if const { BITS < PLANE_BITS } {
-            let table = &lookup.floats[table * table_rows(BITS)..][..table_rows(BITS)];
             return [
-                self.lookup::<BITS>(table, indices),
-                self.lookup::<BITS>(table, self.shift(indices, BITS)),
-                self.lookup::<BITS>(table, self.shift(indices, 2 * BITS)),
-                self.lookup::<BITS>(table, self.shift(indices, 3 * BITS)),
+                self.lookup::<BITS>(lookup, table, indices),
+                self.lookup::<BITS>(lookup, table, self.shift(indices, BITS)),
+                self.lookup::<BITS>(lookup, table, self.shift(indices, 2 * BITS)),
+                self.lookup::<BITS>(lookup, table, self.shift(indices, 3 * BITS)),
             ];
         }
-        let planes = &lookup.planes[table * table_planes(BITS)..][..table_planes(BITS)];
+        let planes = lookup.planes_of::<BITS>(table);
         let (low, high) = planes.split_at(planes.len() / 2);
         let indices = self.spread::<BITS>(indices);
         let (even_low, odd_low) = self.lookup_halves::<BITS>(low, indices);

@@ -6,7 +6,7 @@
 
 use super::lanes::Lanes;
 use crate::layout::{WordLanes, TILE_ROWS};
-use crate::tables::{FloatLanes, TilePalettes};
+use crate::tables::{Column, FloatLanes, TilePalettes};
 
 /// Columns of a block.
 pub(crate) const BLOCK: usize = 256;
@@ -18,7 +18,7 @@ pub(crate) const CHUNK: usize = 32;
 pub(crate) type Panel = [FloatLanes; BLOCK];
 
 /// A panel of zeros.
-pub(crate) const EMPTY_PANEL: Panel = [[0.0; TILE_ROWS]; BLOCK];
+pub(crate) const EMPTY_PANEL: Panel = [FloatLanes::ZERO; BLOCK];
 
 /// A tile and the sizes that its kernels need.
 #[derive(Clone, Copy)]
@@ -67,21 +67,25 @@ pub(crate) fn unpack_chunk<L: Lanes, const BITS: usize>(
     // By number: to cut the panel into vectors would take a division each time.
     for four in 0..panel.len() / (4 * tile.vector) {
         let indices = bits_at::<L, BITS>(lanes, words, four * 4 * BITS, 4 * BITS);
-        for column in 0..tile.vector {
+        for number in 0..tile.vector {
+            let column = Column {
+                vector: tile.vector,
+                column: number,
+            };
             let weights = lookup_tile::<L, BITS>(lanes, &tile, column, indices);
             for (i, weights) in weights.into_iter().enumerate() {
-                lanes.store(weights, &mut panel[(4 * four + i) * tile.vector + column]);
+                lanes.store(weights, &mut panel[(4 * four + i) * tile.vector + number]);
             }
         }
     }
 }
 
-/// Column `column` of the entries that four indices choose, each row in its own palette.
+/// The numbers in `column` of the entries that four indices choose, each row in its own palette.
 #[inline(always)]
 pub(crate) fn lookup_tile<L: Lanes, const BITS: usize>(
     lanes: L,
     tile: &Tile<'_>,
-    column: usize,
+    column: Column,
     indices: L::Words,
 ) -> [L::Floats; 4] {
     let TilePalettes {
@@ -89,10 +93,10 @@ pub(crate) fn lookup_tile<L: Lanes, const BITS: usize>(
         groups,
         first_lanes,
     } = tile.palettes;
-    let mut weights = lanes.lookup_four::<BITS>(lookup, column, indices);
+    let mut weights = lanes.lookup_four::<BITS>(lookup, column.table(0), indices);
     // A tile that several groups share: each palette in turn for the lanes from its first on.
     for (group, &first_lane) in first_lanes.iter().enumerate().take(groups).skip(1) {
-        let others = lanes.lookup_four::<BITS>(lookup, group * tile.vector + column, indices);
+        let others = lanes.lookup_four::<BITS>(lookup, column.table(group), indices);
         for (weights, others) in weights.iter_mut().zip(others) {
             *weights = lanes.choose_from(usize::from(first_lane), *weights, others);
         }

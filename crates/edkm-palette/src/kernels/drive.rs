@@ -1,5 +1,6 @@
 //! Runs the kernels over the tiles of a matrix, in parallel where that pays.
 
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use rayon::prelude::*;
@@ -8,7 +9,8 @@ use super::block::{multiply_panel, unpack_block, Tile, BLOCK, EMPTY_PANEL};
 use super::dot::dot_tiles;
 use super::isa::Isa;
 use super::lanes::{Job, Lanes};
-use crate::layout::{Layout, WordLanes, TILE_ROWS};
+use super::ways::{One, Pairs, Several, Shared, Unpacked, Way};
+use crate::layout::{Layout, WordLanes};
 use crate::tables::{FloatLanes, Tables};
 
 /// Multiply-adds below which a second thread costs more than it saves.
@@ -78,7 +80,7 @@ pub(crate) fn matvec(source: &Source<'_>, isa: Isa, x: &[f32], y: &mut [f32]) {
 /// `y = x W^T` for `m` inputs, without row scales.
 pub(crate) fn matmul(source: &Source<'_>, isa: Isa, x: &[f32], m: usize, y: &mut [f32]) {
     let per_job = source.tiles_per_job(m);
-    let mut totals: Vec<FloatLanes> = vec![[0.0; TILE_ROWS]; source.layout.tiles * m];
+    let mut totals: Vec<FloatLanes> = vec![FloatLanes::ZERO; source.layout.tiles * m];
     let job = |(job, totals)| {
         let first = job * per_job;
         isa.run(Matmul {
@@ -94,7 +96,7 @@ pub(crate) fn matmul(source: &Source<'_>, isa: Isa, x: &[f32], m: usize, y: &mut
     y.par_chunks_mut(source.layout.rows).enumerate().for_each(|(input, y)| {
         for tile in 0..source.layout.tiles {
             let rows = source.layout.tile_rows(tile);
-            y[rows.range()].copy_from_slice(&totals[tile * m + input][..rows.len]);
+            y[rows.range()].copy_from_slice(&totals[tile * m + input].0[..rows.len]);
         }
     });
 }
@@ -123,26 +125,67 @@ impl Job for Matvec<'_> {
 
     #[inline(always)]
     fn run<L: Lanes, const BITS: usize>(self, lanes: L) {
-        // Constant conditions keep the compiler from making code for numbers that these lanes do not use.
-        if const { L::TILES == 4 } {
-            self.dot::<L, BITS, 4>(lanes);
-        } else if const { L::TILES == 2 } {
-            self.dot::<L, BITS, 2>(lanes);
-        } else {
-            self.dot::<L, BITS, 1>(lanes);
+        if const { !L::IN_REGISTERS } {
+            return self.go::<L, Unpacked, BITS>(lanes);
+        }
+        match self.source.layout.spec.vector {
+            1 if self.all_go::<L, One>(lanes) => self.go::<L, One, BITS>(lanes),
+            1 if self.all_go::<L, Shared>(lanes) => self.go::<L, Shared, BITS>(lanes),
+            1 => self.go::<L, Several, BITS>(lanes),
+            2 => self.go::<L, Pairs, BITS>(lanes),
+            _ => self.go::<L, Unpacked, BITS>(lanes),
         }
     }
 }
 
-impl Matvec<'_> {
+/// A [`Matvec`] by one of the ways.
+struct MatvecBy<'a, W> {
+    matvec: Matvec<'a>,
+    way: PhantomData<W>,
+}
+
+impl<W: Way> Job for MatvecBy<'_, W> {
+    fn bits(&self) -> usize {
+        self.matvec.bits()
+    }
+
+    #[inline(always)]
+    fn run<L: Lanes, const BITS: usize>(self, lanes: L) {
+        // Constant conditions keep the compiler from making code for numbers that these lanes do not use.
+        if const { L::TILES == 4 } {
+            self.matvec.dot::<L, W, BITS, 4>(lanes);
+        } else if const { L::TILES == 2 } {
+            self.matvec.dot::<L, W, BITS, 2>(lanes);
+        } else {
+            self.matvec.dot::<L, W, BITS, 1>(lanes);
+        }
+    }
+}
+
+impl<'a> Matvec<'a> {
+    /// Whether every tile may go this way.
+    fn all_go<L: Lanes, W: Way>(&self, lanes: L) -> bool {
+        self.tiles
+            .clone()
+            .all(|tile| W::palettes(lanes, &self.source.tile(tile)).is_some())
+    }
+
+    /// Goes it.
+    fn go<L: Lanes, W: Way, const BITS: usize>(self, lanes: L) {
+        lanes.run::<MatvecBy<'a, W>, BITS>(MatvecBy {
+            matvec: self,
+            way: PhantomData,
+        });
+    }
+
     /// The product, `N` tiles at a time. Where fewer are left, the last of them fills up: code for one tile alone is not worth having.
     #[inline(always)]
-    fn dot<L: Lanes, const BITS: usize, const N: usize>(mut self, lanes: L) {
+    fn dot<L: Lanes, W: Way, const BITS: usize, const N: usize>(mut self, lanes: L) {
         let mut panels = [EMPTY_PANEL; N];
         for first in self.tiles.clone().step_by(N) {
             let last = self.tiles.end - 1;
             let tiles = std::array::from_fn(|i| self.source.tile((first + i).min(last)));
-            let totals = dot_tiles::<L, BITS, N>(lanes, &tiles, self.x, &mut panels);
+            let totals = dot_tiles::<L, W, BITS, N>(lanes, &tiles, self.x, &mut panels);
             for (tile, total) in (first..self.tiles.end).zip(&totals) {
                 self.write(tile, total);
             }
@@ -152,7 +195,7 @@ impl Matvec<'_> {
     fn write(&mut self, tile: usize, total: &FloatLanes) {
         let first_row = self.source.layout.tile_rows(self.tiles.start).first_row;
         let rows = self.source.layout.tile_rows(tile);
-        self.y[rows.first_row - first_row..][..rows.len].copy_from_slice(&total[..rows.len]);
+        self.y[rows.first_row - first_row..][..rows.len].copy_from_slice(&total.0[..rows.len]);
     }
 }
 

@@ -4,7 +4,9 @@
 use super::avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 use super::avx512::Avx512;
-use super::lanes::Job;
+use super::lanes::{Job, Lanes};
+#[cfg(target_arch = "aarch64")]
+use super::neon::Neon;
 use super::portable::Portable;
 
 /// An instruction set that this processor has.
@@ -14,6 +16,8 @@ pub(crate) enum Isa {
     Avx512(Avx512),
     #[cfg(target_arch = "x86_64")]
     Avx2(Avx2),
+    #[cfg(target_arch = "aarch64")]
+    Neon(Neon),
     Portable(Portable),
 }
 
@@ -22,7 +26,9 @@ impl Isa {
     pub(crate) fn available() -> impl Iterator<Item = Isa> {
         #[cfg(target_arch = "x86_64")]
         let detected = [Avx512::detect().map(Isa::Avx512), Avx2::detect().map(Isa::Avx2)];
-        #[cfg(not(target_arch = "x86_64"))]
+        #[cfg(target_arch = "aarch64")]
+        let detected = [Neon::detect().map(Isa::Neon)];
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
         let detected: [Option<Isa>; 0] = [];
         detected.into_iter().flatten().chain([Isa::Portable(Portable)])
     }
@@ -53,6 +59,8 @@ impl Isa {
             Isa::Avx512(lanes) => lanes.run::<J, BITS>(job),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2(lanes) => lanes.run::<J, BITS>(job),
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon(lanes) => lanes.run::<J, BITS>(job),
             Isa::Portable(lanes) => lanes.run::<J, BITS>(job),
         }
     }

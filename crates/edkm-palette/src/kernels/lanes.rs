@@ -1,7 +1,7 @@
 //! What a kernel asks of a processor: sixteen lanes, one for each row of a tile.
 
 use crate::layout::WordLanes;
-use crate::tables::{table_rows, FloatLanes, Lookup};
+use crate::tables::{Column, FloatLanes, Lookup, TilePalettes};
 
 /// Sixteen lanes of f32 and of u32. The implementing type is a token which proves that the processor has the instructions.
 ///
@@ -11,16 +11,28 @@ pub(crate) trait Lanes: Copy {
     type Floats: Copy;
     /// Sixteen u32.
     type Words: Copy;
+    /// Which of a tile's palettes each lane looks in.
+    type Shares: Copy;
 
     /// Inputs that a matrix product multiplies a tile with at once: as many as hide the latency of the multiply-add.
     const INPUTS: usize;
     /// Tiles that a matrix-vector product runs side by side, 1, 2 or 4: as many as the registers hold sums and palettes of.
     const TILES: usize;
+    /// Whether a matrix-vector product goes from the words to the sums in registers, not by way of an unpacked panel in memory.
+    const IN_REGISTERS: bool;
+    /// Widest index that a matrix-vector product looks up alone, an instruction or two each, in unrolled code. Wider ones are looked
+    /// up by fours.
+    const SINGLE_BITS: usize;
+
+    /// Runs a job in a function of its own, with the instructions enabled.
+    fn run<J: Job, const BITS: usize>(self, job: J);
 
     fn splat(self, value: f32) -> Self::Floats;
     fn load(self, lanes: &FloatLanes) -> Self::Floats;
     fn store(self, value: Self::Floats, lanes: &mut FloatLanes);
     fn load_words(self, lanes: &WordLanes) -> Self::Words;
+    /// Asks for the cache line at an address, if anything is there.
+    fn prefetch(self, address: *const WordLanes);
 
     fn add(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
     /// `a * b + c`, rounded once.
@@ -31,8 +43,37 @@ pub(crate) trait Lanes: Copy {
     /// Low words of `(high:low) >> by`, `by` from 1 to 31.
     fn shift_pair(self, low: Self::Words, high: Self::Words, by: usize) -> Self::Words;
 
-    /// `table[index]` in each lane, with the low `BITS` bits of `index`. `table` has `max(2^BITS, 16)` numbers.
-    fn lookup<const BITS: usize>(self, table: &[FloatLanes], index: Self::Words) -> Self::Floats;
+    /// The entry of table `table` that the low `BITS` bits of `index` choose, in each lane.
+    fn lookup<const BITS: usize>(self, lookup: Lookup<'_>, table: usize, index: Self::Words) -> Self::Floats;
+
+    /// Which palette each lane looks in, where [`Self::lookup_shared`] can do that.
+    fn shares(self, palettes: &TilePalettes<'_>) -> Option<Self::Shares>;
+
+    /// As [`Self::lookup`], each lane in its own palette's table for `column`.
+    fn lookup_shared<const BITS: usize>(
+        self,
+        lookup: Lookup<'_>,
+        shares: Self::Shares,
+        column: Column,
+        index: Self::Words,
+    ) -> Self::Floats;
+
+    /// As [`Self::lookup_four`], each lane in its own palette's table for `column`.
+    #[inline(always)]
+    fn lookup_four_shared<const BITS: usize>(
+        self,
+        lookup: Lookup<'_>,
+        shares: Self::Shares,
+        column: Column,
+        indices: Self::Words,
+    ) -> [Self::Floats; 4] {
+        [
+            self.lookup_shared::<BITS>(lookup, shares, column, indices),
+            self.lookup_shared::<BITS>(lookup, shares, column, self.shift(indices, BITS)),
+            self.lookup_shared::<BITS>(lookup, shares, column, self.shift(indices, 2 * BITS)),
+            self.lookup_shared::<BITS>(lookup, shares, column, self.shift(indices, 3 * BITS)),
+        ]
+    }
 
     /// `high` in the lanes from `lane` on, `low` in those before.
     fn choose_from(self, lane: usize, low: Self::Floats, high: Self::Floats) -> Self::Floats;
@@ -45,12 +86,11 @@ pub(crate) trait Lanes: Copy {
         table: usize,
         indices: Self::Words,
     ) -> [Self::Floats; 4] {
-        let table = &lookup.floats[table * table_rows(BITS)..][..table_rows(BITS)];
         [
-            self.lookup::<BITS>(table, indices),
-            self.lookup::<BITS>(table, self.shift(indices, BITS)),
-            self.lookup::<BITS>(table, self.shift(indices, 2 * BITS)),
-            self.lookup::<BITS>(table, self.shift(indices, 3 * BITS)),
+            self.lookup::<BITS>(lookup, table, indices),
+            self.lookup::<BITS>(lookup, table, self.shift(indices, BITS)),
+            self.lookup::<BITS>(lookup, table, self.shift(indices, 2 * BITS)),
+            self.lookup::<BITS>(lookup, table, self.shift(indices, 3 * BITS)),
         ]
     }
 }

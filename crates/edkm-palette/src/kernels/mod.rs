@@ -12,7 +12,10 @@ mod dot;
 mod drive;
 mod isa;
 mod lanes;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod portable;
+mod ways;
 
 #[cfg(test)]
 mod tests;

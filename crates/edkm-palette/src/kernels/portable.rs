@@ -1,41 +1,43 @@
 //! Sixteen lanes as arrays: the path of any processor, and the reference for the others.
 
+use std::convert::Infallible;
+
 use super::lanes::{Job, Lanes};
-use crate::layout::WordLanes;
-use crate::tables::FloatLanes;
+use crate::layout::{WordLanes, TILE_ROWS};
+use crate::tables::{flat, Column, FloatLanes, Lookup, TilePalettes};
 
 /// Plain arrays; always there.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Portable;
 
-impl Portable {
-    /// Runs a job.
-    #[inline(never)]
-    pub(crate) fn run<J: Job, const BITS: usize>(self, job: J) {
-        job.run::<Portable, BITS>(self);
-    }
-}
-
 impl Lanes for Portable {
-    type Floats = FloatLanes;
+    type Floats = [f32; TILE_ROWS];
     type Words = WordLanes;
+    type Shares = Infallible;
 
     const INPUTS: usize = 1;
     const TILES: usize = 1;
+    const IN_REGISTERS: bool = false;
+    const SINGLE_BITS: usize = 0;
 
-    #[inline(always)]
-    fn splat(self, value: f32) -> FloatLanes {
-        [value; 16]
+    #[inline(never)]
+    fn run<J: Job, const BITS: usize>(self, job: J) {
+        job.run::<Portable, BITS>(self);
     }
 
     #[inline(always)]
-    fn load(self, lanes: &FloatLanes) -> FloatLanes {
-        *lanes
+    fn splat(self, value: f32) -> [f32; TILE_ROWS] {
+        [value; TILE_ROWS]
     }
 
     #[inline(always)]
-    fn store(self, value: FloatLanes, lanes: &mut FloatLanes) {
-        *lanes = value;
+    fn load(self, lanes: &FloatLanes) -> [f32; TILE_ROWS] {
+        lanes.0
+    }
+
+    #[inline(always)]
+    fn store(self, value: [f32; TILE_ROWS], lanes: &mut FloatLanes) {
+        lanes.0 = value;
     }
 
     #[inline(always)]
@@ -44,12 +46,15 @@ impl Lanes for Portable {
     }
 
     #[inline(always)]
-    fn add(self, a: FloatLanes, b: FloatLanes) -> FloatLanes {
+    fn prefetch(self, _: *const WordLanes) {}
+
+    #[inline(always)]
+    fn add(self, a: [f32; TILE_ROWS], b: [f32; TILE_ROWS]) -> [f32; TILE_ROWS] {
         std::array::from_fn(|i| a[i] + b[i])
     }
 
     #[inline(always)]
-    fn fma(self, a: FloatLanes, b: FloatLanes, c: FloatLanes) -> FloatLanes {
+    fn fma(self, a: [f32; TILE_ROWS], b: [f32; TILE_ROWS], c: [f32; TILE_ROWS]) -> [f32; TILE_ROWS] {
         std::array::from_fn(|i| a[i].mul_add(b[i], c[i]))
     }
 
@@ -64,13 +69,29 @@ impl Lanes for Portable {
     }
 
     #[inline(always)]
-    fn lookup<const BITS: usize>(self, table: &[FloatLanes], index: WordLanes) -> FloatLanes {
-        let table = table.as_flattened();
+    fn lookup<const BITS: usize>(self, lookup: Lookup<'_>, table: usize, index: WordLanes) -> [f32; TILE_ROWS] {
+        let table = flat(lookup.floats_of::<BITS>(table));
         index.map(|index| table[index as usize & ((1 << BITS) - 1)])
     }
 
     #[inline(always)]
-    fn choose_from(self, lane: usize, low: FloatLanes, high: FloatLanes) -> FloatLanes {
+    fn shares(self, _: &TilePalettes<'_>) -> Option<Infallible> {
+        None
+    }
+
+    #[inline(always)]
+    fn lookup_shared<const BITS: usize>(
+        self,
+        _: Lookup<'_>,
+        shares: Infallible,
+        _: Column,
+        _: WordLanes,
+    ) -> [f32; TILE_ROWS] {
+        match shares {}
+    }
+
+    #[inline(always)]
+    fn choose_from(self, lane: usize, low: [f32; TILE_ROWS], high: [f32; TILE_ROWS]) -> [f32; TILE_ROWS] {
         std::array::from_fn(|i| if i < lane { low[i] } else { high[i] })
     }
 }

@@ -24,7 +24,12 @@ fn shape() -> impl Strategy<Value = (usize, usize, PaletteSpec)> {
     let rows = prop_oneof![1usize..=40, 60usize..=200];
     let positions = prop_oneof![1usize..=70, 250usize..=300, 500usize..=600];
     let vector = prop_oneof![3 => Just(1usize), 1 => Just(2), 1 => Just(4), 1 => Just(8)];
-    let group = prop_oneof![Just(None), (1usize..=40).prop_map(Some), Just(Some(16)), Just(Some(64))];
+    let group = prop_oneof![
+        Just(None),
+        (1usize..=40).prop_map(Some),
+        // Whole registers of lanes of each instruction set, and whole tiles.
+        prop::sample::select(vec![4usize, 8, 12, 16, 24, 64]).prop_map(Some),
+    ];
     (rows, positions, 1u8..=8, vector, group).prop_map(|(rows, positions, bits, vector, group)| {
         let group_rows = group.and_then(NonZeroUsize::new);
         let spec = PaletteSpec {

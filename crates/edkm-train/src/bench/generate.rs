@@ -3,6 +3,7 @@
 //! To compare with on the CPU, the same model in f32 through dfdx: the time of its matrix-vector products alone, the least that decoding
 //! a token takes there. One layer's matrices are held at a time and used once for each layer; they are larger than caches.
 
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::time::Instant;
 
@@ -25,6 +26,8 @@ pub struct GenerateSettings {
     pub config: LlamaConfig,
     /// Bits of the decoder's layers.
     pub bits: u8,
+    /// Output channels of a decoder's layer that share a palette; all of them without it.
+    pub group: Option<NonZeroUsize>,
     /// Bits of the embedding and the output projection.
     pub embedding_bits: u8,
     /// Tokens of the prompt.
@@ -65,6 +68,7 @@ pub struct GenerateMeasured {
 pub fn write(settings: &GenerateSettings, dir: &Path) -> Result<(), TrainError> {
     let weights = RandomWeights {
         bits: Some(settings.bits),
+        group_rows: settings.group,
         embedding_bits: Some(settings.embedding_bits),
         seed: 1,
     };
@@ -215,6 +219,7 @@ mod tests {
         let settings = GenerateSettings {
             config,
             bits: 3,
+            group: None,
             embedding_bits: 8,
             prompt: 4,
             tokens: 5,

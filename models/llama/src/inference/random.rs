@@ -1,5 +1,6 @@
 //! A small generator of random numbers whose stream is fixed, and models of random weights.
 
+use std::num::NonZeroUsize;
 use std::path::Path;
 
 use edkm_palette::{FormatMetadata, PaletteError, PaletteSpec, PalettizedMatrix};
@@ -44,6 +45,8 @@ impl SplitMix64 {
 pub struct RandomWeights {
     /// Bits of the linear layers of the decoder, 1 to 8; `None` makes them plain f32 numbers.
     pub bits: Option<u8>,
+    /// Rows of a linear layer of the decoder that share a palette; all of them without it.
+    pub group_rows: Option<NonZeroUsize>,
     /// Bits of the embedding and of the output projection.
     pub embedding_bits: Option<u8>,
     /// Where the stream of random numbers begins.
@@ -62,9 +65,9 @@ impl RandomWeights {
             .name
             .bytes()
             .fold(self.seed, |seed, byte| seed.wrapping_mul(31).wrapping_add(byte.into()));
-        let bits = match parameter.role {
-            Role::Embedding | Role::Head => self.embedding_bits,
-            Role::Linear => self.bits,
+        let (bits, group_rows) = match parameter.role {
+            Role::Embedding | Role::Head => (self.embedding_bits, None),
+            Role::Linear => (self.bits, self.group_rows),
             Role::Norm => return Ok(Weight::Dense(vec![1.0; parameter.shape.iter().product()])),
             Role::Bias => return Ok(Weight::Dense(vec![0.0; parameter.shape.iter().product()])),
         };
@@ -83,17 +86,20 @@ impl RandomWeights {
             return Ok(Weight::Dense(values));
         };
         let packed = || -> Result<PalettizedMatrix, PaletteError> {
-            let spec = PaletteSpec::new(bits);
+            let spec = PaletteSpec {
+                group_rows,
+                ..PaletteSpec::new(bits)
+            };
             spec.validate()?;
             let clusters = spec.clusters();
-            let palette: Vec<f32> = (0..clusters)
-                .map(|i| size * ((2 * i + 1) as f32 / clusters as f32 - 1.0))
+            let palettes: Vec<f32> = (0..spec.groups(rows) * clusters)
+                .map(|i| size * ((2 * (i % clusters) + 1) as f32 / clusters as f32 - 1.0))
                 .collect();
             let mut indices = vec![0; rows * cols];
             fill(&mut indices, seed, |random| {
                 (random.next_u64() >> (64 - u32::from(bits))) as u8
             });
-            PalettizedMatrix::pack(rows, cols, spec, &palette, &indices, None)
+            PalettizedMatrix::pack(rows, cols, spec, &palettes, &indices, None)
         };
         packed()
             .map(Weight::Palettized)
@@ -183,6 +189,7 @@ mod tests {
     fn random_models_have_the_form_asked_for() {
         let weights = RandomWeights {
             bits: Some(3),
+            group_rows: None,
             embedding_bits: Some(8),
             seed: 1,
         };

@@ -34,6 +34,7 @@ pub fn run(args: BenchGenerateArgs) -> Result<(), Failure> {
     let settings = GenerateSettings {
         config: configuration(&args.config)?,
         bits: args.bits,
+        group: args.group,
         embedding_bits: args.embedding_bits,
         prompt: args.prompt as usize,
         tokens: args.tokens as usize,
@@ -61,10 +62,12 @@ pub fn run(args: BenchGenerateArgs) -> Result<(), Failure> {
     };
     let known = |count: Option<u64>| count.map_or("unknown".to_owned(), bytes);
     output.line(format!(
-        "{} ({} parameters) in {} bits, embeddings in {}: {} in its file",
+        "{} ({} parameters) in {} bits{}, embeddings in {}: {} in its file",
         args.config,
         figures.parameters,
         args.bits,
+        args.group
+            .map_or(String::new(), |group| format!(" in groups of {group} channels")),
         args.embedding_bits,
         bytes(figures.file_bytes)
     ));
@@ -97,6 +100,9 @@ fn write_in_a_process_of_its_own(args: &BenchGenerateArgs, dir: &Path) -> Result
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["bench", "generate", "--config", &args.config]);
     command.args(["--bits", &args.bits.to_string()]);
+    if let Some(group) = args.group {
+        command.args(["--group", &group.to_string()]);
+    }
     command.args(["--embedding-bits", &args.embedding_bits.to_string()]);
     command.arg("--write-to").arg(dir);
     match command.stdout(Stdio::null()).stderr(Stdio::inherit()).status()? {
