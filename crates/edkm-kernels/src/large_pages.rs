@@ -15,6 +15,7 @@ const LARGE_BLOCK: usize = 1 << 20;
 const KEPT_BLOCK: usize = 4 << 20;
 
 /// A large page of x86-64, and of 64-bit Arm with pages of 4 KiB. Where they are larger the kernel rounds.
+#[cfg(target_os = "linux")]
 const LARGE_PAGE: usize = 2 << 20;
 
 /// The system's allocator, with large pages under blocks of a MiB and more; what is given back is kept for the next step.

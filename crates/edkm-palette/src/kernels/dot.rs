@@ -9,13 +9,14 @@ use super::ways::{add_chunk, Way};
 use crate::layout::{WordLanes, TILE_ROWS};
 use crate::tables::FloatLanes;
 
-/// `y = W x` for the rows of `TILES` tiles, which may all go this way. `panels` is room to work in.
+/// `y = W x` for the rows of `TILES` tiles, which may all go this way. `panels` is room to work in, one for each tile; none
+/// where the columns make whole chunks and the way takes these.
 #[inline(always)]
 pub(crate) fn dot_tiles<L: Lanes, W: Way, const BITS: usize, const TILES: usize>(
     lanes: L,
     tiles: &[Tile<'_>; TILES],
     x: &[f32],
-    panels: &mut [Panel; TILES],
+    panels: &mut [Panel],
 ) -> [FloatLanes; TILES] {
     let vector = tiles[0].vector;
     let palettes = tiles.map(
@@ -89,9 +90,10 @@ fn add_unpacked<L: Lanes, const BITS: usize, const TILES: usize>(
     tiles: &[Tile<'_>; TILES],
     chunk: usize,
     x: &[f32],
-    panels: &mut [Panel; TILES],
+    panels: &mut [Panel],
     mut sums: [L::Floats; TILES],
 ) -> [L::Floats; TILES] {
+    let panels: &mut [Panel; TILES] = panels.first_chunk_mut().expect("a panel for each tile");
     for (tile, panel) in tiles.iter().zip(panels.iter_mut()) {
         unpack_chunk::<L, BITS>(lanes, *tile, chunk, &mut panel[..CHUNK * tile.vector]);
     }

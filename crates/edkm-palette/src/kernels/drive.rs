@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::block::{multiply_panel, unpack_block, Tile, BLOCK, EMPTY_PANEL};
+use super::block::{multiply_panel, unpack_block, Panel, Tile, BLOCK, CHUNK, EMPTY_PANEL};
 use super::dot::dot_tiles;
 use super::isa::Isa;
 use super::lanes::{Job, Lanes};
@@ -181,11 +181,19 @@ impl<'a> Matvec<'a> {
     /// The product, `N` tiles at a time. Where fewer are left, the last of them fills up: code for one tile alone is not worth having.
     #[inline(always)]
     fn dot<L: Lanes, W: Way, const BITS: usize, const N: usize>(mut self, lanes: L) {
-        let mut panels = [EMPTY_PANEL; N];
+        // Only where it is needed: to clear it takes longer than a small product.
+        let mut room;
+        let panels: &mut [Panel] = match W::VECTOR > 0 && self.source.layout.cols.is_multiple_of(CHUNK * W::VECTOR) {
+            true => &mut [],
+            false => {
+                room = [EMPTY_PANEL; N];
+                &mut room
+            }
+        };
         for first in self.tiles.clone().step_by(N) {
             let last = self.tiles.end - 1;
             let tiles = std::array::from_fn(|i| self.source.tile((first + i).min(last)));
-            let totals = dot_tiles::<L, W, BITS, N>(lanes, &tiles, self.x, &mut panels);
+            let totals = dot_tiles::<L, W, BITS, N>(lanes, &tiles, self.x, panels);
             for (tile, total) in (first..self.tiles.end).zip(&totals) {
                 self.write(tile, total);
             }
