@@ -166,6 +166,7 @@ impl Way for Unpacked {
         Some(())
     }
 
+    /// Never asked: no chunk goes straight to the sums.
     #[inline(always)]
     fn lookup_four<L: Lanes, const BITS: usize>(lanes: L, (): (), _: Column, _: L::Words) -> [L::Floats; 4] {
         [lanes.splat(0.0); 4]
