@@ -258,11 +258,12 @@ impl Lanes for Avx512 {
         indices: __m512i,
     ) -> [__m512; 4] {
         if const { BITS < PLANE_BITS } {
+            let [a, b, c, d] = self.shift_four::<BITS>(indices);
             return [
-                self.lookup_shared::<BITS>(lookup, shares, column, indices),
-                self.lookup_shared::<BITS>(lookup, shares, column, self.shift(indices, BITS)),
-                self.lookup_shared::<BITS>(lookup, shares, column, self.shift(indices, 2 * BITS)),
-                self.lookup_shared::<BITS>(lookup, shares, column, self.shift(indices, 3 * BITS)),
+                self.lookup_shared::<BITS>(lookup, shares, column, a),
+                self.lookup_shared::<BITS>(lookup, shares, column, b),
+                self.lookup_shared::<BITS>(lookup, shares, column, c),
+                self.lookup_shared::<BITS>(lookup, shares, column, d),
             ];
         }
         let first = self.lookup_four::<BITS>(lookup, column.table(0), indices);
@@ -287,11 +288,12 @@ impl Lanes for Avx512 {
     #[inline(always)]
     fn lookup_four<const BITS: usize>(self, lookup: Lookup<'_>, table: usize, indices: __m512i) -> [__m512; 4] {
         if const { BITS < PLANE_BITS } {
+            let [a, b, c, d] = self.shift_four::<BITS>(indices);
             return [
-                self.lookup::<BITS>(lookup, table, indices),
-                self.lookup::<BITS>(lookup, table, self.shift(indices, BITS)),
-                self.lookup::<BITS>(lookup, table, self.shift(indices, 2 * BITS)),
-                self.lookup::<BITS>(lookup, table, self.shift(indices, 3 * BITS)),
+                self.lookup::<BITS>(lookup, table, a),
+                self.lookup::<BITS>(lookup, table, b),
+                self.lookup::<BITS>(lookup, table, c),
+                self.lookup::<BITS>(lookup, table, d),
             ];
         }
         let planes = lookup.planes_of::<BITS>(table);

@@ -9,7 +9,7 @@ use super::block::{multiply_panel, unpack_block, Panel, Tile, BLOCK, CHUNK, EMPT
 use super::dot::dot_tiles;
 use super::isa::Isa;
 use super::lanes::{Job, Lanes};
-use super::ways::{One, Pairs, Several, Shared, Unpacked, Way};
+use super::ways::{AnyRows, One, Shared, Unpacked, Way};
 use crate::layout::{Layout, WordLanes};
 use crate::tables::{FloatLanes, Tables};
 
@@ -131,8 +131,8 @@ impl Job for Matvec<'_> {
         match self.source.layout.spec.vector {
             1 if self.all_go::<L, One>(lanes) => self.go::<L, One, BITS>(lanes),
             1 if self.all_go::<L, Shared>(lanes) => self.go::<L, Shared, BITS>(lanes),
-            1 => self.go::<L, Several, BITS>(lanes),
-            2 => self.go::<L, Pairs, BITS>(lanes),
+            1 => self.go::<L, AnyRows<1>, BITS>(lanes),
+            2 => self.go::<L, AnyRows<2>, BITS>(lanes),
             _ => self.go::<L, Unpacked, BITS>(lanes),
         }
     }

@@ -67,11 +67,12 @@ pub(crate) trait Lanes: Copy {
         column: Column,
         indices: Self::Words,
     ) -> [Self::Floats; 4] {
+        let [a, b, c, d] = self.shift_four::<BITS>(indices);
         [
-            self.lookup_shared::<BITS>(lookup, shares, column, indices),
-            self.lookup_shared::<BITS>(lookup, shares, column, self.shift(indices, BITS)),
-            self.lookup_shared::<BITS>(lookup, shares, column, self.shift(indices, 2 * BITS)),
-            self.lookup_shared::<BITS>(lookup, shares, column, self.shift(indices, 3 * BITS)),
+            self.lookup_shared::<BITS>(lookup, shares, column, a),
+            self.lookup_shared::<BITS>(lookup, shares, column, b),
+            self.lookup_shared::<BITS>(lookup, shares, column, c),
+            self.lookup_shared::<BITS>(lookup, shares, column, d),
         ]
     }
 
@@ -86,11 +87,23 @@ pub(crate) trait Lanes: Copy {
         table: usize,
         indices: Self::Words,
     ) -> [Self::Floats; 4] {
+        let [a, b, c, d] = self.shift_four::<BITS>(indices);
         [
-            self.lookup::<BITS>(lookup, table, indices),
-            self.lookup::<BITS>(lookup, table, self.shift(indices, BITS)),
-            self.lookup::<BITS>(lookup, table, self.shift(indices, 2 * BITS)),
-            self.lookup::<BITS>(lookup, table, self.shift(indices, 3 * BITS)),
+            self.lookup::<BITS>(lookup, table, a),
+            self.lookup::<BITS>(lookup, table, b),
+            self.lookup::<BITS>(lookup, table, c),
+            self.lookup::<BITS>(lookup, table, d),
+        ]
+    }
+
+    /// Four indices that lie side by side, each in the low bits of a register of its own.
+    #[inline(always)]
+    fn shift_four<const BITS: usize>(self, indices: Self::Words) -> [Self::Words; 4] {
+        [
+            indices,
+            self.shift(indices, BITS),
+            self.shift(indices, 2 * BITS),
+            self.shift(indices, 3 * BITS),
         ]
     }
 }

@@ -49,11 +49,8 @@ pub(crate) struct One;
 /// Palettes of single numbers, as the lanes share them.
 pub(crate) struct Shared;
 
-/// Palettes of single numbers, however the rows lie.
-pub(crate) struct Several;
-
-/// Palettes of pairs of numbers.
-pub(crate) struct Pairs;
+/// Palettes of vectors of `VECTOR` numbers, however the rows lie.
+pub(crate) struct AnyRows<const VECTOR: usize>;
 
 /// Palettes of vectors of any length, by way of unpacked panels.
 pub(crate) struct Unpacked;
@@ -114,29 +111,8 @@ impl Way for Shared {
     }
 }
 
-impl Way for Several {
-    const VECTOR: usize = 1;
-    const SINGLES: bool = false;
-    type Palettes<'a, L: Lanes> = Tile<'a>;
-
-    #[inline(always)]
-    fn palettes<'a, L: Lanes>(_: L, tile: &Tile<'a>) -> Option<Tile<'a>> {
-        Some(*tile)
-    }
-
-    #[inline(always)]
-    fn lookup_four<L: Lanes, const BITS: usize>(
-        lanes: L,
-        tile: Tile<'_>,
-        column: Column,
-        indices: L::Words,
-    ) -> [L::Floats; 4] {
-        lookup_tile::<L, BITS>(lanes, &tile, column, indices)
-    }
-}
-
-impl Way for Pairs {
-    const VECTOR: usize = 2;
+impl<const VECTOR: usize> Way for AnyRows<VECTOR> {
+    const VECTOR: usize = VECTOR;
     const SINGLES: bool = false;
     type Palettes<'a, L: Lanes> = Tile<'a>;
 
