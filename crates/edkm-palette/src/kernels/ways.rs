@@ -52,8 +52,8 @@ pub(crate) struct Shared;
 /// Palettes of vectors of `VECTOR` numbers, however the rows lie.
 pub(crate) struct AnyRows<const VECTOR: usize>;
 
-/// Palettes of vectors of any length, by way of unpacked panels.
-pub(crate) struct Unpacked;
+/// Palettes of vectors of any length, by way of unpacked panels: no chunk goes straight to the sums.
+pub(crate) type Unpacked = AnyRows<0>;
 
 impl Way for One {
     const VECTOR: usize = 1;
@@ -129,23 +129,6 @@ impl<const VECTOR: usize> Way for AnyRows<VECTOR> {
         indices: L::Words,
     ) -> [L::Floats; 4] {
         lookup_tile::<L, BITS>(lanes, &tile, column, indices)
-    }
-}
-
-impl Way for Unpacked {
-    const VECTOR: usize = 0;
-    const SINGLES: bool = false;
-    type Palettes<'a, L: Lanes> = ();
-
-    #[inline(always)]
-    fn palettes<L: Lanes>(_: L, _: &Tile<'_>) -> Option<()> {
-        Some(())
-    }
-
-    /// Never asked: no chunk goes straight to the sums.
-    #[inline(always)]
-    fn lookup_four<L: Lanes, const BITS: usize>(lanes: L, (): (), _: Column, _: L::Words) -> [L::Floats; 4] {
-        [lanes.splat(0.0); 4]
     }
 }
 
