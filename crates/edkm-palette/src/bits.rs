@@ -2,17 +2,16 @@
 
 use rayon::prelude::*;
 
-use crate::layout::{Layout, WordLanes, WordLine, TILE_ROWS};
+use crate::layout::{Layout, WordLanes, TILE_ROWS};
 
 /// Packs `[rows, indices_per_row]` indices, each below `2^bits`. Padding is zero.
-pub(crate) fn pack(layout: &Layout, indices: &[u8]) -> Vec<WordLine> {
+pub(crate) fn pack(layout: &Layout, indices: &[u8]) -> Vec<u32> {
     let bits = layout.bits();
-    let mut lines = vec![WordLine([0; TILE_ROWS]); layout.words() / TILE_ROWS];
-    lines
-        .par_chunks_mut(layout.words_per_row)
+    let mut words = vec![0u32; layout.words()];
+    words
+        .par_chunks_mut(layout.words_per_row * TILE_ROWS)
         .enumerate()
-        .for_each(|(tile, lines)| {
-            let words: &mut [u32] = bytemuck::cast_slice_mut(lines);
+        .for_each(|(tile, words)| {
             for (lane, row) in layout.tile_rows(tile).range().enumerate() {
                 let row_indices = &indices[row * layout.indices_per_row..(row + 1) * layout.indices_per_row];
                 for (position, &index) in row_indices.iter().enumerate() {
@@ -25,7 +24,7 @@ pub(crate) fn pack(layout: &Layout, indices: &[u8]) -> Vec<WordLine> {
                 }
             }
         });
-    lines
+    words
 }
 
 /// Reads the indices of one row in order.

@@ -4,8 +4,6 @@
 
 use std::ops::Range;
 
-use bytemuck::{Pod, Zeroable};
-
 use crate::{PaletteError, PaletteSpec};
 
 /// Rows of a tile: the words of this many rows stand side by side.
@@ -13,11 +11,6 @@ pub const TILE_ROWS: usize = 16;
 
 /// One word of each row of a tile.
 pub(crate) type WordLanes = [u32; TILE_ROWS];
-
-/// [`WordLanes`] in one cache line.
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
-#[repr(C, align(64))]
-pub(crate) struct WordLine(pub(crate) WordLanes);
 
 /// Sizes of a packed matrix, all checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

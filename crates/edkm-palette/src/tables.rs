@@ -1,23 +1,9 @@
 //! Palettes in the form that the kernels look up in.
 
-use bytemuck::{Pod, Zeroable};
-
 use crate::layout::{Layout, TileRows, TILE_ROWS};
 
-/// Sixteen numbers that lie side by side, in one cache line: a register that is loaded from two takes twice as long.
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
-#[repr(C, align(64))]
-pub(crate) struct FloatLanes(pub(crate) [f32; TILE_ROWS]);
-
-impl FloatLanes {
-    pub(crate) const ZERO: FloatLanes = FloatLanes([0.0; TILE_ROWS]);
-}
-
-/// The numbers of all rows of sixteen.
-#[inline(always)]
-pub(crate) fn flat(lanes: &[FloatLanes]) -> &[f32] {
-    bytemuck::cast_slice(lanes)
-}
+/// Sixteen numbers that lie side by side.
+pub(crate) type FloatLanes = [f32; TILE_ROWS];
 
 /// Entries of a byte plane: what one register of the instructions that look up bytes holds.
 const PLANE_ENTRIES: usize = if cfg!(target_arch = "aarch64") { 16 } else { 64 };
@@ -132,9 +118,7 @@ impl Tables {
         for palette in palettes.chunks_exact(clusters * vector) {
             for column in 0..vector {
                 let entry = |i: usize| palette[i % clusters * vector + column];
-                floats.extend(
-                    (0..table_rows(bits)).map(|row| FloatLanes(std::array::from_fn(|i| entry(row * TILE_ROWS + i)))),
-                );
+                floats.extend((0..table_rows(bits)).map(|row| std::array::from_fn(|i| entry(row * TILE_ROWS + i))));
                 let rows = table_planes(bits) / 4;
                 let byte = |byte, row| std::array::from_fn(|i| entry(row * PLANE_ENTRIES + i).to_le_bytes()[byte]);
                 planes.extend((0..4 * rows).map(|plane| byte(plane / rows, plane % rows)));

@@ -5,7 +5,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::layout::{WordLanes, WordLine, TILE_ROWS};
+use crate::layout::WordLanes;
 use crate::PaletteError;
 
 /// Owner of bytes that several matrices may borrow from, such as a memory map.
@@ -52,12 +52,12 @@ impl fmt::Debug for SharedBytes {
 /// Packed words, 16 rows side by side.
 #[derive(Clone, Debug)]
 pub(crate) enum Words {
-    Owned(Arc<Vec<WordLine>>),
+    Owned(Arc<Vec<u32>>),
     Shared(SharedBytes),
 }
 
 impl Words {
-    pub(crate) fn owned(words: Vec<WordLine>) -> Self {
+    pub(crate) fn owned(words: Vec<u32>) -> Self {
         Words::Owned(Arc::new(words))
     }
 
@@ -73,17 +73,20 @@ impl Words {
         }
     }
 
-    /// Copies little-endian bytes. The caller has checked that their number is a multiple of 64.
+    /// Copies little-endian bytes.
     pub(crate) fn from_bytes(bytes: &[u8]) -> Self {
-        let (words, _) = bytes.as_chunks();
-        let (lines, _) = words.as_chunks();
-        let line = |words: &[[u8; 4]; TILE_ROWS]| WordLine(words.map(u32::from_le_bytes));
-        Words::owned(lines.iter().map(line).collect())
+        let words = bytes
+            .as_chunks()
+            .0
+            .iter()
+            .map(|&word| u32::from_le_bytes(word))
+            .collect();
+        Words::owned(words)
     }
 
     pub(crate) fn as_lanes(&self) -> &[WordLanes] {
         match self {
-            Words::Owned(words) => bytemuck::cast_slice(words),
+            Words::Owned(words) => words.as_chunks().0,
             // Checked when made; an owner that changes under us gives no words, which the kernels refuse.
             Words::Shared(shared) => bytemuck::try_cast_slice(shared.as_slice()).unwrap_or_default(),
         }

@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 
 use super::lanes::{Job, Lanes};
 use crate::layout::WordLanes;
-use crate::tables::{flat, Column, FloatLanes, Lookup, TilePalettes};
+use crate::tables::{Column, FloatLanes, Lookup, TilePalettes};
 
 /// Proof that the processor has AVX2 and FMA.
 #[derive(Clone, Copy, Debug)]
@@ -124,20 +124,15 @@ impl Lanes for Avx2 {
     #[inline(always)]
     fn load(self, lanes: &FloatLanes) -> [__m256; 2] {
         // SAFETY: AVX by the token; the reference covers the 64 bytes that are read, at any alignment.
-        unsafe {
-            [
-                _mm256_loadu_ps(lanes.0.as_ptr()),
-                _mm256_loadu_ps(lanes.0[8..].as_ptr()),
-            ]
-        }
+        unsafe { [_mm256_loadu_ps(lanes.as_ptr()), _mm256_loadu_ps(lanes[8..].as_ptr())] }
     }
 
     #[inline(always)]
     fn store(self, value: [__m256; 2], lanes: &mut FloatLanes) {
         // SAFETY: AVX by the token; the reference covers the 64 bytes that are written, at any alignment.
         unsafe {
-            _mm256_storeu_ps(lanes.0.as_mut_ptr(), value[0]);
-            _mm256_storeu_ps(lanes.0[8..].as_mut_ptr(), value[1]);
+            _mm256_storeu_ps(lanes.as_mut_ptr(), value[0]);
+            _mm256_storeu_ps(lanes[8..].as_mut_ptr(), value[1]);
         }
     }
 
@@ -185,7 +180,7 @@ impl Lanes for Avx2 {
 
     #[inline(always)]
     fn lookup<const BITS: usize>(self, lookup: Lookup<'_>, table: usize, index: [__m256i; 2]) -> [__m256; 2] {
-        let table = flat(lookup.floats_of::<BITS>(table));
+        let table = lookup.floats_of::<BITS>(table).as_flattened();
         [
             self.lookup_half::<BITS>(table, index[0]),
             self.lookup_half::<BITS>(table, index[1]),
@@ -205,8 +200,8 @@ impl Lanes for Avx2 {
         column: Column,
         index: [__m256i; 2],
     ) -> [__m256; 2] {
-        let table = flat(lookup.floats_of::<BITS>(column.table(shares[0])));
-        let second = flat(lookup.floats_of::<BITS>(column.table(shares[1])));
+        let table = lookup.floats_of::<BITS>(column.table(shares[0])).as_flattened();
+        let second = lookup.floats_of::<BITS>(column.table(shares[1])).as_flattened();
         [
             self.lookup_half::<BITS>(table, index[0]),
             self.lookup_half::<BITS>(second, index[1]),

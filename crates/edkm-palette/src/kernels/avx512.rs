@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 
 use super::lanes::{Job, Lanes};
 use crate::layout::{WordLanes, TILE_ROWS};
-use crate::tables::{flat, BytePlane, Column, FloatLanes, Lookup, TilePalettes, PLANE_BITS};
+use crate::tables::{BytePlane, Column, FloatLanes, Lookup, TilePalettes, PLANE_BITS};
 
 /// Proof that the processor has AVX-512 F, BW and VBMI.
 #[derive(Clone, Copy, Debug)]
@@ -136,13 +136,13 @@ impl Lanes for Avx512 {
     #[inline(always)]
     fn load(self, lanes: &FloatLanes) -> __m512 {
         // SAFETY: AVX-512 F by the token; the reference covers the 64 bytes that are read, at any alignment.
-        unsafe { _mm512_loadu_ps(lanes.0.as_ptr()) }
+        unsafe { _mm512_loadu_ps(lanes.as_ptr()) }
     }
 
     #[inline(always)]
     fn store(self, value: __m512, lanes: &mut FloatLanes) {
         // SAFETY: AVX-512 F by the token; the reference covers the 64 bytes that are written, at any alignment.
-        unsafe { _mm512_storeu_ps(lanes.0.as_mut_ptr(), value) }
+        unsafe { _mm512_storeu_ps(lanes.as_mut_ptr(), value) }
     }
 
     #[inline(always)]
@@ -194,7 +194,7 @@ impl Lanes for Avx512 {
             // SAFETY: AVX-512 F by the token.
             5 => unsafe { _mm512_permutex2var_ps(self.load(&table[0]), index, self.load(&table[1])) },
             _ => {
-                let table = flat(table);
+                let table = table.as_flattened();
                 assert!(table.len() >= 1 << BITS);
                 // SAFETY: AVX-512 F by the token; each address is an index below 2^BITS, inside the table by the assertion.
                 unsafe {

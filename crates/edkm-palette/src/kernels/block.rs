@@ -18,7 +18,7 @@ pub(crate) const CHUNK: usize = 32;
 pub(crate) type Panel = [FloatLanes; BLOCK];
 
 /// A panel of zeros.
-pub(crate) const EMPTY_PANEL: Panel = [FloatLanes::ZERO; BLOCK];
+pub(crate) const EMPTY_PANEL: Panel = [[0.0; TILE_ROWS]; BLOCK];
 
 /// A tile and the sizes that its kernels need.
 #[derive(Clone, Copy)]

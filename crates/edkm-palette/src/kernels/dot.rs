@@ -41,7 +41,7 @@ pub(crate) fn dot_tiles<L: Lanes, W: Way, const BITS: usize, const TILES: usize>
             *total = lanes.add(*total, sum);
         }
     }
-    let mut stored = [FloatLanes::ZERO; TILES];
+    let mut stored = [[0.0; TILE_ROWS]; TILES];
     for (stored, total) in stored.iter_mut().zip(totals) {
         lanes.store(total, stored);
     }

@@ -10,7 +10,7 @@ use super::dot::dot_tiles;
 use super::isa::Isa;
 use super::lanes::{Job, Lanes};
 use super::ways::{AnyRows, One, Shared, Unpacked, Way};
-use crate::layout::{Layout, WordLanes};
+use crate::layout::{Layout, WordLanes, TILE_ROWS};
 use crate::tables::{FloatLanes, Tables};
 
 /// Multiply-adds below which a second thread costs more than it saves.
@@ -80,7 +80,7 @@ pub(crate) fn matvec(source: &Source<'_>, isa: Isa, x: &[f32], y: &mut [f32]) {
 /// `y = x W^T` for `m` inputs, without row scales.
 pub(crate) fn matmul(source: &Source<'_>, isa: Isa, x: &[f32], m: usize, y: &mut [f32]) {
     let per_job = source.tiles_per_job(m);
-    let mut totals: Vec<FloatLanes> = vec![FloatLanes::ZERO; source.layout.tiles * m];
+    let mut totals: Vec<FloatLanes> = vec![[0.0; TILE_ROWS]; source.layout.tiles * m];
     let job = |(job, totals)| {
         let first = job * per_job;
         isa.run(Matmul {
@@ -96,7 +96,7 @@ pub(crate) fn matmul(source: &Source<'_>, isa: Isa, x: &[f32], m: usize, y: &mut
     y.par_chunks_mut(source.layout.rows).enumerate().for_each(|(input, y)| {
         for tile in 0..source.layout.tiles {
             let rows = source.layout.tile_rows(tile);
-            y[rows.range()].copy_from_slice(&totals[tile * m + input].0[..rows.len]);
+            y[rows.range()].copy_from_slice(&totals[tile * m + input][..rows.len]);
         }
     });
 }
@@ -203,7 +203,7 @@ impl<'a> Matvec<'a> {
     fn write(&mut self, tile: usize, total: &FloatLanes) {
         let first_row = self.source.layout.tile_rows(self.tiles.start).first_row;
         let rows = self.source.layout.tile_rows(tile);
-        self.y[rows.first_row - first_row..][..rows.len].copy_from_slice(&total.0[..rows.len]);
+        self.y[rows.first_row - first_row..][..rows.len].copy_from_slice(&total[..rows.len]);
     }
 }
 

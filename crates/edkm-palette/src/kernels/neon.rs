@@ -179,14 +179,14 @@ impl Lanes for Neon {
 
     #[inline(always)]
     fn load(self, lanes: &FloatLanes) -> Self::Floats {
-        let (quarters, _) = lanes.0.as_chunks::<4>();
+        let (quarters, _) = lanes.as_chunks::<4>();
         // SAFETY: NEON by the token; each reference covers the 16 bytes that are read, at any alignment.
         quarters!(|quarters| unsafe { vld1q_f32(quarters.as_ptr()) })
     }
 
     #[inline(always)]
     fn store(self, value: Self::Floats, lanes: &mut FloatLanes) {
-        let (quarters, _) = lanes.0.as_chunks_mut::<4>();
+        let (quarters, _) = lanes.as_chunks_mut::<4>();
         for (quarter, value) in quarters.iter_mut().zip(value) {
             // SAFETY: NEON by the token; the reference covers the 16 bytes that are written, at any alignment.
             unsafe { vst1q_f32(quarter.as_mut_ptr(), value) }

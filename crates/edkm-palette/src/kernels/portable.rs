@@ -4,14 +4,14 @@ use std::convert::Infallible;
 
 use super::lanes::{Job, Lanes};
 use crate::layout::{WordLanes, TILE_ROWS};
-use crate::tables::{flat, Column, FloatLanes, Lookup, TilePalettes};
+use crate::tables::{Column, FloatLanes, Lookup, TilePalettes};
 
 /// Plain arrays; always there.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Portable;
 
 impl Lanes for Portable {
-    type Floats = [f32; TILE_ROWS];
+    type Floats = FloatLanes;
     type Words = WordLanes;
     type Shares = Infallible;
 
@@ -26,18 +26,18 @@ impl Lanes for Portable {
     }
 
     #[inline(always)]
-    fn splat(self, value: f32) -> [f32; TILE_ROWS] {
+    fn splat(self, value: f32) -> FloatLanes {
         [value; TILE_ROWS]
     }
 
     #[inline(always)]
-    fn load(self, lanes: &FloatLanes) -> [f32; TILE_ROWS] {
-        lanes.0
+    fn load(self, lanes: &FloatLanes) -> FloatLanes {
+        *lanes
     }
 
     #[inline(always)]
-    fn store(self, value: [f32; TILE_ROWS], lanes: &mut FloatLanes) {
-        lanes.0 = value;
+    fn store(self, value: FloatLanes, lanes: &mut FloatLanes) {
+        *lanes = value;
     }
 
     #[inline(always)]
@@ -49,12 +49,12 @@ impl Lanes for Portable {
     fn prefetch(self, _: *const WordLanes) {}
 
     #[inline(always)]
-    fn add(self, a: [f32; TILE_ROWS], b: [f32; TILE_ROWS]) -> [f32; TILE_ROWS] {
+    fn add(self, a: FloatLanes, b: FloatLanes) -> FloatLanes {
         std::array::from_fn(|i| a[i] + b[i])
     }
 
     #[inline(always)]
-    fn fma(self, a: [f32; TILE_ROWS], b: [f32; TILE_ROWS], c: [f32; TILE_ROWS]) -> [f32; TILE_ROWS] {
+    fn fma(self, a: FloatLanes, b: FloatLanes, c: FloatLanes) -> FloatLanes {
         std::array::from_fn(|i| a[i].mul_add(b[i], c[i]))
     }
 
@@ -69,8 +69,8 @@ impl Lanes for Portable {
     }
 
     #[inline(always)]
-    fn lookup<const BITS: usize>(self, lookup: Lookup<'_>, table: usize, index: WordLanes) -> [f32; TILE_ROWS] {
-        let table = flat(lookup.floats_of::<BITS>(table));
+    fn lookup<const BITS: usize>(self, lookup: Lookup<'_>, table: usize, index: WordLanes) -> FloatLanes {
+        let table = lookup.floats_of::<BITS>(table).as_flattened();
         index.map(|index| table[index as usize & ((1 << BITS) - 1)])
     }
 
@@ -86,12 +86,12 @@ impl Lanes for Portable {
         shares: Infallible,
         _: Column,
         _: WordLanes,
-    ) -> [f32; TILE_ROWS] {
+    ) -> FloatLanes {
         match shares {}
     }
 
     #[inline(always)]
-    fn choose_from(self, lane: usize, low: [f32; TILE_ROWS], high: [f32; TILE_ROWS]) -> [f32; TILE_ROWS] {
+    fn choose_from(self, lane: usize, low: FloatLanes, high: FloatLanes) -> FloatLanes {
         std::array::from_fn(|i| if i < lane { low[i] } else { high[i] })
     }
 }
