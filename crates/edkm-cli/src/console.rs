@@ -118,9 +118,32 @@ pub fn bytes(count: u64) -> String {
     }
 }
 
+/// A time in the unit that suits it, with three digits or all that are before the point.
+pub fn duration(seconds: f64) -> String {
+    let (value, unit) = match seconds {
+        s if s >= 1.0 => (s, "s"),
+        s if s >= 1e-3 => (s * 1e3, "ms"),
+        s => (s * 1e6, "us"),
+    };
+    let places = match value {
+        v if v < 10.0 => 2,
+        v if v < 100.0 => 1,
+        _ => 0,
+    };
+    format!("{value:.places$} {unit}")
+}
+
 #[cfg(test)]
 mod tests {
-    use super::bytes;
+    use super::{bytes, duration};
+
+    #[test]
+    fn durations_have_units() {
+        assert_eq!(
+            [0.0, 3.604e-5, 0.0732, 0.9876, 1.85, 187.4].map(duration),
+            ["0.00 us", "36.0 us", "73.2 ms", "988 ms", "1.85 s", "187 s"]
+        );
+    }
 
     #[test]
     fn bytes_have_units() {

@@ -203,7 +203,11 @@ fn a_comparison_that_cannot_be() {
     }
     let output = compare(&shop, &["--seq", "100000"]).output().unwrap();
     assert_refused(&output, &["max_position_embeddings"], &shop.out());
-    // somebody's folder is left alone
+    // somebody's file and folder are left alone
+    std::fs::write(shop.out(), "Dear").unwrap();
+    let output = compare(&shop, &["--methods", "kmeans"]).output().unwrap();
+    assert_refused(&output, &["is a file, and a folder is to be written"], &shop.out());
+    std::fs::remove_file(shop.out()).unwrap();
     std::fs::create_dir(shop.out()).unwrap();
     std::fs::write(shop.out().join("letter.txt"), "Dear").unwrap();
     let output = compare(&shop, &["--methods", "kmeans", "--overwrite"])

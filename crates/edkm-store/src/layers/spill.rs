@@ -76,9 +76,12 @@ impl Spill {
         self.memory.kept().saturating_add(len as u64) <= self.budget
     }
 
-    /// Where `bytes` go: to memory if the budget allows it once the oldest blobs have gone to the file.
+    /// Where `bytes` go: to memory if the budget allows it once the oldest blobs have gone to the file. Those stay where they are if it never would.
     fn place(&self, bytes: Arc<dyn SharedBytes>, resident: &mut Resident) -> Result<Place, StoreError> {
         let len = bytes.as_bytes().len();
+        if len as u64 > self.budget {
+            return self.write(&*bytes);
+        }
         while !self.fits(len) {
             let Some(oldest) = resident.blobs.front() else {
                 return self.write(&*bytes);

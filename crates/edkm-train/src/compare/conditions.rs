@@ -1,9 +1,11 @@
 //! What all runs of a comparison have in common.
 
+use std::io::ErrorKind;
 use std::path::Path;
 
 use dfdx_edkm::ChannelScale;
 use edkm_llama::checkpoint::Overwrite;
+use edkm_llama::LlamaError;
 use serde::{Deserialize, Serialize};
 
 use super::{runs, CompareSettings};
@@ -79,7 +81,14 @@ impl Conditions {
             }
         } else {
             let mut entries = match out.read_dir() {
-                Err(why) if why.kind() == std::io::ErrorKind::NotFound => None,
+                Err(why) if why.kind() == ErrorKind::NotFound => None,
+                Err(why) if why.kind() == ErrorKind::NotADirectory => {
+                    return Err(LlamaError::OutputNoFolder {
+                        path: out.to_path_buf(),
+                        found: "a file",
+                    }
+                    .into())
+                }
                 Err(why) => return Err(TrainError::io("read", out)(why)),
                 Ok(entries) => Some(entries),
             };

@@ -205,12 +205,17 @@ impl DeviceMemory for Cuda {
 ///
 /// dfdx takes a storage apart from others only inside an op that changes it, and does not say whether it is shared. The op here changes nothing,
 /// x <- 1 x + (-0.0) 0, and costs a pass over the tensor and zeros of its size while it runs.
+///
+/// # Errors
+/// A tensor that is not contiguous, which the log says; the device's.
 pub(crate) fn view_mut<S: Shape>(tensor: &mut Tensor<S, f32, Cuda>) -> Result<SliceMut<'_, f32>, CudaError> {
-    assert!(
-        Cuda::is_contiguous(tensor),
-        "a view of a tensor that is not contiguous: {:?}",
-        tensor.shape()
-    );
+    if !Cuda::is_contiguous(tensor) {
+        tracing::error!(
+            shape = ?tensor.shape(),
+            "a tensor that is permuted or broadcast is not written in place on a GPU: give a contiguous one"
+        );
+        return Err(Cuda::failed());
+    }
     let zeros: Tensor<S, f32, Cuda> = tensor.device().try_zeros_like(tensor.shape())?;
     tensor.try_axpy(1.0, &zeros, -0.0)?;
     let storage = Place::of(tensor);

@@ -70,6 +70,24 @@ fn a_gradient_that_is_not_finite_changes_nothing() {
     assert_bitwise_equal("parameter", &model.0.as_vec(), &random(1, LEN));
 }
 
+#[test]
+fn dfdx_own_permuted_parameters_are_refused() {
+    struct Turned<D: EdkmDevice>(Tensor<(usize, usize), f32, D>);
+    impl<D: EdkmDevice> Parameters<D> for Turned<D> {
+        fn visit_parameters<V: ParameterVisitor<D>>(&mut self, prefix: &str, visitor: &mut V) -> Result<(), V::Error> {
+            visitor.visit(&format!("{prefix}turned"), ParameterKind::Vector, &mut self.0)
+        }
+    }
+    let dev = gpu();
+    let straight = dev.tensor_from_host(random(1, 6), (2, 3)).unwrap();
+    let mut model = Turned(straight.permute::<(usize, usize), Axes2<1, 0>>());
+    let mut optimizer = AdamW::new(dev.clone(), AdamWConfig::default());
+    match optimizer.step(&mut model, &mut Gradients::leaky(), 1e-2, 1.0) {
+        Err(StepError::Device { parameter, .. }) => assert_eq!(parameter, "turned"),
+        other => panic!("{other:?}"),
+    }
+}
+
 /// A loss with its tape.
 type Taped<D> = Tensor<Rank0, f32, D, StoreTape<f32, D>>;
 

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::args::BenchGenerateArgs;
 use crate::commands::Failure;
-use crate::console::{bytes, Output};
+use crate::console::{bytes, duration, Output};
 use crate::device::DeviceChoice;
 
 #[derive(Serialize)]
@@ -72,9 +72,9 @@ pub fn run(args: BenchGenerateArgs) -> Result<(), Failure> {
         bytes(figures.file_bytes)
     ));
     output.line(format!(
-        "  opened in {:.3} s, first token after {:.3} s; peak memory {} ({} before opening), cache {}",
-        figures.load_seconds,
-        figures.first_token_seconds,
+        "  opened in {}, first token after {}; peak memory {} ({} before opening), cache {}",
+        duration(figures.load_seconds),
+        duration(figures.first_token_seconds),
         known(figures.peak_rss_bytes),
         known(figures.resident_before_bytes),
         bytes(figures.cache_bytes as u64)
@@ -83,13 +83,13 @@ pub fn run(args: BenchGenerateArgs) -> Result<(), Failure> {
         "  prompt of {} tokens: {:.1} a second; {} tokens one by one: {:.1} a second (median)",
         args.prompt, figures.prompt_tokens_per_second, args.tokens, figures.tokens_per_second
     ));
-    let token = figures.token_seconds * 1e3;
-    output.line(match measured.dfdx_seconds.map(|dfdx| dfdx * 1e3) {
-        Some(dfdx) => {
-            let times = dfdx / token;
-            format!("  a token {token:.1} ms; its products alone in f32 through dfdx {dfdx:.1} ms: {times:.1} times")
+    let token = duration(figures.token_seconds);
+    output.line(match measured.dfdx_seconds.zip(figures.ratio) {
+        Some((dfdx, times)) => {
+            let dfdx = duration(dfdx);
+            format!("  a token {token}; its products alone in f32 through dfdx {dfdx}: {times:.1} times")
         }
-        None => format!("  a token {token:.2} ms on {}", args.device.device),
+        None => format!("  a token {token} on {}", args.device.device),
     });
     output.json(&figures)?;
     Ok(())

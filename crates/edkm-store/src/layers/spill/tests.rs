@@ -34,11 +34,14 @@ fn the_oldest_go_to_disk_and_the_budget_holds() {
 }
 
 #[test]
-fn a_blob_above_the_budget_goes_straight_to_disk() {
+fn a_blob_above_the_budget_goes_straight_to_disk_and_others_stay() {
     let spill = spill(100);
-    let held = spill.save(piece(7, 1000)).expect("saved");
-    assert_eq!((report(&spill).peak_bytes, report(&spill).disk_bytes), (0, 1000));
-    assert_eq!(held.fetch().expect("fetched").as_bytes(), vec![7; 1000]);
+    let small = spill.save(piece(3, 50)).expect("saved");
+    let large = spill.save(piece(7, 1000)).expect("saved");
+    let now = report(&spill);
+    assert_eq!((now.held_bytes, now.peak_bytes, now.disk_bytes), (50, 50, 1000));
+    assert_eq!(large.fetch().expect("fetched").as_bytes(), vec![7; 1000]);
+    assert_eq!(small.fetch().expect("fetched").as_bytes(), vec![3; 50]);
 }
 
 #[test]
