@@ -7,8 +7,11 @@ use dfdx::nn::modules::{
 };
 use dfdx::prelude::*;
 use dfdx_edkm::nn::builders::{ClusteredEmbedding, ClusteredLinear, RmsNorm, UnbiasedClusteredLinear};
+use dfdx_edkm::nn::IntoClustered;
 use dfdx_edkm::optim::{AdamW, AdamWConfig};
-use dfdx_edkm::{backward, count_parameters, visit_clustered, ParameterKind, ParameterVisitor, Parameters, StoreTape};
+use dfdx_edkm::{
+    backward, count_parameters, visit_clustered, Bits, ParameterKind, ParameterVisitor, Parameters, Spec, StoreTape,
+};
 use edkm_store::Store;
 
 type Net = (
@@ -100,4 +103,47 @@ fn a_composed_model_is_trained_with_clipping_and_its_clustered_matrices_are_foun
     })
     .unwrap();
     assert_eq!(clustered, ["0.weight", "1.0.0.weight", "4.0.1.weight"]);
+}
+
+#[test]
+fn a_composed_model_is_clustered_whole_and_keeps_names_and_numbers() {
+    type Plain = (
+        Embedding<8, 8>,
+        Residual<(UnbiasedLinear<8, 8>, Tanh)>,
+        Repeated<(Linear<8, 8>, DropoutOneIn<2>), 2>,
+        GeneralizedResidual<ClusteredLinear<8, 8>, LayerNorm1D<8>>,
+        SplitInto<(UnbiasedLinear<8, 4>, Linear<8, 4>)>,
+    );
+    let dev = Cpu::default();
+    let mut plain = dev.build_module::<Plain, f32>();
+    let mut names = Names::default();
+    plain.visit_parameters("", &mut names).unwrap();
+    plain.1 .0 .0.weight = dev.zeros();
+
+    let mut model = plain.into_clustered(Spec::new(Bits::new(2).unwrap()));
+    let mut after = Names::default();
+    model.visit_parameters("", &mut after).unwrap();
+    assert_eq!(after.0, names.0);
+    assert_eq!(model.1 .0 .0.weight.as_vec(), [0.0; 64]);
+    let mut bits = Vec::new();
+    visit_clustered(&mut model, |matrix| {
+        bits.push((matrix.name.to_owned(), matrix.clustering.spec().bits.get()));
+        Ok::<(), Infallible>(())
+    })
+    .unwrap();
+    let of = |name: &str, bits| (name.to_owned(), bits);
+    let want = [
+        of("0.weight", 2),
+        of("1.0.0.weight", 2),
+        of("2.0.0.weight", 2),
+        of("2.1.0.weight", 2),
+        // it was clustered, to 3 bits
+        of("3.f.weight", 3),
+        of("4.0.0.weight", 2),
+        of("4.0.1.weight", 2),
+    ];
+    assert_eq!(bits, want);
+    // it runs
+    model.1 .0 .0.weight.fill_with_ones();
+    let _ = model.forward(dev.tensor([3usize, 1]));
 }

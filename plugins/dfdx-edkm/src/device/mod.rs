@@ -20,9 +20,10 @@ use dfdx::prelude::*;
 
 use crate::half_tensor::HalfKernel;
 use crate::ops::{
-    add::AddKernel, attention::AttentionKernel, cross_entropy::CrossEntropyKernel, distillation::DistillationKernel,
-    embedding::EmbeddingKernel, hidden_distance::HiddenDistanceKernel, linear::LinearKernel, rms_norm::RmsNormKernel,
-    rotary::RotaryKernel, swiglu::SwigluKernel,
+    add::AddKernel, attention::AttentionKernel, clustered_weight::ClusteredWeightKernel,
+    cross_entropy::CrossEntropyKernel, distillation::DistillationKernel, embedding::EmbeddingKernel,
+    hidden_distance::HiddenDistanceKernel, linear::LinearKernel, rms_norm::RmsNormKernel, rotary::RotaryKernel,
+    swiglu::SwigluKernel,
 };
 use crate::optim::AdamWKernel;
 
@@ -93,6 +94,7 @@ pub trait EdkmDevice:
     DeviceMemory
     + AddKernel
     + AttentionKernel
+    + ClusteredWeightKernel
     + CrossEntropyKernel
     + DistillationKernel
     + EmbeddingKernel
@@ -111,6 +113,7 @@ impl<D> EdkmDevice for D where
     D: DeviceMemory
         + AddKernel
         + AttentionKernel
+        + ClusteredWeightKernel
         + CrossEntropyKernel
         + DistillationKernel
         + EmbeddingKernel

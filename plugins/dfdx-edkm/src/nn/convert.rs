@@ -1,12 +1,14 @@
-//! Turning existing layers into clustered ones.
+//! Turning existing layers, and models that dfdx composes of them, into clustered ones.
 
-use dfdx::nn::modules::{Embedding, Linear, UnbiasedLinear};
+use dfdx::nn::modules::{Embedding, LayerNorm1D, Linear, UnbiasedLinear};
 use dfdx::prelude::*;
 
-use super::{ClusteredEmbedding, ClusteredLinear, UnbiasedClusteredLinear};
+use super::{ClusteredEmbedding, ClusteredLinear, RmsNorm, UnbiasedClusteredLinear};
 use crate::{Clustering, Spec};
 
-/// An existing layer with a clustered counterpart. The parameters are taken over as they are (the same storage, the same gradient).
+/// An existing layer with a clustered counterpart, or a model that dfdx composes of such (tuples, its wrappers). The parameters are taken over as they are (the
+/// same storage, the same gradient). Layers without matrices, and those that are clustered already, stay what they are; so that a plain layer stays plain, take
+/// the tuple apart and convert the others.
 ///
 /// ```
 /// use dfdx::prelude::*;
@@ -17,6 +19,10 @@ use crate::{Clustering, Spec};
 /// let linear = dev.build_module::<Linear<8, 4>, f32>();
 /// let clustered = linear.clone().into_clustered(Spec::new(Bits::new(2)?));
 /// assert_eq!(clustered.weight.array(), linear.weight.array());
+///
+/// let model = dev.build_module::<(Linear<8, 16>, ReLU, Residual<Linear<16, 16>>), f32>();
+/// let (first, ReLU, Residual(second)) = model.into_clustered(Spec::new(Bits::new(3)?));
+/// assert_eq!((first.clustering.spec().bits.get(), second.clustering.spec().bits.get()), (3, 3));
 /// # Ok(())
 /// # }
 /// ```
@@ -61,3 +67,96 @@ impl<const V: usize, const M: usize, E: Dtype, D: Storage<E>> IntoClustered for 
         }
     }
 }
+
+macro_rules! tuple {
+    ($($name:ident $index:tt),+) => {
+        impl<$($name: IntoClustered),+> IntoClustered for ($($name,)+) {
+            type Clustered = ($($name::Clustered,)+);
+
+            fn into_clustered(self, spec: Spec) -> Self::Clustered {
+                ($(self.$index.into_clustered(spec),)+)
+            }
+        }
+    };
+}
+
+tuple!(A 0);
+tuple!(A 0, B 1);
+tuple!(A 0, B 1, C 2);
+tuple!(A 0, B 1, C 2, M 3);
+tuple!(A 0, B 1, C 2, M 3, N 4);
+tuple!(A 0, B 1, C 2, M 3, N 4, O 5);
+
+macro_rules! wrapper {
+    ($($wrapper:ident),+) => {$(
+        impl<M: IntoClustered> IntoClustered for $wrapper<M> {
+            type Clustered = $wrapper<M::Clustered>;
+
+            fn into_clustered(self, spec: Spec) -> Self::Clustered {
+                $wrapper(self.0.into_clustered(spec))
+            }
+        }
+    )+};
+}
+
+wrapper!(AddInto, Residual, SplitInto);
+
+impl<F: IntoClustered, R: IntoClustered> IntoClustered for GeneralizedResidual<F, R> {
+    type Clustered = GeneralizedResidual<F::Clustered, R::Clustered>;
+
+    fn into_clustered(self, spec: Spec) -> Self::Clustered {
+        GeneralizedResidual {
+            f: self.f.into_clustered(spec),
+            r: self.r.into_clustered(spec),
+        }
+    }
+}
+
+impl<M: IntoClustered, const N: usize> IntoClustered for Repeated<M, N> {
+    type Clustered = Repeated<M::Clustered, N>;
+
+    fn into_clustered(self, spec: Spec) -> Self::Clustered {
+        let modules = self.modules.into_iter().map(|module| module.into_clustered(spec));
+        Repeated {
+            modules: modules.collect(),
+        }
+    }
+}
+
+macro_rules! stays {
+    ($([$($generics:tt)*] $module:ty),+ $(,)?) => {$(
+        impl<$($generics)*> IntoClustered for $module {
+            type Clustered = Self;
+
+            fn into_clustered(self, _: Spec) -> Self {
+                self
+            }
+        }
+    )+};
+}
+
+stays!(
+    [] (),
+    [] Abs,
+    [] AccurateGeLU,
+    [] Cos,
+    [] Dropout,
+    [const N: usize] DropoutOneIn<N>,
+    [] Exp,
+    [] FastGeLU,
+    [E: Dtype] LeakyReLU<E>,
+    [] Ln,
+    [] LogSoftmax,
+    [] ReLU,
+    [] Sigmoid,
+    [] Sin,
+    [] Softmax,
+    [] Sqrt,
+    [] Square,
+    [] Tanh,
+    [const M: usize, E: Dtype, D: Storage<E>] LayerNorm1D<M, E, D>,
+    [I: Dim, O: Dim, E: Dtype, D: Storage<E>] ClusteredLinear<I, O, E, D>,
+    [I: Dim, O: Dim, E: Dtype, D: Storage<E>] UnbiasedClusteredLinear<I, O, E, D>,
+    [V: Dim, M: Dim, E: Dtype, D: Storage<E>] ClusteredEmbedding<V, M, E, D>,
+    [M: Dim, E: Dtype, D: Storage<E>] RmsNorm<M, E, D>,
+);

@@ -19,9 +19,11 @@
 //! | [`mod@distillation`] | its input | two numbers a token |
 //! | [`mod@hidden_distance`] | its gradient, as large as its input | |
 //! | [`mod@embedding`], [`mod@add`] | nothing | |
+//! | [`mod@clustered_weight`] | nothing; what multiplies by it may | the trajectory of the centroids |
 
 pub mod add;
 pub mod attention;
+pub mod clustered_weight;
 pub mod cross_entropy;
 pub mod distillation;
 pub mod embedding;

@@ -81,8 +81,8 @@ impl<D: EdkmDevice, const M: usize> Parameters<D> for LayerNorm1D<M, f32, D> {
 }
 
 macro_rules! without_parameters {
-    ($($module:ty),+) => {$(
-        impl<D: EdkmDevice> Parameters<D> for $module {
+    ($([$($generics:tt)*] $module:ty),+ $(,)?) => {$(
+        impl<D: EdkmDevice, $($generics)*> Parameters<D> for $module {
             fn visit_parameters<V: ParameterVisitor<D>>(&mut self, _: &str, _: &mut V) -> Result<(), V::Error> {
                 Ok(())
             }
@@ -91,21 +91,22 @@ macro_rules! without_parameters {
 }
 
 without_parameters!(
-    (),
-    Abs,
-    AccurateGeLU,
-    Cos,
-    Dropout,
-    Exp,
-    FastGeLU,
-    LeakyReLU<f32>,
-    Ln,
-    LogSoftmax,
-    ReLU,
-    Sigmoid,
-    Sin,
-    Softmax,
-    Sqrt,
-    Square,
-    Tanh
+    [] (),
+    [] Abs,
+    [] AccurateGeLU,
+    [] Cos,
+    [] Dropout,
+    [const N: usize] DropoutOneIn<N>,
+    [] Exp,
+    [] FastGeLU,
+    [] LeakyReLU<f32>,
+    [] Ln,
+    [] LogSoftmax,
+    [] ReLU,
+    [] Sigmoid,
+    [] Sin,
+    [] Softmax,
+    [] Sqrt,
+    [] Square,
+    [] Tanh,
 );

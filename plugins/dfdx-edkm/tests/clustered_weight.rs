@@ -1,0 +1,121 @@
+//! The clustered weight as a tensor of its own, for ops that are no layer of this crate.
+
+use dfdx::prelude::*;
+use dfdx_edkm::ops::clustered_weight::clustered_weight;
+use dfdx_edkm::{backward, Bits, ChannelScale, Clustering, EdkmError, Grouping, Spec, StoreTape, VectorLen};
+use edkm_cluster::{MatrixShape, Prepared};
+use edkm_store::Store;
+use edkm_testkit::assert_bitwise_equal;
+
+type Weight<S> = Tensor<S, f32, Cpu>;
+
+fn spec(bits: u8) -> Spec {
+    Spec::new(Bits::new(bits).unwrap())
+}
+
+fn tape() -> StoreTape<f32, Cpu> {
+    StoreTape::new(Store::marshaling(), Gradients::leaky())
+}
+
+/// W~, and dL/dW of L = sum of W~ g.
+fn clustered<S: Shape>(weight: &Weight<S>, upstream: &[f32], clustering: &Clustering) -> [Vec<f32>; 2] {
+    let g = weight.device().tensor_from_vec(upstream.to_vec(), *weight.shape());
+    let out = clustered_weight(weight.clone().put_tape(tape()), clustering).unwrap();
+    let numbers = out.as_vec();
+    let gradients = backward((out * g).sum::<Rank0, _>()).unwrap();
+    [numbers, gradients.get(weight).as_vec()]
+}
+
+#[test]
+fn numbers_and_gradient_are_those_of_the_clustering() {
+    let dev = Cpu::default();
+    let shape = MatrixShape::new(8, 18);
+    let weight: Weight<(usize, usize, usize, usize)> = dev.sample_normal_like(&(8, 2, 3, 3));
+    let upstream: Vec<f32> = dev.sample_normal_like(&(144,)).as_vec();
+    let of_two = Spec {
+        vector: VectorLen::new(2).unwrap(),
+        ..spec(3)
+    };
+    let in_groups = Spec {
+        grouping: Grouping::PerChannels(2.try_into().unwrap()),
+        ..spec(2)
+    };
+    for spec in [spec(3), of_two, in_groups] {
+        let numbers = weight.as_vec();
+        let prepared = Prepared::new(&numbers, shape, &spec).unwrap();
+        let trajectory = prepared.iterate(&prepared.initial().unwrap()).unwrap();
+        let mut want = [vec![0.0; 144], upstream.clone()];
+        trajectory.clustered_into(&numbers, shape, &spec, &mut want[0]).unwrap();
+        trajectory.backward(&numbers, shape, &spec, &mut want[1]).unwrap();
+
+        let got = clustered(&weight, &upstream, &Clustering::new(spec));
+        assert_bitwise_equal("W~", &got[0], &want[0]);
+        assert_bitwise_equal("dL/dW", &got[1], &want[1]);
+    }
+}
+
+#[test]
+fn rows_are_the_slices_of_the_first_axis() {
+    let dev = Cpu::default();
+    let filters: Weight<(usize, usize, usize, usize)> = dev.sample_normal_like(&(6, 2, 3, 3));
+    let matrix: Weight<(usize, usize)> = dev.tensor_from_vec(filters.as_vec(), (6, 18));
+    let upstream: Vec<f32> = dev.sample_normal_like(&(108,)).as_vec();
+    let clustering = || {
+        let spec = Spec {
+            grouping: Grouping::PerChannels(3.try_into().unwrap()),
+            ..spec(2)
+        };
+        Clustering::new(spec).with_channel_scale(ChannelScale::RootMeanSquare)
+    };
+    let [of_filters, of_matrix] = [
+        clustered(&filters, &upstream, &clustering()),
+        clustered(&matrix, &upstream, &clustering()),
+    ];
+    assert_bitwise_equal("W~", &of_filters[0], &of_matrix[0]);
+    assert_bitwise_equal("dL/dW", &of_filters[1], &of_matrix[1]);
+    // a vector is one row
+    let vector: Weight<(usize,)> = dev.tensor_from_vec(filters.as_vec(), (108,));
+    let row: Weight<(usize, usize)> = dev.tensor_from_vec(filters.as_vec(), (1, 108));
+    let [of_vector, of_row] = [
+        clustered(&vector, &upstream, &Clustering::new(spec(2))),
+        clustered(&row, &upstream, &Clustering::new(spec(2))),
+    ];
+    assert_bitwise_equal("W~ of a vector", &of_vector[0], &of_row[0]);
+}
+
+#[test]
+fn every_tape_gives_the_same_and_a_permuted_weight_gets_its_gradient() {
+    let dev = Cpu::default();
+    let weight: Weight<Rank2<6, 8>> = dev.sample_normal();
+    let clustering = Clustering::new(spec(2));
+    let untaped = clustered_weight(weight.clone(), &clustering).unwrap();
+    let owned = clustered_weight(weight.leaky_trace(), &clustering).unwrap();
+    assert_bitwise_equal("without a tape", &untaped.as_vec(), &owned.as_vec());
+    let owned = owned.square().sum::<Rank0, _>().backward().get(&weight).as_vec();
+    let stored = clustered_weight(weight.clone().put_tape(tape()), &clustering).unwrap();
+    let stored = backward(stored.square().sum()).unwrap().get(&weight).as_vec();
+    assert_bitwise_equal("gradients", &stored, &owned);
+
+    let turned: Weight<Rank2<8, 6>> = dev.tensor_from_vec(weight.permute::<Rank2<8, 6>, _>().as_vec(), (Const, Const));
+    let permuted: Weight<Rank2<6, 8>> = turned.permute();
+    let out = clustered_weight(permuted.clone().put_tape(tape()), &clustering).unwrap();
+    let gradient = backward(out.square().sum()).unwrap().get(&permuted).as_vec();
+    assert_bitwise_equal("gradient of the permuted weight", &gradient, &owned);
+}
+
+#[test]
+fn what_cannot_be_clustered_says_why() {
+    let dev = Cpu::default();
+    for (numbers, part) in [(vec![1.0, f32::NAN, 2.0, 3.0], "NaN"), (Vec::new(), "")] {
+        let tape = tape();
+        let failure = tape.failure();
+        let weight = dev.tensor_from_vec(numbers.clone(), (numbers.len(),)).put_tape(tape);
+        assert!(clustered_weight(weight, &Clustering::new(spec(2))).is_err());
+        let reason = failure.take().unwrap();
+        assert!(matches!(reason, EdkmError::Cluster { .. }), "{reason:?}");
+        assert!(
+            reason.to_string().contains(part) && reason.to_string().contains("clustered_weight"),
+            "{reason}"
+        );
+    }
+}
