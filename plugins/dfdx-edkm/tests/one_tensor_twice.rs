@@ -2,9 +2,12 @@
 
 use dfdx::prelude::*;
 use dfdx_edkm::ops::attention::{attention, AttentionDims};
+use dfdx_edkm::ops::cross_entropy::{cross_entropy, Targets};
+use dfdx_edkm::ops::distillation::{distillation, Teacher};
 use dfdx_edkm::ops::linear::linear;
+use dfdx_edkm::ops::rms_norm::rms_norm;
 use dfdx_edkm::ops::swiglu::swiglu;
-use dfdx_edkm::ops::Matrix;
+use dfdx_edkm::ops::{Matrix, Vector};
 use dfdx_edkm::{backward, StoreTape};
 use edkm_store::Store;
 use edkm_testkit::assert_close;
@@ -69,4 +72,59 @@ fn a_weight_times_itself() {
     // W W^T is its own transpose: both sides have the same gradient
     let twice: Vec<f32> = of_x.iter().map(|g| 2.0 * g).collect();
     assert_close("linear", &together, &twice, 1e-6);
+}
+
+/// Two inputs that are one tensor, of which `op` makes a loss: the gradient is the sum of those of copies.
+fn check_loss(
+    name: &str,
+    of: &Matrix<Cpu>,
+    op: impl Fn(Taped, &Matrix<Cpu>) -> Tensor<Rank0, f32, Cpu, StoreTape<f32, Cpu>>,
+) {
+    let tape = || StoreTape::new(Store::marshaling(), Gradients::leaky());
+    let together = backward(op(of.clone().put_tape(tape()), of)).unwrap().get(of).as_vec();
+    let copy: Matrix<Cpu> = of.device().tensor_from_vec(of.as_vec(), *of.shape());
+    let apart = backward(op(copy.clone().put_tape(tape()), of)).unwrap();
+    let sum = apart.get(of).as_vec().into_iter().zip(apart.get(&copy).as_vec());
+    let sum: Vec<f32> = sum.map(|(a, b)| a + b).collect();
+    assert_close(name, &together, &sum, 1e-6);
+}
+
+#[test]
+fn states_that_are_the_parameter() {
+    let dev = Cpu::default();
+    let w: Matrix<Cpu> = dev.sample_normal_like(&(6, 6));
+    let targets = || Targets {
+        ids: (0..6).collect(),
+        weights: vec![1.0; 6].into(),
+    };
+    check_loss("cross_entropy", &w, |x, w| {
+        cross_entropy(x, w, None, targets()).unwrap()
+    });
+    let (hidden, head): (Matrix<Cpu>, Matrix<Cpu>) = (dev.sample_normal_like(&(6, 4)), dev.sample_normal_like(&(6, 4)));
+    let teacher = || Teacher {
+        hidden: hidden.clone(),
+        head: head.clone(),
+        temperature: 1.0,
+        share: 0.5,
+        fade: f32::INFINITY,
+    };
+    check_loss("distillation", &w, |x, w| {
+        distillation(x, w, None, teacher(), targets()).unwrap().loss
+    });
+
+    let row: Matrix<Cpu> = dev.sample_normal_like(&(1, 6));
+    let as_vector = |row: &Matrix<Cpu>| -> Vector<Cpu> { row.clone().reshape_like(&(6,)) };
+    check_loss("rms_norm", &row, |x, row| {
+        rms_norm(x, &as_vector(row), 1e-5).unwrap().square().sum()
+    });
+    check_loss("linear, its bias", &row, |x, row| {
+        linear(x, &w, Some(&as_vector(row)), None).unwrap().square().sum()
+    });
+    let column: Matrix<Cpu> = dev.sample_normal_like(&(6, 1));
+    check_loss("linear, its weight and bias", &column, |x, column| {
+        linear(x, column, Some(&as_vector(column)), None)
+            .unwrap()
+            .square()
+            .sum()
+    });
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use dfdx::prelude::*;
 
 use super::linear::{cluster, ClusteredUse, LinearDims};
-use super::{in_order, Matrix};
+use super::{apart, in_order, Matrix};
 use crate::device::{contiguous, take_gradient, DeviceMemory};
 use crate::{Clustering, EdkmDevice, EdkmError, SaveAs, SaveForBackward};
 
@@ -79,7 +79,8 @@ pub fn cross_entropy<D: EdkmDevice, T: SaveForBackward<D>>(
 ) -> Result<Tensor<Rank0, f32, D, T>, D::Err> {
     let _span = tracing::trace_span!("cross_entropy").entered();
     let (x, tape) = contiguous(x)?.split_tape();
-    let (head, mut tape) = in_order(head, tape)?;
+    let (head, tape) = in_order(head, tape)?;
+    let (x, mut tape) = apart(x.put_tape(tape), |x| x == D::address(&head))?.split_tape();
     let device = x.device().clone();
     let ((tokens, hidden), (vocabulary, head_hidden)) = (*x.shape(), *head.shape());
     let outside = targets.ids.iter().find(|&&id| id as usize >= vocabulary);

@@ -9,7 +9,7 @@ use edkm_kernels::distillation::{Lesson, Sums};
 
 use super::cross_entropy::Targets;
 use super::linear::{cluster, ClusteredUse, LinearDims};
-use super::{in_order, Matrix};
+use super::{apart, in_order, Matrix};
 use crate::device::{contiguous, take_gradient, DeviceMemory};
 use crate::{Clustering, EdkmDevice, EdkmError, SaveAs, SaveForBackward};
 
@@ -120,7 +120,8 @@ pub fn distillation<D: EdkmDevice, T: SaveForBackward<D>>(
 ) -> Result<Taught<D, T>, D::Err> {
     let _span = tracing::trace_span!("distillation").entered();
     let (x, tape) = contiguous(x)?.split_tape();
-    let (head, mut tape) = in_order(head, tape)?;
+    let (head, tape) = in_order(head, tape)?;
+    let (x, mut tape) = apart(x.put_tape(tape), |x| x == D::address(&head))?.split_tape();
     let teacher = Teacher {
         hidden: contiguous(teacher.hidden)?,
         head: contiguous(teacher.head)?,

@@ -132,10 +132,15 @@ pub fn linear<D: EdkmDevice, T: SaveForBackward<D>>(
     // the weight itself stays alive until the optimizer's step anyway: a handle, not a copy
     let (weight, tape) = in_order(weight, tape)?;
     let (bias, tape) = match bias {
-        Some(bias) => in_order(bias, tape).map(|(bias, tape)| (Some(bias), tape))?,
+        Some(bias) => {
+            let (bias, tape) = in_order(bias, tape)?;
+            let (bias, tape) = apart(bias.put_tape(tape), |bias| bias == D::address(&weight))?.split_tape();
+            (Some(bias), tape)
+        }
         None => (None, tape),
     };
-    let (x, mut tape) = apart(x.put_tape(tape), |x| x == D::address(&weight))?.split_tape();
+    let is_parameter = |x| x == D::address(&weight) || bias.as_ref().is_some_and(|bias| x == D::address(bias));
+    let (x, mut tape) = apart(x.put_tape(tape), is_parameter)?.split_tape();
     let device = x.device().clone();
     let ((tokens, inputs), (outputs, weight_inputs)) = (*x.shape(), *weight.shape());
     if inputs != weight_inputs || bias.as_ref().is_some_and(|b| b.shape().0 != outputs) {

@@ -6,7 +6,7 @@ mod cuda_kernel;
 
 use dfdx::prelude::*;
 
-use super::{in_order, Matrix, Vector};
+use super::{apart, in_order, Matrix, Vector};
 use crate::device::{contiguous, take_gradient, DeviceMemory};
 use crate::tape::Shared;
 use crate::{EdkmDevice, EdkmError, SaveAs, SaveForBackward};
@@ -40,7 +40,8 @@ pub fn rms_norm<D: EdkmDevice, T: SaveForBackward<D>>(
 ) -> Result<Matrix<D, T>, D::Err> {
     let _span = tracing::trace_span!("rms_norm").entered();
     let (x, tape) = contiguous(x)?.split_tape();
-    let (weight, mut tape) = in_order(weight, tape)?;
+    let (weight, tape) = in_order(weight, tape)?;
+    let (x, mut tape) = apart(x.put_tape(tape), |x| x == D::address(&weight))?.split_tape();
     let device = x.device().clone();
     let shape = *x.shape();
     if shape.1 != weight.shape().0 {
