@@ -1,15 +1,6 @@
 // A hash of the bits of numbers, by which a content is recognised without leaving the device. It is a sum of 64-bit integers over the positions,
 // so it does not depend on the order of the blocks.
 
-// A bijection that scatters: the last steps of splitmix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014).
-__device__ inline unsigned long long scattered(unsigned long long x) {
-    x ^= x >> 30;
-    x *= 0xbf58476d1ce4e5b9ull;
-    x ^= x >> 27;
-    x *= 0x94d049bb133111ebull;
-    return x ^ x >> 31;
-}
-
 // digest[0..2] += two hashes of each position and the bits that stand there.
 EDKM_KERNEL edkm_digest(const float* x, unsigned long long* digest, size_t len) {
     __shared__ unsigned long long here[2][THREADS];

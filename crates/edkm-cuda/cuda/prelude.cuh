@@ -98,6 +98,15 @@ __device__ inline unsigned int key_of(float weight, size_t kind) {
     return sign | (__float_as_uint(shifted) - 0x3f000000);
 }
 
+// A bijection that scatters: the last steps of splitmix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014).
+__device__ inline unsigned long long scattered(unsigned long long x) {
+    x ^= x >> 30;
+    x *= 0xbf58476d1ce4e5b9ull;
+    x ^= x >> 27;
+    x *= 0x94d049bb133111ebull;
+    return x ^ x >> 31;
+}
+
 // The number of 16 bits, as key_of has them.
 __device__ inline float float_of_half(unsigned int half, size_t kind) {
     if (kind == 0) return __uint_as_float(half << 16);

@@ -187,12 +187,6 @@ __device__ inline void add_parts(const double* numbers, unsigned int len, double
     }
 }
 
-__device__ inline unsigned long long mixed(unsigned long long x) {
-    x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9ull;
-    x = (x ^ x >> 27) * 0x94d049bb133111ebull;
-    return x ^ x >> 31;
-}
-
 // digest += two numbers for each key that occurs, by palette, key and count: what a matrix that did not change is recognised by.
 __device__ inline void add_digest(const unsigned int* counts, size_t first_palette, unsigned long long* digest) {
     __shared__ unsigned long long sums[2][THREADS];
@@ -205,10 +199,10 @@ __device__ inline void add_digest(const unsigned int* counts, size_t first_palet
 #pragma unroll
     for (unsigned int j = 0; j < KEYS_OF_THREAD; j++) {
         unsigned long long count = count_j[j];
-        unsigned long long of_key = mixed(((unsigned long long)(first_palette + palette) << 16 | key_of_thread(j)) + 0x9e3779b97f4a7c15ull);
+        unsigned long long of_key = scattered(((unsigned long long)(first_palette + palette) << 16 | key_of_thread(j)) + 0x9e3779b97f4a7c15ull);
         if (count != 0) {
-            a += mixed(of_key ^ count);
-            b += mixed(of_key + count * 0xd6e8feb86659fd93ull);
+            a += scattered(of_key ^ count);
+            b += scattered(of_key + count * 0xd6e8feb86659fd93ull);
         }
     }
     sums[0][threadIdx.x] = a;

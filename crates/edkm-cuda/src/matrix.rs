@@ -7,7 +7,7 @@
 use crate::dense::{Dense, Kind};
 use crate::packed::Packed;
 use crate::product::nt_in_columns;
-use crate::{Array, Runtime, Slice, SliceMut};
+use crate::{check, Array, Runtime, Slice, SliceMut};
 
 /// Numbers that are made f32 at once, at most: 128 MiB. More only where a single row is longer.
 const MOST_UNPACKED: usize = 1 << 25;
@@ -101,7 +101,7 @@ impl<R: Runtime> Matrix<R> {
     /// The runtime's.
     ///
     /// # Panics
-    /// If `unpacked` has no room for a row.
+    /// If the lengths do not fit, or `unpacked` has no room for a row.
     pub fn multiply(
         &self,
         runtime: &R,
@@ -110,7 +110,8 @@ impl<R: Runtime> Matrix<R> {
         unpacked: &mut Unpacked<R>,
     ) -> Result<(), R::Error> {
         let (rows, cols) = (self.rows(), self.cols());
-        let inputs = x.len() / cols;
+        let inputs = check::rows("x [M, cols]", x.len(), cols);
+        check::len("y [M, rows]", y.len(), inputs * rows);
         match self {
             Self::Packed(packed) if inputs <= most_inputs_as_stored(packed.bits(), packed.vector()) => {
                 return packed.multiply(runtime, x, y)

@@ -13,7 +13,7 @@ use edkm_cluster::elsewhere::{PaletteStart, PaletteWay};
 
 use crate::clustering::{count_into, Palettes, KEYS};
 use crate::Argument::Size;
-use crate::{Array, Runtime, SliceMut};
+use crate::{check, Array, Runtime, SliceMut};
 
 pub use backward::backward_accumulate;
 pub use forward::{add_digest, clustered, forward};
@@ -41,11 +41,49 @@ pub struct Settings {
     pub repetitions: usize,
     /// Whether weights of zero take no part and stay zero.
     pub keep_zero: bool,
-    /// Palettes whose tables are in memory at once, 256 KiB each in the forward pass, 1.75 MiB in the backward pass: [`AT_ONCE`].
+    /// Palettes whose tables are in memory at once, 256 KiB each in the forward pass, 1.75 MiB in the backward pass: [`AT_ONCE`]. One at the least.
     pub at_once: usize,
 }
 
 impl Settings {
+    fn at_once(self) -> usize {
+        self.at_once.max(1)
+    }
+
+    /// # Panics
+    /// If there are no clusters, or too many.
+    fn check(self) {
+        let Settings { clusters, .. } = self;
+        assert!(
+            (1..=MOST_CLUSTERS).contains(&clusters),
+            "{clusters} clusters: at most {MOST_CLUSTERS}"
+        );
+    }
+
+    /// # Panics
+    /// If these are not ways that so many palettes can have gone.
+    fn check_ways(self, ways: &[PaletteWay], palettes: usize) {
+        self.check();
+        check::len("ways [P]", ways.len(), palettes);
+        let Settings {
+            clusters, repetitions, ..
+        } = self;
+        for PaletteWay {
+            centroids_tk,
+            log_mass_tk,
+            ..
+        } in ways
+        {
+            let done = log_mass_tk.len() / clusters;
+            assert!(
+                (1..=repetitions).contains(&done),
+                "a way of {done} repetitions, where there are 1 to {repetitions}"
+            );
+            check::len("log masses [t, K]", log_mass_tk.len(), done * clusters);
+            check::len("centroids [t + 1, K]", centroids_tk.len(), (done + 1) * clusters);
+        }
+    }
+
     fn keep_zero_argument(self) -> crate::Argument {
         Size(self.keep_zero.into())
     }
@@ -75,7 +113,7 @@ pub struct Found {
 
 /// The palettes in parts whose tables are in memory at once: the first of each part, and how many.
 fn parts(weights: Palettes<'_>, settings: Settings) -> impl Iterator<Item = (usize, Palettes<'_>)> {
-    let (palettes, at_once) = (weights.palettes(), settings.at_once.max(1));
+    let (palettes, at_once) = (weights.palettes(), settings.at_once());
     (0..palettes)
         .step_by(at_once)
         .map(move |first| (first, weights.part(first, at_once.min(palettes - first))))

@@ -98,8 +98,8 @@ pub enum PaletteError {
         /// The value.
         value: f32,
     },
-    /// The scale of an int8 palette is NaN, infinite or negative.
-    #[error("the scale of palette {group} is {value}; it must be finite and not negative")]
+    /// The scale of an int8 palette is NaN, negative, or so large that 127 times it is infinite.
+    #[error("the scale of palette {group} is {value}; it must not be negative, and 127 times it must be finite")]
     PaletteScale {
         /// The palette's group.
         group: usize,

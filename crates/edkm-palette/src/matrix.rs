@@ -117,10 +117,13 @@ impl PalettizedMatrix {
     /// Values of a palette, `[2^bits, vector]`, as the dtype of the palette holds them.
     /// Empty for a group that the matrix does not have.
     pub fn palette(&self, group: usize) -> &[f32] {
+        if group >= self.layout.groups {
+            return &[];
+        }
         let len = self.layout.spec.palette_len();
-        group
-            .checked_mul(len)
-            .and_then(|start| self.palettes.values().get(start..start + len))
+        self.palettes
+            .values()
+            .get(group * len..(group + 1) * len)
             .unwrap_or_default()
     }
 

@@ -80,11 +80,8 @@ impl Palettes {
             PaletteDType::I8 => {
                 let scales = scales.as_deref().unwrap_or_default();
                 check_len("palette_scale", layout.groups, scales.len())?;
-                // At most 127 x scale must be finite too.
-                if let Some(group) = scales
-                    .iter()
-                    .position(|&scale| !(scale >= 0.0 && (scale * 128.0).is_finite()))
-                {
+                let is_usable = |scale: f32| scale >= 0.0 && (I8_MAX * scale).is_finite();
+                if let Some(group) = scales.iter().position(|&scale| !is_usable(scale)) {
                     return Err(PaletteError::PaletteScale {
                         group,
                         value: scales[group],

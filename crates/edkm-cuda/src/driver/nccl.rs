@@ -124,12 +124,15 @@ impl Communicator {
         let Some(Connected(connected)) = &*comm else {
             return Err(CollectiveError::Aborted);
         };
+        // where memory is not freed in the order of the stream, freeing it waits for the collective, which the end of the communicator alone may end
+        let mut buffers = None;
         let mut gather = || -> Result<Vec<u8>, CollectiveError> {
             let driver = GpuError::from;
             self.device.bind_to_thread().map_err(driver)?;
             let own = self.device.htod_sync_copy(part).map_err(driver)?;
-            let mut all = self.device.alloc_zeros::<u8>(part.len() * self.world).map_err(driver)?;
-            connected.all_gather(&own, &mut all)?;
+            let all = self.device.alloc_zeros::<u8>(part.len() * self.world).map_err(driver)?;
+            let (own, all) = buffers.insert((own, all));
+            connected.all_gather(own, all)?;
             let event = Event::on_null_stream(&self.device).map_err(driver)?;
             while !event.is_over() {
                 if let Some(reason) = give_up() {
@@ -137,13 +140,13 @@ impl Communicator {
                 }
                 std::thread::sleep(PAUSE);
             }
-            Ok(self.device.dtoh_sync_copy(&all).map_err(driver)?)
+            Ok(self.device.dtoh_sync_copy(&*all).map_err(driver)?)
         };
         let outcome = gather();
         if outcome.is_err() {
-            // its memory is freed behind the collective, which must end for that
             *comm = None;
         }
+        drop(buffers);
         outcome
     }
 

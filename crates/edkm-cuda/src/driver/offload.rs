@@ -7,7 +7,6 @@
 #![allow(unsafe_code)]
 
 use std::any::Any;
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -19,7 +18,7 @@ use super::traffic::TrafficMeter;
 use super::GpuError;
 use crate::{Slice, SliceMut};
 
-/// Page-locked memory at most. Beyond it copies go to and from ordinary memory, and the host waits for them.
+/// Page-locked memory of each [`Offload`] at most. Beyond it copies go to and from ordinary memory, and the host waits for them.
 pub const MOST_PINNED_BYTES: u64 = 4 << 30;
 
 /// The copies of one GPU.
@@ -28,7 +27,7 @@ pub struct Offload {
     stream: Stream,
     pool: Arc<Pool>,
     /// What uploads read, until they are done.
-    read: Mutex<VecDeque<(Event, Source)>>,
+    read: Mutex<Vec<(Event, Source)>>,
     counts: [AtomicU64; 4],
     traffic: Arc<TrafficMeter>,
 }
@@ -105,6 +104,7 @@ impl Offload {
     /// # Safety
     /// `from` lies on this GPU, and as long as `keep` is there it is neither freed nor written by what is launched from now on.
     pub unsafe fn download<T>(&self, from: Slice<'_, T>, keep: Keep) -> Result<Download, GpuError> {
+        self.sweep();
         let len = from.len() * size_of::<T>();
         let Some(mut pinned) = self.pool.take(len) else {
             let mut bytes = vec![0u8; len];
@@ -202,18 +202,18 @@ impl Offload {
         error.into()
     }
 
-    fn read(&self) -> MutexGuard<'_, VecDeque<(Event, Source)>> {
+    fn read(&self) -> MutexGuard<'_, Vec<(Event, Source)>> {
         self.read.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Lets go of what uploads have read.
     fn sweep(&self) {
         let mut read = self.read();
-        // in the order of the stream: the first that is not over ends the search
-        let over = read.iter().take_while(|(event, _)| event.is_over()).count();
-        let gone: Vec<_> = read.drain(..over).collect();
+        // in the order in which they were joined, which need not be that of the stream
+        let (over, rest) = read.drain(..).partition(|(event, _)| event.is_over());
+        *read = rest;
         drop(read);
-        drop(gone);
+        drop::<Vec<_>>(over);
     }
 }
 
@@ -347,7 +347,7 @@ impl Upload {
         if outcome.is_err() {
             let _ = event.wait();
         }
-        self.offload.read().push_back((event, source));
+        self.offload.read().push((event, source));
         outcome
     }
 }

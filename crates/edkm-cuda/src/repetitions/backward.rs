@@ -13,6 +13,9 @@ use crate::{check, Array, Runtime, Slice, SliceMut};
 ///
 /// # Errors
 /// The runtime's.
+///
+/// # Panics
+/// As [`clustered`](super::clustered), and on other lengths.
 pub fn backward_accumulate<R: Runtime>(
     runtime: &R,
     weights: Palettes<'_>,
@@ -22,7 +25,10 @@ pub fn backward_accumulate<R: Runtime>(
     grad: Slice<'_, f32>,
     total: &mut SliceMut<'_, f32>,
 ) -> Result<(), R::Error> {
-    check::len("ways [P]", ways.len(), weights.palettes());
+    settings.check_ways(ways, weights.palettes());
+    if let Some(kept) = kept {
+        kept.check_for(weights, settings);
+    }
     check::len("grad", grad.len(), weights.len());
     check::len("total", total.len(), weights.len());
     for (first, part) in parts(weights, settings) {

@@ -7,7 +7,7 @@ use edkm_cluster::elsewhere::PaletteWay;
 
 use super::kept::Places;
 use super::record::{head, head_as_arguments, records_of, way_of};
-use super::{counted, parts, Found, Kept, Settings, Starts, CLUSTERS_AT_ONCE, MOST_CLUSTERS, PARTS};
+use super::{counted, parts, Found, Kept, Settings, Starts, CLUSTERS_AT_ONCE, PARTS};
 use crate::clustering::{count_into, look_up_in, Palettes, KEYS};
 use crate::runtime::THREADS;
 use crate::Argument::Size;
@@ -18,10 +18,13 @@ const TABLE_PARTS: usize = KEYS / THREADS;
 
 /// Repeats assignment and update of every palette. Waits for the device. Scratch: as [`Settings::at_once`] says.
 ///
-/// With the ways comes what is worth keeping on the device, if it is little beside the weights.
+/// With the ways comes what is worth keeping on the device, if it is little beside the weights: for these ways alone.
 ///
 /// # Errors
 /// The runtime's.
+///
+/// # Panics
+/// On settings with no clusters or too many, and starts of other palettes.
 pub fn forward<R: Runtime>(
     runtime: &R,
     weights: Palettes<'_>,
@@ -30,21 +33,17 @@ pub fn forward<R: Runtime>(
 ) -> Result<(Found, Option<Kept<R>>), R::Error> {
     /// Weights of a palette whose tables are worth keeping.
     const WORTH_KEEPING: usize = 1 << 20;
-    let clusters = settings.clusters;
-    assert!(
-        (1..=MOST_CLUSTERS).contains(&clusters),
-        "{clusters} clusters: at most {MOST_CLUSTERS}"
-    );
-    let palettes = weights.palettes();
+    settings.check();
+    let (clusters, palettes) = (settings.clusters, weights.palettes());
     check::len("known starts [P]", starts.known.len(), palettes);
     check::len("other starts [P]", starts.other.len(), palettes);
-    let one_part = palettes <= settings.at_once;
+    let one_part = palettes <= settings.at_once();
     // few numbers come with the launch; a copy from the host waits for what runs, so it is made before anything does
     let heads = match one_part && palettes == 1 && clusters <= CLUSTERS_AT_ONCE {
         true => None,
         false => Some(heads(runtime, settings, starts)?),
     };
-    let places = Places::new(palettes, palettes.min(settings.at_once), settings);
+    let places = Places::new(palettes, settings);
     let lens = places.lens();
     let mut memory = Array::<R, u64>::zeroed(runtime, lens.iter().sum())?;
     let [mut digest, magnitudes, records, tickets, counts] = memory.as_mut().split(lens);
@@ -110,6 +109,9 @@ pub fn forward<R: Runtime>(
             .collect(),
     };
     let kept = made.map(|(tables, clustered)| Kept {
+        palettes,
+        weights: weights.len(),
+        settings,
         memory,
         places,
         tables,
@@ -261,6 +263,9 @@ fn clustered_tables<R: Runtime>(
 ///
 /// # Errors
 /// The runtime's.
+///
+/// # Panics
+/// On ways that do not belong to the weights and the settings, and on what was kept of others.
 pub fn clustered<R: Runtime>(
     runtime: &R,
     weights: Palettes<'_>,
@@ -268,7 +273,10 @@ pub fn clustered<R: Runtime>(
     ways: &[PaletteWay],
     kept: Option<&Kept<R>>,
 ) -> Result<Array<R, f32>, R::Error> {
-    check::len("ways [P]", ways.len(), weights.palettes());
+    settings.check_ways(ways, weights.palettes());
+    if let Some(kept) = kept {
+        kept.check_for(weights, settings);
+    }
     let made = kept.and_then(|kept| kept.clustered.lock().unwrap_or_else(PoisonError::into_inner).take());
     if let Some(made) = made {
         return Ok(made);

@@ -4,13 +4,16 @@ use std::ops::Range;
 use std::sync::Mutex;
 
 use super::Settings;
-use crate::clustering::KEYS;
-use crate::{Array, Runtime, Slice};
+use crate::clustering::{Palettes, KEYS};
+use crate::{check, Array, Runtime, Slice};
 
 /// What the forward pass of large palettes leaves on the device, so that [`clustered`](super::clustered) and
 /// [`backward_accumulate`](super::backward_accumulate) need not make it again: counts and tables by key, 512 KiB a palette, and the records. Of a matrix of
 /// 64 MiB that is less than a hundredth. And the clustered weights, until they are asked for.
 pub struct Kept<R: Runtime> {
+    pub(super) palettes: usize,
+    pub(super) weights: usize,
+    pub(super) settings: Settings,
     /// Records and counts, among others: see `Places`.
     pub(super) memory: Array<R, u64>,
     pub(super) places: Places,
@@ -22,6 +25,18 @@ impl<R: Runtime> Kept<R> {
     /// Bytes on the device, but for the clustered weights.
     pub fn bytes(&self) -> usize {
         8 * self.memory.as_slice().len() + 4 * self.tables.as_slice().len()
+    }
+
+    /// # Panics
+    /// If it was kept of a matrix of other palettes, or under other settings.
+    pub(super) fn check_for(&self, weights: Palettes<'_>, settings: Settings) {
+        check::len("palettes that were kept", self.palettes, weights.palettes());
+        check::len("clustered weights that were kept", self.weights, weights.len());
+        assert!(
+            self.settings == settings,
+            "what was kept is of {:?}, not of {settings:?}",
+            self.settings
+        );
     }
 
     pub(super) fn records(&self) -> Slice<'_, f64> {
@@ -45,7 +60,10 @@ pub(super) struct Places {
 }
 
 impl Places {
-    pub(super) fn new(palettes: usize, palettes_of_part: usize, settings: Settings) -> Self {
+    /// Counts of more than one part are not there together, and have no place.
+    pub(super) fn new(palettes: usize, settings: Settings) -> Self {
+        let of_part = palettes.min(settings.at_once());
+        let counted = if of_part == palettes { palettes } else { 0 };
         let mut end = 0;
         let mut next = |len| {
             end += len;
@@ -55,8 +73,8 @@ impl Places {
             digest: next(2),
             magnitudes: next(palettes.div_ceil(2)),
             records: next(palettes * settings.record_len()),
-            tickets: next(palettes_of_part.div_ceil(2)),
-            counts: next(palettes_of_part * KEYS / 2),
+            tickets: next(of_part.div_ceil(2)),
+            counts: next(counted * KEYS / 2),
         }
     }
 

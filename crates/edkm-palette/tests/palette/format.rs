@@ -244,6 +244,18 @@ fn damaged_entries_are_refused() {
 }
 
 #[test]
+fn the_largest_numbers_come_back_from_an_int8_palette() {
+    let spec = PaletteSpec {
+        palette_dtype: PaletteDType::I8,
+        ..PaletteSpec::new(1)
+    };
+    // 128 times the scale of these would be infinite, and no byte that is written asks for it
+    let matrix = PalettizedMatrix::pack(1, 2, spec, &[3.4e38, -3.4e38], &[0, 1], None).unwrap();
+    let back = read_shared(&file(&[(NAME, &matrix)]), NAME, 0);
+    assert_eq!(back.dequantize(), matrix.dequantize());
+}
+
+#[test]
 fn palettes_that_are_not_finite_are_refused() {
     for dtype in [PaletteDType::F32, PaletteDType::F16, PaletteDType::Bf16] {
         let mut damaged = Damaged::new();

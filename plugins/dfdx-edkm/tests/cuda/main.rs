@@ -1,5 +1,6 @@
 //! Every op of the plugin on GPU 0, beside the CPU. Built with the feature `cuda` alone: there is no skipping.
 
+mod clustered_weight;
 mod common;
 mod half_tensor;
 mod memory;

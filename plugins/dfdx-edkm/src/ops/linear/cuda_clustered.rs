@@ -88,6 +88,8 @@ fn cluster_there(
         return Ok(None);
     };
     if let Some(known) = clustering.known(fingerprint) {
+        // found by the host, whose sums are of another order, it gives other bits than what was kept of the device's way
+        let kept = kept.filter(|_| known.ways().is_some_and(|known| is_the_way(&known, &ways)));
         return Ok(Some((known, kept)));
     }
     let start = match state.fingerprint == fingerprint {
@@ -96,6 +98,15 @@ fn cluster_there(
     };
     let trajectory = Trajectory::from_ways(shape, spec, start, ways).map_err(refused)?;
     Ok(Some((clustering.settle(fingerprint, trajectory), kept)))
+}
+
+/// Whether the centroids went the same way to the last bit.
+fn is_the_way(known: &[PaletteWay], found: &[PaletteWay]) -> bool {
+    known.len() == found.len()
+        && known
+            .iter()
+            .zip(found)
+            .all(|(known, found)| known.centroids_tk == found.centroids_tk && known.log_mass_tk == found.log_mass_tk)
 }
 
 /// Counts there, the rest on the host.
