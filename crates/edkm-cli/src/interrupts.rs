@@ -1,4 +1,4 @@
-//! Ctrl-C, and the signal to terminate: what the first one does is said at once, the second one ends the process.
+//! Ctrl-C, the signal to terminate and that of a terminal that is gone: what the first one does is said at once, the second one ends the process.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,6 +16,9 @@ pub const INTERRUPTED: u8 = 130;
 
 /// How soon a signal is acknowledged while the work looks for none. (To wait for one without looking is not possible on every system.)
 const LOOKS_EVERY: Duration = Duration::from_millis(50);
+
+/// Signals that follow the first so soon are taken for the same one: some programs (`timeout`) send theirs to a process and to its group.
+const TAKEN_FOR_ONE: Duration = Duration::from_millis(500);
 
 /// Whether the work shall end. By default nobody listens, and the signals do what they do.
 #[derive(Default)]
@@ -39,9 +42,9 @@ impl Interrupts {
     /// A system that refuses.
     pub fn listen() -> std::io::Result<Self> {
         let interrupts = Self::default();
-        for signal in [SIGINT, SIGTERM] {
-            // in this order: the first signal finds the flag still down
-            register_conditional_shutdown(signal, INTERRUPTED.into(), interrupts.asked.clone())?;
+        let ends_at_once = Arc::new(AtomicBool::new(false));
+        for signal in [SIGINT, SIGTERM].into_iter().chain(hangup()) {
+            register_conditional_shutdown(signal, INTERRUPTED.into(), ends_at_once.clone())?;
             register(signal, interrupts.asked.clone())?;
         }
         let (asked, shown) = (interrupts.asked.clone(), interrupts.shown.clone());
@@ -52,6 +55,8 @@ impl Interrupts {
                     std::thread::sleep(LOOKS_EVERY);
                 }
                 shown.lock().unwrap_or_else(PoisonError::into_inner).acknowledge();
+                std::thread::sleep(TAKEN_FOR_ONE);
+                ends_at_once.store(true, Ordering::Relaxed);
             })?;
         Ok(interrupts)
     }
@@ -78,6 +83,21 @@ impl Interrupts {
     fn shown(&self) -> std::sync::MutexGuard<'_, Shown> {
         self.shown.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The signal of a terminal that is gone, unless it is to be ignored (`nohup`), which Linux tells.
+#[cfg(target_os = "linux")]
+fn hangup() -> Option<i32> {
+    use signal_hook::consts::SIGHUP;
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"))?;
+    let ignored = u64::from_str_radix(ignored.trim(), 16).ok()?;
+    (ignored & 1 << (SIGHUP - 1) == 0).then_some(SIGHUP)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn hangup() -> Option<i32> {
+    None
 }
 
 impl Shown {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
-use edkm_train::run::checkpoint::RunFolder;
+use edkm_train::run::checkpoint::{run_folder, RunFolder};
 use serde::{Deserialize, Serialize};
 
 use crate::args::{Args, Command, FinetuneArgs};
@@ -45,9 +45,22 @@ impl Started {
             Command::Finetune(_) => return Err(unusable(&"a run cannot have been started by --resume").into()),
             _ => return Err(unusable(&"not what finetune was started with").into()),
         };
-        std::env::set_current_dir(&started.folder)
-            .map_err(|why| format!("cannot go to {}: {why}", started.folder.display()))?;
+        std::env::set_current_dir(&started.folder).map_err(|why| {
+            format!(
+                "cannot go to {}, where the run was started and its paths begin: {why}",
+                started.folder.display()
+            )
+        })?;
         Ok((*args, started))
+    }
+
+    /// What a run was to write, if it is named by the folder of its checkpoints.
+    pub fn out_of(named: &Path) -> PathBuf {
+        let out = named.with_extension("");
+        match run_folder(&out) == named && named.is_dir() && !run_folder(named).exists() {
+            true => out,
+            false => named.to_path_buf(),
+        }
     }
 
     /// As JSON, with the folder that is written.

@@ -4,6 +4,7 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use edkm_train::bench::phases::{Phase, PhaseTimes};
+use edkm_train::run::checkpoint::run_folder;
 use tempfile::NamedTempFile;
 use tracing::level_filters::LevelFilter;
 use tracing_chrome::{ChromeLayerBuilder, FlushGuard, TraceStyle};
@@ -66,6 +67,13 @@ pub fn init(
                     format!("cannot write the trace {path}: there is no folder {folder}; make it first").into(),
                 );
             }
+            if let Some(whole) = command.out().and_then(|out| folder_around(&place, out)) {
+                let (path, whole) = (path.display(), whole.display());
+                return Err(format!(
+                    "cannot write the trace {path} into {whole}, which appears as a whole: name a file outside it"
+                )
+                .into());
+            }
             let file = new_file(folder).map_err(cannot)?;
             let writer = std::io::BufWriter::new(file.reopen().map_err(cannot)?);
             let (layer, guard) = ChromeLayerBuilder::new()
@@ -113,6 +121,16 @@ fn place(path: &Path) -> std::io::Result<PathBuf> {
         Ok(found) => Ok(found),
         Err(_) => std::path::absolute(path),
     }
+}
+
+/// The folder of a run, or that of its checkpoints, if the file at `place` would lie in it.
+fn folder_around(place: &Path, out: &Path) -> Option<PathBuf> {
+    let out = std::path::absolute(out).ok()?;
+    let mut folders = [run_folder(&out), out].into_iter();
+    folders.find(|folder| {
+        let behind_links = folder.canonicalize();
+        place.starts_with(folder) || behind_links.is_ok_and(|folder| place.starts_with(folder))
+    })
 }
 
 /// A temporary file that others may read, as far as the process's mask lets them, once it is in its place.

@@ -43,8 +43,8 @@ pub struct CompressArgs {
     /// How palettes are found
     #[arg(long, value_enum)]
     pub method: CompressMethod,
-    /// Bits of an index: each weight matrix takes 2^BITS values
-    #[arg(long, required_unless_present = "bits_budget", value_parser = value_parser!(u8).range(1..=8))]
+    /// Bits of an index: each weight matrix takes 2^BITS values; 3 where --layers gives a matrix none
+    #[arg(long, required_unless_present_any = ["bits_budget", "layers"], value_parser = value_parser!(u8).range(1..=8))]
     pub bits: Option<u8>,
     /// Choose the bits of each layer so that they are so many a weight, palettes counted, where the loss feels them most; looks at the text
     #[arg(long, value_name = "BITS", conflicts_with = "bits")]
@@ -61,7 +61,7 @@ pub struct CompressArgs {
     /// Weights of a row that share an index; the palette's entries are vectors, and a weight takes BITS / WEIGHTS bits
     #[arg(long, value_name = "WEIGHTS", default_value = "1", value_parser = PossibleValuesParser::new(["1", "2", "4", "8"]))]
     pub vector: String,
-    /// Keep weights that are exactly zero (pruned) exactly zero
+    /// Keep weights that are exactly zero (pruned) exactly zero; with --vector, vectors that are zero as a whole
     #[arg(long)]
     pub keep_zero: bool,
     /// Text to look at: .txt, .json or .jsonl; may be repeated. Needed by weighted-kmeans, gptq and --bits-budget

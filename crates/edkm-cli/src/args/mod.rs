@@ -140,6 +140,14 @@ impl Command {
         }
     }
 
+    /// The folder that it writes as a whole, as far as a trace might be put there.
+    pub fn out(&self) -> Option<&Path> {
+        match self {
+            Command::Finetune(args) => args.resume.as_deref().or(args.out.as_deref()),
+            _ => None,
+        }
+    }
+
     /// The files that it reads, as far as a trace might be written over one.
     pub fn inputs(&self) -> Vec<&Path> {
         match self {

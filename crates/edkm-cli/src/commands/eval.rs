@@ -45,6 +45,11 @@ enum Measures {
     Text {
         perplexity: f64,
         tokens: u64,
+        /// The same by bytes of the text, which models of other tokens have too; of text without a byte there is none.
+        bits_per_byte: Option<f64>,
+        /// Tells texts of tokens apart.
+        #[serde(skip)]
+        fingerprint: u64,
     },
     Choice {
         items: usize,
@@ -180,9 +185,18 @@ impl Candidate {
         let stream = stream(request, args, &self.tokenizer, self.model.context_limit())?;
         let counter = Counter::new(&format!("{} perplexity", self.name), stream.len());
         let measured = packed_perplexity(&self.model, &stream, args.seq, |done| counter.set(done))?;
+        let counted = (1..stream.len()).filter(|&at| stream.counts(at));
+        let counted: Vec<u32> = counted
+            .take(measured.tokens as usize)
+            .map(|at| stream.tokens()[at])
+            .collect();
+        let text_bytes = self.tokenizer.decode(&counted)?.len();
+        let bits = measured.perplexity.log2() * measured.tokens as f64;
         Ok(Measures::Text {
             perplexity: measured.perplexity,
             tokens: measured.tokens,
+            bits_per_byte: (text_bytes > 0).then(|| bits / text_bytes as f64),
+            fingerprint: stream.fingerprint(),
         })
     }
 }
@@ -225,6 +239,16 @@ fn choice(task: Task, few_shot: usize, set: &TaskSet, answered: &[Answered]) -> 
 /// All figures, in either form.
 fn show(output: Output, results: &[Measured]) -> Result<(), Failure> {
     show_table(output, results);
+    let texts = |result: &Measured| match result.measures {
+        Measures::Text { fingerprint, .. } => Some((result.data.clone(), fingerprint)),
+        Measures::Choice { .. } => None,
+    };
+    let mut texts: Vec<_> = results.iter().filter_map(texts).collect();
+    texts.sort();
+    texts.dedup();
+    if texts.windows(2).any(|pair| pair[0].0 == pair[1].0) {
+        output.line("the models have other tokens: their perplexities cannot be compared, bits_per_byte can");
+    }
     for result in results {
         if let Measures::Choice { items, shortened, .. } = result.measures {
             if shortened > 0 {
@@ -268,8 +292,16 @@ fn show_table(output: Output, results: &[Measured]) {
                 ]);
             };
             match &result.measures {
-                Measures::Text { perplexity, tokens } => {
+                Measures::Text {
+                    perplexity,
+                    tokens,
+                    bits_per_byte,
+                    ..
+                } => {
                     row(tokens.to_string(), "perplexity", format!("{perplexity:.5}"));
+                    if let Some(bits) = bits_per_byte {
+                        row(tokens.to_string(), "bits_per_byte", format!("{bits:.5}"));
+                    }
                 }
                 Measures::Choice {
                     items,

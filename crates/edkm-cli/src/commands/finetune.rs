@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use dfdx_edkm::EdkmDevice;
 use edkm_llama::checkpoint::Overwrite;
+use edkm_llama::config::LlamaConfig;
 use edkm_train::lesson::Lesson;
 use edkm_train::run::checkpoint::{completed, CheckpointSettings, Start};
 use edkm_train::run::estimate::{estimate, Estimate};
@@ -29,6 +30,7 @@ pub fn run(args: FinetuneArgs, log: RunLog) -> Result<(), Failure> {
     let (args, start, started) = match &args.resume {
         None => (args, Start::Fresh, Started::now()?),
         Some(out) => {
+            let out = &Started::out_of(out);
             if let Some(figures) = completed(&std::path::absolute(out)?)? {
                 note(format_args!("the run is complete: {} is whole", out.display()));
                 // whether JSON was asked for was said to the run, whose figures they are
@@ -79,6 +81,12 @@ pub fn run(args: FinetuneArgs, log: RunLog) -> Result<(), Failure> {
         log,
     })?;
     show(output, &settings, &outcome);
+    let guessing = LlamaConfig::read(&settings.model_dir)?.vocab_size as f64;
+    if outcome.perplexity_after.is_nan() || outcome.perplexity_after >= guessing {
+        note(format_args!(
+            "the result predicts no better than guessing among its {guessing} tokens: the training diverged, or the model was none; a lower --lr is the first thing to try"
+        ));
+    }
     output.json(&outcome)?;
     Ok(())
 }
@@ -217,6 +225,15 @@ fn settings(args: &FinetuneArgs, embedded_folder: Option<&Path>) -> Result<Finet
     })
 }
 
+/// A perplexity in ten characters, whatever it is.
+fn perplexity(value: f64) -> String {
+    match value {
+        v if v < 1e5 => format!("{v:.4}"),
+        v if v.is_finite() => format!("{v:.2e}"),
+        v => v.to_string(),
+    }
+}
+
 /// What each layer of the store did, as a table.
 fn show_store(output: Output, outcome: &FinetuneOutcome) {
     output.line(format!(
@@ -247,8 +264,8 @@ fn show(output: Output, settings: &FinetuneSettings, outcome: &FinetuneOutcome) 
     output.line("");
     output.line("perplexity");
     output.line(format!(
-        "  original                  {:>10.4}",
-        outcome.perplexity_before
+        "  original                  {:>10}",
+        perplexity(outcome.perplexity_before)
     ));
     let bits = settings
         .clustering
@@ -267,12 +284,12 @@ fn show(output: Output, settings: &FinetuneSettings, outcome: &FinetuneOutcome) 
             _ => "k-means",
         };
         let name = format!("{}-bit {name}, no training", bits.as_deref().unwrap_or_default());
-        output.line(format!("  {name:26}{:>10.4}", baseline.perplexity));
+        output.line(format!("  {name:26}{:>10}", perplexity(baseline.perplexity)));
     }
     let result = bits
         .as_ref()
         .map_or("fine-tuned".to_owned(), |bits| format!("{bits}-bit fine-tuned"));
-    output.line(format!("  {result:26}{:>10.4}", outcome.perplexity_after));
+    output.line(format!("  {result:26}{:>10}", perplexity(outcome.perplexity_after)));
     output.line("size of the model file");
     output.line(format!(
         "  before                    {:>10}",

@@ -172,6 +172,34 @@ fn a_compression_that_cannot_be() {
         &["--vector", "2"],
         &["--vector is 2", "--method gptq-even"],
     );
+    for method in ["rtn", "gptq-even"] {
+        refused(
+            method,
+            &["--keep-zero"],
+            &["--keep-zero is on with --method", method, "model.layers.0"],
+        );
+    }
+    let rules = shop.path("layers.toml");
+    std::fs::write(
+        &rules,
+        "[[layer]]\npattern = \"*.q_proj.*\"\nvector = 2\nkeep_zero = true\n",
+    )
+    .unwrap();
+    let rules = ["--layers", rules.to_str().unwrap()];
+    for more in [&[][..], &["--plan"]] {
+        refused(
+            "rtn",
+            &[&rules[..], more].concat(),
+            &["--vector is 2 with --method rtn, for model.layers.0.self_attn.q_proj.weight"],
+        );
+    }
+    for more in [&[][..], &["--plan"]] {
+        let mut command = shop.compress("kmeans", &["--bits-budget", "nan"]);
+        let output = command.arg("--out").arg(shop.out()).args(more).output().unwrap();
+        assert_refused(&output, &["budget", "NaN"], &shop.out());
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(!said.contains("choosing bits"), "{said}");
+    }
     refused("gptq", &["--seq", "100000"], &["sequence", "max_position_embeddings"]);
     refused("gptq", &["--windows", "0"], &["windows", "at least 1"]);
     std::fs::write(shop.text(), "Once upon a time.").unwrap();
@@ -310,6 +338,14 @@ fn settings_without_a_meaning_are_refused_before_any_work() {
         (&["--temperature", "-1:-2"], &["temperature is -1"]),
         (&["--distill-hidden", "-1:0"], &["hidden states", "-1"]),
         (&["--cluster-from", "2"], &["--cluster-from", "is 2", "--steps"]),
+        (
+            &["--keep-zero", "--cluster-from", "1"],
+            &["--cluster-from", "is 1", "keep-zero", "model.layers.0"],
+        ),
+        (
+            &["--init", "quantile", "--vector", "2"],
+            &["init is quantile, with the vectors of model.layers.0"],
+        ),
         (&["--bits-budget", "nan"], &["budget", "NaN"]),
         (&["--bits-budget", "0"], &["budget", "is 0"]),
         (&["--iterations", "0"], &["iterations is 0"]),

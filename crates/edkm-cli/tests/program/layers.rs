@@ -76,10 +76,60 @@ fn rules_give_layers_their_own_settings_and_a_plan_says_so_before() {
             "{planned} {got}"
         );
     }
-    // what was done is written down, and does the same again
+    // what was done is written down
     assert!(std::fs::read_to_string(shop.out().join("layers.toml"))
         .unwrap()
         .contains("*.down_proj.weight"));
+}
+
+#[test]
+fn the_rules_that_are_left_give_the_same_again_without_other_settings() {
+    let shop = Workshop::new();
+    let rules = shop.path("layers.toml");
+    std::fs::write(
+        &rules,
+        [RULES, "[[layer]]\npattern = \"*.o_proj.*\"\ngroup = 16\n"].concat(),
+    )
+    .unwrap();
+    let rules = rules.to_str().unwrap();
+    let budget = ["--bits-budget", "3.9", "--seq", "64", "--windows", "4"];
+    let compress = |name: &str, more: &[&str]| {
+        let mut command = shop.compress("kmeans", more);
+        command.arg("--out").arg(shop.path(name));
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        std::fs::read(shop.path(name).join("model.safetensors")).unwrap()
+    };
+    for (name, settings) in [
+        (
+            "rules",
+            &["--bits", "4", "--layers", rules, "--palette-dtype", "f32"][..],
+        ),
+        (
+            "all",
+            &[
+                "--bits",
+                "4",
+                "--layers",
+                rules,
+                "--group",
+                "8",
+                "--embedding-bits",
+                "6",
+                "--per-channel-scale",
+            ],
+        ),
+        ("budget", &[&budget[..], &["--group", "32", "--keep-zero"]].concat()),
+        (
+            "vectors",
+            &[&budget[..], &["--vector", "2", "--layers", rules]].concat(),
+        ),
+    ] {
+        let first = compress(name, settings);
+        let left = shop.path(name).join("layers.toml");
+        let again = compress(&format!("{name} again"), &["--layers", left.to_str().unwrap()]);
+        assert!(again == first, "{name}: {}", std::fs::read_to_string(&left).unwrap());
+    }
 }
 
 #[test]

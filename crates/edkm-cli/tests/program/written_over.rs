@@ -76,6 +76,19 @@ fn a_model_or_a_text_is_not_written_over() {
 }
 
 #[test]
+fn a_trace_in_the_folder_of_its_own_run() {
+    let shop = Workshop::new();
+    for folder in ["out", "out.run"] {
+        let folder = shop.path(folder);
+        std::fs::create_dir(&folder).unwrap();
+        let trace = folder.join("trace.json");
+        let output = shop.finetune(&["--trace", trace.to_str().unwrap()]);
+        assert_refused(&output, &["trace.json", "name a file outside it"], &shop.out());
+        std::fs::remove_dir(&folder).unwrap();
+    }
+}
+
+#[test]
 fn an_empty_file_and_what_was_written_before_is_replaced() {
     let shop = Workshop::new();
     let path = shop.path("written");

@@ -50,9 +50,9 @@ impl Method {
         }
     }
 
-    /// Whether weights that share an index, more than one, can be given palettes.
-    pub fn takes_vectors(self) -> bool {
-        !matches!(self, Self::RoundToNearest | Self::Gptq(Levels::EvenlySpaced))
+    /// Whether palettes are 2^bits evenly spaced numbers, whatever the weights are.
+    pub fn has_even_levels(self) -> bool {
+        matches!(self, Self::RoundToNearest | Self::Gptq(Levels::EvenlySpaced))
     }
 
     /// Whether it looks at text.

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use dfdx_edkm::EdkmDevice;
+use edkm_llama::config::LlamaConfig;
 use edkm_llama::model::DynamicLlama;
-use edkm_palette::PaletteDType;
 use serde::{Deserialize, Serialize};
 
 use super::sensitivity::{sensitivities, whole_bytes, Candidate, Width};
@@ -76,12 +76,7 @@ pub fn choose_bits<D: EdkmDevice>(
     let mut settings = clustering.clone();
     let mut choices = Vec::with_capacity(candidates.len());
     for (layer, Width { bits, bytes, loss }) in candidates.into_iter().zip(chosen) {
-        // The budget counts palettes of this type: the rules alone shall give the same model.
-        let dtype = clustering.palette_dtype_of(&layer.name);
-        settings.rules.0.push(LayerRule {
-            palette_dtype: (dtype != PaletteDType::F32).then_some(dtype),
-            ..LayerRule::bits_of(&layer.name, bits)
-        });
+        settings.rules.0.push(LayerRule::bits_of(&layer.name, bits));
         choices.push(BitsChoice {
             name: layer.name,
             bits: bits.get(),
@@ -119,13 +114,14 @@ pub(super) fn settle<D: EdkmDevice>(
     }
 }
 
-/// Writes `OUT/layers.toml`, if there are rules: what `--layers` takes to get the same again.
+/// Writes `OUT/layers.toml`, if there are rules: what `--layers` takes to get the same again, without any other setting of palettes.
 ///
 /// # Errors
 /// A file that cannot be written.
-pub(super) fn write_rules(rules: &LayerRules, out: &Path) -> Result<(), TrainError> {
-    if *rules != LayerRules::default() {
+pub(super) fn write_rules(clustering: &ClusterSettings, config: &LlamaConfig, out: &Path) -> Result<(), TrainError> {
+    if clustering.rules != LayerRules::default() {
         let path = out.join("layers.toml");
+        let rules = clustering.as_rules(config);
         std::fs::write(&path, rules.to_toml()).map_err(TrainError::io("write", &path))?;
     }
     Ok(())

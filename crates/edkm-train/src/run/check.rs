@@ -2,9 +2,12 @@
 
 use std::path::Path;
 
+use edkm_cluster::{Initialization, KeepZero, Spec};
 use edkm_llama::config::LlamaConfig;
+use edkm_llama::model::ClusterPlan;
+use edkm_llama::names::parameters;
 
-use super::{ClusterSettings, FinetuneSettings, Objective, OnNonFinite};
+use super::{ClusterSettings, FinetuneSettings, FirstPalettes, Objective, OnNonFinite};
 use crate::lesson::Lesson;
 use crate::schedule::LearningRate;
 use crate::trainer::Update;
@@ -55,11 +58,54 @@ fn check_clustering(clustering: &ClusterSettings, steps: u64) -> Result<(), Trai
         "less than --steps",
         begins,
     )?;
-    if let Some(budget) = clustering.bits_budget {
-        let is_budget = budget.is_finite() && budget > 0.0;
-        holds("budget of bits a weight", budget, "a finite number above 0", is_budget)?;
-    }
+    check_budget(clustering)?;
     clustering.check(steps)
+}
+
+/// Bits a weight, if there is a budget of them.
+pub(super) fn check_budget(clustering: &ClusterSettings) -> Result<(), TrainError> {
+    let Some(budget) = clustering.bits_budget else {
+        return Ok(());
+    };
+    let is_budget = budget.is_finite() && budget > 0.0;
+    holds("budget of bits a weight", budget, "a finite number above 0", is_budget)
+}
+
+/// What depends on the layers: quantiles of vectors, which have no order; zeros that are to stay zero and move in the steps before clustering.
+pub(super) fn check_clustering_of(config: &LlamaConfig, clustering: &ClusterSettings) -> Result<(), TrainError> {
+    let refuse = |setting, value: &dyn Fn(&str) -> String, expected, is_wrong: &dyn Fn(&Spec) -> bool| {
+        let is_wrong = |parameter: &_| clustering.spec(parameter).is_some_and(|spec| is_wrong(&spec));
+        match parameters(config).find(is_wrong) {
+            None => Ok(()),
+            Some(parameter) => Err(TrainError::Setting {
+                setting,
+                value: value(&parameter.name),
+                expected,
+            }),
+        }
+    };
+    if clustering.first_palettes == FirstPalettes::Weights(Initialization::Quantile) {
+        refuse(
+            "init",
+            &|name| format!("quantile, with the vectors of {name}"),
+            "kmeans, kmeans++ or weighted where weights are clustered as vectors",
+            &|spec| spec.dim() > 1,
+        )?;
+    }
+    if clustering.from_step > 0 {
+        refuse(
+            "number of steps before clustering, --cluster-from,",
+            &|name| {
+                format!(
+                    "{}, with zeros of {name} that are to stay (keep-zero)",
+                    clustering.from_step
+                )
+            },
+            "0: weights of zero move in steps that do not cluster them",
+            &|spec| spec.keep_zero == KeepZero::Exact,
+        )?;
+    }
+    Ok(())
 }
 
 fn holds(

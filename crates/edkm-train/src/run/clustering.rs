@@ -4,8 +4,9 @@ use std::num::NonZeroUsize;
 
 use dfdx_edkm::ChannelScale;
 use edkm_cluster::{Bits, GradientMode, Grouping, KeepZero, Spec, Temperature, VectorLen};
+use edkm_llama::config::LlamaConfig;
 use edkm_llama::model::ClusterPlan;
-use edkm_llama::names::{Parameter, Role};
+use edkm_llama::names::{parameters, Parameter, Role};
 use edkm_palette::PaletteDType;
 
 use super::{FirstPalettes, LayerRule, LayerRules};
@@ -123,6 +124,47 @@ impl ClusterSettings {
     pub fn palette_dtype_of(&self, name: &str) -> PaletteDType {
         let last = self.rules.of(name).filter_map(|rule| rule.palette_dtype).last();
         last.unwrap_or(self.palette_dtype)
+    }
+}
+
+impl ClusterSettings {
+    /// Rules that say of every parameter what these settings say of its palettes: what holds for all first, then bits by role, then the rules.
+    pub(super) fn as_rules(&self, config: &LlamaConfig) -> LayerRules {
+        let for_all = LayerRule {
+            pattern: "*".to_owned(),
+            group: self.group.map(Grouping::PerChannels),
+            vector: (self.vector.get() > 1).then_some(self.vector),
+            palette_dtype: (self.group.is_some() || self.palette_dtype != PaletteDType::F32)
+                .then_some(self.palette_dtype),
+            keep_zero: (self.keep_zero == KeepZero::Exact).then_some(true),
+            per_channel_scale: (self.channel_scale != ChannelScale::None).then_some(true),
+            ..LayerRule::default()
+        };
+        let says_nothing = LayerRule {
+            pattern: for_all.pattern.clone(),
+            ..LayerRule::default()
+        };
+        let mut rules = Vec::from_iter((for_all != says_nothing).then_some(for_all));
+        rules.push(LayerRule::bits_of("model.layers.*", self.bits));
+        let embeddings = parameters(config).filter(|p| matches!(p.role, Role::Embedding | Role::Head));
+        rules.extend(embeddings.filter_map(|p| Some(LayerRule::bits_of(&p.name, self.embedding_bits?))));
+        rules.extend(self.rules.0.iter().cloned());
+        // a rule with a group and without a type, read again without --palette-dtype, means bytes
+        let read_again = LayerRules(rules.clone()).with_bytes_for_groups();
+        rules.extend(parameters(config).filter_map(|parameter| {
+            let meant = self.palette_dtype_of(&parameter.name);
+            let dtype = read_again
+                .of(&parameter.name)
+                .filter_map(|rule| rule.palette_dtype)
+                .last();
+            let differs = self.spec(&parameter).is_some() && dtype.unwrap_or(PaletteDType::F32) != meant;
+            differs.then(|| LayerRule {
+                pattern: parameter.name,
+                palette_dtype: Some(meant),
+                ..LayerRule::default()
+            })
+        }));
+        LayerRules(rules)
     }
 }
 

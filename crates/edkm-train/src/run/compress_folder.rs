@@ -4,13 +4,15 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use dfdx_edkm::EdkmDevice;
+use edkm_cluster::KeepZero;
 use edkm_llama::checkpoint::{copy_companions, Checkpoint, OutputDir, Overwrite, Sharding};
 use edkm_llama::config::LlamaConfig;
-use edkm_llama::model::DynamicLlama;
+use edkm_llama::model::{ClusterPlan, DynamicLlama};
+use edkm_llama::names::{parameters, Parameter};
 use serde::Serialize;
 
 use super::bits_budget::{settle, write_rules};
-use super::check::{check_apart, check_positions};
+use super::check::{check_apart, check_budget, check_positions};
 use super::float_dtype::float_dtype;
 use super::plan::{plan_folder, PlanText};
 use super::{BitsChoice, ClusterSettings, DataSource, Observer, PlannedLayer, Sizes, Stage};
@@ -89,7 +91,35 @@ pub fn plan_compress<D: EdkmDevice>(
         windows: calibration.windows,
         seed: calibration.seed,
     });
+    check_clustering(&LlamaConfig::read(&settings.model_dir)?, settings)?;
     plan_folder(&settings.model_dir, &settings.clustering, text, device, observer)
+}
+
+/// A budget is a number. Evenly spaced levels are single numbers, and 0 need not be one of them.
+fn check_clustering(config: &LlamaConfig, settings: &CompressSettings) -> Result<(), TrainError> {
+    let (method, clustering) = (settings.method, &settings.clustering);
+    check_budget(clustering)?;
+    if !method.has_even_levels() {
+        return Ok(());
+    }
+    let clustered = |parameter: Parameter| Some((clustering.spec(&parameter)?, parameter.name));
+    for (spec, name) in parameters(config).filter_map(clustered) {
+        if spec.dim() > 1 {
+            return Err(TrainError::Setting {
+                setting: "--vector",
+                value: format!("{} with --method {}, for {name}", spec.dim(), method.name()),
+                expected: "1, as its levels are numbers; kmeans, weighted-kmeans and gptq take vectors",
+            });
+        }
+        if spec.keep_zero == KeepZero::Exact {
+            return Err(TrainError::Setting {
+                setting: "--keep-zero",
+                value: format!("on with --method {}, for {name}", method.name()),
+                expected: "off, as 0 need not be one of its levels; kmeans, weighted-kmeans and gptq keep it",
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Compresses a folder. `out` appears whole or not at all.
@@ -109,21 +139,11 @@ pub fn compress_folder<D: EdkmDevice>(
             method: settings.method.name(),
         });
     }
-    if !settings.method.takes_vectors() && settings.clustering.vector.get() > 1 {
-        return Err(TrainError::Setting {
-            setting: "--vector",
-            value: format!(
-                "{} with --method {}",
-                settings.clustering.vector.get(),
-                settings.method.name()
-            ),
-            expected: "1, as its levels are numbers; kmeans, weighted-kmeans and gptq take vectors",
-        });
-    }
     check_apart(&settings.model_dir, &settings.out)?;
     observer.stage(Stage::LoadModel);
     let out = OutputDir::create(&settings.out, settings.overwrite)?;
     let config = LlamaConfig::read(&settings.model_dir)?;
+    check_clustering(&config, settings)?;
     let checkpoint = Checkpoint::open(&settings.model_dir)?;
     let mut model: DynamicLlama<D> = DynamicLlama::from_checkpoint(&checkpoint, &config, device)?;
     let text = match calibration {
@@ -154,7 +174,7 @@ pub fn compress_folder<D: EdkmDevice>(
     observer.stage(Stage::Save);
     let written = model.write_weights(out.path(), &palettes, float_dtype(&checkpoint), Sharding::Single)?;
     config.write(out.path())?;
-    write_rules(&clustering.rules, out.path())?;
+    write_rules(&clustering, &config, out.path())?;
     copy_companions(&settings.model_dir, out.path())?;
     observer.go_on()?;
     out.commit()?;

@@ -5,10 +5,12 @@ use std::time::Instant;
 
 use dfdx_edkm::EdkmDevice;
 use edkm_llama::checkpoint::OutputDir;
+use edkm_llama::config::LlamaConfig;
 use edkm_llama::model::DynamicLlama;
 
 use super::before::Before;
 use super::bits_budget::settle;
+use super::check::check_clustering_of;
 use super::checkpoint::{RunFolder, RunState, Start};
 use super::estimate::estimate;
 use super::inputs::Inputs;
@@ -16,9 +18,7 @@ use super::known::{Clock, Known};
 use super::plan::{plan_folder, PlanText};
 use super::result::Beside;
 use super::texts::texts;
-use super::{
-    first_palettes, BitsChoice, FinetuneOutcome, FinetuneSettings, LayerRules, Observer, OnLimits, PlannedLayer, Stage,
-};
+use super::{BitsChoice, FinetuneOutcome, FinetuneSettings, LayerRules, Observer, OnLimits, PlannedLayer, Stage};
 use crate::compress::Calibration;
 use crate::data::sampler::WindowSampler;
 use crate::{Tokenizer, TrainError};
@@ -73,10 +73,6 @@ pub fn finetune<D: EdkmDevice>(
         Some(checkpoint) => chosen_bits(settings, checkpoint)?,
     };
     let choosing_seconds = choosing.elapsed().as_secs_f64();
-    if let Some(clustering) = &settings.clustering {
-        first_palettes::check(&inputs.config, clustering)?;
-    }
-
     // no input is refused any more
     let folder = match folder {
         None => RunFolder::begin(&settings.out, settings.overwrite, &settings.checkpoints.arguments)?,
@@ -230,5 +226,6 @@ pub fn plan_finetune<D: EdkmDevice>(
         windows: CALIBRATION_WINDOWS,
         seed: settings.seed,
     };
+    check_clustering_of(&LlamaConfig::read(&settings.model_dir)?, clustering)?;
     plan_folder(&settings.model_dir, clustering, Some(text), device, observer)
 }

@@ -3,12 +3,10 @@
 use dfdx_edkm::channel_scale::divided;
 use dfdx_edkm::{visit_clustered, ClusteredMatrix, EdkmDevice};
 use edkm_cluster::{Initialization, Prepared};
-use edkm_llama::config::LlamaConfig;
-use edkm_llama::model::{ClusterPlan, DynamicLlama};
-use edkm_llama::names::parameters;
+use edkm_llama::model::DynamicLlama;
 use edkm_llama::LlamaError;
 
-use super::{ClusterSettings, Observer, Stage};
+use super::{Observer, Stage};
 use crate::compress::{importance, of_divided, Calibration, Importances};
 use crate::TrainError;
 
@@ -24,22 +22,6 @@ pub enum FirstPalettes {
 impl Default for FirstPalettes {
     fn default() -> Self {
         Self::Weights(Initialization::KMeans)
-    }
-}
-
-/// Refuses quantiles of vectors, which have no order.
-pub(super) fn check(config: &LlamaConfig, clustering: &ClusterSettings) -> Result<(), TrainError> {
-    if clustering.first_palettes != FirstPalettes::Weights(Initialization::Quantile) {
-        return Ok(());
-    }
-    let in_vectors = |parameter: &_| clustering.spec(parameter).is_some_and(|spec| spec.dim() > 1);
-    match parameters(config).find(in_vectors) {
-        None => Ok(()),
-        Some(parameter) => Err(TrainError::Setting {
-            setting: "init",
-            value: format!("quantile, with the vectors of {}", parameter.name),
-            expected: "kmeans, kmeans++ or weighted where weights are clustered as vectors",
-        }),
     }
 }
 

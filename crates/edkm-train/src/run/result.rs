@@ -72,7 +72,7 @@ impl<D: EdkmDevice> Run<'_, D> {
         drop(model);
         beside.config.write(out.path())?;
         if let Some(clustering) = &settings.clustering {
-            write_rules(&clustering.rules, out.path())?;
+            write_rules(clustering, beside.config, out.path())?;
         }
         copy_companions(&settings.model_dir, out.path())?;
 

@@ -19,7 +19,7 @@ use serde::Serialize;
 
 use self::memory::Place;
 use self::sizes::ModelSizes;
-use super::check::check;
+use super::check::{check, check_clustering_of};
 use super::{check_sequence, DataSource, FinetuneSettings};
 use crate::{Tokenizer, TrainError};
 
@@ -122,6 +122,9 @@ pub fn estimate<D: EdkmDevice>(settings: &FinetuneSettings, device: &D) -> Resul
     let limits = Limits::now(&settings.out, device_bytes);
     let config = LlamaConfig::read(&settings.model_dir)?;
     check_sequence(settings.sequence, settings.evaluation_tokens, &config)?;
+    if let Some(clustering) = &settings.clustering {
+        check_clustering_of(&config, clustering)?;
+    }
     let checkpoint = Checkpoint::open(&settings.model_dir)?;
     let tokenizer = Tokenizer::from_dir(&settings.model_dir)?;
     let text = TextSizes::of(settings, &tokenizer)?;
