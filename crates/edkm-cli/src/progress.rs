@@ -142,6 +142,15 @@ impl Observer for Progress {
         }
     }
 
+    fn meanwhile(&mut self, line: &str) {
+        tracing::info!(target: PROGRESS, "{line}");
+        let say = || self.output.progress(format!("  {line}"));
+        match &self.bar {
+            Some(bar) => bar.suspend(say),
+            None => say(),
+        }
+    }
+
     fn result(&mut self, line: &str) {
         tracing::info!(target: PROGRESS, "{line}");
         let title = self.bar.as_ref().map(ProgressBar::prefix);

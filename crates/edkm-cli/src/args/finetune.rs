@@ -75,6 +75,9 @@ pub struct FinetuneArgs {
     /// Tokens of the validation text that are used
     #[arg(long, value_name = "N", default_value_t = 40_000)]
     pub eval_tokens: usize,
+    /// Measure the perplexity of what is reached, with the palettes that it would be written with, every N steps
+    #[arg(long, value_name = "N")]
+    pub eval_every: Option<NonZeroU64>,
     /// Measure rounding and k-means without training too (always done for the embedded model)
     #[arg(long)]
     pub baselines: bool,

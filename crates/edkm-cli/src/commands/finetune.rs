@@ -197,6 +197,7 @@ fn settings(args: &FinetuneArgs, embedded_folder: Option<&Path>) -> Result<Finet
     Ok(FinetuneSettings {
         validation,
         evaluation_tokens: args.eval_tokens,
+        evaluate_every: args.eval_every,
         objective,
         learning_rate: args.lr.unwrap_or(defaults.learning_rate),
         rate_unit: args.lr_unit.into(),

@@ -54,6 +54,7 @@ pub fn run(args: MakeDefaultArgs) -> Result<(), Failure> {
         data: DataSource::Text(text),
         validation: DataSource::Text(embedded::validation_text()),
         evaluation_tokens: 40_000,
+        evaluate_every: None,
         clustering: None,
         objective: Objective::Text,
         steps: args.steps,

@@ -8,6 +8,7 @@ mod common;
 mod compare;
 mod dry_run;
 mod eval;
+mod eval_every;
 mod export;
 mod hostile;
 mod hub;

@@ -94,7 +94,7 @@ fn training(page: &mut String, data: &ReportData) -> Result {
         .iter()
         .map(|line| (line.step as f64, line.loss.unwrap_or(f64::NAN)))
         .collect();
-    let perplexity: Vec<(f64, f64)> = data
+    let mut perplexity: Vec<(f64, f64)> = data
         .steps
         .iter()
         .filter_map(|line| Some((line.step as f64, line.validation_perplexity?)))
@@ -119,6 +119,9 @@ fn training(page: &mut String, data: &ReportData) -> Result {
         },
     )?;
     if !perplexity.is_empty() {
+        // the result's own is measured when it is written
+        let last = data.steps.last().map(|line| line.step as f64);
+        perplexity.extend(last.zip(data.perplexity.map(|perplexity| perplexity.after)));
         let series = vec![Series {
             label: "during training".into(),
             look: Look::Marked,

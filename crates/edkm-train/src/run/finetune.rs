@@ -21,6 +21,7 @@ use super::texts::texts;
 use super::{BitsChoice, FinetuneOutcome, FinetuneSettings, LayerRules, Observer, OnLimits, PlannedLayer, Stage};
 use crate::compress::Calibration;
 use crate::data::sampler::WindowSampler;
+use crate::data::TokenStream;
 use crate::{Tokenizer, TrainError};
 
 /// Windows of the training text on which the bits of layers are chosen.
@@ -36,6 +37,7 @@ pub(super) struct Run<'a, D: EdkmDevice> {
     pub(super) device: &'a D,
     pub(super) folder: &'a RunFolder,
     pub(super) calibration: Calibration<'a>,
+    pub(super) validation: &'a TokenStream,
 }
 
 /// Runs it. `out` appears when everything is done, whole, or not at all.
@@ -84,6 +86,7 @@ pub fn finetune<D: EdkmDevice>(
         device,
         folder: &folder,
         calibration,
+        validation: &inputs.validation,
     };
     let state = checkpoint.as_ref().map(|(_, state)| state);
     let before = match Before::take(&settings, &mut inputs.model, &inputs.validation, state, observer) {

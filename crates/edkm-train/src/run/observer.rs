@@ -79,6 +79,8 @@ pub trait Observer {
     fn step(&mut self, report: &StepReport);
     /// The current part has ended with a result worth a line.
     fn result(&mut self, line: &str);
+    /// Something worth a line was found in a part that goes on.
+    fn meanwhile(&mut self, _line: &str) {}
     /// Whether the run shall end: after the present step, with a checkpoint, or after the present measurement if nothing is lost with it.
     fn interrupted(&self) -> bool {
         false

@@ -1,5 +1,6 @@
 //! All that determines a run.
 
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 
 use dfdx_edkm::optim::MomentFormat;
@@ -87,6 +88,8 @@ pub struct FinetuneSettings {
     pub validation: DataSource,
     /// Tokens of the validation text that are used.
     pub evaluation_tokens: usize,
+    /// Steps after which the perplexity of what is reached is measured, again and again; `None`: only that of the result.
+    pub evaluate_every: Option<NonZeroU64>,
     /// How it is clustered; `None` trains it as it is.
     pub clustering: Option<ClusterSettings>,
     /// What the model learns.
@@ -146,6 +149,7 @@ impl FinetuneSettings {
             data,
             validation: DataSource::HeldOut,
             evaluation_tokens: 40_000,
+            evaluate_every: None,
             objective: match clustering {
                 Some(_) => Objective::BEST,
                 None => Objective::Text,

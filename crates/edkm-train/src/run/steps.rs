@@ -9,7 +9,9 @@ use super::checkpoint::RunFolder;
 use super::finetune::Run;
 use super::known::Known;
 use super::{first_palettes, NonFiniteCounts, Observer, OnNonFinite, Stage, StepReport, MOST_IN_A_ROW, MOST_ROLLBACKS};
+use crate::compress::with_palettes;
 use crate::data::sampler::WindowSampler;
+use crate::evaluate::perplexity;
 use crate::memory::Resident;
 use crate::metrics::{self, MetricsWriter, StepMetrics, Throughput};
 use crate::trainer::{StepOutcome, Trainer};
@@ -120,8 +122,39 @@ impl<D: EdkmDevice> Run<'_, D> {
                 }
                 Err(error) => return Err(error),
             };
+            let metrics = StepMetrics {
+                validation_perplexity: self.reached(trainer, observer)?,
+                ..metrics
+            };
             writer.write(&metrics)?;
             steps.push(metrics);
+        }
+    }
+
+    /// The perplexity that the model would have if it were written now, if it is to be measured after this step. Training goes on as if it had not been.
+    ///
+    /// Memory: 4 bytes a clustered weight beside the model.
+    fn reached(&self, trainer: &Trainer<D>, observer: &mut impl Observer) -> Result<Option<f64>, TrainError> {
+        let (settings, done) = (self.settings, trainer.step_count());
+        let due = settings.evaluate_every.is_some_and(|every| done % every == 0);
+        if !due || done == settings.steps {
+            return Ok(None);
+        }
+        let _span = tracing::trace_span!("evaluation").entered();
+        // the clusterings of a copy go their own way
+        let mut model = trainer.model.clone();
+        if let Some(clustering) = &settings.clustering {
+            let palettes = model.palettize_by_name(&|name| clustering.palette_dtype_of(name))?;
+            model = with_palettes(&model, &palettes)?;
+        }
+        match perplexity(&model, self.validation, settings.sequence, &mut |_| observer.go_on()) {
+            Ok(measured) => {
+                observer.meanwhile(&format!("perplexity {:.4} after {done} steps", measured.perplexity));
+                Ok(Some(measured.perplexity))
+            }
+            // the step that was made is kept
+            Err(TrainError::Stopped) => Ok(None),
+            Err(error) => Err(error),
         }
     }
 

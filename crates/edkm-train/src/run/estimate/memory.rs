@@ -79,7 +79,12 @@ pub(super) fn stages(
     stages.push(always("evaluation", with(vec![weights.clone(), evaluation.clone()])));
     if let (Measure::Yes, true) = (settings.baselines, model.clustered > 0) {
         let compressed = share("compressed model", model.parameters + model.clustered / 4);
-        let shares = vec![weights.clone(), teacher(settings, model), compressed, evaluation];
+        let shares = vec![
+            weights.clone(),
+            teacher(settings, model),
+            compressed,
+            evaluation.clone(),
+        ];
         stages.push(always("evaluation without training", with(shares)));
     }
     let kept = kept(settings, model);
@@ -87,6 +92,13 @@ pub(super) fn stages(
         "training",
         with([kept.clone(), training(settings, model, place)].concat()),
     ));
+    if settings.evaluate_every.is_some() {
+        let palettized = share("palettized model", model.clustered + model.clustered / 4);
+        stages.push(always(
+            "evaluation within training",
+            with([kept.clone(), vec![palettized, evaluation]].concat()),
+        ));
+    }
     if let Place::Device { .. } = place {
         return stages.into_iter().map(with_driver).collect();
     }
