@@ -1,6 +1,6 @@
 //! `edkm bench ...`
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroUsize, ParseIntError};
 use std::path::PathBuf;
 
 use clap::{value_parser, Args as ClapArgs, Subcommand, ValueEnum};
@@ -78,7 +78,7 @@ pub struct BenchClusterArgs {
     #[command(flatten)]
     pub device: DeviceArgs,
     /// Measurements, of which the median is shown
-    #[arg(long, default_value_t = 7)]
+    #[arg(long, default_value_t = 7, value_parser = at_least_one)]
     pub repeats: usize,
     /// Write a trace of every layer and op, to be opened in Perfetto (ui.perfetto.dev)
     #[arg(long, value_name = "FILE")]
@@ -165,7 +165,7 @@ pub struct BenchLayerArgs {
     #[arg(long, value_name = "BUDGET")]
     pub device_memory: Option<Bytes>,
     /// Measurements, of which the median is shown
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 5, value_parser = at_least_one)]
     pub repeats: usize,
     /// Measure one row alone, in this process: its memory, and on a GPU its time
     #[arg(long, hide = true)]
@@ -287,7 +287,7 @@ pub struct BenchStepArgs {
     #[arg(long, value_name = "BUDGET")]
     pub device_memory: Option<Bytes>,
     /// Steps, of which the median is shown
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 5, value_parser = at_least_one)]
     pub repeats: usize,
     /// Write a trace of every layer and op, to be opened in Perfetto (ui.perfetto.dev)
     #[arg(long, value_name = "FILE")]
@@ -295,4 +295,9 @@ pub struct BenchStepArgs {
     /// Print one JSON object as the last line of standard output
     #[arg(long)]
     pub json: bool,
+}
+
+/// A count of what a median is taken of.
+fn at_least_one(text: &str) -> Result<usize, ParseIntError> {
+    text.parse().map(|count: NonZeroUsize| count.get())
 }

@@ -13,8 +13,11 @@ pub struct GenerateArgs {
     /// A model folder, or hf:OWNER/NAME; palettized weights are used packed
     pub model_dir: PathBuf,
     /// The text to go on with
-    #[arg(long, allow_hyphen_values = true)]
-    pub prompt: String,
+    #[arg(long, allow_hyphen_values = true, required_unless_present = "prompt_file")]
+    pub prompt: Option<String>,
+    /// A file with that text, but for a line's end at its end; - is standard input
+    #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
+    pub prompt_file: Option<PathBuf>,
     /// The most tokens to generate
     #[arg(long, default_value_t = 200)]
     pub tokens: usize,

@@ -105,7 +105,7 @@ pub enum Command {
     Eval(EvalArgs),
     /// Let a model go on with a text
     Generate(GenerateArgs),
-    /// Give a model instructions and read its responses, in its chat template (without one, in Alpaca's)
+    /// Give a model instructions, one a line, and read its responses, in its chat template (without one, in Alpaca's); /clear begins anew, /exit ends
     Chat(ChatArgs),
     /// Write a model for other programs: plain weights, or palettes for Core ML
     Export(ExportArgs),

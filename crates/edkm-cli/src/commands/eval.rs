@@ -215,6 +215,14 @@ fn stream(
         )
         .into());
     }
+    if let Some(tokens) = args.max_tokens.filter(|&tokens| tokens <= args.seq) {
+        let window = args.seq.saturating_add(1);
+        return Err(format!(
+            "--max-tokens {tokens} leaves less than one window of --seq {}, which takes {window}; give at least that, or a shorter --seq",
+            args.seq
+        )
+        .into());
+    }
     let mut stream = TokenStream::from_files(std::slice::from_ref(&request.data), tokenizer)?;
     if let Some(tokens) = args.max_tokens {
         stream.truncate(tokens);

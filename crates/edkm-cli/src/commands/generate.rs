@@ -1,5 +1,8 @@
 //! `edkm generate`
 
+use std::fs::File;
+use std::io::Read;
+
 use edkm_llama::inference::{GenerateOptions, InferenceModel, Session, StopReason};
 use edkm_train::memory::peak_resident_bytes;
 use edkm_train::text_generation::write_text;
@@ -29,14 +32,15 @@ pub fn run(args: GenerateArgs) -> Result<(), Failure> {
     let output = Output::new(args.json);
     args.device.check_inference()?;
     args.sampling.options().validate()?;
+    let text = prompt(&args)?;
     let model_dir = hub::folder(&args.model_dir)?;
     let model = InferenceModel::open(&model_dir)?;
     let tokenizer = Tokenizer::from_dir(&model_dir)?;
     tokenizer.check_vocabulary(model.config().vocab_size)?;
     let model = args.device.place(model)?;
-    let prompt = tokenizer.encode_document(&args.prompt)?;
+    let prompt = tokenizer.encode_document(&text)?;
     if prompt.is_empty() {
-        return Err("the prompt has no token; give some text with --prompt".into());
+        return Err("the prompt has no token; give some text with --prompt or --prompt-file".into());
     }
     let limit = model.context_limit();
     if prompt.len() > limit {
@@ -52,7 +56,7 @@ pub fn run(args: GenerateArgs) -> Result<(), Failure> {
         stop_tokens: tokenizer.end_tokens().to_vec(),
         sampling: args.sampling.options(),
     };
-    output.piece(&args.prompt);
+    output.piece(&text);
     let written = write_text(
         &mut session,
         tokenizer.decode_stream_behind(&prompt),
@@ -92,4 +96,33 @@ pub fn run(args: GenerateArgs) -> Result<(), Failure> {
         text: written.text,
     })?;
     Ok(())
+}
+
+/// The text to go on with.
+fn prompt(args: &GenerateArgs) -> Result<String, Failure> {
+    /// No model takes so long a one.
+    const MOST_BYTES: u64 = 16 << 20;
+    let Some(path) = &args.prompt_file else {
+        return Ok(args.prompt.clone().unwrap_or_default());
+    };
+    let (name, source): (_, Box<dyn Read>) = match path.as_os_str() == "-" {
+        true => ("standard input".to_owned(), Box::new(std::io::stdin())),
+        false => {
+            let name = path.display().to_string();
+            let file = File::open(path).map_err(|why| format!("cannot read {name}: {why}"))?;
+            (name, Box::new(file))
+        }
+    };
+    let mut bytes = Vec::new();
+    let read = source.take(MOST_BYTES + 1).read_to_end(&mut bytes);
+    read.map_err(|why| format!("cannot read {name}: {why}"))?;
+    if bytes.len() as u64 > MOST_BYTES {
+        return Err(format!("{name} holds more than {MOST_BYTES} bytes; give a shorter prompt").into());
+    }
+    let text = String::from_utf8(bytes).map_err(|why| {
+        let at = why.utf8_error().valid_up_to();
+        format!("{name} is no UTF-8 at byte {at}")
+    })?;
+    let text = text.strip_suffix('\n').unwrap_or(&text);
+    Ok(text.strip_suffix('\r').unwrap_or(text).to_owned())
 }

@@ -53,7 +53,10 @@ pub fn run(args: InspectArgs) -> Result<(), Failure> {
     if let Some(page) = &args.html {
         Written::Page.check(page, &[&args.path])?;
     }
-    let path = hub::folder(&args.path)?;
+    let path = match args.path.is_file() {
+        true => args.path.clone(),
+        false => hub::folder(&args.path)?,
+    };
     let checkpoint = open(&path)?;
     let contents = read(&path, &checkpoint)?;
     show(output, &contents);

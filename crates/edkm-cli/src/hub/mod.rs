@@ -13,8 +13,12 @@ use crate::commands::Failure;
 use name::HubName;
 
 /// The folder of a model: the path itself, or where the Hub's cache holds the model of that name, downloaded if it is not there.
+///
+/// # Errors
+/// A file; a name that the Hub does not know, or a Hub that cannot be reached.
 pub fn folder(model: &Path) -> Result<PathBuf, Failure> {
     match HubName::of(model)? {
+        None if model.is_file() => Err(format!("{} is a file; name the model's folder", model.display()).into()),
         None => Ok(model.to_path_buf()),
         Some(name) => download::folder(&name),
     }

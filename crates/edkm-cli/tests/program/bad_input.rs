@@ -19,6 +19,45 @@ fn a_missing_folder() {
 }
 
 #[test]
+fn a_file_of_the_model_in_place_of_its_folder() {
+    let shop = Workshop::new();
+    let weights = shop.weights();
+    for command in ["eval", "generate", "export", "finetune", "compress"] {
+        let mut program = edkm();
+        program.arg(command).arg(&weights);
+        match command {
+            "eval" => program.arg("--data").arg(shop.text()),
+            "generate" => program.args(["--prompt", "Once"]),
+            "export" => program.args(["--to", "hf", "--out"]).arg(shop.out()),
+            "finetune" => program.arg("--data").arg(shop.text()).arg("--out").arg(shop.out()),
+            _ => program
+                .args(["--method", "rtn", "--bits", "3", "--out"])
+                .arg(shop.out()),
+        };
+        let output = program.output().unwrap();
+        assert_refused(&output, &["model.safetensors is a file", "folder"], &shop.out());
+    }
+}
+
+#[test]
+fn fewer_tokens_than_a_window() {
+    let shop = Workshop::new();
+    let mut eval = edkm();
+    eval.arg("eval").arg(shop.model()).arg("--data").arg(shop.text());
+    let output = eval.args(["--seq", "64", "--max-tokens", "64"]).output().unwrap();
+    assert_refused(&output, &["--max-tokens 64", "--seq 64", "65"], &shop.out());
+}
+
+#[test]
+fn no_measurement_is_no_median() {
+    for bench in ["cluster", "step", "layer"] {
+        let output = edkm().args(["bench", bench, "--repeats", "0"]).output().unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        assert!(String::from_utf8_lossy(&output.stderr).contains("--repeats"));
+    }
+}
+
+#[test]
 fn a_truncated_model_file() {
     let shop = Workshop::new();
     let file = std::fs::read(shop.weights()).unwrap();

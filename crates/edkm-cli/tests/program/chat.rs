@@ -290,3 +290,43 @@ fn texts_may_begin_with_a_minus() {
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success() && text.starts_with("- a list"), "{text}");
 }
+
+#[test]
+fn a_prompt_from_a_file_or_from_standard_input_is_the_same() {
+    let shop = Workshop::new();
+    let file = shop.path("prompt.txt");
+    std::fs::write(&file, "Once upon a time\n").unwrap();
+    let generate = |arguments: &[&str], input: &str| {
+        let mut command = edkm();
+        command
+            .arg("generate")
+            .arg(shop.model())
+            .args(["--tokens", "8"])
+            .args(arguments);
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // a program that does not read has ended
+        let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+        child.wait_with_output().unwrap()
+    };
+    let file = file.to_str().unwrap();
+    let given = generate(&["--prompt", "Once upon a time"], "");
+    assert!(given.status.success() && !given.stdout.is_empty());
+    assert_eq!(generate(&["--prompt-file", file], "").stdout, given.stdout);
+    assert_eq!(
+        generate(&["--prompt-file", "-"], "Once upon a time\r\n").stdout,
+        given.stdout
+    );
+    std::fs::write(file, [b'O', 0xff]).unwrap();
+    for (arguments, part) in [
+        (&["--prompt-file", file][..], "is no UTF-8 at byte 1"),
+        (&["--prompt-file", "nowhere.txt"], "cannot read nowhere.txt"),
+        (&["--prompt-file", "/dev/zero"], "more than 16777216 bytes"),
+    ] {
+        assert_refused(&generate(arguments, ""), &[part], &shop.out());
+    }
+}

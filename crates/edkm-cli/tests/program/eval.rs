@@ -57,6 +57,14 @@ fn several_tasks_and_models_in_one_run() {
     assert_eq!(results[0]["items"], 3);
     assert!(results[0]["acc_norm"].is_number() && results[0]["acc_stderr"].is_number());
     assert!(results[2]["perplexity"].as_f64().unwrap() > 1.0);
+    let (tokens, bits) = (
+        results[2]["tokens"].as_f64().unwrap(),
+        results[2]["bits_per_byte"].as_f64().unwrap(),
+    );
+    let bytes = tokens * results[2]["perplexity"].as_f64().unwrap().log2() / bits;
+    // blank lines part the documents, and what joins their texts is the tokenizer's
+    let text = std::fs::read_to_string(shop.text()).unwrap().replace("\n\n", "");
+    assert!((bytes / text.len() as f64 - 1.0).abs() < 0.02, "{bytes} {}", text.len());
     // the compressed model is another one, and smaller
     assert!(results[3]["weight_bytes"].as_u64().unwrap() < results[0]["weight_bytes"].as_u64().unwrap());
     assert_ne!(results[2]["perplexity"], results[5]["perplexity"]);

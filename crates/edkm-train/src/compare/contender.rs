@@ -138,6 +138,7 @@ impl FromStr for Width {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        let text = text.trim();
         let refused = || format!("`{text}`: write bits as 3 (in every layer, 1 to 8) or as 2.7 (a budget)");
         match text.parse::<u8>() {
             Ok(bits) => Bits::new(bits).map(Self::Bits).map_err(|_| refused()),

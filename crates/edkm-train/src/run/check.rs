@@ -133,7 +133,7 @@ pub(super) fn check_apart(model_dir: &Path, out: &Path) -> Result<(), TrainError
     match model.starts_with(&out) {
         true => Err(TrainError::Setting {
             setting: "folder to write",
-            value: format!("{}, where the model itself is", out.display()),
+            value: format!("{}, which holds the model itself", out.display()),
             expected: "another folder: the model would be lost",
         }),
         false => Ok(()),
