@@ -9,7 +9,7 @@ use edkm_train::run::{
 
 use super::{plan, Failure};
 use crate::args::CompressArgs;
-use crate::console::{bytes, Output};
+use crate::console::{bytes, note, Output};
 use crate::hub;
 use crate::progress::Progress;
 
@@ -44,6 +44,10 @@ pub fn run(args: CompressArgs) -> Result<(), Failure> {
             Overwrite::Refuse
         },
     };
+    let looks = settings.method.needs_calibration() || settings.clustering.bits_budget.is_some();
+    if settings.calibration.is_some() && !looks {
+        note(format_args!("{} looks at no text: --data is not read", settings.method.name()));
+    }
     let mut progress = Progress::new(output).with_signals()?;
     if args.plan {
         let layers = plan_compress(&settings, &Cpu::default(), &mut progress)?;
@@ -51,10 +55,13 @@ pub fn run(args: CompressArgs) -> Result<(), Failure> {
     }
     let outcome = compress_folder(&settings, &Cpu::default(), &mut progress)?;
     output.line(format!(
-        "{} -> {}, {:.3} bits a compressed weight, palettes counted; {:.1} s",
+        "{} -> {}, {}; {:.1} s",
         bytes(outcome.size_before_bytes),
         bytes(outcome.size_bytes),
-        outcome.bits_per_weight.unwrap_or_default(),
+        match outcome.bits_per_weight {
+            Some(bits) => format!("{bits:.3} bits a compressed weight, palettes counted"),
+            None => "no matrix compressed".to_owned(),
+        },
         outcome.seconds
     ));
     output.line(format!("wrote {}", outcome.out.display()));
