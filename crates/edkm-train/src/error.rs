@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::data::records::Place;
+
 /// The error of this crate.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -197,12 +199,12 @@ pub enum TrainError {
         offset: u64,
     },
     /// A record of a JSON data file that cannot be used.
-    #[error("{}: record {record}: {reason}", path.display())]
+    #[error("{}: {place}: {reason}", path.display())]
     Record {
         /// The file.
         path: PathBuf,
-        /// The record's number, from 1.
-        record: u64,
+        /// Where it stands.
+        place: Place,
         /// What is wrong, with the key it concerns.
         reason: String,
     },

@@ -596,3 +596,130 @@ fn what_is_for_one_device_is_refused_on_the_other() {
     let refused = shop.finetune(&["--device-memory", "much"]);
     assert_eq!(refused.status.code(), Some(2));
 }
+
+/// The fault of a data file, without what the program says before it.
+fn fault(shop: &Workshop, name: &str, text: &str) -> String {
+    let data = shop.path(name);
+    std::fs::write(&data, text).unwrap();
+    let output = shop.finetune(&["--valid", data.to_str().unwrap()]);
+    assert_refused(&output, &[name], &shop.out());
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    said.lines()
+        .find(|line| line.contains(name))
+        .expect("the file's name")
+        .to_owned()
+}
+
+#[test]
+fn a_value_in_a_message_is_short() {
+    let shop = Workshop::new();
+    let long = "long \\\"words\\\" ".repeat(20_000);
+    for (name, text) in [
+        ("a.jsonl", format!("\"{long}\"")),
+        ("b.jsonl", format!(r#"{{"messages": "{long}"}}"#)),
+        ("c.jsonl", format!(r#"{{"messages": ["{long}"]}}"#)),
+        ("d.json", format!(r#"[{{"messages": ["{long}"]}}]"#)),
+        ("e.json", format!("\"{long}\"")),
+        ("f.jsonl", format!(r#"{{"{long}": 1}}"#)),
+        (
+            "g.jsonl",
+            format!(r#"{{"instruction": "a", "output": {{"{long}": 1}}}}"#),
+        ),
+        (
+            "h.jsonl",
+            format!(r#"{{"messages": [{{"role": "assistant", "content": {{"a": "{long}"}}}}]}}"#),
+        ),
+    ] {
+        let said = fault(&shop, name, &text);
+        assert!(said.len() < 600, "{} bytes: {}", said.len(), &said[..600]);
+        if name.as_bytes()[0] < b'f' {
+            assert!(said.contains("long ") && said.contains("more characters"), "{said}");
+        }
+    }
+}
+
+#[test]
+fn a_fault_has_its_place_in_the_file() {
+    let shop = Workshop::new();
+    let good = r#"{"instruction": "a", "output": "b"}"#;
+    let more = format!("{good}\n\n{good}\n \n\n");
+    for (name, text, place) in [
+        (
+            "a.jsonl",
+            format!("{more}{{\"instruction\": \"a\"}}\n"),
+            "a.jsonl: line 6: ",
+        ),
+        (
+            "b.jsonl",
+            format!("{more}{{\"output\": \"é\", \"instruction\": 7}}\n"),
+            "b.jsonl: line 6, column 32: ",
+        ),
+        (
+            "c.jsonl",
+            format!("{more}{{\"output\": \"é\"\n"),
+            "c.jsonl: line 6, column 14: ",
+        ),
+        (
+            "d.json",
+            format!("[\n  {good},\n  {{\n    \"instruction\": \"a\"\n  }}\n]\n"),
+            "d.json: record 2 (line 3): ",
+        ),
+        (
+            "e.json",
+            format!("[\n  {good},\n  {{\n    \"é\": \"é\", \"instruction\": 7\n  }}\n]\n"),
+            "e.json: record 2 (line 4, column 30): ",
+        ),
+        ("f.json", String::new(), "f.json: line 1: EOF"),
+        (
+            "g.json",
+            format!("[{good}\n] x\n"),
+            "g.json: line 2, column 3: trailing",
+        ),
+        (
+            "h.json",
+            format!("[{good}\n{good}]"),
+            "h.json: line 2, column 1: expected `,`",
+        ),
+        ("i.json", format!("[{good},\n"), "i.json: line 1, column 37: EOF"),
+    ] {
+        let said = fault(&shop, name, &text);
+        assert!(said.contains(place), "no `{place}` in {said}");
+        assert!(!said.contains("record 0") && !said.contains("column 0"), "{said}");
+    }
+}
+
+#[test]
+fn a_record_of_no_known_shape_is_named_by_its_keys() {
+    let shop = Workshop::new();
+    for (name, record, parts) in [
+        ("a.jsonl", r#"{"text": 5}"#, &["\"text\" is a number, not a text"][..]),
+        (
+            "b.jsonl",
+            r#"{"question": "a", "answer": "b"}"#,
+            &["\"question\", \"answer\""],
+        ),
+        ("c.jsonl", r#"{"content": "a"}"#, &["\"content\"", "\"messages\""]),
+        (
+            "d.jsonl",
+            r#"{"Instruction": "a", "Output": "b"}"#,
+            &["\"Instruction\""],
+        ),
+        ("e.jsonl", "{}", &["no keys"]),
+        ("f.jsonl", r#"{"text": null, "a": 1}"#, &["\"text\" is null"]),
+        (
+            "g.jsonl",
+            r#"{"instruction": "a", "answer": "b"}"#,
+            &["\"output\" is missing", "\"instruction\", \"answer\""],
+        ),
+        (
+            "h.jsonl",
+            r#"{"a":1,"b":1,"c":1,"d":1,"e":1,"f":1,"g":1,"h":1}"#,
+            &["\"f\" and 2 more"],
+        ),
+    ] {
+        let said = fault(&shop, name, record);
+        for part in parts {
+            assert!(said.contains(part), "no `{part}` in {said}");
+        }
+    }
+}

@@ -13,12 +13,13 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
-use self::records::Record;
+use self::records::{Place, Record};
 use crate::{Tokenizer, TrainError};
 
 pub mod alpaca;
 pub mod records;
 pub mod sampler;
+mod shortened;
 pub mod text;
 pub mod windows;
 
@@ -291,17 +292,11 @@ impl<'a> Batcher<'a> {
     }
 
     /// What adds the records of a file.
-    fn records(&mut self, path: &Path) -> impl FnMut(Record) -> Result<(), TrainError> + use<'_, 'a> {
+    fn records(&mut self, path: &Path) -> impl FnMut(Record, Place) -> Result<(), TrainError> + use<'_, 'a> {
         let path = path.to_owned();
-        let mut number = 0;
-        move |record| {
-            number += 1;
+        move |record, place| {
             let documents = self.tokenizer.template().documents(record);
-            let documents = documents.map_err(|why| TrainError::Record {
-                path: path.clone(),
-                record: number,
-                reason: why.to_string(),
-            })?;
+            let documents = documents.map_err(|why| TrainError::record(&path, place, &why.to_string()))?;
             documents.into_iter().try_for_each(|document| self.add(document))
         }
     }

@@ -6,14 +6,20 @@ use std::cell::Cell;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
-use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde::de::{DeserializeSeed, Deserializer, Error as _, SeqAccess, Visitor};
 
+use self::fields::{Fields, FieldsSeed};
+use self::place::{characters, Cursor};
 use super::alpaca::AlpacaRecord;
-use super::DOCUMENT_LIMIT;
+use super::{shortened, DOCUMENT_LIMIT};
 use crate::template::Message;
 use crate::{files, TrainError};
+
+mod fields;
+mod message;
+mod place;
+
+pub use place::Place;
 
 /// One record of a data file. Other keys of a record are passed over.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,20 +32,23 @@ pub enum Record {
     Text(String),
 }
 
-/// Calls `each` with every record of a `.json` file, which holds one array of records.
+/// Calls `each` with every record of a `.json` file, which holds one array of records, and where it begins.
 ///
 /// # Errors
-/// [`TrainError::Record`] with the record's number and the key at fault, [`TrainError::TooLarge`] for a record over 16 MiB,
+/// [`TrainError::Record`] with the record's place and the key at fault, [`TrainError::TooLarge`] for a record over 16 MiB,
 /// an unreadable file, or what `each` gives.
-pub fn for_each_in_array(path: &Path, each: impl FnMut(Record) -> Result<(), TrainError>) -> Result<(), TrainError> {
+pub fn for_each_in_array(
+    path: &Path,
+    each: impl FnMut(Record, Place) -> Result<(), TrainError>,
+) -> Result<(), TrainError> {
     read_array(path, without_mark(path, BufReader::new(files::open(path)?))?, each)
 }
 
-/// Calls `each` with every record of a `.jsonl` file, which holds one record a line. Blank lines are passed over.
+/// Calls `each` with every record of a `.jsonl` file, which holds one record a line, and its place. Blank lines are passed over.
 ///
 /// # Errors
 /// As [`for_each_in_array`].
-pub fn for_each_line(path: &Path, each: impl FnMut(Record) -> Result<(), TrainError>) -> Result<(), TrainError> {
+pub fn for_each_line(path: &Path, each: impl FnMut(Record, Place) -> Result<(), TrainError>) -> Result<(), TrainError> {
     read_lines(path, without_mark(path, BufReader::new(files::open(path)?))?, each)
 }
 
@@ -56,91 +65,172 @@ fn without_mark<R: BufRead>(path: &Path, mut reader: R) -> Result<R, TrainError>
 fn read_array(
     path: &Path,
     reader: impl BufRead,
-    each: impl FnMut(Record) -> Result<(), TrainError>,
+    each: impl FnMut(Record, Place) -> Result<(), TrainError>,
 ) -> Result<(), TrainError> {
-    let allowance = Cell::new(Some(DOCUMENT_LIMIT));
+    let progress = Progress::default();
     let mut walk = ArrayWalk {
-        allowance: &allowance,
+        path,
+        progress: &progress,
         each,
-        record: 0,
         stopped: None,
     };
     let mut json = serde_json::Deserializer::from_reader(Limited {
         inner: reader,
-        allowance: &allowance,
+        progress: &progress,
     });
     let result = json.deserialize_seq(&mut walk).and_then(|()| json.end());
     match walk.stopped {
         Some(error) => Err(error),
         // What fails inside a value reaches us as text only, so the reader itself is asked whether it stopped.
-        None if allowance.get().is_none() => Err(record_too_large(path, walk.record)),
-        None => result.map_err(|why| record_error(path, walk.record, &why)),
+        None if progress.allowance.get().is_none() => Err(too_large(path, progress.what())),
+        None => result.map_err(|why| parse_error(path, progress.place_of(&why), &why)),
     }
 }
 
 fn read_lines(
     path: &Path,
     mut reader: impl BufRead,
-    mut each: impl FnMut(Record) -> Result<(), TrainError>,
+    mut each: impl FnMut(Record, Place) -> Result<(), TrainError>,
 ) -> Result<(), TrainError> {
-    let (mut line, mut record) = (Vec::new(), 0);
+    let mut line = Vec::new();
+    let mut place = Place {
+        record: None,
+        line: 0,
+        column: None,
+    };
     loop {
         line.clear();
         let length = (&mut reader).take(DOCUMENT_LIMIT + 1).read_until(b'\n', &mut line);
         if length.map_err(TrainError::io("read", path))? == 0 {
             return Ok(());
         }
-        if line.trim_ascii().is_empty() {
+        place.line += 1;
+        if line.len() as u64 > DOCUMENT_LIMIT {
+            return Err(too_large(path, place.to_string()));
+        }
+        let record = line.trim_ascii_end();
+        if record.is_empty() {
             continue;
         }
-        record += 1;
-        if line.len() as u64 > DOCUMENT_LIMIT {
-            return Err(record_too_large(path, record));
-        }
-        let mut json = serde_json::Deserializer::from_slice(&line);
-        let parsed = RecordSeed
+        let mut json = serde_json::Deserializer::from_slice(record);
+        let parsed = FieldsSeed
             .deserialize(&mut json)
             .and_then(|parsed| json.end().map(|()| parsed));
-        each(parsed.map_err(|why| record_error(path, record, &why))?)?;
+        let fields = parsed.map_err(|why| {
+            let column = characters(&record[..why.column().min(record.len())]);
+            let column = (column > 0).then_some(column);
+            parse_error(path, Place { column, ..place }, &why)
+        })?;
+        each(whole(path, place, fields)?, place)?;
     }
 }
 
-fn record_error(path: &Path, record: u64, why: &serde_json::Error) -> TrainError {
-    let path = path.to_path_buf();
-    match why.io_error_kind() {
-        Some(kind) => TrainError::Io {
-            action: "read",
-            path,
-            source: kind.into(),
-        },
-        None => TrainError::Record {
-            path,
-            record,
-            reason: why.to_string(),
-        },
+/// The record that fields make.
+fn whole(path: &Path, place: Place, fields: Fields) -> Result<Record, TrainError> {
+    fields
+        .record()
+        .map_err(|reason| TrainError::record(path, place, &reason))
+}
+
+fn parse_error(path: &Path, place: Place, why: &serde_json::Error) -> TrainError {
+    if let Some(kind) = why.io_error_kind() {
+        return TrainError::io("read", path)(kind.into());
+    }
+    // its own place is one within the line, or of the character behind a value
+    let own = format!(" at line {} column {}", why.line(), why.column());
+    let reason = why.to_string();
+    TrainError::record(path, place, reason.strip_suffix(&own).unwrap_or(&reason))
+}
+
+impl TrainError {
+    /// What is wrong with a record; values in `reason` are cut.
+    pub(super) fn record(path: &Path, place: Place, reason: &str) -> Self {
+        Self::Record {
+            path: path.to_path_buf(),
+            place,
+            reason: shortened::message(reason),
+        }
     }
 }
 
-fn record_too_large(path: &Path, record: u64) -> TrainError {
+fn too_large(path: &Path, what: String) -> TrainError {
     TrainError::TooLarge {
         path: path.to_path_buf(),
-        what: format!("record {record}"),
+        what,
         limit: DOCUMENT_LIMIT,
+    }
+}
+
+/// How far the reading of an array is.
+struct Progress {
+    /// Bytes that the present record may still take; `None` once it took more.
+    allowance: Cell<Option<u64>>,
+    cursor: Cell<Cursor>,
+    /// Records that have begun.
+    begun: Cell<u64>,
+    /// The line on which the present record begins; `None` between records.
+    begins: Cell<Option<u64>>,
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self {
+            allowance: Cell::new(Some(DOCUMENT_LIMIT)),
+            cursor: Cell::new(Cursor::START),
+            begun: Cell::new(0),
+            begins: Cell::new(None),
+        }
+    }
+}
+
+impl Progress {
+    fn record(&self) -> Option<u64> {
+        self.begins.get().map(|_| self.begun.get())
+    }
+
+    /// Where the present record begins; between records, where reading is.
+    fn place(&self) -> Place {
+        Place {
+            record: self.record(),
+            line: self.begins.get().unwrap_or(self.cursor.get().line()),
+            column: None,
+        }
+    }
+
+    /// Where the JSON is at fault.
+    fn place_of(&self, why: &serde_json::Error) -> Place {
+        let (line, column) = self.cursor.get().place(why.line() as u64, why.column() as u64);
+        Place {
+            record: self.record(),
+            line,
+            column,
+        }
+    }
+
+    /// What is read.
+    fn what(&self) -> String {
+        match self.begins.get() {
+            Some(_) => self.place().to_string(),
+            None => format!("what stands before record {}", self.begun.get() + 1),
+        }
     }
 }
 
 /// A reader that fails, and leaves no allowance, once more bytes have been read than were allowed.
 struct Limited<'a, R> {
     inner: R,
-    allowance: &'a Cell<Option<u64>>,
+    progress: &'a Progress,
 }
 
 impl<R: Read> Read for Limited<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let Progress { allowance, cursor, .. } = self.progress;
         let read = self.inner.read(buffer)?;
-        self.allowance
-            .set(self.allowance.get().and_then(|left| left.checked_sub(read as u64)));
-        self.allowance
+        let mut passed = cursor.get();
+        passed.pass(&buffer[..read]);
+        cursor.set(passed);
+        allowance.set(allowance.get().and_then(|left| left.checked_sub(read as u64)));
+        allowance
             .get()
             .map(|_| read)
             .ok_or(std::io::ErrorKind::FileTooLarge.into())
@@ -149,15 +239,14 @@ impl<R: Read> Read for Limited<'_, R> {
 
 /// Walks the array and hands each record on, so that only one is in memory.
 struct ArrayWalk<'a, F> {
-    allowance: &'a Cell<Option<u64>>,
+    path: &'a Path,
+    progress: &'a Progress,
     each: F,
-    /// The record being read, from 1; 0 before the first.
-    record: u64,
-    /// The receiver's own error, if that is what ended the walk.
+    /// What ended the walk, if it was not the JSON.
     stopped: Option<TrainError>,
 }
 
-impl<'de, F: FnMut(Record) -> Result<(), TrainError>> Visitor<'de> for &mut ArrayWalk<'_, F> {
+impl<'de, F: FnMut(Record, Place) -> Result<(), TrainError>> Visitor<'de> for &mut ArrayWalk<'_, F> {
     type Value = ();
 
     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -166,158 +255,31 @@ impl<'de, F: FnMut(Record) -> Result<(), TrainError>> Visitor<'de> for &mut Arra
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<(), A::Error> {
         loop {
-            self.allowance.set(Some(DOCUMENT_LIMIT));
-            self.record += 1;
-            let Some(record) = array.next_element_seed(RecordSeed)? else {
+            self.progress.allowance.set(Some(DOCUMENT_LIMIT));
+            let Some(fields) = array.next_element_seed(Element(self.progress))? else {
                 return Ok(());
             };
-            if let Err(error) = (self.each)(record) {
+            let place = self.progress.place();
+            let taken = whole(self.path, place, fields).and_then(|record| (self.each)(record, place));
+            self.progress.begins.set(None);
+            if let Err(error) = taken {
                 self.stopped = Some(error);
-                return Err(A::Error::custom("stopped by the receiver"));
+                return Err(A::Error::custom("stopped"));
             }
         }
     }
 }
 
-/// Reads one record key by key, so that a message can name the key.
-struct RecordSeed;
+/// A record of an array, whose first character has been read when it begins.
+struct Element<'a>(&'a Progress);
 
-impl<'de> DeserializeSeed<'de> for RecordSeed {
-    type Value = Record;
+impl<'de> DeserializeSeed<'de> for Element<'_> {
+    type Value = Fields;
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Record, D::Error> {
-        deserializer.deserialize_map(self)
-    }
-}
-
-impl<'de> Visitor<'de> for RecordSeed {
-    type Value = Record;
-
-    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("an object with \"instruction\", \"input\" and \"output\", with \"messages\", or with \"text\"")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Record, A::Error> {
-        let (mut instruction, mut input, mut output) = (None, None, None);
-        let mut text = None;
-        let mut messages: Option<(String, Vec<RawMessage>)> = None;
-        while let Some(key) = map.next_key::<String>()? {
-            let slot = match key.as_str() {
-                "instruction" => &mut instruction,
-                "input" => &mut input,
-                "output" => &mut output,
-                // beside other keys it may be anything
-                "text" => {
-                    text = Some(map.next_value::<Value>()?);
-                    continue;
-                }
-                "messages" | "conversations" => {
-                    let said = map.next_value().map_err(|why| in_key(&key, &why))?;
-                    if let Some((other, _)) = messages.replace((key.clone(), said)) {
-                        return Err(A::Error::custom(format_args!(
-                            "\"{key}\" and \"{other}\" stand there both"
-                        )));
-                    }
-                    continue;
-                }
-                _ => {
-                    map.next_value::<IgnoredAny>()?;
-                    continue;
-                }
-            };
-            // `null` stands for nothing to work on; for the other two it is an error below, as a missing key.
-            let value = map.next_value::<Option<String>>().map_err(|why| in_key(&key, &why))?;
-            if slot.replace(value).is_some() {
-                return Err(A::Error::custom(format_args!("\"{key}\" stands there twice")));
-            }
-        }
-        match messages {
-            None => {}
-            Some((key, _)) if instruction.iter().flatten().any(|text| !text.is_empty()) => {
-                return Err(A::Error::custom(format_args!(
-                    "\"{key}\" and \"instruction\" stand there both"
-                )))
-            }
-            Some((key, raw)) => {
-                let messages: Result<Vec<Message>, _> = raw.into_iter().map(RawMessage::message).collect();
-                let messages = messages.map_err(|why| A::Error::custom(format_args!("\"{key}\": {why}")))?;
-                return match messages.iter().any(Message::is_response) {
-                    true => Ok(Record::Conversation(messages)),
-                    false => Err(A::Error::custom(format_args!(
-                        "\"{key}\" has no message of the assistant, so there is nothing to learn"
-                    ))),
-                };
-            }
-        }
-        if let (Some(Value::String(text)), None, None) = (text, &instruction, &output) {
-            return match text.trim().is_empty() {
-                true => Err(A::Error::custom("\"text\" is empty")),
-                false => Ok(Record::Text(text)),
-            };
-        }
-        let required = |key: &str, value: Option<Option<String>>| {
-            value
-                .flatten()
-                .ok_or_else(|| A::Error::custom(format_args!("\"{key}\" is missing")))
-        };
-        Ok(Record::Alpaca(AlpacaRecord {
-            instruction: required("instruction", instruction)?,
-            input: input.flatten().unwrap_or_default(),
-            output: required("output", output)?,
-        }))
-    }
-}
-
-fn in_key<E: serde::de::Error>(key: &str, why: &E) -> E {
-    E::custom(format_args!("\"{key}\": {why}"))
-}
-
-/// A message as files have it.
-#[derive(Deserialize)]
-struct RawMessage {
-    #[serde(alias = "from")]
-    role: String,
-    #[serde(alias = "value")]
-    content: Option<Content>,
-    #[serde(flatten)]
-    more: Map<String, Value>,
-}
-
-#[derive(Deserialize)]
-#[serde(
-    untagged,
-    expecting = "a message's content is a text, or a list of parts with \"text\""
-)]
-enum Content {
-    Text(String),
-    Parts(Vec<Part>),
-}
-
-#[derive(Deserialize)]
-struct Part {
-    text: String,
-}
-
-impl RawMessage {
-    /// The message; what is wrong with it if it says nothing.
-    fn message(mut self) -> Result<Message, &'static str> {
-        self.more.retain(|_, value| !value.is_null());
-        let role = match self.role.to_lowercase().as_str() {
-            "human" => "user".to_owned(),
-            "gpt" | "chatgpt" | "model" | "bot" => Message::ASSISTANT.to_owned(),
-            role => role.to_owned(),
-        };
-        let content = match self.content {
-            Some(Content::Text(text)) => text,
-            Some(Content::Parts(parts)) => parts.into_iter().map(|part| part.text).collect(),
-            None if self.more.contains_key("tool_calls") => String::new(),
-            None => return Err("a message has no content"),
-        };
-        Ok(Message {
-            role,
-            content,
-            more: self.more,
-        })
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Fields, D::Error> {
+        self.0.begun.set(self.0.begun.get() + 1);
+        self.0.begins.set(Some(self.0.cursor.get().line()));
+        FieldsSeed.deserialize(deserializer)
     }
 }
 

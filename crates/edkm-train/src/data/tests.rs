@@ -217,7 +217,7 @@ fn records_are_written_in_the_chat_template_of_the_model() {
     write("chat_template.jinja", b"{{ raise_exception('no roles here') }}");
     let tokenizer = Tokenizer::from_dir(dir.path()).unwrap();
     let error = TokenStream::from_files(&paths, &tokenizer).unwrap_err().to_string();
-    for part in ["a.jsonl", "record 1", "chat_template.jinja", "no roles here"] {
+    for part in ["a.jsonl", "line 2", "chat_template.jinja", "no roles here"] {
         assert!(error.contains(part), "{error}");
     }
     // text needs no template

@@ -30,7 +30,7 @@ pub(crate) fn plain_text(folder: &Path, input: &[u8]) {
 /// An array of Alpaca records is refused, or its records are prompts with responses.
 pub(crate) fn alpaca_array(folder: &Path, input: &[u8]) {
     let path = file(folder, "alpaca.json", input);
-    let _ = records::for_each_in_array(&path, |record| {
+    let _ = records::for_each_in_array(&path, |record, _| {
         // a conversation that begins with a response is refused
         let _ = Template::Alpaca.documents(record);
         Ok(())
@@ -40,7 +40,7 @@ pub(crate) fn alpaca_array(folder: &Path, input: &[u8]) {
 /// Lines of Alpaca records.
 pub(crate) fn alpaca_lines(folder: &Path, input: &[u8]) {
     let path = file(folder, "alpaca.jsonl", input);
-    let _ = records::for_each_line(&path, |record| {
+    let _ = records::for_each_line(&path, |record, _| {
         // a conversation that begins with a response is refused
         let _ = Template::Alpaca.documents(record);
         Ok(())

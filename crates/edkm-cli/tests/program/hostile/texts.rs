@@ -113,7 +113,7 @@ fn alpaca() -> Vec<Case> {
     let lines = |name, says: &[&'static str], bytes| data("alpaca.jsonl", name, says, bytes);
     const GOOD: &str = r#"{"instruction":"Say a word.","input":"","output":"Ball."}"#;
     vec![
-        array("no bytes", &["record 0"], Vec::new),
+        array("no bytes", &["line 1", "EOF"], Vec::new),
         array("an object", &["array"], || b"{}".to_vec()),
         array("no records", &["no text"], || b"[]".to_vec()),
         array("cut off", &["record 2", "EOF"], || {
@@ -159,18 +159,18 @@ fn alpaca() -> Vec<Case> {
         array("a number of 17 MiB", &["record 1", "more than"], || {
             format!(r#"[{{"instruction":{}}}]"#, "1".repeat(17 << 20)).into()
         }),
-        lines("an array", &["record 1"], || format!("[{GOOD}]").into()),
-        lines("a line that is text", &["record 2"], || {
+        lines("an array", &["line 1"], || format!("[{GOOD}]").into()),
+        lines("a line that is text", &["line 2"], || {
             format!("{GOOD}\nOnce upon a time\n").into()
         }),
-        lines("cut off in the last line", &["record 2", "EOF"], || {
+        lines("cut off in the last line", &["line 2", "EOF"], || {
             format!("{GOOD}\n{}", &GOOD[..30]).into()
         }),
-        lines("two records a line", &["record 1", "trailing"], || {
+        lines("two records a line", &["line 1", "trailing"], || {
             format!("{GOOD}{GOOD}\n").into()
         }),
-        lines("a line of 17 MiB", &["record 1", "more than"], || vec![b'['; 17 << 20]),
-        lines("a million values", &["record 1", "instruction"], || {
+        lines("a line of 17 MiB", &["line 1", "more than"], || vec![b'['; 17 << 20]),
+        lines("a million values", &["line 1", "instruction"], || {
             format!(r#"{{"instruction":[{}0]}}"#, "0,".repeat(1 << 20)).into()
         }),
         lines("blank lines", &["no text"], || b"\n \r\n".repeat(1000)),
@@ -180,7 +180,7 @@ fn alpaca() -> Vec<Case> {
         }),
         Case::new(
             "alpaca.jsonl: a terabyte of zeros",
-            &["alpaca.jsonl", "record 1"],
+            &["alpaca.jsonl", "line 1"],
             |shop| {
                 sparse(&shop.path("alpaca.jsonl"), 1 << 40);
                 eval(shop, &shop.path("alpaca.jsonl"))

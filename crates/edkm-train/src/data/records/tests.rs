@@ -5,7 +5,7 @@ use crate::data::alpaca::prompt;
 
 fn array(json: &str) -> Result<Vec<Record>, TrainError> {
     let mut records = Vec::new();
-    read_array(Path::new("alpaca.json"), json.as_bytes(), |record| {
+    read_array(Path::new("alpaca.json"), json.as_bytes(), |record, _| {
         records.push(record);
         Ok(())
     })?;
@@ -14,7 +14,7 @@ fn array(json: &str) -> Result<Vec<Record>, TrainError> {
 
 fn lines(json: &str) -> Result<Vec<Record>, TrainError> {
     let mut records = Vec::new();
-    read_lines(Path::new("alpaca.jsonl"), json.as_bytes(), |record| {
+    read_lines(Path::new("alpaca.jsonl"), json.as_bytes(), |record, _| {
         records.push(record);
         Ok(())
     })?;
@@ -66,7 +66,7 @@ fn a_record_may_be_a_text_and_a_file_begin_with_a_mark() {
     };
     let record = r#"{"text": "One.\n\nStill one."}"#;
     let mut records = Vec::new();
-    let mut each = |record| {
+    let mut each = |record, _| {
         records.push(record);
         Ok(())
     };
@@ -130,7 +130,7 @@ fn conversations_are_read_in_each_spelling() {
         ),
     ] {
         let error = lines(bad).unwrap_err().to_string();
-        assert!(error.contains("record 1") && error.contains(about), "{error}");
+        assert!(error.contains("line 1") && error.contains(about), "{error}");
     }
 }
 
@@ -140,11 +140,7 @@ fn an_error_names_file_record_and_key() {
     for (bad, number, about) in [
         (r#"{"instruction": "A"}"#, 2, "\"output\" is missing"),
         (r#"{"output": "A"}"#, 2, "\"instruction\" is missing"),
-        (
-            r#"{"instruction": null, "output": "A"}"#,
-            2,
-            "\"instruction\" is missing",
-        ),
+        (r#"{"instruction": null, "output": "A"}"#, 2, "\"instruction\" is null"),
         (
             r#"{"instruction": "A", "output": 7}"#,
             2,
@@ -166,10 +162,14 @@ fn an_error_names_file_record_and_key() {
         ("[]", 2, "expected an object"),
         (r#"{"instruction": "A", "output": "#, 2, "\"output\""),
     ] {
-        for error in [array(&format!("[{good},{bad}]")), lines(&format!("{good}\n{bad}\n"))] {
+        for (error, record) in [
+            (array(&format!("[{good},\n{bad}]")), Some(number)),
+            (lines(&format!("{good}\n{bad}\n")), None),
+        ] {
             let error = error.expect_err(bad);
+            let is_there = |place: &Place| place.record == record && place.line == number;
             assert!(
-                matches!(error, TrainError::Record { record, .. } if record == number),
+                matches!(&error, TrainError::Record { place, .. } if is_there(place)),
                 "{bad}: {error}"
             );
             let text = error.to_string();
@@ -181,7 +181,7 @@ fn an_error_names_file_record_and_key() {
 #[test]
 fn a_line_holds_one_record_and_nothing_else() {
     let error = lines(r#"{"instruction": "A", "output": "b"} trailing"#).unwrap_err();
-    assert!(matches!(error, TrainError::Record { record: 1, .. }), "{error}");
+    assert!(error.to_string().contains("line 1, column 37: trailing"), "{error}");
 }
 
 #[test]
@@ -218,14 +218,14 @@ fn deep_json_is_refused_or_passed_over_without_recursion() {
 fn a_record_that_never_ends_is_refused_before_it_fills_memory() {
     let path = Path::new("alpaca.json");
     let endless = || BufReader::new(std::io::Cursor::new(br#"[{"instruction": ""#).chain(std::io::repeat(b'a')));
-    let error = read_array(path, endless(), |_| Ok(())).unwrap_err();
+    let error = read_array(path, endless(), |_, _| Ok(())).unwrap_err();
     assert!(
-        matches!(&error, TrainError::TooLarge { what, .. } if what == "record 1"),
+        matches!(&error, TrainError::TooLarge { what, .. } if what == "record 1 (line 1)"),
         "{error}"
     );
-    let error = read_lines(path, endless(), |_| Ok(())).unwrap_err();
+    let error = read_lines(path, endless(), |_, _| Ok(())).unwrap_err();
     assert!(
-        matches!(&error, TrainError::TooLarge { what, .. } if what == "record 1"),
+        matches!(&error, TrainError::TooLarge { what, .. } if what == "line 1"),
         "{error}"
     );
 }
@@ -240,7 +240,7 @@ fn many_records_do_not_use_up_the_limit_of_one() {
 
 #[test]
 fn the_receivers_error_comes_back_as_it_is() {
-    let stop = |_| Err(TrainError::NothingToLearn { tokens: 3 });
+    let stop = |_, _| Err(TrainError::NothingToLearn { tokens: 3 });
     let json = r#"[{"instruction": "A", "output": "C"}]"#;
     let error = read_array(Path::new("x"), json.as_bytes(), stop).unwrap_err();
     assert!(matches!(error, TrainError::NothingToLearn { tokens: 3 }));
