@@ -21,6 +21,7 @@ fn what_finetune_writes_is_read_by_every_command() {
         "size_bytes",
         "steps",
         "tokens",
+        "training_text",
         "seconds",
         "peak_rss_bytes",
         "saved_bytes_peak",
@@ -41,6 +42,12 @@ fn what_finetune_writes_is_read_by_every_command() {
     assert_eq!(layers[0]["logical_bytes"], figures["saved_bytes_logical"]);
     assert_eq!(figures["saved_bytes_disk"], 0);
     assert_eq!(figures["tokens"], 2 * 32 * 2);
+    // a tenth of the 60 documents is held out
+    let text = &figures["training_text"];
+    assert!((54..=55).contains(&text["documents"].as_u64().unwrap()), "{text}");
+    assert_eq!(text["tokens"], text["counted"]);
+    let epochs = 128.0 / text["tokens"].as_f64().unwrap();
+    assert!((text["epochs"].as_f64().unwrap() - epochs).abs() < 1e-12, "{text}");
     let size = std::fs::metadata(shop.out().join("model.safetensors")).unwrap().len();
     assert_eq!(figures["size_bytes"], size);
 

@@ -89,10 +89,12 @@ pub struct Turn {
 
 /// All documents of a run, encoded and joined: each with the begin token in front.
 ///
-/// Memory: 4 bytes a token, and one more once a prompt has been added.
+/// Memory: 4 bytes a token, and one more once a prompt has been added; 8 bytes a document.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TokenStream {
     tokens: Vec<u32>,
+    /// Where documents begin.
+    begins: Vec<usize>,
     /// Which tokens count when they are predicted; `None` while all do.
     counted: Option<Vec<bool>>,
 }
@@ -138,7 +140,11 @@ impl TokenStream {
 
     /// A stream of tokens that all count.
     pub fn from_tokens(tokens: Vec<u32>) -> Self {
-        Self { tokens, counted: None }
+        Self {
+            begins: (!tokens.is_empty()).then_some(0).into_iter().collect(),
+            tokens,
+            counted: None,
+        }
     }
 
     /// Encodes documents, in parallel, and appends them in order.
@@ -161,6 +167,9 @@ impl TokenStream {
                     *none = Some(all);
                 }
             }
+            if !tokens.is_empty() {
+                self.begins.push(self.tokens.len());
+            }
             self.tokens.extend(tokens);
         }
         Ok(())
@@ -176,6 +185,19 @@ impl TokenStream {
         self.tokens.len()
     }
 
+    /// Number of documents that begin in it.
+    pub fn documents(&self) -> usize {
+        self.begins.len()
+    }
+
+    /// Number of tokens that count in the loss when they are predicted.
+    pub fn counted(&self) -> usize {
+        match &self.counted {
+            None => self.len(),
+            Some(counted) => counted.iter().filter(|&&counts| counts).count(),
+        }
+    }
+
     /// Whether there is no token.
     pub fn is_empty(&self) -> bool {
         self.tokens.is_empty()
@@ -189,6 +211,8 @@ impl TokenStream {
     /// Keeps the first `tokens` tokens.
     pub fn truncate(&mut self, tokens: usize) {
         self.tokens.truncate(tokens);
+        self.begins
+            .truncate(self.begins.partition_point(|&begin| begin < tokens));
         if let Some(counted) = &mut self.counted {
             counted.truncate(tokens);
         }
@@ -197,8 +221,12 @@ impl TokenStream {
     /// Takes the last `share` of the tokens (from 0 to 1) off and returns it.
     pub fn split_off_share(&mut self, share: f64) -> Self {
         let at = self.len() - ((self.len() as f64 * share.clamp(0.0, 1.0)) as usize).min(self.len());
+        let begin = self.begins.partition_point(|&begin| begin < at);
+        let mut begins = self.begins.split_off(begin);
+        begins.iter_mut().for_each(|begin| *begin -= at);
         Self {
             tokens: self.tokens.split_off(at),
+            begins,
             counted: self.counted.as_mut().map(|counted| counted.split_off(at)),
         }
     }

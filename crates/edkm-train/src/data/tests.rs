@@ -257,3 +257,22 @@ fn real_files_give_the_tokens_that_the_reference_program_counts() {
         assert_eq!((stream.len(), counted), (593_048, 429_461));
     }
 }
+
+#[test]
+fn documents_and_what_counts_are_numbered() {
+    let tokenizer = tokenizer();
+    let record = r#"{"instruction": "Add.", "input": "1", "output": "The fox."}"#;
+    let (_dir, paths) = files(&[("a.txt", "The fox.\n\nThe bear.\n\n\nGlad."), ("b.jsonl", record)]);
+    let mut stream = TokenStream::from_files(&paths, &tokenizer).unwrap();
+    assert_eq!(stream.documents(), 4);
+    let counted = (0..stream.len()).filter(|&at| stream.counts(at)).count();
+    assert!(stream.counted() == counted && counted < stream.len());
+    // of the last document the end is held out, which begins none
+    let held_out = stream.clone().split_off_share(1.5 / stream.len() as f64);
+    assert_eq!((held_out.len(), held_out.documents()), (1, 0));
+    let plain = TokenStream::from_files(&paths[..1], &tokenizer).unwrap().len();
+    stream.truncate(plain + 1);
+    assert_eq!(stream.documents(), 4);
+    stream.truncate(plain);
+    assert_eq!((stream.documents(), stream.counted()), (3, plain));
+}

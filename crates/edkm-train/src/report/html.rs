@@ -65,7 +65,7 @@ pub(super) fn times(ratio: f64) -> String {
 }
 
 /// A count with separators: "12,345".
-pub(super) fn thousands(count: u64) -> String {
+pub(crate) fn thousands(count: u64) -> String {
     let plain = count.to_string();
     let mut text = String::new();
     for (index, digit) in plain.chars().enumerate() {

@@ -23,6 +23,7 @@ pub(crate) use weights::{MOST_CENTROIDS, TALL_CENTROIDS};
 
 use crate::TrainError;
 use html::escape;
+pub(crate) use html::thousands;
 
 /// The page.
 pub fn render(data: &ReportData) -> String {

@@ -136,6 +136,7 @@ pub fn finetune<D: EdkmDevice>(
     let beside = Beside {
         config: &inputs.config,
         tokenizer: &inputs.tokenizer,
+        text: inputs.text,
         validation: &inputs.validation,
         dtype: inputs.dtype,
         size_before_bytes: inputs.size_bytes,

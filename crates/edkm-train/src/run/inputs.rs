@@ -7,7 +7,7 @@ use edkm_llama::model::DynamicLlama;
 
 use super::float_dtype::float_dtype;
 use super::texts::texts;
-use super::{FinetuneSettings, Observer, Stage};
+use super::{FinetuneSettings, Observer, Stage, TrainingText};
 use crate::data::TokenStream;
 use crate::{Tokenizer, TrainError};
 
@@ -21,6 +21,8 @@ pub(super) struct Inputs<D: EdkmDevice> {
     pub(super) dtype: FloatDtype,
     pub(super) tokenizer: Tokenizer,
     pub(super) training: TokenStream,
+    /// The figures of that text.
+    pub(super) text: TrainingText,
     pub(super) validation: TokenStream,
 }
 
@@ -46,6 +48,8 @@ impl<D: EdkmDevice> Inputs<D> {
         let tokenizer = Tokenizer::from_dir(&settings.model_dir)?;
         tokenizer.check_vocabulary(config.vocab_size)?;
         let (training, validation) = texts(settings, &tokenizer)?;
+        let text = TrainingText::of(&training, settings);
+        observer.result(&text.line(settings));
         Ok(Self {
             config,
             model,
@@ -53,6 +57,7 @@ impl<D: EdkmDevice> Inputs<D> {
             dtype,
             tokenizer,
             training,
+            text,
             validation,
         })
     }

@@ -28,6 +28,7 @@ mod sensitivity;
 mod settings;
 mod steps;
 mod texts;
+mod training_text;
 
 pub use bits_budget::{choose_bits, widths_in_words, BitsChoice};
 pub(crate) use check::{check_batch, check_sequence};
@@ -45,3 +46,4 @@ pub use outcome::{Baseline, FinetuneOutcome, Sizes};
 pub use plan::{plan, planned_sizes, PlannedLayer, PlannedPalette};
 pub use rate_factors::{RateUnit, TYPICAL};
 pub use settings::{DataSource, FinetuneSettings, Measure, Objective, OnLimits};
+pub use training_text::TrainingText;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use edkm_llama::model::PalettizedParameter;
 use serde::Serialize;
 
-use super::{BitsChoice, NonFiniteCounts};
+use super::{BitsChoice, NonFiniteCounts, TrainingText};
 use crate::compress::Method;
 use crate::report::{Sample, StoreLayerFigures};
 
@@ -30,6 +30,8 @@ pub struct FinetuneOutcome {
     pub non_finite: NonFiniteCounts,
     /// Tokens the model has read in training.
     pub tokens: u64,
+    /// The text that it has read them from.
+    pub training_text: TrainingText,
     /// Wall time of the whole run.
     pub seconds: f64,
     /// Wall time of training alone, and of choosing the bits of each layer for a budget.

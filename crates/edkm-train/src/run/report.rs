@@ -6,6 +6,7 @@ use edkm_llama::checkpoint::Checkpoint;
 use edkm_llama::inference::{CacheType, GenerateOptions, InferenceModel, SamplingOptions, Session};
 use edkm_store::Report as StoreReport;
 
+use super::training_text::times;
 use super::{FinetuneOutcome, FinetuneSettings};
 use crate::metrics::StepMetrics;
 use crate::report::{self, BeforeAfter, Contender, ContenderRole, ReportData, Sample, StoreFigures, WeightFigure};
@@ -118,6 +119,8 @@ fn described(settings: &FinetuneSettings, outcome: &FinetuneOutcome) -> Vec<(Str
     let mut rows = vec![
         ("steps".to_owned(), outcome.steps.to_string()),
         ("tokens".to_owned(), outcome.tokens.to_string()),
+        ("training text".to_owned(), outcome.training_text.to_string()),
+        ("times through it".to_owned(), times(outcome.training_text.epochs)),
         ("learning rate".to_owned(), format!("{:e}", settings.learning_rate)),
         ("sequence".to_owned(), settings.sequence.to_string()),
         ("batch".to_owned(), (settings.batch * settings.accumulate).to_string()),

@@ -12,7 +12,7 @@ use super::clustering_bytes::clustering_bytes;
 use super::finetune::Run;
 use super::known::Known;
 use super::texts::document_beginning;
-use super::{report, FinetuneOutcome, NonFiniteCounts, Observer, Sizes, Stage};
+use super::{report, FinetuneOutcome, NonFiniteCounts, Observer, Sizes, Stage, TrainingText};
 use crate::data::TokenStream;
 use crate::evaluate::perplexity;
 use crate::memory::peak_resident_bytes;
@@ -25,6 +25,8 @@ use crate::{Tokenizer, TrainError};
 pub(super) struct Beside<'a> {
     pub(super) config: &'a LlamaConfig,
     pub(super) tokenizer: &'a Tokenizer,
+    /// The text that was trained on.
+    pub(super) text: TrainingText,
     pub(super) validation: &'a TokenStream,
     /// The type of what is not clustered.
     pub(super) dtype: FloatDtype,
@@ -100,6 +102,7 @@ impl<D: EdkmDevice> Run<'_, D> {
             steps: settings.steps,
             non_finite,
             tokens: steps.iter().map(|step| step.tokens).sum(),
+            training_text: beside.text,
             seconds: known.clock.seconds(),
             training_seconds,
             peak_rss_bytes: peak_resident_bytes(),

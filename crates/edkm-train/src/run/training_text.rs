@@ -1,0 +1,119 @@
+//! How much text a run trains on, and how often its steps go through it.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use super::FinetuneSettings;
+use crate::data::TokenStream;
+use crate::report::thousands;
+
+/// The text of a run, without what is held out.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct TrainingText {
+    /// Documents; the last one may be cut where text is held out.
+    pub documents: usize,
+    /// Tokens.
+    pub tokens: usize,
+    /// Those of them that count in the loss.
+    pub counted: usize,
+    /// How often all steps go through it: the tokens of the steps over those of the text.
+    pub epochs: f64,
+}
+
+impl TrainingText {
+    /// That of a run on `stream`.
+    pub(super) fn of(stream: &TokenStream, settings: &FinetuneSettings) -> Self {
+        let steps = settings.steps as f64 * tokens_a_step(settings);
+        Self {
+            documents: stream.documents(),
+            tokens: stream.len(),
+            counted: stream.counted(),
+            epochs: steps / stream.len().max(1) as f64,
+        }
+    }
+
+    /// A line for people, with the steps that go through it.
+    pub(super) fn line(&self, settings: &FinetuneSettings) -> String {
+        format!(
+            "training text: {self}; {} of {} tokens: {} times through it",
+            count(settings.steps, "step"),
+            thousands(tokens_a_step(settings) as u64),
+            times(self.epochs)
+        )
+    }
+}
+
+impl fmt::Display for TrainingText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let documents = count(self.documents as u64, "document");
+        let tokens = count(self.tokens as u64, "token");
+        match self.counted == self.tokens {
+            true => write!(f, "{documents}, {tokens}"),
+            false => write!(f, "{documents}, {tokens} ({} count)", thousands(self.counted as u64)),
+        }
+    }
+}
+
+/// Tokens of a step. The product may be beyond all integers: whether such a step fits is asked elsewhere.
+pub(super) fn tokens_a_step(settings: &FinetuneSettings) -> f64 {
+    settings.sequence as f64 * settings.batch as f64 * settings.accumulate as f64
+}
+
+fn count(number: u64, what: &str) -> String {
+    let ending = if number == 1 { "" } else { "s" };
+    format!("{} {what}{ending}", thousands(number))
+}
+
+/// With two decimals, or two digits that say something.
+pub(super) fn times(epochs: f64) -> String {
+    let zeros = match epochs > 0.0 && epochs < 0.1 {
+        true => (-epochs.log10()).floor() as usize,
+        false => 0,
+    };
+    format!("{epochs:.0$}", 2 + zeros.min(20))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run::DataSource;
+
+    #[test]
+    fn the_line_has_all_numbers() {
+        let data = DataSource::Text(String::new());
+        let settings = FinetuneSettings {
+            sequence: 256,
+            batch: 4,
+            accumulate: 2,
+            ..FinetuneSettings::new("model", data, None, 400, "out")
+        };
+        let text = TrainingText {
+            documents: 1234,
+            tokens: 412_345,
+            counted: 298_765,
+            epochs: 400.0 * 2048.0 / 412_345.0,
+        };
+        assert_eq!(
+            text.line(&settings),
+            "training text: 1,234 documents, 412,345 tokens (298,765 count); 400 steps of 2,048 tokens: 1.99 times through it"
+        );
+        let one = FinetuneSettings { steps: 1, ..settings };
+        let mut stream = TokenStream::from_tokens(vec![0; 4096]);
+        let text = TrainingText::of(&stream, &one);
+        assert_eq!(
+            text.line(&one),
+            "training text: 1 document, 4,096 tokens; 1 step of 2,048 tokens: 0.50 times through it"
+        );
+        stream.truncate(0);
+        assert_eq!(TrainingText::of(&stream, &one).documents, 0);
+    }
+
+    #[test]
+    fn times_have_digits_that_say_something() {
+        assert_eq!(
+            [0.0, 0.0123, 0.1, 1.994, 250.0].map(times),
+            ["0.00", "0.012", "0.10", "1.99", "250.00"]
+        );
+    }
+}
