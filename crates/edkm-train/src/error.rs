@@ -185,7 +185,7 @@ pub enum TrainError {
     },
 
     /// A data file with an ending that names no known format.
-    #[error("{}: unknown kind of data file; expected .txt (documents split at blank lines), .json or .jsonl (Alpaca records or conversations)", path.display())]
+    #[error("{}: unknown kind of data file; expected .txt (documents split at blank lines), .json or .jsonl (records)", path.display())]
     UnknownDataFormat {
         /// The file.
         path: PathBuf,

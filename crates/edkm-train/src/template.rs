@@ -21,9 +21,22 @@ pub struct Message {
     pub role: String,
     /// The text.
     pub content: String,
+    /// What is learned of it.
+    #[serde(skip)]
+    pub learned: Learned,
     /// What else a record has of it, for templates that know it: `reasoning_content`, `tool_calls` and others.
     #[serde(flatten)]
     pub more: Map<String, Value>,
+}
+
+/// What is learned of a message, or of a turn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Learned {
+    /// What the model says in it.
+    #[default]
+    Response,
+    /// Nothing: all of it is given.
+    Nothing,
 }
 
 impl Message {
@@ -34,6 +47,7 @@ impl Message {
         Self {
             role: role.to_owned(),
             content: content.into(),
+            learned: Learned::Response,
             more: Map::new(),
         }
     }
@@ -57,6 +71,11 @@ impl Message {
     pub fn is_response(&self) -> bool {
         self.role == Self::ASSISTANT
     }
+
+    /// Whether it counts in the loss.
+    pub fn is_learned(&self) -> bool {
+        self.is_response() && self.learned == Learned::Response
+    }
 }
 
 /// How instructions and conversations become text.
@@ -77,6 +96,7 @@ impl Template {
     pub fn documents(&self, record: Record) -> Result<Vec<Document>, TrainError> {
         match (self, record) {
             (_, Record::Text(text)) => Ok(vec![Document::Plain(text)]),
+            (_, Record::Completion(turn)) => Ok(vec![Document::Turns(vec![turn])]),
             (Self::Alpaca, Record::Alpaca(record)) => Ok(vec![Document::Turns(vec![record.turn()])]),
             (Self::Alpaca, Record::Conversation(messages)) => Ok(vec![Document::Turns(alpaca::turns(&messages)?)]),
             (Self::Chat(template), Record::Alpaca(record)) => template.documents(&record.messages()),

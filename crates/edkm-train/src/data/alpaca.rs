@@ -4,7 +4,7 @@
 //! after it count in the loss.
 
 use super::Turn;
-use crate::template::Message;
+use crate::template::{Learned, Message};
 use crate::TrainError;
 
 /// One Alpaca record.
@@ -24,6 +24,7 @@ impl AlpacaRecord {
         Turn {
             prompt: prompt(&self.instruction, &self.input),
             response: self.output,
+            learned: Learned::Response,
         }
     }
 
@@ -80,15 +81,23 @@ pub(crate) fn turns(messages: &[Message]) -> Result<Vec<Turn>, TrainError> {
         match (message.is_response(), turns.last_mut()) {
             (false, _) => asked.push(message.content.as_str()),
             (true, None) if asked.is_empty() => return Err(refused("a conversation that begins with a response")),
-            (true, Some(turn)) if asked.is_empty() => turn.response += &format!("\n\n{}", message.content),
+            (true, Some(turn)) if asked.is_empty() && turn.learned == message.learned => {
+                turn.response += &format!("\n\n{}", message.content)
+            }
             (true, last) => {
+                let goes_on = asked.is_empty();
                 let instruction = instruction(&std::mem::take(&mut asked));
                 let prompt = match last {
                     None => prompt(&instruction, ""),
+                    // it goes on with what was given
+                    Some(_) if goes_on => "\n\n".to_owned(),
                     Some(_) => next_prompt(&instruction),
                 };
-                let response = message.content.clone();
-                turns.push(Turn { prompt, response });
+                turns.push(Turn {
+                    prompt,
+                    response: message.content.clone(),
+                    learned: message.learned,
+                });
             }
         }
     }

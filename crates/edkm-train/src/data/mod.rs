@@ -3,7 +3,7 @@
 //! | module | what |
 //! |---|---|
 //! | [`text`] | `.txt`: documents split at blank lines |
-//! | [`records`] | `.json`, `.jsonl`: texts, and Alpaca records and conversations, of which responses alone count |
+//! | [`records`] | `.json`, `.jsonl`: texts, and prompts with completions, Alpaca's and Dolly's records and conversations, of which responses alone count |
 //! | [`alpaca`] | Alpaca's template |
 //! | [`windows`] | the stream cut into sequences, for evaluation and for training |
 //! | [`sampler`] | training batches in an order that can be saved and resumed |
@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 use self::records::{Place, Record};
+use crate::template::Learned;
 use crate::{Tokenizer, TrainError};
 
 pub mod alpaca;
@@ -85,6 +86,8 @@ pub struct Turn {
     pub prompt: String,
     /// What it has to say.
     pub response: String,
+    /// Whether that counts.
+    pub learned: Learned,
 }
 
 /// All documents of a run, encoded and joined: each with the begin token in front.
@@ -276,7 +279,12 @@ impl Encoded {
 
     fn of_turns(turns: &[Turn], tokenizer: &Tokenizer) -> Result<Self, TrainError> {
         let (mut tokens, mut counted) = (Vec::new(), Vec::new());
-        for (index, Turn { prompt, response }) in turns.iter().enumerate() {
+        for (index, turn) in turns.iter().enumerate() {
+            let Turn {
+                prompt,
+                response,
+                learned,
+            } = turn;
             let encode = |text: &str| match index {
                 0 => tokenizer.encode_document(text),
                 _ => tokenizer.encode(text),
@@ -288,7 +296,7 @@ impl Encoded {
             counted.resize(counted.len() + shared, false);
             tokens.extend(whole);
             tokens.extend(tokenizer.end_token());
-            counted.resize(tokens.len(), true);
+            counted.resize(tokens.len(), *learned == Learned::Response);
         }
         Ok(Self {
             tokens,

@@ -1,4 +1,4 @@
-//! Records of data files: Alpaca's, or conversations.
+//! Records of data files: texts, prompts with completions, Alpaca's and Dolly's, or conversations.
 //!
 //! They are read one at a time: neither a huge array nor a deep one can fill the memory.
 
@@ -6,12 +6,12 @@ use std::cell::Cell;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
-use serde::de::{DeserializeSeed, Deserializer, Error as _, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Unexpected, Visitor};
 
 use self::fields::{Fields, FieldsSeed};
 use self::place::{characters, Cursor};
 use super::alpaca::AlpacaRecord;
-use super::{shortened, DOCUMENT_LIMIT};
+use super::{shortened, Turn, DOCUMENT_LIMIT};
 use crate::template::Message;
 use crate::{files, TrainError};
 
@@ -21,18 +21,26 @@ mod place;
 
 pub use place::Place;
 
+/// The names that an array of records may have in a `.json` file.
+pub const LISTS: [&str; 2] = ["data", "train"];
+
 /// One record of a data file. Other keys of a record are passed over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Record {
-    /// With `instruction`, `input` and `output`.
+    /// With `instruction`, `input` and `output`, or with Dolly's `instruction`, `context` and `response`.
     Alpaca(AlpacaRecord),
     /// With `messages` of `role` and `content`, or `conversations` of `from` and `value`; at least one is the assistant's.
+    ///
+    /// Or with `prompt` and `completion` as messages; what the prompt has of the assistant is not learned then.
     Conversation(Vec<Message>),
+    /// With `prompt` and `completion` as texts, which stand one behind the other, in no template.
+    Completion(Turn),
     /// With `text` alone, which counts as a whole.
     Text(String),
 }
 
-/// Calls `each` with every record of a `.json` file, which holds one array of records, and where it begins.
+/// Calls `each` with every record of a `.json` file, which holds one array of records, and where it begins. The array
+/// may be in an object, under one of [`LISTS`].
 ///
 /// # Errors
 /// [`TrainError::Record`] with the record's place and the key at fault, [`TrainError::TooLarge`] for a record over 16 MiB,
@@ -78,7 +86,7 @@ fn read_array(
         inner: reader,
         progress: &progress,
     });
-    let result = json.deserialize_seq(&mut walk).and_then(|()| json.end());
+    let result = json.deserialize_any(&mut walk).and_then(|()| json.end());
     match walk.stopped {
         Some(error) => Err(error),
         // What fails inside a value reaches us as text only, so the reader itself is asked whether it stopped.
@@ -250,7 +258,37 @@ impl<'de, F: FnMut(Record, Place) -> Result<(), TrainError>> Visitor<'de> for &m
     type Value = ();
 
     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("an array of records (one record a line belongs in a .jsonl file)")
+        let [data, train] = LISTS;
+        write!(
+            f,
+            "an array of records, or an object with one as \"{data}\" or \"{train}\" (one record a line belongs in a .jsonl file)"
+        )
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let mut found = None;
+        loop {
+            self.progress.allowance.set(Some(DOCUMENT_LIMIT));
+            let Some(key) = map.next_key::<String>()? else {
+                break;
+            };
+            match (LISTS.contains(&key.as_str()), &found) {
+                (true, None) => {
+                    map.next_value_seed(&mut *self)?;
+                    found = Some(key);
+                }
+                (true, Some(other)) => {
+                    return Err(A::Error::custom(format_args!(
+                        "\"{key}\" and \"{other}\" stand there both"
+                    )))
+                }
+                (false, _) => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        match found {
+            Some(_) => Ok(()),
+            None => Err(A::Error::invalid_type(Unexpected::Map, &self)),
+        }
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<(), A::Error> {
@@ -267,6 +305,14 @@ impl<'de, F: FnMut(Record, Place) -> Result<(), TrainError>> Visitor<'de> for &m
                 return Err(A::Error::custom("stopped"));
             }
         }
+    }
+}
+
+impl<'de, F: FnMut(Record, Place) -> Result<(), TrainError>> DeserializeSeed<'de> for &mut ArrayWalk<'_, F> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_seq(self)
     }
 }
 

@@ -134,6 +134,7 @@ fn the_fingerprint_tells_tokens_and_weights_apart() {
     let document = Document::Turns(vec![Turn {
         prompt: "The fox".into(),
         response: " found".into(),
+        learned: Learned::Response,
     }]);
     response.append(&[document], &tokenizer).unwrap();
     let plain = TokenStream::from_tokens(response.tokens().to_vec());
@@ -275,4 +276,67 @@ fn documents_and_what_counts_are_numbered() {
     assert_eq!(stream.documents(), 4);
     stream.truncate(plain);
     assert_eq!((stream.documents(), stream.counted()), (3, plain));
+}
+
+/// As TRL has it: texts are joined as they are, in no template; only the completion counts, with the end token behind it.
+#[test]
+fn a_completion_stands_behind_its_prompt_as_it_is() {
+    let tokenizer = tokenizer();
+    let record = r#"{"prompt": "The fox found", "completion": " a red kite.", "id": 1}"#;
+    let (_dir, paths) = files(&[("a.jsonl", record)]);
+    let stream = TokenStream::from_files(&paths, &tokenizer).unwrap();
+    assert_eq!(learned(&stream, &tokenizer), [" a red kite."]);
+    let mut whole = tokenizer.encode_document("The fox found a red kite.").unwrap();
+    whole.extend(tokenizer.end_token());
+    assert_eq!(stream.tokens(), whole);
+}
+
+#[test]
+fn of_messages_only_those_of_the_completion_count() {
+    let tokenizer = tokenizer();
+    let prompt = r#"[{"role": "user", "content": "Add."}, {"role": "assistant", "content": "glad"}, {"role": "user", "content": "1"}]"#;
+    let record = format!(r#"{{"prompt": {prompt}, "completion": [{{"role": "assistant", "content": "The fox."}}]}}"#);
+    let (_dir, paths) = files(&[("a.jsonl", &record)]);
+    let stream = TokenStream::from_files(&paths, &tokenizer).unwrap();
+    assert_eq!(learned(&stream, &tokenizer), ["The fox."]);
+    let text = tokenizer.decode(stream.tokens()).unwrap();
+    assert!(text.contains("glad\n\n### Instruction:\n1"), "{text}");
+}
+
+#[test]
+fn dolly_has_other_names_for_the_same() {
+    let tokenizer = tokenizer();
+    let dolly = r#"{"instruction": "Add.", "context": "1", "response": "The fox.", "category": "sum"}"#;
+    let alpaca = r#"{"instruction": "Add.", "input": "1", "output": "The fox."}"#;
+    let (_dir, paths) = files(&[("a.jsonl", dolly), ("b.jsonl", alpaca)]);
+    let [dolly, alpaca] = [0, 1].map(|file| TokenStream::from_files(&paths[file..=file], &tokenizer).unwrap());
+    assert_eq!(dolly, alpaca);
+}
+
+#[test]
+fn an_array_may_have_a_name() {
+    let tokenizer = tokenizer();
+    let record = r#"{"text": "The fox."}"#;
+    let (_dir, paths) = files(&[
+        ("a.json", &format!("[{record}]")),
+        (
+            "b.json",
+            &format!(r#"{{"version": [1, {{}}], "data": [{record}], "test": [{{"text": "1"}}]}}"#),
+        ),
+        ("c.json", &format!(r#"{{"train": [{record}]}}"#)),
+        ("d.json", &format!(r#"{{"train": [{record}], "data": []}}"#)),
+        ("e.json", &format!(r#"{{"train": {record}}}"#)),
+        ("f.json", &format!(r#"{{"rows": [{record}]}}"#)),
+    ]);
+    let read = |file: usize| TokenStream::from_files(&paths[file..=file], &tokenizer);
+    let array = read(0).unwrap();
+    assert_eq!((&read(1).unwrap(), &read(2).unwrap()), (&array, &array));
+    for (file, about) in [
+        (3, "\"data\" and \"train\" stand there both"),
+        (4, "an array"),
+        (5, "an array"),
+    ] {
+        let error = read(file).unwrap_err().to_string();
+        assert!(error.contains(about) && error.contains("line 1"), "{error}");
+    }
 }

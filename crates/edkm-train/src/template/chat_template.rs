@@ -123,7 +123,7 @@ impl ChatTemplate {
     pub(super) fn documents(&self, messages: &[Message]) -> Result<Vec<Document>, TrainError> {
         let mut documents = Vec::new();
         let (mut text, mut counted) = (String::new(), Vec::<Range<usize>>::new());
-        let responses = messages.iter().enumerate().filter(|(_, message)| message.is_response());
+        let responses = messages.iter().enumerate().filter(|(_, message)| message.is_learned());
         for (at, response) in responses {
             let prompt = match at {
                 0 => String::new(),

@@ -35,7 +35,8 @@ fn alpaca_array() {
     let records =
         br#"[{"instruction":"Say.","input":"","output":"Ball."}, {"output":"\u00e9","extra":[{}],"instruction":"a"}]"#;
     let messages = br#"[{"messages":[{"role":"user","content":[{"text":"a"}]},{"role":"assistant","content":"b"}]}]"#;
-    run(&[records, messages], 10_000, bodies::alpaca_array);
+    let named = br#"{"version":1,"data":[{"instruction":"Say.","context":"x","response":"Ball."}]}"#;
+    run(&[records, messages, named], 10_000, bodies::alpaca_array);
 }
 
 #[test]
@@ -44,7 +45,8 @@ fn alpaca_lines() {
         b"{\"instruction\":\"Say.\",\"input\":\"x\",\"output\":\"Ball.\"}\n\n{\"output\":\"\",\"instruction\":\"a\"}\n";
     let conversations =
         b"{\"conversations\":[{\"from\":\"human\",\"value\":\"a\"},{\"from\":\"gpt\",\"value\":\"b\"}]}\n";
-    run(&[records, conversations], 10_000, bodies::alpaca_lines);
+    let completions = b"{\"prompt\":\"a\",\"completion\":\"b\"}\n{\"prompt\":[{\"role\":\"user\",\"content\":\"a\"}],\"completion\":[{\"role\":\"assistant\",\"content\":\"b\"}]}\n";
+    run(&[records, conversations, completions], 10_000, bodies::alpaca_lines);
 }
 
 #[test]

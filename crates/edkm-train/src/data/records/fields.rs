@@ -4,16 +4,17 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::message::RawMessage;
 use super::Record;
 use crate::data::alpaca::AlpacaRecord;
-use crate::data::shortened;
-use crate::template::Message;
+use crate::data::{shortened, Turn};
+use crate::template::{Learned, Message};
 
 /// The shapes, for messages.
-const SHAPES: &str =
-    "\"text\"; \"instruction\", \"input\" and \"output\"; \"messages\" of \"role\" and \"content\"; or \"conversations\" of \"from\" and \"value\"";
+const SHAPES: &str = "\"text\"; \"instruction\", \"input\" and \"output\"; \"instruction\", \"context\" and \"response\"; \"prompt\" and \"completion\"; \
+                      \"messages\" of \"role\" and \"content\"; or \"conversations\" of \"from\" and \"value\"";
 
 /// What a record has of the keys that are known.
 #[derive(Default)]
@@ -22,6 +23,10 @@ pub(super) struct Fields {
     instruction: Option<Option<String>>,
     input: Option<Option<String>>,
     output: Option<Option<String>>,
+    context: Option<Loose>,
+    response: Option<Loose>,
+    prompt: Option<Loose>,
+    completion: Option<Loose>,
     text: Option<Loose>,
     messages: Option<(String, Vec<RawMessage>)>,
 }
@@ -52,9 +57,16 @@ impl<'de> Visitor<'de> for FieldsSeed {
                 "instruction" => &mut fields.instruction,
                 "input" => &mut fields.input,
                 "output" => &mut fields.output,
-                // beside other keys it may be anything
-                "text" => {
-                    fields.text = Some(map.next_value()?);
+                // beside the keys of another shape they may be anything
+                "text" | "context" | "response" | "prompt" | "completion" => {
+                    let (slot, lists) = match key.as_str() {
+                        "text" => (&mut fields.text, Lists::PassedOver),
+                        "context" => (&mut fields.context, Lists::PassedOver),
+                        "response" => (&mut fields.response, Lists::PassedOver),
+                        "prompt" => (&mut fields.prompt, Lists::Kept),
+                        _ => (&mut fields.completion, Lists::Kept),
+                    };
+                    *slot = Some(map.next_value_seed(LooseSeed(lists))?);
                     continue;
                 }
                 "messages" | "conversations" => {
@@ -95,32 +107,84 @@ impl Fields {
             if self.instruction.iter().flatten().any(|text| !text.is_empty()) {
                 return Err(format!("\"{key}\" and \"instruction\" stand there both"));
             }
-            let messages: Result<Vec<Message>, _> = raw.into_iter().map(RawMessage::message).collect();
-            let messages = messages.map_err(|why| format!("\"{key}\": {why}"))?;
-            return match messages.iter().any(Message::is_response) {
-                true => Ok(Record::Conversation(messages)),
-                false => Err(format!(
-                    "\"{key}\" has no message of the assistant, so there is nothing to learn"
-                )),
-            };
+            return conversation(&key, raw);
         }
-        match (self.instruction, self.output, self.text) {
-            (Some(Some(instruction)), Some(Some(output)), _) => Ok(Record::Alpaca(AlpacaRecord {
+        match (self.instruction, self.output) {
+            (Some(Some(instruction)), Some(Some(output))) => Ok(Record::Alpaca(AlpacaRecord {
                 instruction,
                 input: self.input.flatten().unwrap_or_default(),
                 output,
             })),
-            (None, None, Some(Loose::Text(text))) => match text.trim().is_empty() {
-                true => Err("\"text\" is empty".to_owned()),
-                false => Ok(Record::Text(text)),
+            (Some(Some(instruction)), None) if self.response.is_some() => Ok(Record::Alpaca(AlpacaRecord {
+                instruction,
+                input: match self.context {
+                    None | Some(Loose::Null) => self.input.flatten().unwrap_or_default(),
+                    Some(context) => context.text("context")?,
+                },
+                output: self.response.map_or(Ok(String::new()), |said| said.text("response"))?,
+            })),
+            (None, None) => match (self.prompt, self.completion, self.text) {
+                (Some(prompt), Some(completion), _) => completed(prompt, completion),
+                (.., Some(text)) => match text.text("text")? {
+                    blank if blank.trim().is_empty() => Err("\"text\" is empty".to_owned()),
+                    text => Ok(Record::Text(text)),
+                },
+                (Some(_), None, None) => Err(format!("\"completion\" is missing; {}", self.keys)),
+                (None, Some(_), None) => Err(format!("\"prompt\" is missing; {}", self.keys)),
+                (None, None, None) => Err(format!("{}; expected {SHAPES}", self.keys)),
             },
-            (None, None, Some(Loose::Other(kind))) => Err(format!("\"text\" is {kind}, not a text")),
-            (None, None, None) => Err(format!("{}; expected {SHAPES}", self.keys)),
-            (Some(None), ..) => Err("\"instruction\" is null, not a text".to_owned()),
-            (_, Some(None), _) => Err("\"output\" is null, not a text".to_owned()),
-            (None, ..) => Err(format!("\"instruction\" is missing; {}", self.keys)),
-            (_, None, _) => Err(format!("\"output\" is missing; {}", self.keys)),
+            (Some(None), _) => Err("\"instruction\" is null, not a text".to_owned()),
+            (_, Some(None)) => Err("\"output\" is null, not a text".to_owned()),
+            (None, _) => Err(format!("\"instruction\" is missing; {}", self.keys)),
+            (_, None) => Err(format!("\"output\" is missing; {}", self.keys)),
         }
+    }
+}
+
+fn messages(key: &str, raw: Vec<RawMessage>) -> Result<Vec<Message>, String> {
+    let messages: Result<_, _> = raw.into_iter().map(RawMessage::message).collect();
+    messages.map_err(|why| format!("\"{key}\": {why}"))
+}
+
+/// A conversation in which the model says something.
+fn conversation(key: &str, raw: Vec<RawMessage>) -> Result<Record, String> {
+    let messages = messages(key, raw)?;
+    match messages.iter().any(Message::is_response) {
+        true => Ok(Record::Conversation(messages)),
+        false => Err(nothing_said(key)),
+    }
+}
+
+fn nothing_said(key: &str) -> String {
+    format!("\"{key}\" has no message of the assistant, so there is nothing to learn")
+}
+
+/// A prompt and its completion: both texts, or both messages.
+fn completed(prompt: Loose, completion: Loose) -> Result<Record, String> {
+    let read = |key: &str, list: Vec<Value>| {
+        let raw: Result<_, _> = list.into_iter().map(RawMessage::deserialize).collect();
+        messages(key, raw.map_err(|why| format!("\"{key}\": {why}"))?)
+    };
+    match (prompt, completion) {
+        (Loose::Text(prompt), Loose::Text(response)) => Ok(Record::Completion(Turn {
+            prompt,
+            response,
+            learned: Learned::Response,
+        })),
+        (Loose::Messages(prompt), Loose::Messages(completion)) => {
+            let (mut all, said) = (read("prompt", prompt)?, read("completion", completion)?);
+            if !said.iter().any(Message::is_response) {
+                return Err(nothing_said("completion"));
+            }
+            all.iter_mut().for_each(|message| message.learned = Learned::Nothing);
+            all.extend(said);
+            Ok(Record::Conversation(all))
+        }
+        (prompt, completion) => Err(format!(
+            "\"prompt\" is {} and \"completion\" is {}; expected two texts, or two lists of messages",
+            prompt.kind(),
+            completion.kind()
+        )),
     }
 }
 
@@ -155,19 +219,51 @@ impl fmt::Display for Keys {
 /// A value that need not be a text, as long as the record is of another shape.
 enum Loose {
     Text(String),
+    /// A list of objects.
+    Messages(Vec<Value>),
+    Null,
     /// Something else: what.
     Other(&'static str),
 }
 
-impl<'de> Deserialize<'de> for Loose {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(LooseVisitor)
+impl Loose {
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Text(_) => "a text",
+            Self::Messages(_) => "a list of objects",
+            Self::Null => "null",
+            Self::Other(kind) => kind,
+        }
+    }
+
+    fn text(self, key: &str) -> Result<String, String> {
+        match self {
+            Self::Text(text) => Ok(text),
+            other => Err(format!("\"{key}\" is {}, not a text", other.kind())),
+        }
     }
 }
 
-struct LooseVisitor;
+/// What becomes of lists.
+#[derive(Clone, Copy)]
+enum Lists {
+    /// They are kept if they are of objects.
+    Kept,
+    /// They are passed over, and take no memory.
+    PassedOver,
+}
 
-impl<'de> Visitor<'de> for LooseVisitor {
+struct LooseSeed(Lists);
+
+impl<'de> DeserializeSeed<'de> for LooseSeed {
+    type Value = Loose;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Loose, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for LooseSeed {
     type Value = Loose;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -183,7 +279,7 @@ impl<'de> Visitor<'de> for LooseVisitor {
     }
 
     fn visit_unit<E>(self) -> Result<Loose, E> {
-        Ok(Loose::Other("null"))
+        Ok(Loose::Null)
     }
 
     fn visit_bool<E>(self, _: bool) -> Result<Loose, E> {
@@ -203,6 +299,17 @@ impl<'de> Visitor<'de> for LooseVisitor {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Loose, A::Error> {
+        let mut objects = Vec::new();
+        let mut lists = self.0;
+        while let Lists::Kept = lists {
+            match list.next_element::<Value>()? {
+                Some(object) if object.is_object() => objects.push(object),
+                Some(_) => lists = Lists::PassedOver,
+                None if objects.is_empty() => return Ok(Loose::Other("an empty list")),
+                None => return Ok(Loose::Messages(objects)),
+            }
+        }
+        drop(objects);
         while list.next_element::<IgnoredAny>()?.is_some() {}
         Ok(Loose::Other("a list"))
     }

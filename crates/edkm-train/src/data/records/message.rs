@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::template::Message;
+use crate::template::{Learned, Message};
 
 /// A message as files have it.
 #[derive(Deserialize)]
@@ -50,6 +50,7 @@ impl RawMessage {
         Ok(Message {
             role,
             content,
+            learned: Learned::Response,
             more: self.more,
         })
     }

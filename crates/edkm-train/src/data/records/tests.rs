@@ -123,6 +123,30 @@ fn conversations_are_read_in_each_spelling() {
             r#"{"messages": [{"role": "assistant", "content": [{"type": "image_url"}]}]}"#,
             "parts with \"text\"",
         ),
+        (r#"{"prompt": "A", "completion": null}"#, "\"completion\" is null"),
+        (r#"{"prompt": "A"}"#, "\"completion\" is missing"),
+        (r#"{"completion": "A", "b": 1}"#, "\"prompt\" is missing"),
+        (
+            r#"{"prompt": "A", "completion": [{"role": "assistant", "content": "B"}]}"#,
+            "expected two texts, or two lists of messages",
+        ),
+        (r#"{"prompt": [], "completion": "A"}"#, "\"prompt\" is an empty list"),
+        (
+            r#"{"prompt": [{"role": "user", "content": "A"}], "completion": [{"role": "user", "content": "A"}]}"#,
+            "\"completion\" has no message of the assistant",
+        ),
+        (
+            r#"{"prompt": [{"role": "user"}], "completion": [{"role": "assistant", "content": "A"}]}"#,
+            "\"prompt\": a message has no content",
+        ),
+        (
+            r#"{"instruction": "A", "response": 3}"#,
+            "\"response\" is a number, not a text",
+        ),
+        (
+            r#"{"instruction": "A", "context": ["B"], "response": "C"}"#,
+            "\"context\" is a list",
+        ),
         (r#"{"messages": [], "conversations": []}"#, "stand there both"),
         (
             r#"{"instruction": "A", "output": "B", "messages": []}"#,
@@ -244,4 +268,30 @@ fn the_receivers_error_comes_back_as_it_is() {
     let json = r#"[{"instruction": "A", "output": "C"}]"#;
     let error = read_array(Path::new("x"), json.as_bytes(), stop).unwrap_err();
     assert!(matches!(error, TrainError::NothingToLearn { tokens: 3 }));
+}
+
+/// What was read before has its meaning still, whatever else the record has.
+#[test]
+fn other_shapes_do_not_disturb() {
+    let alpaca = record("A", "", "B");
+    for (json, want) in [
+        (
+            r#"{"instruction": "A", "output": "B", "prompt": "C", "completion": "D", "response": 1, "context": 2}"#,
+            alpaca.clone(),
+        ),
+        (
+            r#"{"instruction": "A", "response": "B", "context": null, "prompt": ["C", {}]}"#,
+            alpaca,
+        ),
+        (
+            r#"{"text": "A", "prompt": {"B": [{}]}, "response": ["C"]}"#,
+            Record::Text("A".into()),
+        ),
+        (
+            r#"{"prompt": "A", "completion": "B", "messages": [{"role": "assistant", "content": "C"}]}"#,
+            Record::Conversation(vec![Message::response("C")]),
+        ),
+    ] {
+        assert_eq!(lines(json).unwrap(), [want], "{json}");
+    }
 }
