@@ -72,9 +72,15 @@ impl Message {
         self.role == Self::ASSISTANT
     }
 
-    /// Whether it counts in the loss.
+    /// Whether it counts in the loss: what the model is to say, unless it is nothing.
     pub fn is_learned(&self) -> bool {
-        self.is_response() && self.learned == Learned::Response
+        self.is_response() && self.learned == Learned::Response && self.says_something()
+    }
+
+    /// Whether there is anything in it: a text, a thought or a call.
+    pub(crate) fn says_something(&self) -> bool {
+        let beside = ["tool_calls", "reasoning_content", "thinking"];
+        !self.content.trim().is_empty() || beside.iter().any(|key| self.more.contains_key(*key))
     }
 }
 

@@ -723,3 +723,28 @@ fn a_record_of_no_known_shape_is_named_by_its_keys() {
         }
     }
 }
+
+#[test]
+fn records_without_anything_to_learn_are_passed_over_and_counted() {
+    let shop = Workshop::new();
+    let data = shop.path("some.jsonl");
+    let empty = r#"{"text": ""}"#;
+    let record = r#"{"instruction": "Say a word.", "output": "Ball."}"#;
+    std::fs::write(
+        &data,
+        format!("{empty}\n{record}\n{{\"instruction\": \"a\", \"output\": \" \"}}\n"),
+    )
+    .unwrap();
+    let output = shop.finetune(&["--data", data.to_str().unwrap(), "--eval-tokens", "100"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert!(
+        said.contains("some.jsonl: 2 of its records have no text or no response"),
+        "{said}"
+    );
+    assert_eq!(said.matches("passed over").count(), 1, "{said}");
+    std::fs::remove_dir_all(shop.out()).unwrap();
+    std::fs::write(&data, empty).unwrap();
+    let output = shop.finetune(&["--valid", data.to_str().unwrap()]);
+    assert_refused(&output, &["some.jsonl: 1 of its records", "no text in"], &shop.out());
+}

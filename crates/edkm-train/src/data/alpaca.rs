@@ -78,10 +78,15 @@ pub(crate) fn turns(messages: &[Message]) -> Result<Vec<Turn>, TrainError> {
         if message.more.contains_key("tool_calls") {
             return Err(refused("a call of tools"));
         }
+        let learned = match message.is_learned() {
+            true => Learned::Response,
+            false => Learned::Nothing,
+        };
         match (message.is_response(), turns.last_mut()) {
             (false, _) => asked.push(message.content.as_str()),
             (true, None) if asked.is_empty() => return Err(refused("a conversation that begins with a response")),
-            (true, Some(turn)) if asked.is_empty() && turn.learned == message.learned => {
+            (true, Some(_)) if asked.is_empty() && !message.says_something() => {}
+            (true, Some(turn)) if asked.is_empty() && turn.learned == learned => {
                 turn.response += &format!("\n\n{}", message.content)
             }
             (true, last) => {
@@ -96,10 +101,17 @@ pub(crate) fn turns(messages: &[Message]) -> Result<Vec<Turn>, TrainError> {
                 turns.push(Turn {
                     prompt,
                     response: message.content.clone(),
-                    learned: message.learned,
+                    learned,
                 });
             }
         }
     }
+    // behind the last response that counts there is nothing to learn
+    turns.truncate(
+        turns
+            .iter()
+            .rposition(|turn| turn.learned == Learned::Response)
+            .map_or(0, |last| last + 1),
+    );
     Ok(turns)
 }

@@ -116,6 +116,7 @@ impl TokenStream {
                 tokenizer,
                 documents: Vec::new(),
                 bytes: 0,
+                passed_over: 0,
             };
             match DataFormat::of(path)? {
                 DataFormat::Text => text::for_each(path, |document| waiting.add(Document::Plain(document)))?,
@@ -123,6 +124,13 @@ impl TokenStream {
                 DataFormat::Lines => records::for_each_line(path, waiting.records(path))?,
             }
             waiting.encode()?;
+            if waiting.passed_over > 0 {
+                tracing::warn!(
+                    "{}: {} of its records have no text or no response; they are passed over",
+                    path.display(),
+                    waiting.passed_over
+                );
+            }
         }
         if stream.tokens.is_empty() {
             return Err(TrainError::EmptyData { paths: paths.to_vec() });
@@ -311,6 +319,8 @@ struct Batcher<'a> {
     tokenizer: &'a Tokenizer,
     documents: Vec<Document>,
     bytes: usize,
+    /// Records in which there is nothing to learn.
+    passed_over: u64,
 }
 
 impl<'a> Batcher<'a> {
@@ -331,6 +341,10 @@ impl<'a> Batcher<'a> {
     fn records(&mut self, path: &Path) -> impl FnMut(Record, Place) -> Result<(), TrainError> + use<'_, 'a> {
         let path = path.to_owned();
         move |record, place| {
+            if !record.is_learned() {
+                self.passed_over += 1;
+                return Ok(());
+            }
             let documents = self.tokenizer.template().documents(record);
             let documents = documents.map_err(|why| TrainError::record(&path, place, &why.to_string()))?;
             documents.into_iter().try_for_each(|document| self.add(document))

@@ -39,6 +39,19 @@ pub enum Record {
     Text(String),
 }
 
+impl Record {
+    /// Whether there is anything in it that counts.
+    pub fn is_learned(&self) -> bool {
+        let says_something = |text: &str| !text.trim().is_empty();
+        match self {
+            Self::Text(text) => says_something(text),
+            Self::Alpaca(record) => says_something(&record.output),
+            Self::Completion(turn) => says_something(&turn.response),
+            Self::Conversation(messages) => messages.iter().any(Message::is_learned),
+        }
+    }
+}
+
 /// Calls `each` with every record of a `.json` file, which holds one array of records, and where it begins. The array
 /// may be in an object, under one of [`LISTS`].
 ///

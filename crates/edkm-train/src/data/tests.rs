@@ -340,3 +340,34 @@ fn an_array_may_have_a_name() {
         assert!(error.contains(about) && error.contains("line 1"), "{error}");
     }
 }
+
+/// Records without anything to learn are passed over, and an empty response of a conversation is not taught.
+#[test]
+fn nothing_is_learned_of_what_is_empty() {
+    let tokenizer = tokenizer();
+    let good = r#"{"text": "The fox."}"#;
+    let empty = r#"{"text": " \n"}
+        {"instruction": "Add.", "output": ""}
+        {"instruction": "Add.", "response": "\t"}
+        {"prompt": "The fox", "completion": " "}
+        {"messages": [{"role": "user", "content": "1"}, {"role": "assistant", "content": ""}]}"#;
+    let answer = r#"{"role": "user", "content": "1"}, {"role": "assistant", "content": "red"}"#;
+    let nothing = r#"{"role": "user", "content": "Add."}, {"role": "assistant", "content": ""}"#;
+    let (_dir, paths) = files(&[
+        ("a.jsonl", good),
+        ("b.jsonl", &format!("{empty}\n{good}\n{empty}")),
+        ("c.jsonl", empty),
+        (
+            "d.jsonl",
+            &format!(r#"{{"messages": [{nothing}, {answer}, {nothing}]}}"#),
+        ),
+        ("e.jsonl", &format!(r#"{{"messages": [{nothing}, {answer}]}}"#)),
+    ]);
+    let read = |file: usize| TokenStream::from_files(&paths[file..=file], &tokenizer);
+    assert_eq!(read(0).unwrap(), read(1).unwrap());
+    let error = read(2).unwrap_err().to_string();
+    assert!(error.contains("no text in") && error.contains("c.jsonl"), "{error}");
+    let stream = read(3).unwrap();
+    assert_eq!(learned(&stream, &tokenizer), ["red"]);
+    assert_eq!(stream, read(4).unwrap());
+}

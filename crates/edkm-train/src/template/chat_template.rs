@@ -149,7 +149,9 @@ impl ChatTemplate {
             counted.push(start.min(end)..end);
             text = whole;
         }
-        documents.push(Document::Marked { text, counted });
+        if !counted.is_empty() {
+            documents.push(Document::Marked { text, counted });
+        }
         Ok(documents)
     }
 

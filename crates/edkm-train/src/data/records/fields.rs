@@ -125,10 +125,7 @@ impl Fields {
             })),
             (None, None) => match (self.prompt, self.completion, self.text) {
                 (Some(prompt), Some(completion), _) => completed(prompt, completion),
-                (.., Some(text)) => match text.text("text")? {
-                    blank if blank.trim().is_empty() => Err("\"text\" is empty".to_owned()),
-                    text => Ok(Record::Text(text)),
-                },
+                (.., Some(text)) => Ok(Record::Text(text.text("text")?)),
                 (Some(_), None, None) => Err(format!("\"completion\" is missing; {}", self.keys)),
                 (None, Some(_), None) => Err(format!("\"prompt\" is missing; {}", self.keys)),
                 (None, None, None) => Err(format!("{}; expected {SHAPES}", self.keys)),

@@ -118,7 +118,6 @@ fn conversations_are_read_in_each_spelling() {
             r#"{"messages": [{"role": "assistant", "content": 3}]}"#,
             "a message's content is a text",
         ),
-        (r#"{"text": " "}"#, "\"text\" is empty"),
         (
             r#"{"messages": [{"role": "assistant", "content": [{"type": "image_url"}]}]}"#,
             "parts with \"text\"",

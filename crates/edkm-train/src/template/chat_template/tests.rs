@@ -238,3 +238,20 @@ fn templates_are_found_where_transformers_finds_them() {
         assert!(error.contains(name), "{error}");
     }
 }
+
+#[test]
+fn an_empty_response_is_not_learned() {
+    let mut all = conversation();
+    all[1].content = " ".into();
+    let documents = template(INSTRUCTIONS).documents(&all).unwrap();
+    let (text, counts) = marked(&documents[0]);
+    assert!(
+        text.contains(" Hi.".trim()) && counts == [" 4</s>"],
+        "{text}: {counts:?}"
+    );
+    all[3].content.clear();
+    assert_eq!(template(INSTRUCTIONS).documents(&all).unwrap(), []);
+    // a call says something
+    all[3].more.insert("tool_calls".into(), json!([{"id": "x"}]));
+    assert_eq!(template(INSTRUCTIONS).documents(&all).unwrap().len(), 1);
+}
