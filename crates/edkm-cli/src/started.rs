@@ -63,6 +63,18 @@ impl Started {
         }
     }
 
+    /// With the steps that `--epochs` came to, in its place: a run that goes on takes as many.
+    pub fn with_steps(mut self, steps: u64) -> Self {
+        let is_epochs = |argument: &String| argument == "--epochs" || argument.starts_with("--epochs=");
+        if let Some(at) = self.arguments.iter().position(is_epochs) {
+            let with_value = if self.arguments[at] == "--epochs" { 2 } else { 1 };
+            let end = self.arguments.len().min(at + with_value);
+            self.arguments
+                .splice(at..end, ["--steps".to_owned(), steps.to_string()]);
+        }
+        self
+    }
+
     /// As JSON, with the folder that is written.
     pub fn with_out(self, out: &Path) -> Result<String, serde_json::Error> {
         serde_json::to_string(&Self {

@@ -16,7 +16,7 @@ use super::{ClusterArgs, DeviceArgs, OptimizerChoice, Range};
 pub struct FinetuneArgs {
     /// A Hugging Face folder (config.json, tokenizer.json, model.safetensors), one that edkm wrote, or hf:OWNER/NAME; without it, the embedded tiny model
     pub model_dir: Option<PathBuf>,
-    /// Text to train on: .txt (documents split at blank lines) or .json/.jsonl with texts, or with Alpaca records and
+    /// Text to train on: .txt (documents split at blank lines) or .json/.jsonl with texts, or with prompts and completions, Alpaca's or Dolly's records and
     /// conversations, of which responses alone count, in the model's chat template or else in Alpaca's; may be repeated
     #[arg(long, value_name = "FILE", action = ArgAction::Append)]
     pub data: Vec<PathBuf>,
@@ -26,6 +26,9 @@ pub struct FinetuneArgs {
     /// Steps of training
     #[arg(long, default_value_t = 400)]
     pub steps: u64,
+    /// In place of --steps: as many steps as go N times through the training text, the last one whole; N may be a fraction
+    #[arg(long, value_name = "N", conflicts_with = "steps", allow_negative_numbers = true)]
+    pub epochs: Option<f64>,
     /// Peak learning rate; without it 4.5e-3 up to 2 bits a weight, 3e-3 up to 3, 2e-3 up to 4, and 1e-3 for more or without clustering
     #[arg(long)]
     pub lr: Option<f64>,

@@ -10,7 +10,7 @@ use edkm_train::run::checkpoint::{completed, CheckpointSettings, Start};
 use edkm_train::run::estimate::{estimate, Estimate};
 use edkm_train::run::{
     finetune, free_folder, plan_finetune, DataSource, FinetuneOutcome, FinetuneSettings, Measure, Objective, OnLimits,
-    PlannedLayer,
+    PlannedLayer, TrainingText,
 };
 
 use super::{plan, recompute, update, Failure};
@@ -27,7 +27,7 @@ use crate::started::Started;
 const DEFAULT_OUT: &str = "edkm-out";
 
 pub fn run(args: FinetuneArgs, log: RunLog) -> Result<(), Failure> {
-    let (args, start, started) = match &args.resume {
+    let (mut args, start, mut started) = match &args.resume {
         None => (args, Start::Fresh, Started::now()?),
         Some(out) => {
             let out = &Started::out_of(out);
@@ -55,7 +55,18 @@ pub fn run(args: FinetuneArgs, log: RunLog) -> Result<(), Failure> {
             Some(folder)
         }
     };
-    let mut settings = settings(&args, embedded_folder.as_ref().map(|folder| folder.path()))?;
+    let embedded_folder = embedded_folder.as_ref().map(|folder| folder.path());
+    let mut settings = settings_of(&args, embedded_folder)?;
+    if let Some(epochs) = args.epochs {
+        output.progress("reading the text, for --epochs");
+        let text = TrainingText::read(&settings)?;
+        args.steps = text.steps(&settings, epochs)?;
+        started = started.with_steps(args.steps);
+        settings = settings_of(&args, embedded_folder)?;
+        if args.dry_run {
+            output.line(text.line(&settings));
+        }
+    }
     if args.clustering.plan {
         let work = Plan {
             settings: &settings,
@@ -152,7 +163,7 @@ fn check_share(args: &FinetuneArgs) -> Result<(), Failure> {
     }
 }
 
-fn settings(args: &FinetuneArgs, embedded_folder: Option<&Path>) -> Result<FinetuneSettings, Failure> {
+fn settings_of(args: &FinetuneArgs, embedded_folder: Option<&Path>) -> Result<FinetuneSettings, Failure> {
     args.device.check()?;
     check_share(args)?;
     let files = |paths: &[PathBuf]| DataSource::Files(paths.to_vec());

@@ -748,3 +748,20 @@ fn records_without_anything_to_learn_are_passed_over_and_counted() {
     let output = shop.finetune(&["--valid", data.to_str().unwrap()]);
     assert_refused(&output, &["some.jsonl: 1 of its records", "no text in"], &shop.out());
 }
+
+#[test]
+fn epochs_that_cannot_be() {
+    let shop = Workshop::new();
+    for epochs in ["0", "-1", "nan", "inf"] {
+        let mut command = edkm();
+        command.arg("finetune").arg(shop.model()).arg("--data").arg(shop.text());
+        let output = command
+            .args(["--seq", "32", "--epochs", epochs])
+            .arg("--out")
+            .arg(shop.out());
+        assert_refused(&output.output().unwrap(), &["--epochs", "above 0"], &shop.out());
+    }
+    let output = shop.finetune(&["--epochs", "1"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("--steps"));
+}

@@ -353,3 +353,39 @@ fn what_a_run_learns_from_is_not_changed_on_the_way_and_what_it_shows_may_be() {
     assert_eq!(figures["steps"], 8);
     assert!(shop.out().exists());
 }
+
+/// The steps that `--epochs` comes to are those of the run, and of the run that goes on.
+#[test]
+fn epochs_become_steps_once() {
+    let shop = Workshop::new();
+    let epochs = |more: &[&str]| {
+        let mut command = edkm();
+        command.arg("finetune").arg(shop.model()).arg("--data").arg(shop.text());
+        command
+            .arg("--out")
+            .arg(shop.out())
+            .args(["--seq", "32", "--batch", "2", "--accumulate", "2"]);
+        command.args(["--eval-tokens", "100", "--no-distill", "--checkpoint-every", "1"]);
+        command.args(more).output().unwrap()
+    };
+    let dry = epochs(&["--epochs", "0.5", "--dry-run"]);
+    let shown = String::from_utf8_lossy(&dry.stdout).into_owned();
+    assert!(dry.status.success() && shown.contains("training text: 5"), "{shown}");
+    let tokens = shown.split(" documents, ").nth(1).unwrap().split(' ').next().unwrap();
+    let tokens: f64 = tokens.replace(',', "").parse().unwrap();
+    let steps = (0.5 * tokens / 128.0).ceil();
+    // at this rate it ends behind a checkpoint
+    let stopped = epochs(&["--epochs=0.5", "--lr", "1e30"]);
+    assert_eq!(stopped.status.code(), Some(1));
+    let arguments = std::fs::read_to_string(run_folder(&shop).join("arguments.json")).unwrap();
+    assert!(
+        arguments.contains(&format!(r#""--steps","{steps}""#)) && !arguments.contains("--epochs"),
+        "{arguments}"
+    );
+    let shown = resume(&shop).arg("--dry-run").output().unwrap();
+    assert!(shown.status.success(), "{}", String::from_utf8_lossy(&shown.stderr));
+    let figures = json(&epochs(&["--epochs", "0.5", "--overwrite", "--json"]));
+    assert_eq!(figures["steps"].as_f64(), Some(steps));
+    assert_eq!(figures["training_text"]["tokens"].as_f64(), Some(tokens));
+    assert!(figures["training_text"]["epochs"].as_f64().unwrap() >= 0.5);
+}

@@ -4,9 +4,14 @@ use std::fmt;
 
 use serde::Serialize;
 
+use edkm_llama::config::LlamaConfig;
+
+use super::check::{check, check_positions};
+use super::texts::texts;
 use super::FinetuneSettings;
 use crate::data::TokenStream;
 use crate::report::thousands;
+use crate::{Tokenizer, TrainError};
 
 /// The text of a run, without what is held out.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -22,24 +27,55 @@ pub struct TrainingText {
 }
 
 impl TrainingText {
+    /// Reads the text of a run, to learn how many steps go through it. Warnings are left to the run itself, which reads it again.
+    ///
+    /// # Errors
+    /// Settings outside of their ranges; a tokenizer or a text that cannot be used.
+    pub fn read(settings: &FinetuneSettings) -> Result<Self, TrainError> {
+        // what depends on the steps is not known yet
+        check(&FinetuneSettings {
+            clustering: None,
+            ..settings.clone()
+        })?;
+        check_positions(settings.sequence, &LlamaConfig::read(&settings.model_dir)?)?;
+        let tokenizer = Tokenizer::from_dir(&settings.model_dir)?;
+        let quiet = tracing::subscriber::NoSubscriber::default();
+        let (training, _) = tracing::subscriber::with_default(quiet, || texts(settings, &tokenizer))?;
+        Ok(Self::of(&training, settings))
+    }
+
+    /// The steps that go through it so often, the last one whole.
+    ///
+    /// # Errors
+    /// A number that is not finite, or not above 0.
+    pub fn steps(&self, settings: &FinetuneSettings, epochs: f64) -> Result<u64, TrainError> {
+        match epochs.is_finite() && epochs > 0.0 {
+            true => Ok((epochs * self.tokens as f64 / tokens_a_step(settings)).ceil() as u64),
+            false => Err(TrainError::Setting {
+                setting: "number of times through the text, --epochs,",
+                value: epochs.to_string(),
+                expected: "a finite number above 0",
+            }),
+        }
+    }
+
     /// That of a run on `stream`.
     pub(super) fn of(stream: &TokenStream, settings: &FinetuneSettings) -> Self {
-        let steps = settings.steps as f64 * tokens_a_step(settings);
         Self {
             documents: stream.documents(),
             tokens: stream.len(),
             counted: stream.counted(),
-            epochs: steps / stream.len().max(1) as f64,
+            epochs: epochs(stream.len(), settings),
         }
     }
 
     /// A line for people, with the steps that go through it.
-    pub(super) fn line(&self, settings: &FinetuneSettings) -> String {
+    pub fn line(&self, settings: &FinetuneSettings) -> String {
         format!(
             "training text: {self}; {} of {} tokens: {} times through it",
             count(settings.steps, "step"),
             thousands(tokens_a_step(settings) as u64),
-            times(self.epochs)
+            times(epochs(self.tokens, settings))
         )
     }
 }
@@ -53,6 +89,11 @@ impl fmt::Display for TrainingText {
             false => write!(f, "{documents}, {tokens} ({} count)", thousands(self.counted as u64)),
         }
     }
+}
+
+/// How often all steps go through so many tokens.
+fn epochs(tokens: usize, settings: &FinetuneSettings) -> f64 {
+    settings.steps as f64 * tokens_a_step(settings) / tokens.max(1) as f64
 }
 
 /// Tokens of a step. The product may be beyond all integers: whether such a step fits is asked elsewhere.
@@ -107,6 +148,28 @@ mod tests {
         );
         stream.truncate(0);
         assert_eq!(TrainingText::of(&stream, &one).documents, 0);
+    }
+
+    #[test]
+    fn steps_go_through_the_text_as_often_as_asked() {
+        let data = DataSource::Text(String::new());
+        let settings = FinetuneSettings {
+            sequence: 256,
+            batch: 4,
+            accumulate: 2,
+            ..FinetuneSettings::new("model", data, None, 400, "out")
+        };
+        let steps = |tokens, epochs| {
+            let text = TrainingText::of(&TokenStream::from_tokens(vec![0; tokens]), &settings);
+            text.steps(&settings, epochs)
+        };
+        assert_eq!(steps(20_480, 1.0).unwrap(), 10);
+        assert_eq!(steps(20_481, 1.0).unwrap(), 11);
+        assert_eq!(steps(20_480, 0.01).unwrap(), 1);
+        assert_eq!(steps(20_480, 2.5).unwrap(), 25);
+        for epochs in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+            assert!(steps(20_480, epochs).unwrap_err().to_string().contains("--epochs"));
+        }
     }
 
     #[test]
