@@ -43,6 +43,19 @@ impl Message {
     /// The role whose messages are learned.
     pub const ASSISTANT: &'static str = "assistant";
 
+    /// The roles that templates know. What any other says is of the prompt.
+    pub const ROLES: [&str; 9] = [
+        Self::ASSISTANT,
+        "developer",
+        "environment",
+        "function",
+        "ipython",
+        "observation",
+        "system",
+        "tool",
+        "user",
+    ];
+
     fn new(role: &str, content: impl Into<String>) -> Self {
         Self {
             role: role.to_owned(),

@@ -765,3 +765,33 @@ fn epochs_that_cannot_be() {
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("--steps"));
 }
+
+#[test]
+fn a_role_that_no_template_knows_is_pointed_out_once() {
+    let shop = Workshop::new();
+    let data = shop.path("some.jsonl");
+    let record = |role: &str| {
+        format!(
+            r#"{{"messages": [{{"role": "user", "content": "a"}}, {{"role": "{role}", "content": "b"}}, {{"role": "assistant", "content": "c"}}]}}"#
+        )
+    };
+    let known = ["system", "developer", "tool", "ipython", "human", "gpt"]
+        .map(record)
+        .join("\n");
+    std::fs::write(&data, &known).unwrap();
+    let arguments = ["--data", data.to_str().unwrap(), "--eval-tokens", "100", "--overwrite"];
+    let said = |output: std::process::Output| {
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{said}");
+        said
+    };
+    let quiet = said(shop.finetune(&arguments));
+    assert!(!quiet.contains("is not known"), "{quiet}");
+    std::fs::write(&data, format!("{known}\n{}\n{}", record("Bard"), record("bard"))).unwrap();
+    let warned = said(shop.finetune(&arguments));
+    assert!(
+        warned.contains("some.jsonl: line 7: the role \"bard\" is not known"),
+        "{warned}"
+    );
+    assert_eq!(warned.matches("is not known").count(), 1, "{warned}");
+}

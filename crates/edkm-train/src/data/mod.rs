@@ -117,6 +117,7 @@ impl TokenStream {
                 documents: Vec::new(),
                 bytes: 0,
                 passed_over: 0,
+                unknown_role: None,
             };
             match DataFormat::of(path)? {
                 DataFormat::Text => text::for_each(path, |document| waiting.add(Document::Plain(document)))?,
@@ -124,6 +125,12 @@ impl TokenStream {
                 DataFormat::Lines => records::for_each_line(path, waiting.records(path))?,
             }
             waiting.encode()?;
+            if let Some((role, place)) = &waiting.unknown_role {
+                tracing::warn!(
+                    "{}: {place}: the role {role} is not known, and what it says is taken for part of the prompt; what is learned is that of \"assistant\" (or \"gpt\", \"chatgpt\", \"model\", \"bot\")",
+                    path.display()
+                );
+            }
             if waiting.passed_over > 0 {
                 tracing::warn!(
                     "{}: {} of its records have no text or no response; they are passed over",
@@ -321,6 +328,8 @@ struct Batcher<'a> {
     bytes: usize,
     /// Records in which there is nothing to learn.
     passed_over: u64,
+    /// The first role that no template knows, for a message, and where it stands.
+    unknown_role: Option<(String, Place)>,
 }
 
 impl<'a> Batcher<'a> {
@@ -341,6 +350,9 @@ impl<'a> Batcher<'a> {
     fn records(&mut self, path: &Path) -> impl FnMut(Record, Place) -> Result<(), TrainError> + use<'_, 'a> {
         let path = path.to_owned();
         move |record, place| {
+            if self.unknown_role.is_none() {
+                self.unknown_role = record.unknown_role().map(|role| (shortened::quoted(role), place));
+            }
             if !record.is_learned() {
                 self.passed_over += 1;
                 return Ok(());

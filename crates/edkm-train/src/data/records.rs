@@ -40,6 +40,15 @@ pub enum Record {
 }
 
 impl Record {
+    /// The first role of a message that templates do not know.
+    pub(super) fn unknown_role(&self) -> Option<&str> {
+        let Self::Conversation(messages) = self else {
+            return None;
+        };
+        let mut roles = messages.iter().map(|message| message.role.as_str());
+        roles.find(|role| !Message::ROLES.contains(role))
+    }
+
     /// Whether there is anything in it that counts.
     pub fn is_learned(&self) -> bool {
         let says_something = |text: &str| !text.trim().is_empty();
