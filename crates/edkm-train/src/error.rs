@@ -140,6 +140,18 @@ pub enum TrainError {
         /// The path.
         path: PathBuf,
     },
+    /// A document or a record of a data file is larger than what is read.
+    #[error("{}: {what} takes more than {} MiB, the most that is read at once; {advice}", path.display(), limit >> 20)]
+    LargeDocument {
+        /// The file.
+        path: PathBuf,
+        /// The document, with its place.
+        what: String,
+        /// The limit in bytes.
+        limit: u64,
+        /// What can be done.
+        advice: &'static str,
+    },
     /// A file, or one piece of it, is larger than what is read.
     #[error("{}: {what} takes more than {limit} bytes, the most that is read", path.display())]
     TooLarge {

@@ -65,7 +65,7 @@ impl Record {
 /// may be in an object, under one of [`LISTS`].
 ///
 /// # Errors
-/// [`TrainError::Record`] with the record's place and the key at fault, [`TrainError::TooLarge`] for a record over 16 MiB,
+/// [`TrainError::Record`] with the record's place and the key at fault, [`TrainError::LargeDocument`] for a record over 16 MiB,
 /// an unreadable file, or what `each` gives.
 pub fn for_each_in_array(
     path: &Path,
@@ -184,10 +184,11 @@ impl TrainError {
 }
 
 fn too_large(path: &Path, what: String) -> TrainError {
-    TrainError::TooLarge {
+    TrainError::LargeDocument {
         path: path.to_path_buf(),
         what,
         limit: DOCUMENT_LIMIT,
+        advice: "make several records of it",
     }
 }
 

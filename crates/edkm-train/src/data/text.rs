@@ -12,7 +12,7 @@ use crate::{files, TrainError};
 /// is dropped, and white space at the end of a document goes; nothing else is changed.
 ///
 /// # Errors
-/// [`TrainError::NotUtf8`] with the offset of the byte, [`TrainError::TooLarge`] for a document over 16 MiB, an unreadable
+/// [`TrainError::NotUtf8`] with the offset of the byte, [`TrainError::LargeDocument`] for a document over 16 MiB, an unreadable
 /// file, or what `each` gives.
 pub fn for_each(path: &Path, each: impl FnMut(String) -> Result<(), TrainError>) -> Result<(), TrainError> {
     read(path, BufReader::new(files::open(path)?), each)
@@ -51,11 +51,11 @@ fn read(
             begins_at = offset;
         }
         if document.len() as u64 + length > DOCUMENT_LIMIT {
-            let what = format!("the document at byte {begins_at} (documents are split at blank lines)");
-            return Err(TrainError::TooLarge {
+            return Err(TrainError::LargeDocument {
                 path: path.to_path_buf(),
-                what,
+                what: format!("the document at byte {begins_at}"),
                 limit: DOCUMENT_LIMIT,
+                advice: "documents end at blank lines: put some where the text may be cut",
             });
         }
         // A line feed is never part of another character, so each line can be checked on its own.
@@ -133,7 +133,9 @@ mod tests {
     fn a_document_without_end_is_refused_before_it_fills_memory() {
         let endless = std::io::BufReader::new(std::io::repeat(b'a'));
         let error = read(Path::new("story.txt"), endless, |_| Ok(())).unwrap_err();
-        assert!(matches!(error, TrainError::TooLarge { .. }), "{error}");
+        assert!(matches!(error, TrainError::LargeDocument { .. }), "{error}");
+        let said = error.to_string();
+        assert!(said.contains("16 MiB") && said.contains("blank lines"), "{said}");
     }
 
     #[test]

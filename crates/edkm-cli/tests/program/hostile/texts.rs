@@ -64,9 +64,11 @@ fn plain() -> Vec<Case> {
         }),
         text("half a surrogate", &["UTF-8"], || b"Once \xed\xa0\x80 upon".to_vec()),
         text("a letter in too many bytes", &["UTF-8"], || b"\xc0\xaf".to_vec()),
-        text("one document of 17 MiB", &["the document at byte 0"], || {
-            vec![b'a'; 17 << 20]
-        }),
+        text(
+            "one document of 17 MiB",
+            &["the document at byte 0", "16 MiB", "blank lines"],
+            || vec![b'a'; 17 << 20],
+        ),
         // refused for its size, before it is read; the next one when it is read
         file("a terabyte of zeros", &[], |path| sparse(path, 1 << 40)),
         Case::new(
@@ -153,7 +155,7 @@ fn alpaca() -> Vec<Case> {
         array("deep objects", &["record 1"], || {
             format!(r#"[{}"#, r#"{"a":"#.repeat(500_000)).into()
         }),
-        array("a record of 17 MiB", &["record 1", "more than"], || {
+        array("a record of 17 MiB", &["record 1", "16 MiB", "several records"], || {
             format!(r#"[{{"instruction":"{}"}}]"#, "a".repeat(17 << 20)).into()
         }),
         array("a number of 17 MiB", &["record 1", "more than"], || {

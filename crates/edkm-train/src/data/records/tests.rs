@@ -243,12 +243,12 @@ fn a_record_that_never_ends_is_refused_before_it_fills_memory() {
     let endless = || BufReader::new(std::io::Cursor::new(br#"[{"instruction": ""#).chain(std::io::repeat(b'a')));
     let error = read_array(path, endless(), |_, _| Ok(())).unwrap_err();
     assert!(
-        matches!(&error, TrainError::TooLarge { what, .. } if what == "record 1 (line 1)"),
+        matches!(&error, TrainError::LargeDocument { what, .. } if what == "record 1 (line 1)"),
         "{error}"
     );
     let error = read_lines(path, endless(), |_, _| Ok(())).unwrap_err();
     assert!(
-        matches!(&error, TrainError::TooLarge { what, .. } if what == "line 1"),
+        matches!(&error, TrainError::LargeDocument { what, .. } if what == "line 1"),
         "{error}"
     );
 }
