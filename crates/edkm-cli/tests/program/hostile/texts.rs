@@ -138,6 +138,18 @@ fn alpaca() -> Vec<Case> {
         array("a key twice", &["record 1", "output"], || {
             br#"[{"instruction":"a","output":"x","output":"y"}]"#.to_vec()
         }),
+        array("a deep prompt", &["record 1"], || {
+            format!(r#"[{{"prompt":{}"#, nested(1_000_000)).into()
+        }),
+        array("an array with a name, cut off", &["record 2", "EOF"], || {
+            format!(r#"{{"data":[{GOOD},{}"#, &GOOD[..20]).into()
+        }),
+        array("a name without an array", &["line 1", "array"], || {
+            format!(r#"{{"data":{GOOD}}}"#).into()
+        }),
+        array("17 MiB beside an array", &["more than"], || {
+            format!(r#"{{"a":"{}","data":[{GOOD}]}}"#, "a".repeat(17 << 20)).into()
+        }),
         array("something behind", &["trailing"], || format!("[{GOOD}] {{").into()),
         array("not UTF-8", &["record 1"], || {
             b"[{\"instruction\":\"\xff\",\"output\":\"x\"}]".to_vec()
@@ -175,6 +187,19 @@ fn alpaca() -> Vec<Case> {
         lines("a million values", &["line 1", "instruction"], || {
             format!(r#"{{"instruction":[{}0]}}"#, "0,".repeat(1 << 20)).into()
         }),
+        lines(
+            "a prompt of a million values",
+            &["line 1", "\"completion\" is missing"],
+            || format!(r#"{{"prompt":[{}0]}}"#, "0,".repeat(1 << 20)).into(),
+        ),
+        lines("a key of 15 MiB", &["line 1", "more characters"], || {
+            format!(r#"{{"{}":0}}"#, "a".repeat(15 << 20)).into()
+        }),
+        lines(
+            "a text of 15 MiB in place of a record",
+            &["line 1", "more characters"],
+            || format!(r#""{}""#, "\u{e9}".repeat(15 << 19)).into(),
+        ),
         lines("blank lines", &["no text"], || b"\n \r\n".repeat(1000)),
         Case::new("alpaca.json: a terabyte of zeros", &["alpaca.json"], |shop| {
             sparse(&shop.path("alpaca.json"), 1 << 40);
