@@ -46,7 +46,10 @@ pub fn run(args: CompressArgs) -> Result<(), Failure> {
     };
     let looks = settings.method.needs_calibration() || settings.clustering.bits_budget.is_some();
     if settings.calibration.is_some() && !looks {
-        note(format_args!("{} looks at no text: --data is not read", settings.method.name()));
+        note(format_args!(
+            "{} looks at no text: --data is not read",
+            settings.method.name()
+        ));
     }
     let mut progress = Progress::new(output).with_signals()?;
     if args.plan {
