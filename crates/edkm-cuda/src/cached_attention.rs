@@ -224,7 +224,7 @@ impl<R: Runtime> Pieces<R> {
     }
 
     /// Bytes that [`forward`] works in.
-    pub fn scratch_bytes(&self) -> usize {
+    fn scratch_bytes(&self) -> usize {
         self.partials * self.heads.keys * TILE * (self.heads.dim + 2) * 4
     }
 }
@@ -236,7 +236,7 @@ fn keys_of_range(keys: usize) -> usize {
 
 /// out = softmax(q Kᵀ / sqrt(D)) V, of the keys and values that each token sees. `q`, `out [N, A, D]`.
 ///
-/// Scratch: [`Pieces::scratch_bytes`], at most 16 x 64 x G x (D + 2) x 4 bytes for each 64 / (A / G) tokens.
+/// Scratch: at most 16 x 64 x G x (D + 2) x 4 bytes for each 64 / (A / G) tokens.
 ///
 /// # Errors
 /// The runtime's.

@@ -46,7 +46,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    fn at_once(self) -> usize {
+    fn most_at_once(self) -> usize {
         self.at_once.max(1)
     }
 
@@ -113,7 +113,7 @@ pub struct Found {
 
 /// The palettes in parts whose tables are in memory at once: the first of each part, and how many.
 fn parts(weights: Palettes<'_>, settings: Settings) -> impl Iterator<Item = (usize, Palettes<'_>)> {
-    let (palettes, at_once) = (weights.palettes(), settings.at_once());
+    let (palettes, at_once) = (weights.palettes(), settings.most_at_once());
     (0..palettes)
         .step_by(at_once)
         .map(move |first| (first, weights.part(first, at_once.min(palettes - first))))

@@ -37,7 +37,7 @@ pub fn forward<R: Runtime>(
     let (clusters, palettes) = (settings.clusters, weights.palettes());
     check::len("known starts [P]", starts.known.len(), palettes);
     check::len("other starts [P]", starts.other.len(), palettes);
-    let one_part = palettes <= settings.at_once();
+    let one_part = palettes <= settings.most_at_once();
     // few numbers come with the launch; a copy from the host waits for what runs, so it is made before anything does
     let heads = match one_part && palettes == 1 && clusters <= CLUSTERS_AT_ONCE {
         true => None,

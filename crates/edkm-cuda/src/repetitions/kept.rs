@@ -62,7 +62,7 @@ pub(super) struct Places {
 impl Places {
     /// Counts of more than one part are not there together, and have no place.
     pub(super) fn new(palettes: usize, settings: Settings) -> Self {
-        let of_part = palettes.min(settings.at_once());
+        let of_part = palettes.min(settings.most_at_once());
         let counted = if of_part == palettes { palettes } else { 0 };
         let mut end = 0;
         let mut next = |len| {

@@ -19,10 +19,18 @@ use crate::device::DeviceMemory;
 /// Something on a GPU that may end on another thread.
 struct Anywhere<T>(T);
 
+/// What is made of handles of the driver's, and of nothing else that a thread could miss.
+trait OfHandles {}
+
+impl OfHandles for Cuda {}
+impl<S: Shape> OfHandles for Tensor<S, f32, Cuda> {}
+impl OfHandles for Arc<Array<Gpu, u16>> {}
+impl OfHandles for Coming {}
+
 // SAFETY: dfdx's `Cuda`, its tensors and this project's memory are made of `Arc`s of handles: a context, streams, cuBLAS, memory. The driver takes each of
 // them from any thread that the context is bound to, and cudarc binds it in every call, those of `drop` too. What keeps them from being `Send` is the raw
 // handle of `CudaStream` alone, which is used the same way.
-unsafe impl<T> Send for Anywhere<T> {}
+unsafe impl<T: OfHandles> Send for Anywhere<T> {}
 
 // SAFETY: as for `Send`: what `&Cuda` can do goes through locks of dfdx's (its cache, its random numbers, its workspace) or the driver's own.
 unsafe impl Sync for Anywhere<Cuda> {}
