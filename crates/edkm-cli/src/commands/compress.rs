@@ -56,6 +56,9 @@ pub fn run(args: CompressArgs) -> Result<(), Failure> {
         let layers = plan_compress(&settings, &Cpu::default(), &mut progress)?;
         return plan::show(output, layers);
     }
+    if !settings.model_dir.join("tokenizer.json").exists() {
+        note("the model has no tokenizer.json: eval, generate and chat will need one beside what is written");
+    }
     let outcome = compress_folder(&settings, &Cpu::default(), &mut progress)?;
     output.line(format!(
         "{} -> {}, {}; {:.1} s",

@@ -443,6 +443,9 @@ fn a_folder_to_write_that_is_a_file_or_holds_a_model() {
     };
     assert_refused(&to(&shop.text()), &["text.txt is a file"], &shop.out());
     assert!(to(&shop.out()).status.success());
+    let figures = std::fs::read(shop.out().join("compress.json")).unwrap();
+    let figures: serde_json::Value = serde_json::from_slice(&figures).unwrap();
+    assert_eq!(figures["method"], "rtn");
     let again = to(&shop.out());
     assert_eq!(again.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&again.stderr).contains("--overwrite"));

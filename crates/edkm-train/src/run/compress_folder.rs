@@ -50,9 +50,14 @@ pub struct CalibrationSettings {
     pub seed: u64,
 }
 
-/// The figures of a compression.
+/// The file of the figures; `result.json` is a run's, which tells by it that it is complete.
+const FIGURES: &str = "compress.json";
+
+/// The figures of a compression, which are in `OUT/compress.json` too.
 #[derive(Debug, Clone, Serialize)]
 pub struct CompressOutcome {
+    /// How palettes were found.
+    pub method: &'static str,
     /// Bits a weight of the compressed tensors, palettes counted.
     pub bits_per_weight: Option<f64>,
     /// Bytes of the written model.safetensors.
@@ -176,14 +181,19 @@ pub fn compress_folder<D: EdkmDevice>(
     config.write(out.path())?;
     write_rules(&clustering, &config, out.path())?;
     copy_companions(&settings.model_dir, out.path())?;
-    observer.go_on()?;
-    out.commit()?;
-    Ok(CompressOutcome {
+    let outcome = CompressOutcome {
+        method: settings.method.name(),
         bits_per_weight: Sizes::of(&palettes).bits_per_weight(),
         size_bytes: written.bytes,
         size_before_bytes: checkpoint.file_bytes(),
         bits_chosen,
         seconds: start.elapsed().as_secs_f64(),
         out: settings.out.clone(),
-    })
+    };
+    let figures = serde_json::to_vec_pretty(&outcome).map_err(|why| TrainError::io("write", out.path())(why.into()))?;
+    let path = out.path().join(FIGURES);
+    std::fs::write(&path, figures).map_err(TrainError::io("write", &path))?;
+    observer.go_on()?;
+    out.commit()?;
+    Ok(outcome)
 }
