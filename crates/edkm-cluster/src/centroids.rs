@@ -1,5 +1,7 @@
 //! Centroids of all palettes of a matrix.
 
+use std::cmp::Ordering;
+
 use crate::shape::check_length;
 use crate::{ClusterError, MatrixShape, Spec};
 
@@ -104,6 +106,25 @@ impl Centroids {
     /// When `group` is not below [`groups`](Centroids::groups).
     pub fn group_f64(&self, group: usize) -> &[f64] {
         &self.values[self.range(group)]
+    }
+
+    /// How many different centroids a palette has.
+    ///
+    /// # Panics
+    /// When `group` is not below [`groups`](Centroids::groups).
+    pub fn distinct(&self, group: usize) -> usize {
+        let palette = self.group_f64(group);
+        // scalars are in order nearly always
+        if self.dim == 1 && palette.windows(2).all(|pair| pair[0] < pair[1]) {
+            return palette.len();
+        }
+        let mut centroids: Vec<&[f64]> = palette.chunks_exact(self.dim).collect();
+        centroids.sort_unstable_by(|a, b| {
+            let mut by_number = a.iter().zip(*b).map(|(a, b)| a.total_cmp(b));
+            by_number.find(|order| order.is_ne()).unwrap_or(Ordering::Equal)
+        });
+        centroids.dedup();
+        centroids.len()
     }
 
     /// All numbers, `[palettes, clusters, dim]`, in f32.

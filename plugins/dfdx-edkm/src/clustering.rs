@@ -1,5 +1,6 @@
 //! What a clustered weight remembers between steps.
 
+use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use edkm_cluster::{Centroids, ClusterError, Counted, Grouping, MatrixShape, Prepared, Spec, Temperature, Trajectory};
@@ -20,6 +21,10 @@ use crate::PalettizeError;
 /// its outputs are near those that were saved, not the same. To have the same, keep [`Clustering::state`] beside the file and [`Clustering::restore`] it.
 /// A module that has already run starts from the centroids that it has; where what it loads is another weight altogether, [`Clustering::reset`] it first.
 /// `to_device`, `to_dtype` and `clone` take the settings and what has been reached along.
+///
+/// One clustering is for one weight: a second one would take turns with it, and neither would come again as it was. What is not training's, such as an
+/// evaluation with hard assignment (a low temperature) or the palettes of an average of weights, is done on a clone: the next step starts from where this
+/// one's last forward pass ended.
 ///
 /// Interior mutability, since dfdx's forward pass takes `&self`. A clone starts from what this one has reached and then goes its own way.
 #[derive(Debug)]
@@ -102,7 +107,7 @@ impl Clustering {
         inner.spec = spec;
     }
 
-    /// Changes the temperature, for a schedule.
+    /// Changes the temperature, for a schedule. (For a look at hard assignments within training: on a clone.)
     pub fn set_temperature(&self, temperature: Temperature) {
         self.lock().spec.temperature = temperature;
     }
@@ -175,7 +180,7 @@ impl Clustering {
                 Some(trajectory) => return Ok(trajectory),
                 None => weight.iterate(&state.start)?,
             },
-            Some(state) => weight.iterate(&state.last)?,
+            Some(state) => weight.iterate(&*start_after(weight, &state.last)?)?,
             None => weight.iterate(&weight.initial()?)?,
         };
         Ok(self.settle(fingerprint, trajectory))
@@ -282,6 +287,31 @@ pub fn palette_spec(spec: &Spec, dtype: PaletteDType) -> PaletteSpec {
 }
 
 /// A weight that is ready to be clustered, by its numbers or by how often each occurs.
+/// Where a weight begins that comes after another one: where that ended. But centroids that coincide have the same share in every weight and never part
+/// again, as those that were found for a weight of one value or two (zeros, signs): palettes that have collapsed begin as if they were the first.
+fn start_after<'c>(weight: &impl Iterable, last: &'c Centroids) -> Result<Cow<'c, Centroids>, ClusterError> {
+    if !some_have_collapsed(last) {
+        return Ok(Cow::Borrowed(last));
+    }
+    let anew = weight.initial()?;
+    let palettes = (0..last.groups()).flat_map(|group| match has_collapsed(last, group) {
+        true => anew.group_f64(group),
+        false => last.group_f64(group),
+    });
+    Centroids::from_f64(palettes.copied().collect(), last.clusters(), last.dim()).map(Cow::Owned)
+}
+
+/// Whether a palette has no more than one or two different centroids, and could have more.
+pub(crate) fn has_collapsed(centroids: &Centroids, group: usize) -> bool {
+    let distinct = centroids.distinct(group);
+    distinct <= 2 && distinct < centroids.clusters()
+}
+
+/// Whether some palette has.
+pub(crate) fn some_have_collapsed(centroids: &Centroids) -> bool {
+    (0..centroids.groups()).any(|group| has_collapsed(centroids, group))
+}
+
 pub(crate) trait Iterable {
     fn fingerprint(&self) -> u128;
     fn initial(&self) -> Result<Centroids, ClusterError>;

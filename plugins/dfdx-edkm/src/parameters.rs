@@ -55,6 +55,10 @@ pub trait ParameterVisitor<D: EdkmDevice> {
 
 /// A model whose parameters can be walked, in a fixed order: this crate's layers, dfdx's linear layers, embedding, layer norm and activations, and what dfdx's
 /// wrappers and tuples of up to six make of these. A struct of your own visits its fields.
+#[diagnostic::on_unimplemented(
+    message = "the parameters of `{Self}` are not known",
+    note = "implement `Parameters` for a struct of your own with the layer in it and visit its tensors, or train with `AdamWOptimizer`, which takes every dfdx module"
+)]
 pub trait Parameters<D: EdkmDevice> {
     /// Calls the visitor for each parameter; names start with `prefix`.
     fn visit_parameters<V: ParameterVisitor<D>>(&mut self, prefix: &str, visitor: &mut V) -> Result<(), V::Error>;
@@ -94,7 +98,18 @@ impl ClusteredMatrix<'_> {
     }
 }
 
-/// Calls `each` for the clustered matrices of a model, in order.
+/// A weight of any shape as the matrix that is clustered: its first axis, and all others; a vector is one row.
+pub(crate) fn as_matrix_shape<S: Shape>(shape: &S) -> MatrixShape {
+    let sizes = shape.concrete();
+    let (rows, cols) = match sizes.as_ref() {
+        [] => (1, 1),
+        [len] => (1, *len),
+        [rows, others @ ..] => (*rows, others.iter().product()),
+    };
+    MatrixShape { rows, cols }
+}
+
+/// Calls `each` for the clustered weights of a model, in order.
 ///
 /// # Errors
 /// The first of `each`.
@@ -111,15 +126,14 @@ pub fn visit_clustered<D: EdkmDevice, E>(
             kind: ParameterKind<'_>,
             parameter: &mut Tensor<S, f32, D>,
         ) -> Result<(), E> {
-            let sizes = parameter.shape().concrete();
-            let (Some(clustering), &[rows, cols]) = (kind.clustering(), sizes.as_ref()) else {
+            let Some(clustering) = kind.clustering() else {
                 return Ok(());
             };
             (self.0)(ClusteredMatrix {
                 name,
                 kind,
                 clustering,
-                shape: MatrixShape { rows, cols },
+                shape: as_matrix_shape(parameter.shape()),
                 read: &|| parameter.as_vec(),
             })
         }

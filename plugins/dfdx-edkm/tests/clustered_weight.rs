@@ -119,3 +119,78 @@ fn what_cannot_be_clustered_says_why() {
         );
     }
 }
+
+/// The values that W~ takes.
+fn values(weight: &Weight<Rank2<8, 8>>, clustering: &Clustering) -> Vec<f32> {
+    let mut values = clustered_weight(weight.clone(), clustering).unwrap().as_vec();
+    values.sort_by(f32::total_cmp);
+    values.dedup();
+    values
+}
+
+#[test]
+fn a_weight_of_few_values_does_not_hold_the_palette_of_those_after_it() {
+    let dev = Cpu::default();
+    let signs: Weight<Rank2<8, 8>> = dev.tensor_from_vec((0..64).map(|i| [0.1, -0.1][i % 2]).collect(), (Const, Const));
+    let pairs = Spec {
+        vector: VectorLen::new(2).unwrap(),
+        ..spec(3)
+    };
+    for first in [dev.zeros(), signs] {
+        for spec in [spec(3), pairs] {
+            let clustering = Clustering::new(spec);
+            assert!(values(&first, &clustering).len() <= 2);
+            let weight: Weight<Rank2<8, 8>> = dev.sample_normal();
+            values(&weight, &clustering);
+            // the same start as that of a clustering that has seen nothing
+            let fresh = Clustering::new(spec);
+            values(&weight, &fresh);
+            assert_eq!(clustering.state().unwrap().last, fresh.state().unwrap().last);
+        }
+    }
+}
+
+#[test]
+fn palettes_whose_centroids_differ_go_on() {
+    let dev = Cpu::default();
+    // a palette of zeros, and one that is as it should be
+    let mut numbers: Vec<f32> = dev.sample_normal_like(&(64,)).as_vec();
+    numbers[..32].fill(0.0);
+    let spec = Spec {
+        grouping: Grouping::PerChannels(4.try_into().unwrap()),
+        ..spec(2)
+    };
+    let clustering = Clustering::new(spec);
+    let first: Weight<Rank2<8, 8>> = dev.tensor_from_vec(numbers, (Const, Const));
+    values(&first, &clustering);
+    let before = clustering.state().unwrap().last;
+    values(&dev.sample_normal(), &clustering);
+    let start = clustering.state().unwrap().start;
+    assert_ne!(start.group_f64(0), before.group_f64(0));
+    assert_eq!(start.group_f64(1), before.group_f64(1));
+}
+
+#[test]
+fn weights_of_other_shapes_are_visited_as_matrices() {
+    use dfdx_edkm::{visit_clustered, ParameterKind, ParameterVisitor, Parameters};
+    struct Experts(Weight<Rank3<3, 4, 5>>, Clustering);
+    impl Parameters<Cpu> for Experts {
+        fn visit_parameters<V: ParameterVisitor<Cpu>>(
+            &mut self,
+            prefix: &str,
+            visitor: &mut V,
+        ) -> Result<(), V::Error> {
+            let clustering = Some(&self.1);
+            let kind = ParameterKind::Linear { clustering };
+            visitor.visit(&format!("{prefix}experts"), kind, &mut self.0)
+        }
+    }
+    let mut shapes = Vec::new();
+    let mut model = Experts(Cpu::default().zeros(), Clustering::default());
+    visit_clustered(&mut model, |weight| {
+        shapes.push(weight.shape);
+        Ok::<(), std::convert::Infallible>(())
+    })
+    .unwrap();
+    assert_eq!(shapes, [MatrixShape::new(3, 20)]);
+}

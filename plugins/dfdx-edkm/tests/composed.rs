@@ -11,6 +11,7 @@ use dfdx_edkm::nn::IntoClustered;
 use dfdx_edkm::optim::{AdamW, AdamWConfig};
 use dfdx_edkm::{
     backward, count_parameters, visit_clustered, Bits, ParameterKind, ParameterVisitor, Parameters, Spec, StoreTape,
+    VectorLen,
 };
 use edkm_store::Store;
 
@@ -146,4 +147,79 @@ fn a_composed_model_is_clustered_whole_and_keeps_names_and_numbers() {
     // it runs
     model.1 .0 .0.weight.fill_with_ones();
     let _ = model.forward(dev.tensor([3usize, 1]));
+}
+
+/// What a step says that is refused.
+fn refused<M: Parameters<Cpu>>(config: AdamWConfig, model: &mut M, rate: f64, scale: f64) -> String {
+    let mut adamw = AdamW::new(Cpu::default(), config);
+    let error = adamw.step(model, &mut Gradients::leaky(), rate, scale).unwrap_err();
+    assert_eq!(adamw.step_count(), 0);
+    error.to_string()
+}
+
+#[test]
+fn a_step_that_cannot_be_made_changes_nothing() {
+    let config = AdamWConfig::default();
+    let mut model = Cpu::default().build_module::<Linear<4, 4>, f32>();
+    let before = model.weight.as_vec();
+    let mut says = |config, rate, scale| refused(config, &mut model, rate, scale);
+    assert_eq!(says(config, f64::NAN, 1.0), "the learning rate is NaN");
+    assert_eq!(says(config, 0.1, f64::INFINITY), "the scale of the gradients is inf");
+    for clip_norm in [-1.0, f64::NAN] {
+        let config = AdamWConfig { clip_norm, ..config };
+        assert_eq!(says(config, 0.1, 1.0), format!("the norm to clip at is {clip_norm}"));
+    }
+    assert_eq!(model.weight.as_vec(), before);
+}
+
+#[test]
+fn two_parameters_of_one_name_are_noticed() {
+    type Layer = dfdx::nn::modules::Linear<4, 4, f32, Cpu>;
+    struct Twice(Layer, Layer);
+    impl Parameters<Cpu> for Twice {
+        fn visit_parameters<V: ParameterVisitor<Cpu>>(
+            &mut self,
+            prefix: &str,
+            visitor: &mut V,
+        ) -> Result<(), V::Error> {
+            self.0.visit_parameters(prefix, visitor)?;
+            self.1.visit_parameters(prefix, visitor)
+        }
+    }
+    let layer = || Cpu::default().build_module::<Linear<4, 4>, f32>();
+    let said = refused(AdamWConfig::default(), &mut Twice(layer(), layer()), 0.1, 1.0);
+    assert!(said.contains("two parameters have the name weight"), "{said}");
+}
+
+/// Losses of a layer that begins at zero, every weight of one palette.
+fn losses_from_zeros(spec: Spec) -> Vec<f32> {
+    let dev = Cpu::default();
+    let mut plain = dev.build_module::<Linear<8, 4>, f32>();
+    (plain.weight, plain.bias) = (dev.zeros(), dev.zeros());
+    let mut model = (plain.into_clustered(spec),);
+    let x: Tensor<Rank2<32, 8>, f32, _> = dev.sample_normal();
+    let wanted: Tensor<Rank2<8, 4>, f32, _> = dev.sample_normal();
+    let y = x.clone().matmul(wanted);
+    let mut adamw = AdamW::new(dev, AdamWConfig::default());
+    let losses = (0..100).map(|_| {
+        let tape = StoreTape::new(Store::marshaling(), model.alloc_grads());
+        let loss = mse_loss(model.forward(x.clone().put_tape(tape)), y.clone());
+        let value = loss.array();
+        adamw.step(&mut model, &mut backward(loss).unwrap(), 2e-2, 1.0).unwrap();
+        value
+    });
+    losses.collect()
+}
+
+#[test]
+fn a_layer_that_begins_at_zero_learns() {
+    let spec = Spec::new(Bits::new(4).unwrap());
+    let pairs = Spec {
+        vector: VectorLen::new(2).unwrap(),
+        ..spec
+    };
+    for spec in [spec, pairs] {
+        let losses = losses_from_zeros(spec);
+        assert!(losses[99] < 0.2 * losses[0], "{} {}", losses[0], losses[99]);
+    }
 }

@@ -170,3 +170,15 @@ fn a_step_that_changes_nothing_does_not_count() {
     assert_eq!(optimizer.step_count(), 0);
     assert!(optimizer.moments().is_empty());
 }
+
+#[test]
+fn a_rate_that_is_no_number_changes_nothing() {
+    let mut model = Two::new([true; 3]);
+    let before = model.numbers();
+    let loss = model.loss(Cpu::default().tensor(random(3, 16)));
+    let error = optimizer()
+        .backward_and_step(&mut model, loss, f64::INFINITY)
+        .unwrap_err();
+    assert_eq!(error.to_string(), "the learning rate is inf");
+    assert_eq!(model.numbers(), before);
+}

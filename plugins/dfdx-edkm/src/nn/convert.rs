@@ -26,6 +26,10 @@ use crate::{Clustering, Spec};
 /// # Ok(())
 /// # }
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` has no clustered counterpart, and is not known as a layer without matrices",
+    note = "convert the parts that have one, and put the model together of them"
+)]
 pub trait IntoClustered {
     /// The clustered layer.
     type Clustered;

@@ -1,6 +1,6 @@
 //! Adam with decoupled weight decay (arXiv 1711.05101).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use dfdx::prelude::*;
 use edkm_kernels::adamw::Hyper;
@@ -106,7 +106,8 @@ impl<D: EdkmDevice> AdamW<D> {
     /// `gradient_scale` multiplies the gradients first (one over the number of accumulated batches).
     ///
     /// # Errors
-    /// A norm that is not finite ([`StepError::NotFinite`] names the parameter): nothing is changed then. The device's errors.
+    /// A norm that is not finite ([`StepError::NotFinite`] names the parameter), a number that cannot be used, two parameters of one name: nothing is
+    /// changed then. The device's errors.
     pub fn step(
         &mut self,
         model: &mut impl Parameters<D>,
@@ -115,6 +116,7 @@ impl<D: EdkmDevice> AdamW<D> {
         gradient_scale: f64,
     ) -> Result<f64, StepError> {
         let _span = tracing::trace_span!("optimizer").entered();
+        self.check(learning_rate, gradient_scale)?;
         let norm = self.norm(model, gradients)? * gradient_scale;
         let clip = clip_factor(norm, self.config.clip_norm);
         self.step += 1;
@@ -130,15 +132,31 @@ impl<D: EdkmDevice> AdamW<D> {
     /// The norm of all gradients of `model`.
     ///
     /// # Errors
-    /// The first parameter with a gradient that is not finite.
+    /// The first parameter with a gradient that is not finite, or with the name of another one.
     pub fn norm(&self, model: &mut impl Parameters<D>, gradients: &mut Gradients<f32, D>) -> Result<f64, StepError> {
         let mut norm = Norm {
             gradients,
             device: &self.device,
             sum_of_squares: 0.0,
+            names: Names::default(),
         };
         model.visit_parameters("", &mut norm)?;
         Ok(norm.sum_of_squares.sqrt())
+    }
+
+    /// Refuses what would make every parameter a NaN.
+    pub(super) fn check(&self, learning_rate: f64, gradient_scale: f64) -> Result<(), StepError> {
+        let clip_norm = self.config.clip_norm;
+        for (what, value, is_usable) in [
+            ("learning rate", learning_rate, learning_rate.is_finite()),
+            ("scale of the gradients", gradient_scale, gradient_scale.is_finite()),
+            ("norm to clip at", clip_norm, clip_norm > 0.0),
+        ] {
+            if !is_usable {
+                return Err(StepError::Setting { what, value });
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn hyper(&self, learning_rate: f64, gradient_scale: f64) -> Hyper {
@@ -254,6 +272,20 @@ pub enum StepError {
         /// Its dotted path.
         parameter: String,
     },
+    /// A number that a step cannot be made with.
+    #[error("the {what} is {value}")]
+    Setting {
+        /// What it is.
+        what: &'static str,
+        /// Its value.
+        value: f64,
+    },
+    /// Two parameters that moments cannot be told apart for.
+    #[error("two parameters have the name {parameter}: `visit_parameters` must give each field a prefix of its own")]
+    SameName {
+        /// The name.
+        parameter: String,
+    },
     /// The device.
     #[error("the device failed at {parameter}: {reason}")]
     Device {
@@ -309,10 +341,26 @@ pub(super) fn device_error(parameter: &str, error: impl std::fmt::Display) -> St
     }
 }
 
+/// The names of a walk, each of which comes once.
+#[derive(Default)]
+pub(super) struct Names(HashSet<String>);
+
+impl Names {
+    pub(super) fn add(&mut self, name: &str) -> Result<(), StepError> {
+        match self.0.insert(name.to_owned()) {
+            true => Ok(()),
+            false => Err(StepError::SameName {
+                parameter: name.to_owned(),
+            }),
+        }
+    }
+}
+
 struct Norm<'a, D: EdkmDevice> {
     gradients: &'a mut Gradients<f32, D>,
     device: &'a D,
     sum_of_squares: f64,
+    names: Names,
 }
 
 impl<D: EdkmDevice> ParameterVisitor<D> for Norm<'_, D> {
@@ -324,6 +372,7 @@ impl<D: EdkmDevice> ParameterVisitor<D> for Norm<'_, D> {
         _: ParameterKind<'_>,
         parameter: &mut Tensor<S, f32, D>,
     ) -> Result<(), StepError> {
+        self.names.add(name)?;
         let gradient = gradient_of(self.gradients, name, parameter)?;
         self.sum_of_squares += sum_of_squares(self.device, name, gradient)?;
         Ok(())

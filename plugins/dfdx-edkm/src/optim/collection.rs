@@ -14,8 +14,8 @@ use crate::EdkmDevice;
 ///
 /// A gradient that is not there counts as 0 (dfdx's own optimizers return `UnusedParams`; dfdx does not tell others which are there).
 ///
-/// There is no clipping (`clip_norm` is ignored), and every parameter decays alike, since a `TensorCollection` does not say what is a
-/// matrix of a layer and what a bias. [`AdamW::step`] does both, for models with [`Parameters`](crate::Parameters).
+/// There is no clipping (`clip_norm` is ignored) and no look for gradients that are not finite, and every parameter decays alike, since a `TensorCollection` does not say what is a
+/// matrix of a layer and what a bias. [`AdamW::step`] does all three, for models with [`Parameters`](crate::Parameters).
 pub struct AdamWOptimizer<D: EdkmDevice> {
     /// Moments and settings; save and restore it by [`AdamW::state`].
     pub adamw: AdamW<D>,

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use dfdx::prelude::*;
 use edkm_kernels::adamw::Hyper;
 
-use super::adamw::{clip_factor, device_error, gradient_of, sum_of_squares};
+use super::adamw::{clip_factor, device_error, gradient_of, sum_of_squares, Names};
 use super::{AdamW, StepError};
 use crate::device::take_gradient;
 use crate::{backward_by_parts, EdkmDevice, ParameterKind, ParameterVisitor, ParametersByPart, StoreTape};
@@ -22,7 +22,7 @@ impl<D: EdkmDevice> AdamW<D> {
     /// one of as many as there are parts. So the norm of all stays within `clip_norm`.
     ///
     /// # Errors
-    /// Those of [`backward_by_parts`]; a gradient that is not finite ([`StepError::NotFinite`]), where later parts have been updated and this one and earlier
+    /// Those of [`backward_by_parts`]; a number that cannot be used, two parameters of one name in a part; a gradient that is not finite ([`StepError::NotFinite`]), where later parts have been updated and this one and earlier
     /// ones are as they were; the device's.
     pub fn backward_and_step(
         &mut self,
@@ -30,6 +30,7 @@ impl<D: EdkmDevice> AdamW<D> {
         loss: Tensor<Rank0, f32, D, StoreTape<f32, D>>,
         learning_rate: f64,
     ) -> Result<f64, StepError> {
+        self.check(learning_rate, 1.0)?;
         let mut step = PartialStep {
             hyper: Hyper {
                 step: self.step + 1,
@@ -73,6 +74,7 @@ impl<'a, D: EdkmDevice> PartialStep<'a, D> {
             step: self,
             gradients,
             sum_of_squares: 0.0,
+            names: Names::default(),
             factor: None,
         };
         visit(&mut pass)?;
@@ -88,6 +90,7 @@ struct Pass<'p, 'a, D: EdkmDevice> {
     step: &'p mut PartialStep<'a, D>,
     gradients: &'p mut Gradients<f32, D>,
     sum_of_squares: f64,
+    names: Names,
     /// What the gradients are multiplied with, once that is known.
     factor: Option<f64>,
 }
@@ -112,6 +115,7 @@ impl<D: EdkmDevice> ParameterVisitor<D> for Pass<'_, '_, D> {
         }
         let slot = gradient_of(self.gradients, name, parameter)?;
         let Some(factor) = self.factor else {
+            self.names.add(name)?;
             self.sum_of_squares += sum_of_squares(&optimizer.device, name, slot)?;
             return Ok(());
         };

@@ -5,9 +5,11 @@ mod cpu_kernel;
 mod cuda_kernel;
 
 use dfdx::prelude::*;
+use edkm_cluster::MatrixShape;
 
 use super::linear::{ClusteredUse, LinearDims, LinearKernel};
 use crate::device::{contiguous, take_gradient};
+use crate::parameters::as_matrix_shape;
 use crate::{Clustering, EdkmDevice, EdkmError, SaveForBackward};
 
 /// The device's part of a clustered weight that is a tensor of its own.
@@ -34,7 +36,7 @@ pub trait ClusteredWeightKernel: LinearKernel {
 /// The clustered weight W~ of a `weight` of any shape, as a tensor of the same shape: for experts of a mixture, convolutions, and all that is no layer of
 /// [`crate::nn`]. Its rows, which groups and factors of channels go by, are the slices of the first axis (a vector is one row).
 ///
-/// Saves nothing but the trajectory of the centroids. W~ itself stays alive as long as the op that it is given to keeps it: with dfdx's ops, to their backward
+/// Each weight has a [`Clustering`] of its own. Saves nothing but the trajectory of the centroids. W~ itself stays alive as long as the op that it is given to keeps it: with dfdx's ops, to their backward
 /// pass. [`mod@super::linear`] keeps none, so take that where it fits, or put [`crate::checkpoint`] around the part.
 ///
 /// ```
@@ -60,7 +62,7 @@ pub trait ClusteredWeightKernel: LinearKernel {
 /// ```
 ///
 /// # Errors
-/// A weight that is not finite or too small for the palettes: a device error, with the reason in the tape's [`crate::Failure`].
+/// A weight that is not finite or has no numbers, vectors that do not divide its rows: a device error, with the reason in the tape's [`crate::Failure`].
 ///
 /// # Source
 /// M. Cho et al., DKM: Differentiable k-Means Clustering Layer for Neural Network Compression, arXiv 2108.12659, section 3.
@@ -71,7 +73,12 @@ pub fn clustered_weight<S: Shape, D: EdkmDevice, T: SaveForBackward<D>>(
     let _span = tracing::trace_span!("clustered weight").entered();
     let (weight, mut tape) = contiguous(weight)?.split_tape();
     let device = weight.device().clone();
-    let dims = dims(weight.shape());
+    let MatrixShape { rows, cols } = as_matrix_shape(weight.shape());
+    let dims = LinearDims {
+        tokens: 0,
+        inputs: cols,
+        outputs: rows,
+    };
     let clustered = device
         .cluster("clustered_weight", D::view(&weight), dims.weight_shape(), clustering)
         .map_err(|error| tape.fail(error))?;
@@ -93,18 +100,4 @@ pub fn clustered_weight<S: Shape, D: EdkmDevice, T: SaveForBackward<D>>(
             .map_err(|error| segment.fail::<D>(error))
     });
     Ok(out.put_tape(tape))
-}
-
-/// A weight as a matrix: its first axis, and all others.
-fn dims<S: Shape>(shape: &S) -> LinearDims {
-    let sizes = shape.concrete();
-    let outputs = match sizes.as_ref() {
-        [] | [_] => 1,
-        [first, ..] => *first,
-    };
-    LinearDims {
-        tokens: 0,
-        inputs: shape.num_elements() / outputs.max(1),
-        outputs,
-    }
 }

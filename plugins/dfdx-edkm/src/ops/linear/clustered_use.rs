@@ -3,9 +3,10 @@
 use std::any::Any;
 use std::sync::Arc;
 
-use edkm_cluster::{ClusterError, MatrixShape, Spec, Trajectory};
+use edkm_cluster::{ClusterError, KeepZero, MatrixShape, Spec, Trajectory};
 
 use crate::channel_scale::{divide_rows, multiply_rows};
+use crate::clustering::{has_collapsed, some_have_collapsed};
 use crate::ops::scratch::with_scratch;
 
 /// What is kept of a clustering from forward to backward: the way of the centroids, from which W~ and its gradient follow.
@@ -40,6 +41,44 @@ impl ClusteredUse {
         Ok(())
     }
 
+    /// Whether some palette has collapsed, as of a weight of one value or two. All weights of a value have one gradient there, the mean of theirs, which would
+    /// keep them alike for ever; but there are clusters for those that move away. So there the gradient passes unchanged.
+    pub(crate) fn has_clusters_to_spare(&self) -> bool {
+        some_have_collapsed(self.trajectory.start())
+    }
+
+    /// [`Self::backward_accumulate`] where some palettes have clusters to spare. Memory: a copy of the weight's gradient.
+    fn pass_by_palette(
+        &self,
+        weight: &[f32],
+        shape: MatrixShape,
+        grad_clustered: &mut [f32],
+        grad_weight: &mut [f32],
+    ) -> Result<(), ClusterError> {
+        let grouping = self.spec.grouping;
+        let keeps_zero = self.spec.keep_zero == KeepZero::Exact;
+        let start = self.trajectory.start();
+        let mut unchanged = grad_clustered.to_vec();
+        let spare = (0..start.groups()).filter(|&palette| has_collapsed(start, palette));
+        let spare: Vec<_> = spare.map(|palette| grouping.weights_of(shape, palette)).collect();
+        for range in &spare {
+            let vectors = weight[range.clone()].chunks(self.spec.dim());
+            for (vector, grad) in vectors.zip(unchanged[range.clone()].chunks_mut(self.spec.dim())) {
+                if keeps_zero && vector.iter().all(|&w| w == 0.0) {
+                    grad.fill(0.0);
+                }
+            }
+        }
+        // the others' as ever, into a gradient of their own
+        let mut others = vec![0.0; weight.len()];
+        self.through_repetitions(weight, shape, grad_clustered, &mut others)?;
+        for range in spare {
+            others[range.clone()].copy_from_slice(&unchanged[range]);
+        }
+        edkm_kernels::elementwise::add_assign(grad_weight, &others);
+        Ok(())
+    }
+
     /// Adds dL/dW to `grad_weight`, given dL/dW~, which is spoilt.
     pub(crate) fn backward_accumulate(
         &self,
@@ -49,6 +88,19 @@ impl ClusteredUse {
         grad_weight: &mut [f32],
     ) -> Result<(), ClusterError> {
         let _span = tracing::trace_span!("cluster backward", rows = shape.rows, cols = shape.cols).entered();
+        match self.has_clusters_to_spare() {
+            true => self.pass_by_palette(weight, shape, grad_clustered, grad_weight),
+            false => self.through_repetitions(weight, shape, grad_clustered, grad_weight),
+        }
+    }
+
+    fn through_repetitions(
+        &self,
+        weight: &[f32],
+        shape: MatrixShape,
+        grad_clustered: &mut [f32],
+        grad_weight: &mut [f32],
+    ) -> Result<(), ClusterError> {
         let (trajectory, spec) = (&self.trajectory, &self.spec);
         let Some(scales) = &self.row_scales else {
             return trajectory.backward_accumulate(weight, shape, spec, grad_clustered, grad_weight);

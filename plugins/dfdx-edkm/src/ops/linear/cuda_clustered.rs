@@ -15,6 +15,7 @@ use edkm_cuda::repetitions::{self, Found, Kept, Settings, Starts};
 use edkm_cuda::{elementwise, Array, Slice, SliceMut};
 
 use super::{ClusteredUse, LinearDims};
+use crate::clustering::some_have_collapsed;
 use crate::device::cuda::{error_of_op, half};
 use crate::{ChannelScale, Clustering, EdkmError};
 
@@ -63,7 +64,8 @@ fn cluster_there(
     clustering: &Clustering,
 ) -> Result<Option<OnDevice>, EdkmError> {
     let refused = |source| EdkmError::Cluster { op: op.into(), source };
-    let Some(state) = clustering.state() else {
+    // palettes that begin anew do so on the host
+    let Some(state) = clustering.state().filter(|state| !some_have_collapsed(&state.last)) else {
         return Ok(None);
     };
     let fingerprints = Fingerprints::new(shape, spec);
@@ -240,7 +242,7 @@ pub(crate) fn backward_accumulate(
 ) -> Result<(), EdkmError> {
     let (shape, spec) = (dims.weight_shape(), &clustered.spec);
     let _span = tracing::trace_span!("cluster backward", rows = shape.rows, cols = shape.cols).entered();
-    if !by_tables(clustered) {
+    if !by_tables(clustered) || clustered.has_clusters_to_spare() {
         let weight = weight.to_host(gpu).map_err(error_of_op)?;
         let mut upstream = grad_clustered.to_host(gpu).map_err(error_of_op)?;
         let mut total = vec![0.0; weight.len()];
