@@ -47,7 +47,7 @@ impl ClusteredUse {
         some_have_collapsed(self.trajectory.start())
     }
 
-    /// [`Self::backward_accumulate`] where some palettes have clusters to spare. Memory: a copy of the weight's gradient.
+    /// [`Self::backward_accumulate`] where some palettes have clusters to spare. Memory: twice the size of the weight.
     fn pass_by_palette(
         &self,
         weight: &[f32],
