@@ -1,5 +1,6 @@
 //! The program as its users meet it.
 
+mod bad_data;
 mod bad_input;
 mod bench;
 mod chat;
