@@ -35,6 +35,7 @@
 pub mod channel_scale;
 mod checkpoint;
 mod clustering;
+mod composition;
 pub mod device;
 mod error;
 mod half_tensor;

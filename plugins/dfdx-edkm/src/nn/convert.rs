@@ -4,6 +4,7 @@ use dfdx::nn::modules::{Embedding, LayerNorm1D, Linear, UnbiasedLinear};
 use dfdx::prelude::*;
 
 use super::{ClusteredEmbedding, ClusteredLinear, RmsNorm, UnbiasedClusteredLinear};
+use crate::composition::{for_layers_without_parameters, for_tuples, for_wrappers};
 use crate::{Clustering, Spec};
 
 /// An existing layer with a clustered counterpart, or a model that dfdx composes of such (tuples, its wrappers). The parameters are taken over as they are (the
@@ -84,12 +85,7 @@ macro_rules! tuple {
     };
 }
 
-tuple!(A 0);
-tuple!(A 0, B 1);
-tuple!(A 0, B 1, C 2);
-tuple!(A 0, B 1, C 2, M 3);
-tuple!(A 0, B 1, C 2, M 3, N 4);
-tuple!(A 0, B 1, C 2, M 3, N 4, O 5);
+for_tuples!(tuple);
 
 macro_rules! wrapper {
     ($($wrapper:ident),+) => {$(
@@ -103,7 +99,7 @@ macro_rules! wrapper {
     )+};
 }
 
-wrapper!(AddInto, Residual, SplitInto);
+for_wrappers!(wrapper);
 
 impl<F: IntoClustered, R: IntoClustered> IntoClustered for GeneralizedResidual<F, R> {
     type Clustered = GeneralizedResidual<F::Clustered, R::Clustered>;
@@ -139,25 +135,9 @@ macro_rules! stays {
     )+};
 }
 
+for_layers_without_parameters!(stays);
+
 stays!(
-    [] (),
-    [] Abs,
-    [] AccurateGeLU,
-    [] Cos,
-    [] Dropout,
-    [const N: usize] DropoutOneIn<N>,
-    [] Exp,
-    [] FastGeLU,
-    [E: Dtype] LeakyReLU<E>,
-    [] Ln,
-    [] LogSoftmax,
-    [] ReLU,
-    [] Sigmoid,
-    [] Sin,
-    [] Softmax,
-    [] Sqrt,
-    [] Square,
-    [] Tanh,
     [const M: usize, E: Dtype, D: Storage<E>] LayerNorm1D<M, E, D>,
     [I: Dim, O: Dim, E: Dtype, D: Storage<E>] ClusteredLinear<I, O, E, D>,
     [I: Dim, O: Dim, E: Dtype, D: Storage<E>] UnbiasedClusteredLinear<I, O, E, D>,

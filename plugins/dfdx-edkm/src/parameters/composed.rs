@@ -5,6 +5,7 @@ use dfdx::nn::modules::{Embedding, LayerNorm1D, Linear, UnbiasedLinear};
 use dfdx::prelude::*;
 
 use super::{ParameterKind, ParameterVisitor, Parameters};
+use crate::composition::{for_layers_without_parameters, for_tuples, for_wrappers};
 use crate::EdkmDevice;
 
 macro_rules! tuple {
@@ -18,12 +19,7 @@ macro_rules! tuple {
     };
 }
 
-tuple!(A 0);
-tuple!(A 0, B 1);
-tuple!(A 0, B 1, C 2);
-tuple!(A 0, B 1, C 2, M 3);
-tuple!(A 0, B 1, C 2, M 3, N 4);
-tuple!(A 0, B 1, C 2, M 3, N 4, O 5);
+for_tuples!(tuple);
 
 macro_rules! wrapper {
     ($($wrapper:ident),+) => {$(
@@ -35,7 +31,7 @@ macro_rules! wrapper {
     )+};
 }
 
-wrapper!(AddInto, Residual, SplitInto);
+for_wrappers!(wrapper);
 
 impl<D: EdkmDevice, F: Parameters<D>, R: Parameters<D>> Parameters<D> for GeneralizedResidual<F, R> {
     fn visit_parameters<V: ParameterVisitor<D>>(&mut self, prefix: &str, visitor: &mut V) -> Result<(), V::Error> {
@@ -90,23 +86,4 @@ macro_rules! without_parameters {
     )+};
 }
 
-without_parameters!(
-    [] (),
-    [] Abs,
-    [] AccurateGeLU,
-    [] Cos,
-    [] Dropout,
-    [const N: usize] DropoutOneIn<N>,
-    [] Exp,
-    [] FastGeLU,
-    [] LeakyReLU<f32>,
-    [] Ln,
-    [] LogSoftmax,
-    [] ReLU,
-    [] Sigmoid,
-    [] Sin,
-    [] Softmax,
-    [] Sqrt,
-    [] Square,
-    [] Tanh,
-);
+for_layers_without_parameters!(without_parameters);
