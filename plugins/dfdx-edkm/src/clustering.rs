@@ -286,7 +286,6 @@ pub fn palette_spec(spec: &Spec, dtype: PaletteDType) -> PaletteSpec {
     }
 }
 
-/// A weight that is ready to be clustered, by its numbers or by how often each occurs.
 /// Where a weight begins that comes after another one: where that ended. But centroids that coincide have the same share in every weight and never part
 /// again, as those that were found for a weight of one value or two (zeros, signs): palettes that have collapsed begin as if they were the first.
 fn start_after<'c>(weight: &impl Iterable, last: &'c Centroids) -> Result<Cow<'c, Centroids>, ClusterError> {
@@ -312,6 +311,7 @@ pub(crate) fn some_have_collapsed(centroids: &Centroids) -> bool {
     (0..centroids.groups()).any(|group| has_collapsed(centroids, group))
 }
 
+/// A weight that is ready to be clustered, by its numbers or by how often each occurs.
 pub(crate) trait Iterable {
     fn fingerprint(&self) -> u128;
     fn initial(&self) -> Result<Centroids, ClusterError>;

@@ -44,8 +44,7 @@ pub fn run(args: CompressArgs) -> Result<(), Failure> {
             Overwrite::Refuse
         },
     };
-    let looks = settings.method.needs_calibration() || settings.clustering.bits_budget.is_some();
-    if settings.calibration.is_some() && !looks {
+    if settings.calibration.is_some() && !settings.looks_at_text() {
         note(format_args!(
             "{} looks at no text: --data is not read",
             settings.method.name()

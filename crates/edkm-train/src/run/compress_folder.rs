@@ -37,6 +37,13 @@ pub struct CompressSettings {
     pub overwrite: Overwrite,
 }
 
+impl CompressSettings {
+    /// Whether the text is read, if there is one: by the method, or to choose bits.
+    pub fn looks_at_text(&self) -> bool {
+        self.method.needs_calibration() || self.clustering.bits_budget.is_some()
+    }
+}
+
 /// Which windows of which text a compression looks at.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CalibrationSettings {
@@ -138,7 +145,6 @@ pub fn compress_folder<D: EdkmDevice>(
 ) -> Result<CompressOutcome, TrainError> {
     let start = Instant::now();
     let calibration = settings.calibration.as_ref();
-    let needs_text = settings.method.needs_calibration() || settings.clustering.bits_budget.is_some();
     if settings.method.needs_calibration() && calibration.is_none() {
         return Err(TrainError::NoCalibration {
             method: settings.method.name(),
@@ -152,7 +158,7 @@ pub fn compress_folder<D: EdkmDevice>(
     let checkpoint = Checkpoint::open(&settings.model_dir)?;
     let mut model: DynamicLlama<D> = DynamicLlama::from_checkpoint(&checkpoint, &config, device)?;
     let text = match calibration {
-        Some(calibration) if needs_text => {
+        Some(calibration) if settings.looks_at_text() => {
             observer.stage(Stage::LoadData);
             let sequence = calibration.sequence;
             check_positions(sequence, &config)?;

@@ -120,15 +120,20 @@ mod tests {
     use super::*;
     use crate::run::DataSource;
 
-    #[test]
-    fn the_line_has_all_numbers() {
+    /// 400 steps of 2,048 tokens.
+    fn settings() -> FinetuneSettings {
         let data = DataSource::Text(String::new());
-        let settings = FinetuneSettings {
+        FinetuneSettings {
             sequence: 256,
             batch: 4,
             accumulate: 2,
             ..FinetuneSettings::new("model", data, None, 400, "out")
-        };
+        }
+    }
+
+    #[test]
+    fn the_line_has_all_numbers() {
+        let settings = settings();
         let text = TrainingText {
             documents: 1234,
             tokens: 412_345,
@@ -152,13 +157,7 @@ mod tests {
 
     #[test]
     fn steps_go_through_the_text_as_often_as_asked() {
-        let data = DataSource::Text(String::new());
-        let settings = FinetuneSettings {
-            sequence: 256,
-            batch: 4,
-            accumulate: 2,
-            ..FinetuneSettings::new("model", data, None, 400, "out")
-        };
+        let settings = settings();
         let steps = |tokens, epochs| {
             let text = TrainingText::of(&TokenStream::from_tokens(vec![0; tokens]), &settings);
             text.steps(&settings, epochs)

@@ -27,10 +27,10 @@ impl DeviceMemory for Cpu {
             tensor.shape()
         );
         let first: *const f32 = &tensor[S::Concrete::default()];
-        // SAFETY: `Index` lends an element of the tensor's one `Vec<f32>`, and dfdx lends no more; that a pointer to it reaches the numbers beside it is what
-        // the model of Tree Borrows allows (Stacked Borrows would not). The strides were found to be those of the shape, so the
-        // elements [0, len) lie in that `Vec` behind the first, initialised. The `Vec` lives in an `Arc` that `tensor` holds for the
-        // lifetime of the returned slice, and is changed only through `&mut` of a tensor that is its sole owner (`Arc::make_mut`).
+        // SAFETY: `Index` lends an element of the tensor's one `Vec<f32>`, and dfdx lends no more; that a pointer to it reaches the numbers beside it
+        // is what the model of Tree Borrows allows (Stacked Borrows would not). The strides were found to be those of the shape, so the elements
+        // [0, len) lie in that `Vec` behind the first, initialised. The `Vec` lives in an `Arc` that `tensor` holds for the lifetime of the returned
+        // slice, and is changed only through `&mut` of a tensor that is its sole owner (`Arc::make_mut`).
         unsafe { std::slice::from_raw_parts(first, len) }
     }
 
@@ -121,8 +121,9 @@ pub(crate) fn memory_mut<S: Shape>(tensor: &mut Tensor<S, f32, Cpu>) -> &mut [f3
     // strides are not negative: no element lies before the first or behind the last
     let len = (address(last) - address(S::Concrete::default())) / size_of::<f32>() + 1;
     let first: *mut f32 = &mut tensor[S::Concrete::default()];
-    // SAFETY: of a pointer to one element as in `view`. `Index` has lent the elements at both ends of the tensor's one `Vec<f32>`, so the `len` numbers between lie in it, initialised; `IndexMut` has
-    // made this tensor the sole owner of its storage, which leaves places within it as they were, and the borrow of `tensor` is unique.
+    // SAFETY: of a pointer to one element as in `view`. `Index` has lent the elements at both ends of the tensor's one `Vec<f32>`, so the `len` numbers
+    // between lie in it, initialised; `IndexMut` has made this tensor the sole owner of its storage, which leaves places within it as they were, and the
+    // borrow of `tensor` is unique.
     unsafe { std::slice::from_raw_parts_mut(first, len) }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use edkm_cluster::{ClusterError, KeepZero, MatrixShape, Spec, Trajectory};
 
 use crate::channel_scale::{divide_rows, multiply_rows};
-use crate::clustering::{has_collapsed, some_have_collapsed};
+use crate::clustering::has_collapsed;
 use crate::ops::scratch::with_scratch;
 
 /// What is kept of a clustering from forward to backward: the way of the centroids, from which W~ and its gradient follow.
@@ -41,45 +41,10 @@ impl ClusteredUse {
         Ok(())
     }
 
-    /// Whether some palette has collapsed, as of a weight of one value or two. All weights of a value have one gradient there, the mean of theirs, which would
-    /// keep them alike for ever; but there are clusters for those that move away. So there the gradient passes unchanged.
-    pub(crate) fn has_clusters_to_spare(&self) -> bool {
-        some_have_collapsed(self.trajectory.start())
-    }
-
-    /// [`Self::backward_accumulate`] where some palettes have clusters to spare. Memory: twice the size of the weight.
-    fn pass_by_palette(
-        &self,
-        weight: &[f32],
-        shape: MatrixShape,
-        grad_clustered: &mut [f32],
-        grad_weight: &mut [f32],
-    ) -> Result<(), ClusterError> {
-        let grouping = self.spec.grouping;
-        let keeps_zero = self.spec.keep_zero == KeepZero::Exact;
-        let start = self.trajectory.start();
-        let mut unchanged = grad_clustered.to_vec();
-        let spare = (0..start.groups()).filter(|&palette| has_collapsed(start, palette));
-        let spare: Vec<_> = spare.map(|palette| grouping.weights_of(shape, palette)).collect();
-        for range in &spare {
-            let vectors = weight[range.clone()].chunks(self.spec.dim());
-            for (vector, grad) in vectors.zip(unchanged[range.clone()].chunks_mut(self.spec.dim())) {
-                if keeps_zero && vector.iter().all(|&w| w == 0.0) {
-                    grad.fill(0.0);
-                }
-            }
-        }
-        // the others' as ever, into a gradient of their own
-        let mut others = vec![0.0; weight.len()];
-        self.through_repetitions(weight, shape, grad_clustered, &mut others)?;
-        for range in spare {
-            others[range.clone()].copy_from_slice(&unchanged[range]);
-        }
-        edkm_kernels::elementwise::add_assign(grad_weight, &others);
-        Ok(())
-    }
-
-    /// Adds dL/dW to `grad_weight`, given dL/dW~, which is spoilt.
+    /// Adds dL/dW to `grad_weight`, given dL/dW~, which is spoilt. Memory: the size of the palettes that have collapsed.
+    ///
+    /// Through those, as of a weight of one value or two, the gradient passes unchanged. All weights of a value would have one gradient there, the mean of
+    /// theirs, which would keep them alike for ever; but there are clusters for those that move away.
     pub(crate) fn backward_accumulate(
         &self,
         weight: &[f32],
@@ -88,9 +53,31 @@ impl ClusteredUse {
         grad_weight: &mut [f32],
     ) -> Result<(), ClusterError> {
         let _span = tracing::trace_span!("cluster backward", rows = shape.rows, cols = shape.cols).entered();
-        match self.has_clusters_to_spare() {
-            true => self.pass_by_palette(weight, shape, grad_clustered, grad_weight),
-            false => self.through_repetitions(weight, shape, grad_clustered, grad_weight),
+        let start = self.trajectory.start();
+        let collapsed = (0..start.groups()).filter(|&palette| has_collapsed(start, palette));
+        let unchanged: Vec<_> = collapsed
+            .map(|palette| {
+                let range = self.spec.grouping.weights_of(shape, palette);
+                let mut total = grad_weight[range.clone()].to_vec();
+                self.pass_unchanged(&weight[range.clone()], &grad_clustered[range.clone()], &mut total);
+                (range, total)
+            })
+            .collect();
+        self.through_repetitions(weight, shape, grad_clustered, grad_weight)?;
+        for (range, total) in unchanged {
+            grad_weight[range].copy_from_slice(&total);
+        }
+        Ok(())
+    }
+
+    /// Adds the gradient of a palette's clustered weights to that of its weights, but for zeros that stay zero.
+    fn pass_unchanged(&self, weight: &[f32], grad_clustered: &[f32], total: &mut [f32]) {
+        let (dim, keeps_zero) = (self.spec.dim(), self.spec.keep_zero == KeepZero::Exact);
+        let vectors = weight.chunks(dim).zip(grad_clustered.chunks(dim));
+        for ((vector, grad), total) in vectors.zip(total.chunks_mut(dim)) {
+            if !(keeps_zero && vector.iter().all(|&w| w == 0.0)) {
+                edkm_kernels::elementwise::add_assign(total, grad);
+            }
         }
     }
 

@@ -242,7 +242,7 @@ pub(crate) fn backward_accumulate(
 ) -> Result<(), EdkmError> {
     let (shape, spec) = (dims.weight_shape(), &clustered.spec);
     let _span = tracing::trace_span!("cluster backward", rows = shape.rows, cols = shape.cols).entered();
-    if !by_tables(clustered) || clustered.has_clusters_to_spare() {
+    if !by_tables(clustered) || some_have_collapsed(clustered.trajectory.start()) {
         let weight = weight.to_host(gpu).map_err(error_of_op)?;
         let mut upstream = grad_clustered.to_host(gpu).map_err(error_of_op)?;
         let mut total = vec![0.0; weight.len()];
