@@ -92,7 +92,8 @@ pub fn run(args: FinetuneArgs, log: RunLog) -> Result<(), Failure> {
         log,
     })?;
     show(output, &settings, &outcome);
-    let guessing = LlamaConfig::read(&settings.model_dir)?.vocab_size as f64;
+    // the run is done: that its folder is gone by now is no error of it
+    let guessing = LlamaConfig::read(&settings.out).map_or(f64::INFINITY, |config| config.vocab_size as f64);
     if outcome.perplexity_after.is_nan() || outcome.perplexity_after >= guessing {
         note(format_args!(
             "the result predicts no better than guessing among its {guessing} tokens: the training diverged, or the model was none; a lower --lr is the first thing to try"
