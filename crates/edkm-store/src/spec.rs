@@ -130,7 +130,15 @@ impl FromStr for StoreSpec {
             if is_overlap(&layer) && layers.iter().any(is_overlap) {
                 return Err(error(item, "there is another overlap before it; say one bound"));
             }
+            if layer == LayerSpec::Bf16 && layers.contains(&layer) {
+                return Err(error(item, "is there twice: once is enough"));
+            }
             layers.push(layer);
+        }
+        let is_about_the_store = |layer: &&LayerSpec| matches!(layer, LayerSpec::Overlap(_) | LayerSpec::Bf16);
+        let acting = layers.iter().filter(|layer| !is_about_the_store(layer)).count();
+        if acting > 1 && layers.contains(&LayerSpec::Memory) {
+            return Err(error("memory", "is a store without layers: leave it out"));
         }
         Ok(Self { layers })
     }
@@ -143,7 +151,7 @@ impl FromStr for LayerSpec {
         let amount = |text: &str| text.parse::<Bytes>().map_err(|wrong| error(item, &wrong.to_string()));
         let (name, value) = item
             .split_once('=')
-            .map_or((item, None), |(name, value)| (name, Some(value)));
+            .map_or((item, None), |(name, value)| (name.trim(), Some(value.trim())));
         match (name, value) {
             ("memory", None) => Ok(Self::Memory),
             ("marshal", None) => Ok(Self::Marshal),
@@ -222,6 +230,7 @@ mod tests {
     fn what_is_written_reads_back() {
         for text in [
             "memory",
+            "memory,bf16",
             "marshal",
             "marshal,uniquify,shard,compress,spill=/a dir:with colon:2GiB,overlap=64MiB,bf16",
             "spill=.:0",
@@ -233,6 +242,13 @@ mod tests {
         assert_eq!(
             "marshal, compress=lz4".parse::<StoreSpec>().expect("reads").to_string(),
             "marshal,compress=lz4"
+        );
+        assert_eq!(
+            "compress = lz4, overlap = 64MiB"
+                .parse::<StoreSpec>()
+                .expect("reads")
+                .to_string(),
+            "compress=lz4,overlap=64MiB"
         );
     }
 
@@ -251,6 +267,9 @@ mod tests {
             ("overlap", "overlap", "overlap=256MiB"),
             ("overlap=x", "overlap=x", "`x`"),
             ("overlap=1MiB,marshal,overlap=2MiB", "overlap=2MiB", "another overlap"),
+            ("bf16,marshal,bf16", "bf16", "twice"),
+            ("memory,marshal", "memory", "leave it out"),
+            ("marshal,memory", "memory", "leave it out"),
         ] {
             let error = text.parse::<StoreSpec>().expect_err(text).to_string();
             assert!(
