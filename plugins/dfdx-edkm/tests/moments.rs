@@ -88,16 +88,39 @@ fn training_goes_the_way_of_f32_moments() {
 }
 
 #[test]
-fn a_state_of_another_size_is_refused() {
+fn a_state_of_another_size_is_refused_before_anything_changes() {
     let (mut model, mut optimizer) = (Two::new(), optimizer(MomentFormat::EightBit));
     model.step(&mut optimizer, 3);
-    let mut state = optimizer.state().unwrap();
-    let Some(Moments::EightBit { scales, .. }) = state.moments.get_mut("matrix") else {
-        panic!("the matrix has codes")
+    let state = optimizer.state().unwrap();
+    let spoilt = |name: &str| {
+        let mut state = state.clone();
+        match state.moments.get_mut(name).unwrap() {
+            Moments::EightBit { scales, .. } => drop(scales.pop()),
+            Moments::F32 { second, .. } => drop(second.pop()),
+        }
+        AdamW::from_state(Cpu::default(), state).unwrap()
     };
-    scales.pop();
-    let mut optimizer = AdamW::from_state(Cpu::default(), state).unwrap();
-    let mut gradients = Gradients::leaky();
-    let error = optimizer.step(&mut model, &mut gradients, 1e-2, 1.0).unwrap_err();
-    assert!(error.to_string().contains("matrix"), "{error}");
+    // the vector is updated behind the matrix
+    for name in ["matrix", "vector"] {
+        let mut optimizer = spoilt(name);
+        let mut gradients = Gradients::leaky();
+        let before = [model.0.as_vec(), model.1.as_vec()];
+        let error = optimizer.step(&mut model, &mut gradients, 1e-2, 1.0).unwrap_err();
+        assert!(error.to_string().contains(name), "{error}");
+        assert_eq!([model.0.as_vec(), model.1.as_vec()], before);
+        assert_eq!(optimizer.step_count(), 1);
+    }
+}
+
+#[test]
+fn a_clone_goes_its_own_way_and_what_is_printed_is_short() {
+    let (mut model, mut optimizer) = (Two::new(), optimizer(MomentFormat::F32));
+    model.step(&mut optimizer, 3);
+    let before = optimizer.state().unwrap();
+    let mut clone = optimizer.clone();
+    model.step(&mut clone, 4);
+    assert_eq!(optimizer.state().unwrap(), before);
+    assert_ne!(clone.state().unwrap().moments, before.moments);
+    let printed = format!("{clone:?}");
+    assert!(printed.contains("step: 2") && printed.len() < 400, "{printed}");
 }

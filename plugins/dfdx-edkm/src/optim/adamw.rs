@@ -1,12 +1,13 @@
 //! Adam with decoupled weight decay (arXiv 1711.05101).
 
 use std::collections::{BTreeMap, HashSet};
+use std::fmt;
 
 use dfdx::prelude::*;
 use edkm_kernels::adamw::Hyper;
 use serde::{Deserialize, Serialize};
 
-use super::moments::{self, DeviceMoments, MomentFormat, Moments};
+use super::moments::{self, moments_fit, DeviceMoments, MomentFormat, Moments};
 use crate::{EdkmDevice, EdkmError, ParameterKind, ParameterVisitor, Parameters};
 
 /// Settings of [`AdamW`]. The learning rate is given at each step, since a schedule changes it.
@@ -38,12 +39,25 @@ impl Default for AdamWConfig {
 }
 
 /// AdamW over parameters that are told apart by name: 8 bytes of state a parameter, or 2 (see [`MomentFormat`]), parallel, fused with gradient clipping.
+/// A clone has moments of its own.
+#[derive(Clone)]
 pub struct AdamW<D: EdkmDevice> {
     config: AdamWConfig,
     pub(super) step: u64,
     moments: BTreeMap<String, DeviceMoments<D>>,
     rate_factors: BTreeMap<String, f32>,
     pub(super) device: D,
+}
+
+/// Without the moments, which are as long as the model.
+impl<D: EdkmDevice> fmt::Debug for AdamW<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AdamW")
+            .field("config", &self.config)
+            .field("step", &self.step)
+            .field("parameters", &self.moments.len())
+            .finish_non_exhaustive()
+    }
 }
 
 /// All that an [`AdamW`] holds, on the host, for a checkpoint.
@@ -106,8 +120,8 @@ impl<D: EdkmDevice> AdamW<D> {
     /// `gradient_scale` multiplies the gradients first (one over the number of accumulated batches).
     ///
     /// # Errors
-    /// A norm that is not finite ([`StepError::NotFinite`] names the parameter), a number that cannot be used, two parameters of one name: nothing is
-    /// changed then. The device's errors.
+    /// A norm that is not finite ([`StepError::NotFinite`] names the parameter), a number that cannot be used, two parameters of one name, moments of another length
+    /// than their parameter: nothing is changed then. The device's errors.
     pub fn step(
         &mut self,
         model: &mut impl Parameters<D>,
@@ -132,11 +146,11 @@ impl<D: EdkmDevice> AdamW<D> {
     /// The norm of all gradients of `model`.
     ///
     /// # Errors
-    /// The first parameter with a gradient that is not finite, or with the name of another one.
+    /// The first parameter with a gradient that is not finite, with the name of another one, or with moments that are not its own.
     pub fn norm(&self, model: &mut impl Parameters<D>, gradients: &mut Gradients<f32, D>) -> Result<f64, StepError> {
         let mut norm = Norm {
             gradients,
-            device: &self.device,
+            optimizer: self,
             sum_of_squares: 0.0,
             names: Names::default(),
         };
@@ -157,6 +171,18 @@ impl<D: EdkmDevice> AdamW<D> {
             }
         }
         Ok(())
+    }
+
+    /// Refuses moments that are not those of a parameter of that shape.
+    pub(super) fn check_moments(&self, name: &str, shape: &impl Shape) -> Result<(), StepError> {
+        let numbers = shape.num_elements();
+        match self.moments.get(name) {
+            Some(moments) if !moments_fit(&self.device, moments, numbers) => Err(StepError::Moments {
+                parameter: name.to_owned(),
+                numbers,
+            }),
+            _ => Ok(()),
+        }
     }
 
     pub(super) fn hyper(&self, learning_rate: f64, gradient_scale: f64) -> Hyper {
@@ -286,6 +312,14 @@ pub enum StepError {
         /// The name.
         parameter: String,
     },
+    /// Moments of another length than the parameter that has their name.
+    #[error("the moments of {parameter} are not those of its {numbers} numbers: they were kept for another model")]
+    Moments {
+        /// Its dotted path.
+        parameter: String,
+        /// Numbers that it has.
+        numbers: usize,
+    },
     /// The device.
     #[error("the device failed at {parameter}: {reason}")]
     Device {
@@ -358,7 +392,7 @@ impl Names {
 
 struct Norm<'a, D: EdkmDevice> {
     gradients: &'a mut Gradients<f32, D>,
-    device: &'a D,
+    optimizer: &'a AdamW<D>,
     sum_of_squares: f64,
     names: Names,
 }
@@ -373,8 +407,9 @@ impl<D: EdkmDevice> ParameterVisitor<D> for Norm<'_, D> {
         parameter: &mut Tensor<S, f32, D>,
     ) -> Result<(), StepError> {
         self.names.add(name)?;
+        self.optimizer.check_moments(name, parameter.shape())?;
         let gradient = gradient_of(self.gradients, name, parameter)?;
-        self.sum_of_squares += sum_of_squares(self.device, name, gradient)?;
+        self.sum_of_squares += sum_of_squares(&self.optimizer.device, name, gradient)?;
         Ok(())
     }
 }

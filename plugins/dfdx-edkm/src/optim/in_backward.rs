@@ -22,8 +22,8 @@ impl<D: EdkmDevice> AdamW<D> {
     /// one of as many as there are parts. So the norm of all stays within `clip_norm`.
     ///
     /// # Errors
-    /// Those of [`backward_by_parts`]; a number that cannot be used, two parameters of one name in a part; a gradient that is not finite ([`StepError::NotFinite`]), where later parts have been updated and this one and earlier
-    /// ones are as they were; the device's.
+    /// Those of [`backward_by_parts`]; a number that cannot be used, two parameters of one name in a part; a gradient that is not finite ([`StepError::NotFinite`]) or moments
+    /// of another length than their parameter, where later parts have been updated and this one and earlier ones are as they were; the device's.
     pub fn backward_and_step(
         &mut self,
         model: &mut impl ParametersByPart<D>,
@@ -116,6 +116,7 @@ impl<D: EdkmDevice> ParameterVisitor<D> for Pass<'_, '_, D> {
         let slot = gradient_of(self.gradients, name, parameter)?;
         let Some(factor) = self.factor else {
             self.names.add(name)?;
+            optimizer.check_moments(name, parameter.shape())?;
             self.sum_of_squares += sum_of_squares(&optimizer.device, name, slot)?;
             return Ok(());
         };
