@@ -1,9 +1,7 @@
 //! How a run clusters: the part of `edkm finetune`'s arguments that becomes [`ClusterSettings`].
 
-use std::path::PathBuf;
-
-use clap::{builder::PossibleValuesParser, value_parser, Args as ClapArgs, ValueEnum};
-use edkm_cluster::{Bits, GradientMode, Initialization, KeepZero, VectorLen};
+use clap::{value_parser, Args as ClapArgs, ValueEnum};
+use edkm_cluster::{Bits, GradientMode, Initialization};
 use edkm_train::run::{ClusterSettings, FirstPalettes};
 use edkm_train::schedule::{Annealing, TemperatureSchedule, TemperatureUnit};
 
@@ -23,12 +21,6 @@ pub struct ClusterArgs {
     /// The palettes
     #[command(flatten)]
     pub palettes: PaletteArgs,
-    /// Weights of a row that share an index; the palette's entries are vectors, and a weight takes BITS / WEIGHTS bits
-    #[arg(long, value_name = "WEIGHTS", default_value = "1", value_parser = PossibleValuesParser::new(["1", "2", "4", "8"]))]
-    pub vector: String,
-    /// Settings of single layers by name pattern, in a TOML file (docs/layers.toml is one)
-    #[arg(long, value_name = "FILE")]
-    pub layers: Option<PathBuf>,
     /// Choose the bits of each layer so that they are so many a weight, palettes counted, where the loss feels them most; in place of --bits
     #[arg(long, value_name = "BITS", conflicts_with = "bits")]
     pub bits_budget: Option<f64>,
@@ -57,9 +49,6 @@ pub struct ClusterArgs {
     /// How the gradient goes through the clustering
     #[arg(long, value_enum, default_value_t = Gradient::Unrolled)]
     pub gradient: Gradient,
-    /// Keep weights that are exactly zero (pruned) exactly zero; with --vector, vectors that are zero as a whole
-    #[arg(long)]
-    pub keep_zero: bool,
     /// Train the model as it is for so many steps first
     #[arg(long, value_name = "STEPS", default_value_t = 0)]
     pub cluster_from: u64,
@@ -141,15 +130,9 @@ impl ClusterArgs {
         };
         let defaults = self.palettes.settings(self.bits_budget, defaults)?;
         Ok(ClusterSettings {
-            vector: VectorLen::new(self.vector.parse().unwrap_or(1))?,
             first_palettes: self.init.into(),
             iterations: self.iterations,
             tolerance: self.tolerance,
-            keep_zero: if self.keep_zero {
-                KeepZero::Exact
-            } else {
-                KeepZero::Free
-            },
             gradient: match self.gradient {
                 Gradient::Unrolled => GradientMode::Unrolled,
                 Gradient::Implicit => GradientMode::Implicit,
@@ -157,8 +140,6 @@ impl ClusterArgs {
             },
             temperature: temperature.starting_at(self.cluster_from),
             from_step: self.cluster_from,
-            bits_budget: self.bits_budget,
-            rules: self.palettes.rules(self.layers.as_deref())?,
             ..defaults
         })
     }

@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use clap::builder::PossibleValuesParser;
 use clap::{value_parser, ArgAction, Args as ClapArgs, ValueEnum};
 use edkm_train::compress::{gptq::Levels, Method};
 
@@ -49,21 +48,12 @@ pub struct CompressArgs {
     /// Choose the bits of each layer so that they are so many a weight, palettes counted, where the loss feels them most; looks at the text
     #[arg(long, value_name = "BITS", conflicts_with = "bits")]
     pub bits_budget: Option<f64>,
-    /// Settings of single layers by name pattern, in a TOML file (docs/layers.toml is one)
-    #[arg(long, value_name = "FILE")]
-    pub layers: Option<PathBuf>,
     /// Show what each weight matrix would get, and end
     #[arg(long)]
     pub plan: bool,
     /// The palettes
     #[command(flatten)]
     pub palettes: PaletteArgs,
-    /// Weights of a row that share an index; the palette's entries are vectors, and a weight takes BITS / WEIGHTS bits
-    #[arg(long, value_name = "WEIGHTS", default_value = "1", value_parser = PossibleValuesParser::new(["1", "2", "4", "8"]))]
-    pub vector: String,
-    /// Keep weights that are exactly zero (pruned) exactly zero; with --vector, vectors that are zero as a whole
-    #[arg(long)]
-    pub keep_zero: bool,
     /// Text to look at: .txt, .json or .jsonl; may be repeated. Needed by weighted-kmeans, gptq and --bits-budget
     #[arg(long, value_name = "FILE", action = ArgAction::Append)]
     pub data: Vec<PathBuf>,

@@ -152,7 +152,7 @@ impl Command {
     pub fn inputs(&self) -> Vec<&Path> {
         match self {
             Command::Finetune(args) => {
-                let layers = &args.clustering.layers;
+                let layers = &args.clustering.palettes.layers;
                 let singles = [&args.model_dir, &args.valid, layers].into_iter().flatten();
                 args.data.iter().chain(singles).map(PathBuf::as_path).collect()
             }

@@ -1,11 +1,11 @@
 //! What palettes look like: arguments that several commands have.
 
 use std::num::NonZeroUsize;
-use std::path::Path;
+use std::path::PathBuf;
 
-use clap::{value_parser, Args as ClapArgs, ValueEnum};
+use clap::{builder::PossibleValuesParser, value_parser, Args as ClapArgs, ValueEnum};
 use dfdx_edkm::ChannelScale;
-use edkm_cluster::Bits;
+use edkm_cluster::{Bits, KeepZero, VectorLen};
 use edkm_palette::PaletteDType;
 use edkm_train::run::{ClusterSettings, LayerRules};
 
@@ -26,42 +26,60 @@ pub struct PaletteArgs {
     /// Compress the embedding and the output projection too, to so many bits
     #[arg(long, value_name = "BITS", value_parser = value_parser!(u8).range(1..=8))]
     pub embedding_bits: Option<u8>,
+    /// Weights of a row that share an index; the palette's entries are vectors, and a weight takes BITS / WEIGHTS bits
+    #[arg(long, value_name = "WEIGHTS", default_value = "1", value_parser = PossibleValuesParser::new(["1", "2", "4", "8"]))]
+    pub vector: String,
+    /// Keep weights that are exactly zero (pruned) exactly zero; with --vector, vectors that are zero as a whole
+    #[arg(long)]
+    pub keep_zero: bool,
+    /// Settings of single layers by name pattern, in a TOML file (docs/layers.toml is one)
+    #[arg(long, value_name = "FILE")]
+    pub layers: Option<PathBuf>,
 }
 
 impl PaletteArgs {
-    /// `settings` with these palettes. Their numbers are bytes if nothing else was said and there is a palette for each group of rows, or a
-    /// `budget` pays for palettes.
+    /// `settings` with these palettes, whose bits a `budget` may have.
     ///
     /// # Errors
-    /// Bits that are none.
+    /// Those of [`Self::shapes`].
     pub fn settings(&self, budget: Option<f64>, settings: ClusterSettings) -> Result<ClusterSettings, Failure> {
-        let many = self.group.is_some() || budget.is_some();
+        let settings = ClusterSettings {
+            bits_budget: budget,
+            ..self.shapes(settings)?
+        };
+        Ok(settings.with_palette_dtype(self.dtype()))
+    }
+
+    /// `settings` with these palettes, but for the type of their numbers.
+    ///
+    /// # Errors
+    /// Bits that are none; a file of rules that cannot be read.
+    pub fn shapes(&self, settings: ClusterSettings) -> Result<ClusterSettings, Failure> {
         Ok(ClusterSettings {
             group: self.group,
-            palette_dtype: match self.palette_dtype {
-                Some(given) => given.into(),
-                None if many => PaletteDType::I8,
-                None => PaletteDType::F32,
-            },
             channel_scale: match self.per_channel_scale {
                 true => ChannelScale::RootMeanSquare,
                 false => ChannelScale::None,
             },
             embedding_bits: self.embedding_bits.map(Bits::new).transpose()?,
+            vector: VectorLen::new(self.vector.parse().unwrap_or(1))?,
+            keep_zero: match self.keep_zero {
+                true => KeepZero::Exact,
+                false => KeepZero::Free,
+            },
+            rules: self
+                .layers
+                .as_deref()
+                .map(LayerRules::read)
+                .transpose()?
+                .unwrap_or_default(),
             ..settings
         })
     }
 
-    /// The rules of a file, if there is one. Palettes of groups that a rule makes are bytes too, if nothing else was said.
-    ///
-    /// # Errors
-    /// Those of [`LayerRules::read`].
-    pub fn rules(&self, file: Option<&Path>) -> Result<LayerRules, Failure> {
-        let rules = file.map(LayerRules::read).transpose()?.unwrap_or_default();
-        Ok(match self.palette_dtype {
-            Some(_) => rules,
-            None => rules.with_bytes_for_groups(),
-        })
+    /// The type of the palettes' numbers, if one was asked for.
+    pub fn dtype(&self) -> Option<PaletteDType> {
+        self.palette_dtype.map(Into::into)
     }
 }
 

@@ -45,7 +45,8 @@ pub fn run(args: CompareArgs) -> Result<(), Failure> {
         seeds: args.seeds,
         clustering: args
             .palettes
-            .settings(None, ClusterSettings::new(Spec::default().bits, args.steps))?,
+            .shapes(ClusterSettings::new(Spec::default().bits, args.steps))?,
+        palette_dtype: args.palettes.dtype(),
         steps: args.steps,
         learning_rate: args.lr,
         sequence: args.seq,

@@ -1,7 +1,7 @@
 //! `edkm compress`
 
 use dfdx::prelude::*;
-use edkm_cluster::{Bits, KeepZero, Spec, VectorLen};
+use edkm_cluster::{Bits, Spec};
 use edkm_llama::checkpoint::Overwrite;
 use edkm_train::run::{
     compress_folder, plan_compress, CalibrationSettings, ClusterSettings, CompressSettings, DataSource,
@@ -19,17 +19,7 @@ pub fn run(args: CompressArgs) -> Result<(), Failure> {
     let settings = CompressSettings {
         model_dir: hub::folder(&args.model_dir)?,
         method: args.method.into(),
-        clustering: ClusterSettings {
-            vector: VectorLen::new(args.vector.parse().unwrap_or(1))?,
-            keep_zero: if args.keep_zero {
-                KeepZero::Exact
-            } else {
-                KeepZero::Free
-            },
-            bits_budget: args.bits_budget,
-            rules: args.palettes.rules(args.layers.as_deref())?,
-            ..args.palettes.settings(args.bits_budget, plain)?
-        },
+        clustering: args.palettes.settings(args.bits_budget, plain)?,
         calibration: (!args.data.is_empty()).then_some(CalibrationSettings {
             data: DataSource::Files(args.data),
             sequence: args.seq,

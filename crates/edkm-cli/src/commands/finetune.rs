@@ -42,7 +42,7 @@ pub fn run(args: FinetuneArgs, log: RunLog) -> Result<(), Failure> {
             args.ignore_limits |= here.ignore_limits;
             args.dry_run = here.dry_run;
             // the checkpoint holds the rules; their file may be another by now
-            args.clustering.layers = None;
+            args.clustering.palettes.layers = None;
             (args, Start::Resume, started)
         }
     };

@@ -189,6 +189,32 @@ fn a_comparison_goes_on_where_it_was_and_refuses_another() {
 }
 
 #[test]
+fn vectors_and_single_layers_are_compared_too() {
+    let shop = Workshop::new();
+    let rules = shop.path("rules.toml");
+    std::fs::write(&rules, "[[layer]]\npattern = \"*.mlp.*\"\nskip = true\n").unwrap();
+    let rules = rules.to_str().unwrap();
+    let of = ["--methods", "kmeans", "--bits", "4", "--vector", "2", "--layers", rules];
+    let found = json(&compare(&shop, &of).output().unwrap());
+    let bits = found["rows"][0]["bits_per_weight"].as_f64().unwrap();
+    assert!((2.0..3.0).contains(&bits), "{bits}");
+    assert_eq!(found["conditions"]["vector"].as_u64(), Some(2));
+    assert!(found["conditions"]["layers"].as_str().unwrap().contains("skip = true"));
+    // scalars are another comparison, and evenly spaced levels have no vectors: known before the first run
+    let output = compare(&shop, &of[..4]).output().unwrap();
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        message.contains("layers is") && message.contains("null now"),
+        "{message}"
+    );
+    let other = Workshop::new();
+    let output = compare(&other, &["--methods", "kmeans,rtn", "--vector", "2"])
+        .output()
+        .unwrap();
+    assert_refused(&output, &["--vector", "--method rtn"], &other.out());
+}
+
+#[test]
 fn a_comparison_that_cannot_be() {
     let shop = Workshop::new();
     for (arguments, part) in [

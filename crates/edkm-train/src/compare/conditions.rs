@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use dfdx_edkm::ChannelScale;
+use edkm_cluster::KeepZero;
 use edkm_llama::checkpoint::Overwrite;
 use edkm_llama::LlamaError;
 use serde::{Deserialize, Serialize};
@@ -14,8 +15,8 @@ use crate::TrainError;
 
 const FILE: &str = "conditions.json";
 
-/// Larger than any that was written.
-const LIMIT: u64 = 1 << 16;
+/// Larger than any that was written: a file of rules has 1 MiB at most.
+const LIMIT: u64 = 1 << 23;
 
 /// Runs are comparable if these are equal.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -35,9 +36,12 @@ pub struct Conditions {
     /// Windows that methods look at which do not train.
     pub windows: usize,
     group: Option<usize>,
-    palette_dtype: String,
+    palette_dtype: Option<String>,
     per_channel_scale: bool,
     embedding_bits: Option<u8>,
+    vector: usize,
+    keep_zero: bool,
+    layers: Option<String>,
 }
 
 impl Conditions {
@@ -54,9 +58,12 @@ impl Conditions {
             batch: settings.batch,
             windows: settings.windows,
             group: clustering.group.map(Into::into),
-            palette_dtype: clustering.palette_dtype.to_string(),
+            palette_dtype: settings.palette_dtype.map(|dtype| dtype.to_string()),
             per_channel_scale: clustering.channel_scale != ChannelScale::None,
             embedding_bits: clustering.embedding_bits.map(|bits| bits.get()),
+            vector: clustering.vector.get(),
+            keep_zero: clustering.keep_zero == KeepZero::Exact,
+            layers: (!clustering.rules.0.is_empty()).then(|| clustering.rules.to_toml()),
         }
     }
 

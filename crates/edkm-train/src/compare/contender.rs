@@ -4,12 +4,12 @@ use std::fmt;
 use std::str::FromStr;
 
 use edkm_cluster::{Bits, GradientMode};
+use edkm_palette::PaletteDType;
 
 use crate::compress::gptq::Levels;
 use crate::compress::Method;
 use crate::run::ClusterSettings;
 use crate::schedule::TemperatureSchedule;
-use crate::TrainError;
 
 /// A way to compress a model, or to train it as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -23,7 +23,7 @@ pub enum Contender {
 /// Ways to train.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Training {
-    /// The defaults: differentiable k-means, half of the loss the distance to the original's predictions.
+    /// The defaults: differentiable k-means that learns from the model as it came and from the text.
     Dkm,
     /// The same on the text alone.
     DkmText,
@@ -72,20 +72,18 @@ impl Contender {
     }
 
     /// The settings of a run, from what all runs have in common.
-    ///
-    /// # Errors
-    /// None for a width that was read.
     pub(super) fn clustering(
         self,
         common: &ClusterSettings,
+        palette_dtype: Option<PaletteDType>,
         width: Width,
         steps: u64,
-    ) -> Result<ClusterSettings, TrainError> {
+    ) -> ClusterSettings {
         let (bits, bits_budget) = match width {
             Width::Bits(bits) => (bits, None),
             Width::Budget(budget) => (common.bits, Some(budget)),
         };
-        Ok(ClusterSettings {
+        let settings = ClusterSettings {
             bits,
             bits_budget,
             temperature: TemperatureSchedule::annealed(bits, steps),
@@ -94,7 +92,8 @@ impl Contender {
                 _ => common.gradient,
             },
             ..common.clone()
-        })
+        };
+        settings.with_palette_dtype(palette_dtype)
     }
 }
 
@@ -159,6 +158,20 @@ impl fmt::Display for Width {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn palettes_are_of_the_type_that_is_usual_for_the_width() {
+        let common = ClusterSettings::new(Bits::new(3).unwrap(), 10);
+        let dtype = |given, width: &str| {
+            let contender = Contender::Training(Training::Dkm);
+            contender
+                .clustering(&common, given, width.parse().unwrap(), 10)
+                .palette_dtype
+        };
+        assert_eq!(dtype(None, "3"), PaletteDType::F32);
+        assert_eq!(dtype(None, "2.7"), PaletteDType::I8);
+        assert_eq!(dtype(Some(PaletteDType::F16), "2.7"), PaletteDType::F16);
+    }
 
     #[test]
     fn names_are_read_again_and_widths_are_bits_or_a_budget() {

@@ -23,6 +23,7 @@ use dfdx_edkm::EdkmDevice;
 use edkm_llama::checkpoint::{Checkpoint, Overwrite};
 use edkm_llama::config::LlamaConfig;
 use edkm_llama::model::DynamicLlama;
+use edkm_palette::PaletteDType;
 
 pub use contender::{Contender, Training, Width};
 pub use runs::RunFigures;
@@ -34,7 +35,7 @@ use crate::data::TokenStream;
 use crate::evaluate::perplexity;
 use crate::run::checkpoint::{model_fingerprint, CheckpointSettings, RunFolder, Start};
 use crate::run::{
-    check_batch, check_sequence, compress_folder, finetune, stream, CalibrationSettings, ClusterSettings,
+    check_batch, check_method, check_sequence, compress_folder, finetune, stream, CalibrationSettings, ClusterSettings,
     CompressSettings, DataSource, FinetuneSettings, Objective, Observer, Stage,
 };
 use crate::{Tokenizer, TrainError};
@@ -57,8 +58,10 @@ pub struct CompareSettings {
     pub widths: Vec<Width>,
     /// Seeds of the data's order and of the choice of calibration windows; methods without either run once.
     pub seeds: u64,
-    /// How all of them cluster: groups, palettes' type, embeddings. Bits and temperature are those of the run.
+    /// How all of them cluster: groups, vectors, embeddings, rules for single layers. Bits and temperature are those of the run.
     pub clustering: ClusterSettings,
+    /// The type of palettes' numbers; `None`: what is usual for each run (see [`ClusterSettings::with_palette_dtype`]).
+    pub palette_dtype: Option<PaletteDType>,
     /// Steps of the methods that train.
     pub steps: u64,
     /// Their peak learning rate; `None`: the one that is right for the width.
@@ -88,6 +91,9 @@ pub fn compare<D: EdkmDevice>(
     observer.stage(Stage::LoadModel);
     let config = LlamaConfig::read(&settings.model_dir)?;
     check_sequence(settings.sequence, settings.evaluation_tokens, &config)?;
+    settings.clustering.rules.check(&config)?;
+    let plan = planned(settings);
+    plan.iter().try_for_each(|planned| planned.check(settings, &config))?;
     let checkpoint = Checkpoint::open(&settings.model_dir)?;
     let mut model: DynamicLlama<D> = DynamicLlama::from_checkpoint(&checkpoint, &config, device)?;
     let size_bytes = checkpoint.file_bytes();
@@ -131,7 +137,6 @@ pub fn compare<D: EdkmDevice>(
         conditions,
     };
     drop(model);
-    let plan = planned(settings);
     let wanted = |run: &RunFigures| plan.iter().any(|planned| planned.is(run));
     let (count, known) = (plan.len(), done.iter().filter(|run| wanted(run)).count());
     if known > 0 {
@@ -211,6 +216,20 @@ impl Planned {
             .join(format!("{}{width}{seed}", self.contender.name()))
     }
 
+    fn clustering(&self, settings: &CompareSettings) -> Option<ClusterSettings> {
+        let (common, dtype) = (&settings.clustering, settings.palette_dtype);
+        let of_width = |width| self.contender.clustering(common, dtype, width, settings.steps);
+        self.width.map(of_width)
+    }
+
+    /// Refuses a way of clustering that the method has not, before any run.
+    fn check(&self, settings: &CompareSettings, config: &LlamaConfig) -> Result<(), TrainError> {
+        match (self.contender, self.clustering(settings)) {
+            (Contender::WithoutTraining(method), Some(clustering)) => check_method(config, method, &clustering),
+            _ => Ok(()),
+        }
+    }
+
     fn run<D: EdkmDevice>(
         &self,
         settings: &CompareSettings,
@@ -220,10 +239,7 @@ impl Planned {
     ) -> Result<RunFigures, TrainError> {
         let out = self.folder(&settings.out);
         std::fs::create_dir_all(settings.out.join("running")).map_err(TrainError::io("make", &settings.out))?;
-        let clustering = match self.width {
-            None => None,
-            Some(width) => Some(self.contender.clustering(&settings.clustering, width, settings.steps)?),
-        };
+        let clustering = self.clustering(settings);
         let figures = match (self.contender, clustering) {
             (Contender::WithoutTraining(method), Some(clustering)) => {
                 self.compress(method, clustering, &out, settings, validation, device, observer)?

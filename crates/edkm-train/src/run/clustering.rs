@@ -82,6 +82,20 @@ impl ClusterSettings {
         }
     }
 
+    /// The same with palettes stored as that type; `None`: as bytes where palettes are many, since channels are grouped or a budget pays for palettes, and as
+    /// f32 elsewhere. Rules that group channels and name no type have bytes then too.
+    pub fn with_palette_dtype(self, dtype: Option<PaletteDType>) -> Self {
+        let many = self.group.is_some() || self.bits_budget.is_some();
+        match dtype {
+            Some(palette_dtype) => Self { palette_dtype, ..self },
+            None => Self {
+                palette_dtype: if many { PaletteDType::I8 } else { PaletteDType::F32 },
+                rules: self.rules.with_bytes_for_groups(),
+                ..self
+            },
+        }
+    }
+
     /// The temperature of a step, for a clustering.
     pub fn temperature_at(&self, step: u64) -> Temperature {
         match self.temperature.unit() {

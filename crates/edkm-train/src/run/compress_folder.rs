@@ -103,13 +103,17 @@ pub fn plan_compress<D: EdkmDevice>(
         windows: calibration.windows,
         seed: calibration.seed,
     });
-    check_clustering(&LlamaConfig::read(&settings.model_dir)?, settings)?;
+    let config = LlamaConfig::read(&settings.model_dir)?;
+    check_method(&config, settings.method, &settings.clustering)?;
     plan_folder(&settings.model_dir, &settings.clustering, text, device, observer)
 }
 
 /// A budget is a number. Evenly spaced levels are single numbers, and 0 need not be one of them.
-fn check_clustering(config: &LlamaConfig, settings: &CompressSettings) -> Result<(), TrainError> {
-    let (method, clustering) = (settings.method, &settings.clustering);
+pub(crate) fn check_method(
+    config: &LlamaConfig,
+    method: Method,
+    clustering: &ClusterSettings,
+) -> Result<(), TrainError> {
     check_budget(clustering)?;
     if !method.has_even_levels() {
         return Ok(());
@@ -154,7 +158,7 @@ pub fn compress_folder<D: EdkmDevice>(
     observer.stage(Stage::LoadModel);
     let out = OutputDir::create(&settings.out, settings.overwrite)?;
     let config = LlamaConfig::read(&settings.model_dir)?;
-    check_clustering(&config, settings)?;
+    check_method(&config, settings.method, &settings.clustering)?;
     let checkpoint = Checkpoint::open(&settings.model_dir)?;
     let mut model: DynamicLlama<D> = DynamicLlama::from_checkpoint(&checkpoint, &config, device)?;
     let text = match calibration {

@@ -117,7 +117,7 @@ fn glob(pattern: &[u8], name: &[u8]) -> bool {
 
 impl LayerRules {
     /// The same, where a rule that groups channels and names no type of numbers stores its palettes as bytes, as palettes are many then.
-    pub fn with_bytes_for_groups(mut self) -> Self {
+    pub(super) fn with_bytes_for_groups(mut self) -> Self {
         for rule in &mut self.0 {
             if matches!(rule.group, Some(Grouping::PerChannels(_))) {
                 rule.palette_dtype.get_or_insert(PaletteDType::I8);

@@ -33,7 +33,7 @@ mod training_text;
 pub use bits_budget::{choose_bits, widths_in_words, BitsChoice};
 pub(crate) use check::{check_batch, check_sequence};
 pub use clustering::ClusterSettings;
-pub(crate) use compress_folder::stream;
+pub(crate) use compress_folder::{check_method, stream};
 pub use compress_folder::{compress_folder, plan_compress, CalibrationSettings, CompressOutcome, CompressSettings};
 pub use finetune::{finetune, plan_finetune};
 pub use first_palettes::FirstPalettes;
