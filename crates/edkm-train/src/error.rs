@@ -331,6 +331,14 @@ pub enum TrainError {
         /// The folder where it would be.
         folder: PathBuf,
     },
+    /// A model that is trained, and could not be put in its place whole.
+    #[error("{source}; the trained model is kept in {}, without what should have come after this", kept.display())]
+    KeptBeside {
+        /// The folder with its weights.
+        kept: PathBuf,
+        /// What failed.
+        source: Box<TrainError>,
+    },
     /// There is nothing to resume from.
     #[error("{}: no checkpoint that can be used{}; begin anew with --overwrite (--checkpoint-every writes some on the way)", folder.display(), reasons(damaged))]
     NoCheckpoint {

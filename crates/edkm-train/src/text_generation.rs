@@ -21,7 +21,7 @@ pub struct WrittenText {
 /// held back while it may be the beginning of one of `stop`, and a stop string itself is never handed over.
 ///
 /// # Errors
-/// Settings out of range, a prompt longer than the context, a token that the tokenizer does not know.
+/// Settings out of range, a prompt longer than the context, a decoder that fails.
 pub fn write_text(
     session: &mut Session<'_>,
     mut stream: DecodeStream<'_>,

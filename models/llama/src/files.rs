@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::{BufWriter, Write},
+    io::{self, BufWriter, Write},
     path::Path,
 };
 
@@ -79,12 +79,44 @@ pub(crate) fn shared_permissions(builder: &mut tempfile::Builder<'_, '_>, mode: 
 }
 
 /// Makes names in a folder as durable as the files behind them. Folders cannot be synced on Windows.
-pub(crate) fn sync_folder(folder: &Path) -> Result<(), LlamaError> {
+///
+/// # Errors
+/// Those of the system.
+pub fn sync_folder(folder: &Path) -> Result<(), LlamaError> {
     if cfg!(unix) {
         let synced = File::open(folder).and_then(|opened| opened.sync_all());
         synced.map_err(|source| LlamaError::io("sync", folder, source))?;
     }
     Ok(())
+}
+
+/// Exchanges two folders on one file system: in one step where the system can (Linux, macOS); elsewhere `b` is moved aside first, and for that instant there is
+/// none.
+///
+/// # Errors
+/// Those of the system; both are then as they were.
+pub fn exchange(a: &Path, b: &Path) -> io::Result<()> {
+    #[cfg(any(target_os = "linux", target_os = "macos"))]
+    {
+        use rustix::fs::{renameat_with, RenameFlags, CWD};
+        if renameat_with(CWD, a, CWD, b, RenameFlags::EXCHANGE).is_ok() {
+            return Ok(());
+        }
+        // Not every file system can; what else may be wrong shows in the renames.
+    }
+    exchange_by_renaming(a, b)
+}
+
+/// Moves `b` aside for an instant; puts it back if `a` cannot take its place.
+pub(crate) fn exchange_by_renaming(a: &Path, b: &Path) -> io::Result<()> {
+    let mut aside = a.as_os_str().to_owned();
+    aside.push("-old");
+    fs::rename(b, &aside)?;
+    if let Err(error) = fs::rename(a, b) {
+        fs::rename(&aside, b)?;
+        return Err(error);
+    }
+    fs::rename(&aside, a)
 }
 
 #[cfg(test)]

@@ -107,3 +107,27 @@ fn a_comparison_ends_within_a_compression_and_says_how_to_go_on() {
     assert_eq!(code, Some(130), "{said}");
     assert!(said.contains("go on with the same command"), "{said}");
 }
+
+#[test]
+fn a_run_interrupted_before_its_next_step_leaves_its_checkpoint_alone() {
+    use std::os::unix::fs::MetadataExt;
+    let shop = with_much_text();
+    let mut run = shop.finetune_command(&["--steps", "100000"]);
+    let (code, said) = interrupted_at(&mut run, "step 1/", "INT");
+    assert_eq!(code, Some(130), "{said}");
+    let folder = shop.path("out.run").join("checkpoints");
+    let entries = || {
+        let entries = folder.read_dir().unwrap().map(|entry| entry.unwrap());
+        Vec::from_iter(entries.map(|entry| (entry.file_name(), entry.metadata().unwrap().ino())))
+    };
+    let checkpoint = entries();
+    assert_eq!(checkpoint.len(), 1);
+    // what a killed process leaves goes once the run is gone on with
+    std::fs::create_dir(folder.join(".partial-1")).unwrap();
+    std::fs::write(folder.join(".partial-1/parameters.safetensors"), "half").unwrap();
+    let mut resume = edkm();
+    resume.arg("finetune").arg("--resume").arg(shop.out());
+    let (code, said) = interrupted_at(&mut resume, "reading the text", "INT");
+    assert_eq!(code, Some(130), "{said}");
+    assert_eq!(entries(), checkpoint);
+}

@@ -1,7 +1,7 @@
 //! Numbers that are not finite, disks that are full, two processes at one run: each ends in a clear message or in a right result.
 
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use crate::common::{edkm, json, Workshop};
@@ -124,6 +124,58 @@ fn two_processes_do_not_work_on_one_run() {
     assert!(first.try_wait().unwrap().is_none(), "the first was disturbed");
     first.kill().unwrap();
     first.wait().unwrap();
+}
+
+/// A run whose steps have begun, and that ends in some seconds.
+fn begun(shop: &Workshop) -> Child {
+    let mut command = shop.finetune_command(&["--steps", "300", "--eval-tokens", "100"]);
+    let mut run = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let metrics = shop.path("out.run").join("metrics.jsonl");
+    while std::fs::metadata(&metrics).map_or(0, |data| data.len()) == 0 {
+        assert!(run.try_wait().unwrap().is_none(), "it has not begun");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    run
+}
+
+#[test]
+fn a_trained_model_that_cannot_take_its_place_is_kept_beside_it() {
+    let shop = Workshop::new();
+    let run = begun(&shop);
+    std::fs::create_dir(shop.out()).unwrap();
+    std::fs::write(shop.out().join("letter.doc"), "Dear").unwrap();
+    let output = run.wait_with_output().unwrap();
+    let (said, kept) = (message(&output), shop.path("out.unfinished"));
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    for part in ["letter.doc", "the trained model is kept in", kept.to_str().unwrap()] {
+        assert!(said.contains(part), "no `{part}` in: {said}");
+    }
+    assert_eq!(contents(&shop.out()), [("letter.doc".into(), b"Dear".to_vec())]);
+    // it is whole
+    let mut eval = edkm();
+    eval.arg("eval")
+        .arg(&kept)
+        .arg("--data")
+        .arg(shop.text())
+        .args(["--seq", "32"]);
+    let output = eval.output().unwrap();
+    assert!(output.status.success(), "{}", message(&output));
+    assert!(kept.join("report.html").exists());
+}
+
+#[test]
+fn a_run_does_not_need_its_original_to_end() {
+    let shop = Workshop::new();
+    let run = begun(&shop);
+    std::fs::remove_dir_all(shop.model()).unwrap();
+    let output = run.wait_with_output().unwrap();
+    let said = message(&output);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("no sample: "), "{said}");
+    let mut eval = edkm();
+    eval.arg("eval").arg(shop.out()).arg("--data").arg(shop.text());
+    let output = eval.args(["--seq", "32"]).output().unwrap();
+    assert!(output.status.success(), "{}", message(&output));
 }
 
 /// A run with checkpoints that replaces a model.

@@ -80,6 +80,7 @@ pub fn finetune<D: EdkmDevice>(
         None => RunFolder::begin(&settings.out, settings.overwrite, &settings.checkpoints.arguments)?,
         Some(folder) => folder,
     };
+    folder.keep_companions(&settings.model_dir)?;
     observer.folder(folder.path());
     let run = Run {
         settings: &settings,

@@ -1,14 +1,16 @@
 //! What a run leaves: the folder with the compressed model, and its figures.
 
+use std::path::Path;
+
 use dfdx_edkm::EdkmDevice;
 use edkm_kernels::LargePages;
-use edkm_llama::checkpoint::{copy_companions, FloatDtype, OutputDir, Sharding};
+use edkm_llama::checkpoint::{FloatDtype, OutputDir, Sharding};
 use edkm_llama::config::LlamaConfig;
 use edkm_llama::model::DynamicLlama;
 use edkm_store::Backend;
 
 use super::bits_budget::write_rules;
-use super::clustering_bytes::clustering_bytes;
+use super::clustering_bytes::{clustering_bytes, ClusteringBytes};
 use super::finetune::Run;
 use super::known::Known;
 use super::texts::document_beginning;
@@ -34,8 +36,19 @@ pub(super) struct Beside<'a> {
     pub(super) size_before_bytes: u64,
 }
 
+/// What the training leaves beside the model.
+struct Trained {
+    known: Known,
+    training_seconds: f64,
+    steps: Vec<StepMetrics>,
+    non_finite: NonFiniteCounts,
+    store: edkm_store::Report,
+    saved_bytes_device: u64,
+    clustering_bytes: ClusteringBytes,
+}
+
 impl<D: EdkmDevice> Run<'_, D> {
-    /// Writes OUT, measured and whole, when all steps are done.
+    /// Writes OUT, measured and whole, when all steps are done. What cannot be finished once the weights are written is kept beside OUT.
     ///
     /// # Errors
     /// A weight that is not finite, a measurement that failed, a system that does not write.
@@ -47,39 +60,74 @@ impl<D: EdkmDevice> Run<'_, D> {
         beside: &Beside<'_>,
         observer: &mut impl Observer,
     ) -> Result<FinetuneOutcome, TrainError> {
+        let training_seconds = known.clock.training_seconds();
+        let (store, budget) = (trainer.store().report(), trainer.device_budget().cloned());
+        // optimizer and teacher have done their part
+        let mut model = trainer.into_model();
+        LargePages::give_back();
+        let trained = Trained {
+            known,
+            training_seconds,
+            steps,
+            non_finite,
+            store,
+            saved_bytes_device: budget.map_or(0, |budget| budget.peak_bytes()),
+            clustering_bytes: clustering_bytes(&mut model),
+        };
+        observer.stage(Stage::Save);
+        let mut out = OutputDir::stage(&self.settings.out, self.settings.overwrite)?;
+        let weights = self.write(model, beside, out.path())?;
+        let outcome = self.complete(trained, weights, beside, out.path(), observer);
+        match outcome.and_then(|outcome| Ok(out.put().map(|()| outcome)?)) {
+            Ok(outcome) => Ok(outcome),
+            Err(source) => match out.keep() {
+                Ok(Some(kept)) => Err(TrainError::KeptBeside {
+                    kept,
+                    source: Box::new(source),
+                }),
+                Ok(None) | Err(_) => Err(source),
+            },
+        }
+    }
+
+    /// Configuration and weights: their sizes, and the bytes of the file.
+    fn write(&self, mut model: DynamicLlama<D>, beside: &Beside<'_>, out: &Path) -> Result<(Sizes, u64), TrainError> {
+        beside.config.write(out)?;
+        let palettes = match &self.settings.clustering {
+            Some(clustering) => {
+                write_rules(clustering, beside.config, out)?;
+                model.palettize_by_name(&|name| clustering.palette_dtype_of(name))?
+            }
+            None => Vec::new(),
+        };
+        let written = model.write_weights(out, &palettes, beside.dtype, Sharding::Single)?;
+        Ok((Sizes::of(&palettes), written.bytes))
+    }
+
+    /// All that OUT has beside configuration and weights.
+    fn complete(
+        &self,
+        trained: Trained,
+        (sizes, size_bytes): (Sizes, u64),
+        beside: &Beside<'_>,
+        out: &Path,
+        observer: &mut impl Observer,
+    ) -> Result<FinetuneOutcome, TrainError> {
         let Self {
             settings,
             folder,
             device,
             ..
         } = self;
-        let training_seconds = known.clock.training_seconds();
-        let (store, budget) = (trainer.store().report(), trainer.device_budget().cloned());
-        // optimizer and teacher have done their part
-        let mut model = trainer.into_model();
-        LargePages::give_back();
-        let clustering_bytes = clustering_bytes(&mut model);
-
-        observer.stage(Stage::Save);
-        let out = OutputDir::create(&settings.out, settings.overwrite)?;
+        let Trained {
+            known, steps, store, ..
+        } = trained;
+        folder.copy_companions(out)?;
         let metrics = folder.metrics();
-        std::fs::copy(&metrics, out.path().join("metrics.jsonl")).map_err(TrainError::io("copy", &metrics))?;
-        let palettes = match &settings.clustering {
-            Some(clustering) => model.palettize_by_name(&|name| clustering.palette_dtype_of(name))?,
-            None => Vec::new(),
-        };
-        let size_bytes = model
-            .write_weights(out.path(), &palettes, beside.dtype, Sharding::Single)?
-            .bytes;
-        drop(model);
-        beside.config.write(out.path())?;
-        if let Some(clustering) = &settings.clustering {
-            write_rules(clustering, beside.config, out.path())?;
-        }
-        copy_companions(&settings.model_dir, out.path())?;
+        std::fs::copy(&metrics, out.join("metrics.jsonl")).map_err(TrainError::io("copy", &metrics))?;
 
         observer.stage(Stage::EvaluateAfter);
-        let written = DynamicLlama::<D>::open(out.path(), device)?;
+        let written = DynamicLlama::<D>::open(out, device)?;
         let after = perplexity(&written, beside.validation, settings.sequence, &mut |share| {
             observer.progress(share);
             Ok(())
@@ -90,41 +138,40 @@ impl<D: EdkmDevice> Run<'_, D> {
             after.perplexity, after.tokens
         ));
         let prompt = document_beginning(beside.validation, beside.tokenizer);
-        let sample = report::sample(prompt, beside.tokenizer, &settings.model_dir, out.path())?;
+        let sample = report::sample(prompt, beside.tokenizer, &settings.model_dir, out);
 
         let outcome = FinetuneOutcome {
             perplexity_before: known.perplexity_before,
             perplexity_after: after.perplexity,
             perplexity_uncompressed: None,
-            bits_per_weight: Sizes::of(&palettes).bits_per_weight(),
+            bits_per_weight: sizes.bits_per_weight(),
             size_bytes,
             size_before_bytes: beside.size_before_bytes,
             steps: settings.steps,
-            non_finite,
+            non_finite: trained.non_finite,
             tokens: steps.iter().map(|step| step.tokens).sum(),
             training_text: beside.text,
             seconds: known.clock.seconds(),
-            training_seconds,
+            training_seconds: trained.training_seconds,
             peak_rss_bytes: peak_resident_bytes(),
             saved_bytes_peak: store.peak_bytes,
             saved_bytes_logical: store.logical_peak_bytes,
-            saved_bytes_device: budget.map_or(0, |budget| budget.peak_bytes()),
+            saved_bytes_device: trained.saved_bytes_device,
             saved_bytes_disk: store.disk_peak_bytes,
             store_layers: StoreLayerFigures::of(&store),
-            saved_bytes_clustering: clustering_bytes.here,
-            saved_bytes_plain_dkm: clustering_bytes.plain_dkm,
+            saved_bytes_clustering: trained.clustering_bytes.here,
+            saved_bytes_plain_dkm: trained.clustering_bytes.plain_dkm,
             bits_chosen: known.bits_chosen,
             baselines: known.baselines,
             sample: sample.clone(),
             out: settings.out.clone(),
         };
-        let page = report::data(settings, &outcome, steps, &store, sample, out.path())?;
-        report::write(&page, out.path())?;
+        let page = report::data(settings, &outcome, steps, &store, sample, out)?;
+        report::write(&page, out)?;
         if folder.log().exists() {
-            std::fs::copy(folder.log(), out.path().join("log.txt")).map_err(TrainError::io("copy", &folder.log()))?;
+            std::fs::copy(folder.log(), out.join("log.txt")).map_err(TrainError::io("copy", &folder.log()))?;
         }
-        folder.note_result(out.path(), &outcome)?;
-        out.commit()?;
+        folder.note_result(out, &outcome)?;
         Ok(outcome)
     }
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 use dfdx_edkm::EdkmDevice;
 use edkm_llama::names::Parameter;
 
-use super::checkpoint::RunFolder;
+use super::checkpoint::{RunFolder, Start};
 use super::finetune::Run;
 use super::known::Known;
 use super::{first_palettes, NonFiniteCounts, Observer, OnNonFinite, Stage, StepReport, MOST_IN_A_ROW, MOST_ROLLBACKS};
@@ -40,7 +40,11 @@ impl<D: EdkmDevice> Run<'_, D> {
         let mut writer = MetricsWriter::resume(&self.folder.metrics(), trainer.step_count())?;
         let mut throughput = Throughput::default();
         let mut steps = metrics::read(&self.folder.metrics())?;
-        let mut saved = trainer.step_count();
+        // the step whose checkpoint is the state of now
+        let mut saved = match settings.checkpoints.start {
+            Start::Resume => Some(trainer.step_count()),
+            Start::Fresh => None,
+        };
         let mut mishaps = Mishaps {
             counts: non_finite,
             ..Mishaps::default()
@@ -50,14 +54,14 @@ impl<D: EdkmDevice> Run<'_, D> {
             let due = settings
                 .checkpoints
                 .every
-                .is_some_and(|every| done % every == 0 || done == settings.steps);
-            if interrupted || (due && done != saved) {
+                .is_some_and(|every| done > 0 && (done % every == 0 || done == settings.steps));
+            if (interrupted || due) && saved != Some(done) {
                 writer.sync()?;
                 let state = known.state(trainer, sampler.position(), mishaps.counts);
                 let (model, optimizer) = trainer.model_and_optimizer();
                 let staged = self.folder.stage(model, optimizer)?;
                 staged.finish(state, settings.checkpoints.keep)?;
-                saved = done;
+                saved = Some(done);
             }
             if interrupted {
                 return Err(TrainError::Interrupted {
@@ -111,7 +115,8 @@ impl<D: EdkmDevice> Run<'_, D> {
                     let step = self.go_back(trainer, &mut mishaps, error)?;
                     steps.truncate(step as usize);
                     writer = MetricsWriter::resume(&self.folder.metrics(), step)?;
-                    saved = step;
+                    // its data are behind those of now
+                    saved = None;
                     continue;
                 }
                 Err(error) if error.is_non_finite() => {

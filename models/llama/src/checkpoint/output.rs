@@ -25,12 +25,14 @@ pub enum Overwrite {
 ///
 /// Everything is built in a folder beside the target, `.NAME.partial-...`, which [`commit`](Self::commit) syncs and puts
 /// in the target's place. Before that, the target is as it was: absent, empty, or whole. Dropping without a commit
-/// removes what was built; a process that is killed leaves the folder beside the target, where it may be deleted.
+/// removes what was built, unless it is [kept](Self::keep); a process that is killed leaves the folder beside the target, where it may be deleted.
 #[derive(Debug)]
 pub struct OutputDir {
     target: PathBuf,
     staging: TempDir,
     overwrite: Overwrite,
+    /// Whether what was built is in the target's place.
+    is_put: bool,
 }
 
 impl OutputDir {
@@ -45,6 +47,19 @@ impl OutputDir {
     pub fn create(target: impl AsRef<Path>, overwrite: Overwrite) -> Result<Self, LlamaError> {
         let target = resolve(target.as_ref())?;
         check(&target, overwrite)?;
+        Self::beside(target, overwrite)
+    }
+
+    /// The same without a look at `target`, which [`commit`](Self::commit) checks: for what has been worked for, and may be
+    /// [kept](Self::keep) elsewhere if the target is none any more.
+    ///
+    /// # Errors
+    /// [`LlamaError::Io`] if the system refuses.
+    pub fn stage(target: impl AsRef<Path>, overwrite: Overwrite) -> Result<Self, LlamaError> {
+        Self::beside(resolve(target.as_ref())?, overwrite)
+    }
+
+    fn beside(target: PathBuf, overwrite: Overwrite) -> Result<Self, LlamaError> {
         let parent = files::folder_of(&target);
         fs::create_dir_all(parent).map_err(|source| LlamaError::io("make", parent, source))?;
         let prefix = files::partial_prefix(&target);
@@ -58,6 +73,7 @@ impl OutputDir {
             target,
             staging,
             overwrite,
+            is_put: false,
         })
     }
 
@@ -78,13 +94,21 @@ impl OutputDir {
     ///
     /// # Errors
     /// As [`create`](Self::create), as the target may have changed meanwhile. The target is then as it was.
-    pub fn commit(self) -> Result<(), LlamaError> {
+    pub fn commit(mut self) -> Result<(), LlamaError> {
+        self.put()
+    }
+
+    /// [`commit`](Self::commit) of a folder that is left where it is if that fails, to be [kept](Self::keep).
+    ///
+    /// # Errors
+    /// As [`commit`](Self::commit).
+    pub fn put(&mut self) -> Result<(), LlamaError> {
         sync_all(self.staging.path())?;
         check(&self.target, self.overwrite)?;
         let (target, staging) = (&self.target, self.staging.path());
         let moved = |source| LlamaError::io("put the result at", target, source);
         if is_occupied(target)? {
-            exchange(staging, target).map_err(moved)?;
+            files::exchange(staging, target).map_err(moved)?;
             // What was the target is now the temporary folder, and goes with it when `self` is dropped.
         } else {
             // An empty folder in the way: renaming replaces it on Unix only.
@@ -93,7 +117,29 @@ impl OutputDir {
             }
             fs::rename(staging, target).map_err(moved)?;
         }
-        files::sync_folder(files::folder_of(target))
+        self.is_put = true;
+        files::sync_folder(files::folder_of(&self.target))
+    }
+}
+
+impl OutputDir {
+    /// Moves what was built, whole or not, to a folder beside the target that is not there yet: `NAME.unfinished`, `NAME.unfinished-2` and so on. Gives its path,
+    /// or `None` where it is in the target's place already.
+    ///
+    /// # Errors
+    /// If the system refuses; what was built is then removed.
+    pub fn keep(self) -> Result<Option<PathBuf>, LlamaError> {
+        if self.is_put {
+            return Ok(None);
+        }
+        let name = self.target.file_name().unwrap_or_default().to_string_lossy();
+        let (mut path, mut number) = (self.target.with_file_name(format!("{name}.unfinished")), 1);
+        while fs::symlink_metadata(&path).is_ok() {
+            number += 1;
+            path = self.target.with_file_name(format!("{name}.unfinished-{number}"));
+        }
+        fs::rename(self.staging.path(), &path).map_err(|source| LlamaError::io("keep", &path, source))?;
+        Ok(Some(path))
     }
 }
 
@@ -199,7 +245,7 @@ fn check(target: &Path, overwrite: Overwrite) -> Result<(), LlamaError> {
 
 /// Whether something of this name may be in a model folder: weights, their description, reports and logs of a run.
 fn belongs(name: &OsStr, is_folder: bool) -> bool {
-    const SUFFIXES: [&str; 10] = [
+    const SUFFIXES: [&str; 9] = [
         "safetensors",
         "json",
         "jsonl",
@@ -208,7 +254,6 @@ fn belongs(name: &OsStr, is_folder: bool) -> bool {
         "txt",
         "model",
         "jinja",
-        "md",
         "toml",
     ];
     if is_folder {
@@ -240,31 +285,6 @@ fn sync_all(folder: &Path) -> Result<(), LlamaError> {
         }
     }
     files::sync_folder(folder)
-}
-
-/// Exchanges two folders.
-fn exchange(a: &Path, b: &Path) -> io::Result<()> {
-    #[cfg(any(target_os = "linux", target_os = "macos"))]
-    {
-        use rustix::fs::{renameat_with, RenameFlags, CWD};
-        if renameat_with(CWD, a, CWD, b, RenameFlags::EXCHANGE).is_ok() {
-            return Ok(());
-        }
-        // Not every file system can; what else may be wrong shows in the renames.
-    }
-    exchange_by_renaming(a, b)
-}
-
-/// Moves `b` aside for an instant; puts it back if `a` cannot take its place.
-fn exchange_by_renaming(a: &Path, b: &Path) -> io::Result<()> {
-    let mut aside = a.as_os_str().to_owned();
-    aside.push("-old");
-    fs::rename(b, &aside)?;
-    if let Err(error) = fs::rename(a, b) {
-        fs::rename(&aside, b)?;
-        return Err(error);
-    }
-    fs::rename(&aside, a)
 }
 
 #[cfg(test)]

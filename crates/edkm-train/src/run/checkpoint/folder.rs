@@ -1,31 +1,25 @@
 //! The folder of a run: its checkpoints on disk.
 
-use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use dfdx_edkm::optim::AdamW;
 use dfdx_edkm::EdkmDevice;
-use edkm_llama::checkpoint::{write_safetensors, Access, Checkpoint, Overwrite};
-use edkm_llama::files::replace_file;
+use edkm_llama::checkpoint::{copy_companions, Access, Checkpoint, Overwrite};
 use edkm_llama::model::DynamicLlama;
-use edkm_llama::LlamaError;
 
-use super::completed::update;
-use super::state::{put, take};
-use super::{moments, OptimizerState, RunState, SavedClustering};
+use super::format::{read_state, MOMENTS, PARAMETERS};
+use super::state::put;
+use super::{moments, OptimizerState, RunState};
 use crate::files::{self, write_whole};
 use crate::TrainError;
 
-const PARAMETERS: &str = "parameters.safetensors";
-const MOMENTS: &str = "moments.safetensors";
-const STATE: &str = "state.bin";
-const CHECKSUM: &str = "xxh3";
 const ARGUMENTS: &str = "arguments.json";
 const LOCK: &str = "lock";
-const PARTIAL: &str = ".partial-";
-/// The beginning of `state.bin`: what it is, and the version of what follows (bincode 2, fixed-size little-endian integers).
-const MAGIC: [u8; 12] = *b"edkm run\x03\0\0\0";
+const COMPANIONS: &str = "companions";
+/// What the name of a folder in the making begins with.
+pub(super) const PARTIAL: &str = ".partial-";
 /// The largest `arguments.json` that is read.
 const ARGUMENTS_LIMIT: u64 = 1 << 20;
 
@@ -96,7 +90,17 @@ impl RunFolder {
             return Err(TrainError::NoRun { folder: folder.path });
         }
         folder.lock = Some(folder.locked()?);
+        folder.remove_partial()?;
         Ok(folder)
+    }
+
+    /// Removes checkpoints that a process was killed over.
+    fn remove_partial(&self) -> Result<(), TrainError> {
+        let torn = |name: &OsStr| name.to_string_lossy().starts_with(PARTIAL);
+        for path in self.entries(torn)? {
+            fs::remove_dir_all(&path).map_err(TrainError::io("remove", &path))?;
+        }
+        Ok(())
     }
 
     fn locked(&self) -> Result<File, TrainError> {
@@ -151,6 +155,24 @@ impl RunFolder {
         })
     }
 
+    /// Keeps what goes with the model into OUT besides its configuration and weights, its tokenizer above all: the run may be the last that has it.
+    ///
+    /// # Errors
+    /// A file that cannot be read; a system that does not write.
+    pub fn keep_companions(&self, model_dir: &Path) -> Result<(), TrainError> {
+        let kept = self.path.join(COMPANIONS);
+        fs::create_dir_all(&kept).map_err(TrainError::io("make", &kept))?;
+        Ok(copy_companions(model_dir, &kept)?)
+    }
+
+    /// Copies into `out` what was [kept](Self::keep_companions).
+    ///
+    /// # Errors
+    /// A file that cannot be read; a system that does not write.
+    pub fn copy_companions(&self, out: &Path) -> Result<(), TrainError> {
+        Ok(copy_companions(&self.path.join(COMPANIONS), out)?)
+    }
+
     /// Where the figures of the steps are written.
     pub fn metrics(&self) -> PathBuf {
         self.path.join("metrics.jsonl")
@@ -163,31 +185,6 @@ impl RunFolder {
     pub fn remove(self) -> Result<(), TrainError> {
         drop(self.lock);
         remove(&self.path)
-    }
-
-    /// Writes the parameters of `model` and the moments of `optimizer` into a checkpoint that [`StagedCheckpoint::finish`] makes whole. Memory: a copy of
-    /// the largest of them.
-    ///
-    /// # Errors
-    /// A system that does not write.
-    pub fn stage<D: EdkmDevice>(
-        &self,
-        model: &mut DynamicLlama<D>,
-        optimizer: &AdamW<D>,
-    ) -> Result<StagedCheckpoint<'_>, TrainError> {
-        let parent = self.checkpoints_path();
-        let staging = tempfile::Builder::new()
-            .prefix(PARTIAL)
-            .tempdir_in(&parent)
-            .map_err(TrainError::io("make a folder in", &parent))?;
-        let taken = take(model);
-        write_safetensors(&staging.path().join(PARAMETERS), taken.parameters, &BTreeMap::new())?;
-        moments::write(&staging.path().join(MOMENTS), optimizer)?;
-        Ok(StagedCheckpoint {
-            folder: self,
-            staging,
-            clusterings: taken.clusterings,
-        })
     }
 
     /// The newest checkpoint that is whole, and what is wrong with newer ones, each with its path.
@@ -242,7 +239,12 @@ impl RunFolder {
     }
 
     /// The checkpoints, oldest first.
-    fn checkpoints(&self) -> Result<Vec<PathBuf>, TrainError> {
+    pub(super) fn checkpoints(&self) -> Result<Vec<PathBuf>, TrainError> {
+        self.entries(|name| name.to_string_lossy().starts_with("step-"))
+    }
+
+    /// What lies among the checkpoints under such a name, in the order of names.
+    fn entries(&self, is_wanted: impl Fn(&OsStr) -> bool) -> Result<Vec<PathBuf>, TrainError> {
         let parent = self.checkpoints_path();
         let entries = match fs::read_dir(&parent) {
             Ok(entries) => entries,
@@ -252,7 +254,7 @@ impl RunFolder {
         let mut found = Vec::new();
         for entry in entries {
             let entry = entry.map_err(TrainError::io("read", &parent))?;
-            if entry.file_name().to_string_lossy().starts_with("step-") {
+            if is_wanted(&entry.file_name()) {
                 found.push(entry.path());
             }
         }
@@ -260,50 +262,9 @@ impl RunFolder {
         Ok(found)
     }
 
-    fn checkpoints_path(&self) -> PathBuf {
+    pub(super) fn checkpoints_path(&self) -> PathBuf {
         self.path.join("checkpoints")
     }
-}
-
-/// A checkpoint in the making: parameters and moments are written.
-#[derive(Debug)]
-pub struct StagedCheckpoint<'f> {
-    folder: &'f RunFolder,
-    staging: tempfile::TempDir,
-    clusterings: BTreeMap<String, SavedClustering>,
-}
-
-impl StagedCheckpoint<'_> {
-    /// Writes the rest of the state, puts the checkpoint in its place, then removes all but the newest `keep`. The palettes of `state` are those
-    /// of the model.
-    ///
-    /// # Errors
-    /// A system that does not write; the checkpoints before it are then as they were.
-    pub fn finish(self, mut state: RunState, keep: usize) -> Result<PathBuf, TrainError> {
-        let (parent, staging) = (self.folder.checkpoints_path(), self.staging.path());
-        state.clusterings = self.clusterings;
-        write_state(&staging.join(STATE), &state)?;
-        let sum = checksum(staging)?;
-        write_whole(&staging.join(CHECKSUM), sum.as_bytes())?;
-        let target = parent.join(format!("step-{:012}", state.step));
-        if target.exists() {
-            // of the same step, so the same unless it is damaged
-            fs::remove_dir_all(&target).map_err(TrainError::io("remove", &target))?;
-        }
-        fs::rename(staging, &target).map_err(TrainError::io("rename", &target))?;
-        sync_folder(&parent)?;
-        let all = self.folder.checkpoints()?;
-        for old in &all[..all.len().saturating_sub(keep.max(1))] {
-            fs::remove_dir_all(old).map_err(TrainError::io("remove", old))?;
-        }
-        Ok(target)
-    }
-}
-
-type Format = bincode::config::Configuration<bincode::config::LittleEndian, bincode::config::Fixint>;
-
-fn format() -> Format {
-    bincode::config::standard().with_fixed_int_encoding()
 }
 
 /// Removes a folder that may not be there, under another name: a process that is killed meanwhile leaves no half of a run behind.
@@ -318,106 +279,4 @@ fn remove(folder: &Path) -> Result<(), TrainError> {
     gone(fs::remove_dir_all(&aside), &aside)?;
     gone(fs::rename(folder, &aside), folder)?;
     gone(fs::remove_dir_all(&aside), &aside)
-}
-
-/// The state takes the palettes, at most a fraction of the parameters; a file far beyond is not one, and would fill the memory.
-fn check_sizes(folder: &Path) -> Result<(), TrainError> {
-    const REST: u64 = 64 << 20;
-    let length = |name| {
-        let path = folder.join(name);
-        fs::metadata(&path)
-            .map(|data| data.len())
-            .map_err(TrainError::io("read", &path))
-    };
-    let (parameters, state) = (length(PARAMETERS)?, length(STATE)?);
-    if state > parameters.saturating_add(REST) {
-        let reason = format!("{state} bytes, too many for a run of {parameters} bytes of parameters");
-        return Err(damaged(&folder.join(STATE), &reason));
-    }
-    // a header says how long the file has to be
-    for name in [PARAMETERS, MOMENTS] {
-        Checkpoint::open_file(folder.join(name), Access::Read)?;
-    }
-    Ok(())
-}
-
-fn read_state(folder: &Path) -> Result<RunState, TrainError> {
-    check_sizes(folder)?;
-    let expected = files::read_capped(&folder.join(CHECKSUM), 64)?;
-    if expected != checksum(folder)?.as_bytes() {
-        return Err(damaged(folder, "the checksum does not fit: it is torn or was altered"));
-    }
-    let path = folder.join(STATE);
-    let length = fs::metadata(&path).map_err(TrainError::io("read", &path))?.len();
-    let bytes = files::read_capped(&path, length)?;
-    let Some(body) = bytes.strip_prefix(&MAGIC) else {
-        return Err(damaged(
-            &path,
-            "not the state of a run, or of another version of the format",
-        ));
-    };
-    let (state, used) = decode(body).map_err(|why| damaged(&path, &why.to_string()))?;
-    match used == body.len() {
-        true => Ok(state),
-        false => Err(damaged(&path, "bytes behind the end")),
-    }
-}
-
-/// Decodes a state. A length in it is allocated before its bytes are read, so no length may be much more than there are bytes; bincode wants
-/// the limit at compile time.
-fn decode(body: &[u8]) -> Result<(RunState, usize), bincode::error::DecodeError> {
-    const MIB: usize = 1 << 20;
-    match body.len() / MIB {
-        0..4 => bincode::serde::decode_from_slice(body, format().with_limit::<{ 4 * MIB }>()),
-        4..64 => bincode::serde::decode_from_slice(body, format().with_limit::<{ 64 * MIB }>()),
-        64..1024 => bincode::serde::decode_from_slice(body, format().with_limit::<{ 1024 * MIB }>()),
-        1024..16_384 => bincode::serde::decode_from_slice(body, format().with_limit::<{ 16_384 * MIB }>()),
-        _ => bincode::serde::decode_from_slice(body, format().with_limit::<{ 16_384 * 256 * MIB }>()),
-    }
-}
-
-/// XXH3-128 over lengths and contents of the files of a checkpoint, as hexadecimal digits.
-fn checksum(folder: &Path) -> Result<String, TrainError> {
-    let mut hash = xxhash_rust::xxh3::Xxh3::new();
-    for name in [PARAMETERS, MOMENTS, STATE] {
-        let path = folder.join(name);
-        let file = files::open(&path)?;
-        let failed = |why| TrainError::io("read", &path)(why);
-        hash.update(&file.metadata().map_err(failed)?.len().to_le_bytes());
-        update(&mut hash, file).map_err(failed)?;
-    }
-    Ok(format!("{:032x}", hash.digest128()))
-}
-
-pub(super) fn damaged(path: &Path, reason: &str) -> TrainError {
-    TrainError::RunCheckpoint {
-        path: path.to_path_buf(),
-        reason: reason.to_owned(),
-    }
-}
-
-/// Writes a state as it is encoded: encoded as a whole it would take as much memory again.
-fn write_state(path: &Path, state: &RunState) -> Result<(), TrainError> {
-    Ok(replace_file(path, |mut out| {
-        let failed = |source| LlamaError::Io {
-            action: "write",
-            path: path.to_path_buf(),
-            source,
-        };
-        out.write_all(&MAGIC).map_err(failed)?;
-        match bincode::serde::encode_into_std_write(state, &mut out, format()) {
-            Ok(_) => Ok(()),
-            Err(bincode::error::EncodeError::Io { inner, .. }) => Err(failed(inner)),
-            // only a sequence of unknown length, and there is none
-            Err(other) => Err(failed(std::io::Error::other(other))),
-        }
-    })?)
-}
-
-fn sync_folder(folder: &Path) -> Result<(), TrainError> {
-    if cfg!(unix) {
-        let synced = File::open(folder).and_then(|opened| opened.sync_all());
-        synced.map_err(TrainError::io("sync", folder))?;
-    }
-    Ok(())
 }

@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! OUT.run/arguments.json                 what the run was started with
+//! OUT.run/companions/                    the tokenizer and what else goes into OUT as it came
 //! OUT.run/metrics.jsonl                  one object a step; copied into OUT at the end
 //! OUT.run/checkpoints/step-000000000400/ parameters.safetensors, moments.safetensors, state.bin, xxh3
 //! OUT.run/written.json                   at the very end: which model OUT will hold
@@ -14,11 +15,14 @@
 
 mod completed;
 mod folder;
+mod format;
 mod moments;
+mod staged;
 mod state;
 
 pub use completed::completed;
-pub use folder::{run_folder, RunFolder, StagedCheckpoint};
+pub use folder::{run_folder, RunFolder};
+pub use staged::StagedCheckpoint;
 pub(crate) use state::model_fingerprint;
 pub use state::{OptimizerState, RunState, SavedClustering};
 

@@ -14,7 +14,7 @@ use edkm_llama::checkpoint::{write_safetensors, Access, Checkpoint, Dtype, Float
 use edkm_llama::model::DynamicLlama;
 use edkm_llama::LlamaError;
 
-use super::folder::damaged;
+use super::format::damaged;
 use super::OptimizerState;
 use crate::TrainError;
 

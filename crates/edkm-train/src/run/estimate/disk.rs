@@ -39,7 +39,8 @@ pub(super) fn shares(
     let tokenizer = beside
         .filter_map(|path| std::fs::metadata(path).ok())
         .map(|file| file.len());
-    out.push(share("OUT: tokenizer", tokenizer.sum()));
+    let tokenizer = tokenizer.sum();
+    out.push(share("OUT: tokenizer", tokenizer));
     let report = REPORT + figures(settings, config)? + REPORT_STEP * settings.steps.min(REPORT_POINTS);
     out.push(share("OUT: metrics and report", metrics.saturating_add(report)));
     let checkpoints = |at_most: u64| {
@@ -49,13 +50,14 @@ pub(super) fn shares(
         Some(share("OUT.run: checkpoints", bytes))
     };
     let kept = settings.checkpoints.keep.max(1) as u64;
-    let metrics = share("OUT.run: metrics", metrics);
-    let training: Vec<Share> = checkpoints(kept.saturating_add(1))
-        .into_iter()
-        .chain([metrics.clone()])
-        .collect();
+    let beside = [
+        share("OUT.run: metrics", metrics),
+        share("OUT.run: tokenizer", tokenizer),
+    ];
+    let training = checkpoints(kept.saturating_add(1));
+    let training: Vec<Share> = training.into_iter().chain(beside.clone()).collect();
     out.extend(checkpoints(kept));
-    out.push(metrics);
+    out.extend(beside);
     Ok(match sum(&training) > sum(&out) {
         true => training,
         false => out,

@@ -75,6 +75,29 @@ fn without_a_commit_nothing_has_happened() {
 }
 
 #[test]
+fn what_cannot_be_put_in_its_place_can_be_kept_beside_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().join("out");
+    fs::create_dir(&target).unwrap();
+    fs::write(target.join("letter.md"), "Dear").unwrap();
+    for name in ["out.unfinished", "out.unfinished-2"] {
+        let mut out = OutputDir::stage(&target, Overwrite::Replace).unwrap();
+        fs::write(out.path().join(CONFIG_FILE), name).unwrap();
+        let refused = out.put().unwrap_err();
+        assert!(matches!(refused, LlamaError::OutputForeign { .. }), "{refused}");
+        assert_eq!(out.keep().unwrap(), Some(target.with_file_name(name)));
+        assert_eq!(content(&dir.path().join(name)), name);
+    }
+    assert_eq!(names(dir.path()), ["out", "out.unfinished", "out.unfinished-2"]);
+    assert_eq!(names(&target), ["letter.md"]);
+    // what is in its place is not moved away from there
+    let mut out = OutputDir::stage(dir.path().join("new"), Overwrite::Refuse).unwrap();
+    out.put().unwrap();
+    assert_eq!(out.keep().unwrap(), None);
+    assert!(dir.path().join("new").exists());
+}
+
+#[test]
 fn what_appears_meanwhile_is_respected() {
     let dir = tempfile::tempdir().unwrap();
     let target = dir.path().join("out");
@@ -154,11 +177,11 @@ fn the_exchange_without_help_of_the_system_is_one_too() {
         fs::create_dir(path).unwrap();
         fs::write(path.join(CONFIG_FILE), text).unwrap();
     }
-    exchange_by_renaming(&a, &b).unwrap();
+    files::exchange_by_renaming(&a, &b).unwrap();
     assert_eq!((content(&a), content(&b)), ("old".into(), "new".into()));
     // If the new one cannot take the place, the old one is back.
     fs::remove_dir_all(&a).unwrap();
-    exchange_by_renaming(&a, &b).unwrap_err();
+    files::exchange_by_renaming(&a, &b).unwrap_err();
     assert_eq!((names(dir.path()), content(&b)), (vec!["b".into()], "new".into()));
 }
 

@@ -1,0 +1,81 @@
+//! A checkpoint that is being written.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+
+use dfdx_edkm::optim::AdamW;
+use dfdx_edkm::EdkmDevice;
+use edkm_llama::checkpoint::write_safetensors;
+use edkm_llama::files::{exchange, sync_folder};
+use edkm_llama::model::DynamicLlama;
+
+use super::folder::PARTIAL;
+use super::format::{checksum, write_state, CHECKSUM, MOMENTS, PARAMETERS, STATE};
+use super::state::take;
+use super::{moments, RunFolder, RunState, SavedClustering};
+use crate::files::write_whole;
+use crate::TrainError;
+
+impl RunFolder {
+    /// Writes the parameters of `model` and the moments of `optimizer` into a checkpoint that [`StagedCheckpoint::finish`] makes whole. Memory: a copy of
+    /// the largest of them.
+    ///
+    /// # Errors
+    /// A system that does not write.
+    pub fn stage<D: EdkmDevice>(
+        &self,
+        model: &mut DynamicLlama<D>,
+        optimizer: &AdamW<D>,
+    ) -> Result<StagedCheckpoint<'_>, TrainError> {
+        let parent = self.checkpoints_path();
+        let staging = tempfile::Builder::new()
+            .prefix(PARTIAL)
+            .tempdir_in(&parent)
+            .map_err(TrainError::io("make a folder in", &parent))?;
+        let taken = take(model);
+        write_safetensors(&staging.path().join(PARAMETERS), taken.parameters, &BTreeMap::new())?;
+        moments::write(&staging.path().join(MOMENTS), optimizer)?;
+        Ok(StagedCheckpoint {
+            folder: self,
+            staging,
+            clusterings: taken.clusterings,
+        })
+    }
+}
+
+/// A checkpoint in the making: parameters and moments are written.
+#[derive(Debug)]
+pub struct StagedCheckpoint<'f> {
+    folder: &'f RunFolder,
+    staging: tempfile::TempDir,
+    clusterings: BTreeMap<String, SavedClustering>,
+}
+
+impl StagedCheckpoint<'_> {
+    /// Writes the rest of the state, puts the checkpoint in its place, then removes all but the newest `keep`. The palettes of `state` are those
+    /// of the model.
+    ///
+    /// # Errors
+    /// A system that does not write; the checkpoints before it are then as they were.
+    pub fn finish(self, mut state: RunState, keep: usize) -> Result<PathBuf, TrainError> {
+        let (parent, staging) = (self.folder.checkpoints_path(), self.staging.path());
+        state.clusterings = self.clusterings;
+        write_state(&staging.join(STATE), &state)?;
+        let sum = checksum(staging)?;
+        write_whole(&staging.join(CHECKSUM), sum.as_bytes())?;
+        let target = parent.join(format!("step-{:012}", state.step));
+        let moved = TrainError::io("rename", &target);
+        match target.exists() {
+            // of the same step: damaged, or from before the run went back; there is one of them at every moment, and the other goes with `self`
+            true => exchange(staging, &target).map_err(moved)?,
+            false => fs::rename(staging, &target).map_err(moved)?,
+        }
+        sync_folder(&parent)?;
+        let all = self.folder.checkpoints()?;
+        for old in &all[..all.len().saturating_sub(keep.max(1))] {
+            fs::remove_dir_all(old).map_err(TrainError::io("remove", old))?;
+        }
+        Ok(target)
+    }
+}
