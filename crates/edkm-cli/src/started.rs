@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Parser;
 use edkm_train::run::checkpoint::{run_folder, RunFolder};
+use edkm_train::run::LayerRules;
 use serde::{Deserialize, Serialize};
 
 use crate::args::{Args, Command, FinetuneArgs};
@@ -16,6 +17,9 @@ pub struct Started {
     folder: PathBuf,
     /// The folder that the run writes, absolute.
     pub out: Option<PathBuf>,
+    /// The rules of `--layers` as they were read, as TOML: the file may be another by now.
+    #[serde(default)]
+    layers: Option<String>,
 }
 
 impl Started {
@@ -29,6 +33,7 @@ impl Started {
             arguments: std::env::args_os().map(text).collect::<Result<_, _>>()?,
             folder: std::env::current_dir()?,
             out: None,
+            layers: None,
         })
     }
 
@@ -66,13 +71,30 @@ impl Started {
     /// With the steps that `--epochs` came to, in its place: a run that goes on takes as many.
     pub fn with_steps(mut self, steps: u64) -> Self {
         let is_epochs = |argument: &String| argument == "--epochs" || argument.starts_with("--epochs=");
-        if let Some(at) = self.arguments.iter().position(is_epochs) {
+        let mut instead = vec!["--steps".to_owned(), steps.to_string()];
+        // said twice, the last one holds
+        while let Some(at) = self.arguments.iter().rposition(is_epochs) {
             let with_value = if self.arguments[at] == "--epochs" { 2 } else { 1 };
             let end = self.arguments.len().min(at + with_value);
-            self.arguments
-                .splice(at..end, ["--steps".to_owned(), steps.to_string()]);
+            self.arguments.splice(at..end, instead.drain(..));
         }
         self
+    }
+
+    /// With the rules for single layers.
+    pub fn with_layers(self, rules: &LayerRules) -> Self {
+        Self {
+            layers: Some(rules.to_toml()),
+            ..self
+        }
+    }
+
+    /// The rules for single layers that the run began with.
+    ///
+    /// # Errors
+    /// A text that is none of them.
+    pub fn layers(&self) -> Result<LayerRules, Failure> {
+        Ok(LayerRules::from_toml(self.layers.as_deref().unwrap_or_default())?)
     }
 
     /// As JSON, with the folder that is written.

@@ -28,13 +28,15 @@ pub struct Trace {
 const WITHOUT_EVENTS: &str = "[\n\n]";
 
 impl Trace {
-    /// Writes what is left and puts the file in its place; of work that failed before anything was traced it leaves none.
+    /// Writes what is left and puts the file in its place. Where nothing was traced, as the work failed before, or was done already and there is a trace of it,
+    /// that place stays as it was.
     ///
     /// # Errors
     /// A system that does not write.
     pub fn finish(self, worked: bool) -> Result<(), super::commands::Failure> {
         drop(self.guard);
-        if !worked && self.file.as_file().metadata()?.len() <= WITHOUT_EVENTS.len() as u64 {
+        let is_empty = self.file.as_file().metadata()?.len() <= WITHOUT_EVENTS.len() as u64;
+        if is_empty && (!worked || self.path.exists()) {
             return Ok(());
         }
         self.file.as_file().sync_all()?;

@@ -135,11 +135,6 @@ impl FromStr for StoreSpec {
             }
             layers.push(layer);
         }
-        let is_about_the_store = |layer: &&LayerSpec| matches!(layer, LayerSpec::Overlap(_) | LayerSpec::Bf16);
-        let acting = layers.iter().filter(|layer| !is_about_the_store(layer)).count();
-        if acting > 1 && layers.contains(&LayerSpec::Memory) {
-            return Err(error("memory", "is a store without layers: leave it out"));
-        }
         Ok(Self { layers })
     }
 }
@@ -268,8 +263,6 @@ mod tests {
             ("overlap=x", "overlap=x", "`x`"),
             ("overlap=1MiB,marshal,overlap=2MiB", "overlap=2MiB", "another overlap"),
             ("bf16,marshal,bf16", "bf16", "twice"),
-            ("memory,marshal", "memory", "leave it out"),
-            ("marshal,memory", "memory", "leave it out"),
         ] {
             let error = text.parse::<StoreSpec>().expect_err(text).to_string();
             assert!(

@@ -20,6 +20,15 @@ pub struct Perplexity {
     pub tokens: u64,
 }
 
+/// A perplexity in ten characters, whatever it is.
+pub fn perplexity_in_words(perplexity: f64) -> String {
+    match perplexity {
+        p if p < 1e5 => format!("{p:.4}"),
+        p if p.is_finite() => format!("{p:.2e}"),
+        p => p.to_string(),
+    }
+}
+
 /// Tokens of one forward pass: enough to fill the matrix kernels, little memory.
 const TOKENS_TOGETHER: usize = 2048;
 

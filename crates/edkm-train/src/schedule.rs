@@ -1,6 +1,5 @@
 //! Learning rate and clustering temperature as functions of the step: nothing to save, nothing to resume.
 
-use edkm_cluster::Bits;
 use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
@@ -143,10 +142,10 @@ pub enum TemperatureUnit {
 
 impl TemperatureSchedule {
     /// From 0.5 to 0.002 relative to each palette: weights are free to change cluster early and nearly hard at the end. From 3 bits on, runs of less
-    /// than 400 steps begin lower in proportion, at 0.15 the least: see the record of experiments.
-    pub fn annealed(bits: Bits, steps: u64) -> Self {
-        let share = match bits.get() {
-            ..=2 => 1.0,
+    /// than 400 steps begin lower in proportion, at 0.15 the least: see the record of experiments. `bits`: those that indices take of a weight.
+    pub fn annealed(bits: f64, steps: u64) -> Self {
+        let share = match bits {
+            ..=2.0 => 1.0,
             _ => steps as f64 / 400.0,
         };
         let annealing = Annealing::Exponential {
@@ -296,17 +295,17 @@ mod tests {
 
     #[test]
     fn short_runs_begin_harder_from_3_bits_on() {
-        let start = |bits, steps| TemperatureSchedule::annealed(Bits::new(bits).unwrap(), steps).at(0);
+        let start = |bits: f64, steps| TemperatureSchedule::annealed(bits, steps).at(0);
         assert_eq!(
-            [start(3, 1), start(3, 100), start(4, 200), start(3, 1000)],
+            [start(3.0, 1), start(3.0, 100), start(4.0, 200), start(3.0, 1000)],
             [0.15, 0.15, 0.25, 0.5]
         );
-        assert_eq!([start(2, 100), start(1, 400)], [0.5, 0.5]);
+        assert_eq!([start(2.0, 100), start(1.0, 400), start(2.7, 100)], [0.5, 0.5, 0.15]);
     }
 
     #[test]
     fn the_temperature_falls_by_a_constant_factor() {
-        let schedule = TemperatureSchedule::annealed(Bits::new(3).unwrap(), 400);
+        let schedule = TemperatureSchedule::annealed(3.0, 400);
         assert_eq!(
             (schedule.at(0), schedule.at(399), schedule.at(500)),
             (0.5, 0.002, 0.002)

@@ -251,7 +251,7 @@ pub enum LlamaError {
         path: PathBuf,
     },
     /// The folder to write to holds things that no model folder has, and is not replaced.
-    #[error("{} holds {}, which no model folder has, and is left alone; choose another folder", path.display(), Listed(entries))]
+    #[error("{} holds {}, which edkm does not write, and is left alone; choose another folder, or move that away", path.display(), Listed(entries))]
     OutputForeign {
         /// The folder.
         path: PathBuf,

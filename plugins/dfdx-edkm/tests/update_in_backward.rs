@@ -154,6 +154,11 @@ fn what_is_behind_a_gradient_that_is_not_finite_is_updated_and_the_rest_left() {
     assert_eq!(model.numbers()[0], before[0]);
     assert_ne!(model.numbers()[1], before[1]);
     assert_eq!(optimizer.step_count(), 1);
+    // a state that is saved now has moments of both
+    assert_eq!(
+        Vec::from_iter(optimizer.state().unwrap().moments.keys()),
+        ["first", "second"]
+    );
 }
 
 #[test]

@@ -1,7 +1,10 @@
 //! How a run clusters: the part of `edkm finetune`'s arguments that becomes [`ClusterSettings`].
 
+use std::path::Path;
+
 use clap::{value_parser, Args as ClapArgs, ValueEnum};
 use edkm_cluster::{Bits, GradientMode, Initialization};
+use edkm_llama::config::LlamaConfig;
 use edkm_train::run::{ClusterSettings, FirstPalettes};
 use edkm_train::schedule::{Annealing, TemperatureSchedule, TemperatureUnit};
 
@@ -25,7 +28,7 @@ pub struct ClusterArgs {
     #[arg(long, value_name = "BITS", conflicts_with = "bits")]
     pub bits_budget: Option<f64>,
     /// Show what each weight matrix would get, and end
-    #[arg(long)]
+    #[arg(long, conflicts_with = "dry_run")]
     pub plan: bool,
     /// Softness of the assignment: at the first step and at the last, falling exponentially, or one number for all; without it 0.5:0.002, from 3 bits on and in
     /// fewer than 400 steps from less in proportion, 0.15 the least
@@ -100,12 +103,14 @@ pub enum Gradient {
 }
 
 impl ClusterArgs {
-    /// The settings for a run of `steps` steps.
+    /// The settings for a run of `steps` steps of the model in a folder, and the learning rate that is right for them.
     ///
     /// # Errors
-    /// A temperature or a share that cannot be used, or would not be.
-    pub fn settings(&self, steps: u64) -> Result<ClusterSettings, Failure> {
+    /// A temperature or a share that cannot be used, or would not be; a model whose configuration cannot be read.
+    pub fn settings(&self, steps: u64, model_dir: &Path) -> Result<(ClusterSettings, f64), Failure> {
         let defaults = ClusterSettings::new(Bits::new(self.bits)?, steps);
+        let defaults = self.palettes.settings(self.bits_budget, defaults)?;
+        let bits = defaults.bits_a_weight(&LlamaConfig::read(model_dir)?);
         if let (Gradient::StraightThrough, Some(_)) = (self.gradient, self.temperature) {
             return Err(
                 "--gradient straight-through assigns each weight to one centroid; leave --temperature out, which softens the assignment".into(),
@@ -116,7 +121,7 @@ impl ClusterArgs {
             Unit::Absolute => TemperatureUnit::Absolute,
         };
         let temperature = match self.temperature {
-            None => defaults.temperature,
+            None => TemperatureSchedule::annealed(bits, steps),
             Some(Range { to: None, .. }) if self.temperature_share != 1.0 => {
                 return Err(
                     "--temperature-share is for a temperature that falls: give it as --temperature FROM:TO".into(),
@@ -128,8 +133,7 @@ impl ClusterArgs {
                 TemperatureSchedule::new(unit, Annealing::Exponential { from, to, share }, steps)?
             }
         };
-        let defaults = self.palettes.settings(self.bits_budget, defaults)?;
-        Ok(ClusterSettings {
+        let settings = ClusterSettings {
             first_palettes: self.init.into(),
             iterations: self.iterations,
             tolerance: self.tolerance,
@@ -141,6 +145,7 @@ impl ClusterArgs {
             temperature: temperature.starting_at(self.cluster_from),
             from_step: self.cluster_from,
             ..defaults
-        })
+        };
+        Ok((settings, ClusterSettings::learning_rate_for(bits)))
     }
 }

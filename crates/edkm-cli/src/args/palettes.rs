@@ -35,6 +35,9 @@ pub struct PaletteArgs {
     /// Settings of single layers by name pattern, in a TOML file (docs/layers.toml is one)
     #[arg(long, value_name = "FILE")]
     pub layers: Option<PathBuf>,
+    /// Rules in place of such a file: those of a run that goes on
+    #[arg(skip)]
+    pub rules: Option<LayerRules>,
 }
 
 impl PaletteArgs {
@@ -67,12 +70,11 @@ impl PaletteArgs {
                 true => KeepZero::Exact,
                 false => KeepZero::Free,
             },
-            rules: self
-                .layers
-                .as_deref()
-                .map(LayerRules::read)
-                .transpose()?
-                .unwrap_or_default(),
+            rules: match (&self.rules, &self.layers) {
+                (Some(rules), _) => rules.clone(),
+                (None, Some(file)) => LayerRules::read(file)?,
+                (None, None) => LayerRules::default(),
+            },
             ..settings
         })
     }

@@ -20,12 +20,13 @@ const DEFAULT_OUT: &str = "edkm-compare";
 
 pub fn run(args: CompareArgs) -> Result<(), Failure> {
     let output = Output::new(args.json);
-    let embedded_folder = tempfile::Builder::new().prefix("edkm-tiny-llama-").tempdir()?;
-    let model_dir = match args.model_dir {
-        Some(dir) => hub::folder(&dir)?,
+    let (_embedded, model_dir) = match args.model_dir {
+        Some(dir) => (None, hub::folder(&dir)?),
         None => {
-            embedded::write_to(embedded_folder.path())?;
-            embedded_folder.path().to_path_buf()
+            let folder = tempfile::Builder::new().prefix("edkm-tiny-llama-").tempdir()?;
+            embedded::write_to(folder.path())?;
+            let path = folder.path().to_path_buf();
+            (Some(folder), path)
         }
     };
     let (data, validation) = match (args.data.is_empty(), args.valid) {

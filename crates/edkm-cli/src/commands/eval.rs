@@ -50,6 +50,9 @@ enum Measures {
         /// Tells texts of tokens apart.
         #[serde(skip)]
         fingerprint: u64,
+        /// Whether it is the beginning of the text alone.
+        #[serde(skip)]
+        is_cut: bool,
     },
     Choice {
         items: usize,
@@ -81,6 +84,7 @@ enum Prepared {
 pub fn run(args: EvalArgs) -> Result<(), Failure> {
     let output = Output::new(args.json);
     args.device.check_inference()?;
+    check(&args)?;
     if let Some(path) = &args.log_samples {
         let models = std::iter::once(&args.model_dir).chain(&args.compare);
         let models = models.map(PathBuf::as_path);
@@ -128,6 +132,40 @@ pub fn run(args: EvalArgs) -> Result<(), Failure> {
         samples.finish()?;
     }
     show(output, &results)
+}
+
+/// Refuses what none of the measurements would heed.
+fn check(args: &EvalArgs) -> Result<(), Failure> {
+    let is_text = |request: &&TaskRequest| request.task.task().is_none();
+    let requests = &args.tasks.0;
+    let answers = |request: &TaskRequest| {
+        let files = [&request.labels, &request.few_shot_data, &request.few_shot_labels];
+        files.into_iter().flatten().next().cloned()
+    };
+    if let Some(file) = requests.iter().filter(is_text).find_map(answers) {
+        let file = file.display();
+        return Err(format!(
+            "perplexity has no questions, and so no use for {file}: say what to measure with --task, as in --task piqa --data FILE --labels FILE"
+        )
+        .into());
+    }
+    let of_questions = [
+        (args.few_shot > 0, "--few-shot"),
+        (args.limit.is_some(), "--limit"),
+        (args.log_samples.is_some(), "--log-samples"),
+    ];
+    let of_texts = [(args.max_tokens.is_some(), "--max-tokens")];
+    let given = |options: &[(bool, &'static str)]| options.iter().find(|(given, _)| *given).map(|&(_, name)| name);
+    if let Some(name) = given(&of_questions).filter(|_| requests.iter().all(|r| is_text(&r))) {
+        return Err(format!("{name} is for tasks of questions, and perplexity is measured; --max-tokens N takes the beginning of a text").into());
+    }
+    if let Some(name) = given(&of_texts).filter(|_| !requests.iter().any(|r| is_text(&r))) {
+        return Err(format!(
+            "{name} is for perplexity, which is not measured; --limit N takes the first questions of a file"
+        )
+        .into());
+    }
+    Ok(())
 }
 
 fn prepare(request: &TaskRequest, args: &EvalArgs) -> Result<Prepared, Failure> {
@@ -182,7 +220,7 @@ impl Candidate {
     }
 
     fn perplexity(&self, request: &TaskRequest, args: &EvalArgs) -> Result<Measures, Failure> {
-        let stream = stream(request, args, &self.tokenizer, self.model.context_limit())?;
+        let (stream, is_cut) = stream(request, args, &self.tokenizer, self.model.context_limit())?;
         let counter = Counter::new(&format!("{} perplexity", self.name), stream.len());
         let measured = packed_perplexity(&self.model, &stream, args.seq, |done| counter.set(done))?;
         let counted = (1..stream.len()).filter(|&at| stream.counts(at));
@@ -197,17 +235,18 @@ impl Candidate {
             tokens: measured.tokens,
             bits_per_byte: (text_bytes > 0).then(|| bits / text_bytes as f64),
             fingerprint: stream.fingerprint(),
+            is_cut,
         })
     }
 }
 
-/// The tokens of a text, for a model of so many positions.
+/// The tokens of a text, for a model of so many positions, and whether there were more.
 fn stream(
     request: &TaskRequest,
     args: &EvalArgs,
     tokenizer: &Tokenizer,
     positions: usize,
-) -> Result<TokenStream, Failure> {
+) -> Result<(TokenStream, bool), Failure> {
     if args.seq > positions {
         return Err(format!(
             "--seq {} is beyond the model's {positions} positions; give at most that",
@@ -224,10 +263,12 @@ fn stream(
         .into());
     }
     let mut stream = TokenStream::from_files(std::slice::from_ref(&request.data), tokenizer)?;
+    let whole = stream.len();
     if let Some(tokens) = args.max_tokens {
         stream.truncate(tokens);
     }
-    Ok(stream)
+    let is_cut = stream.len() < whole;
+    Ok((stream, is_cut))
 }
 
 fn choice(task: Task, few_shot: usize, set: &TaskSet, answered: &[Answered]) -> Measures {
@@ -255,7 +296,11 @@ fn show(output: Output, results: &[Measured]) -> Result<(), Failure> {
     texts.sort();
     texts.dedup();
     if texts.windows(2).any(|pair| pair[0].0 == pair[1].0) {
-        output.line("the models have other tokens: their perplexities cannot be compared, bits_per_byte can");
+        let cut = |result: &Measured| matches!(result.measures, Measures::Text { is_cut: true, .. });
+        output.line(match results.iter().any(cut) {
+            true => "the models have other tokens: their perplexities cannot be compared, and --max-tokens ends the text elsewhere for each",
+            false => "the models have other tokens: their perplexities cannot be compared, bits_per_byte can",
+        });
     }
     for result in results {
         if let Measures::Choice { items, shortened, .. } = result.measures {

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use dfdx_edkm::EdkmDevice;
 use edkm_llama::checkpoint::Overwrite;
 use edkm_llama::config::LlamaConfig;
+use edkm_train::evaluate::perplexity_in_words;
 use edkm_train::lesson::Lesson;
 use edkm_train::run::checkpoint::{completed, CheckpointSettings, Start};
 use edkm_train::run::estimate::{estimate, Estimate};
 use edkm_train::run::{
-    finetune, free_folder, plan_finetune, DataSource, FinetuneOutcome, FinetuneSettings, Measure, Objective, OnLimits,
-    PlannedLayer, TrainingText,
+    count, finetune, free_folder, plan_finetune, DataSource, FinetuneOutcome, FinetuneSettings, Measure, Objective,
+    OnLimits, PlannedLayer, TrainingText,
 };
 
 use super::{plan, recompute, update, Failure};
@@ -41,8 +42,7 @@ pub fn run(args: FinetuneArgs, log: RunLog) -> Result<(), Failure> {
             args.json |= here.json;
             args.ignore_limits |= here.ignore_limits;
             args.dry_run = here.dry_run;
-            // the checkpoint holds the rules; their file may be another by now
-            args.clustering.palettes.layers = None;
+            args.clustering.palettes.rules = Some(started.layers()?);
             (args, Start::Resume, started)
         }
     };
@@ -73,6 +73,9 @@ pub fn run(args: FinetuneArgs, log: RunLog) -> Result<(), Failure> {
             output,
         };
         return plan::show(output, args.device.run(work)?);
+    }
+    if let Some(clustering) = &settings.clustering {
+        started = started.with_layers(&clustering.rules);
     }
     settings.out = started.out.clone().unwrap_or(std::path::absolute(&settings.out)?);
     settings.checkpoints = CheckpointSettings {
@@ -180,10 +183,6 @@ fn settings_of(args: &FinetuneArgs, embedded_folder: Option<&Path>) -> Result<Fi
         .valid
         .as_ref()
         .map_or(held_out, |path| files(std::slice::from_ref(path)));
-    let clustering = match args.no_cluster {
-        true => None,
-        false => Some(args.clustering.settings(args.steps)?),
-    };
     let lesson = Lesson {
         share: args.distill.into(),
         hidden: args.distill_hidden.into(),
@@ -198,6 +197,13 @@ fn settings_of(args: &FinetuneArgs, embedded_folder: Option<&Path>) -> Result<Fi
         (None, Some(folder)) => folder.to_path_buf(),
         (None, None) => return Err("no model".into()),
     };
+    let (clustering, usual_rate) = match args.no_cluster {
+        true => (None, None),
+        false => {
+            let (clustering, rate) = args.clustering.settings(args.steps, &model_dir)?;
+            (Some(clustering), Some(rate))
+        }
+    };
     let baselines = if args.baselines || embedded_folder.is_some() {
         Measure::Yes
     } else {
@@ -211,7 +217,7 @@ fn settings_of(args: &FinetuneArgs, embedded_folder: Option<&Path>) -> Result<Fi
         evaluation_tokens: args.eval_tokens,
         evaluate_every: args.eval_every,
         objective,
-        learning_rate: args.lr.unwrap_or(defaults.learning_rate),
+        learning_rate: args.lr.or(usual_rate).unwrap_or(defaults.learning_rate),
         rate_unit: args.lr_unit.into(),
         weight_decay: args.weight_decay,
         moments: args.optimizer.into(),
@@ -236,15 +242,6 @@ fn settings_of(args: &FinetuneArgs, embedded_folder: Option<&Path>) -> Result<Fi
         },
         ..defaults
     })
-}
-
-/// A perplexity in ten characters, whatever it is.
-fn perplexity(value: f64) -> String {
-    match value {
-        v if v < 1e5 => format!("{v:.4}"),
-        v if v.is_finite() => format!("{v:.2e}"),
-        v => v.to_string(),
-    }
 }
 
 /// What each layer of the store did, as a table.
@@ -278,31 +275,30 @@ fn show(output: Output, settings: &FinetuneSettings, outcome: &FinetuneOutcome) 
     output.line("perplexity");
     output.line(format!(
         "  original                  {:>10}",
-        perplexity(outcome.perplexity_before)
+        perplexity_in_words(outcome.perplexity_before)
     ));
     let bits = settings
         .clustering
         .as_ref()
         .zip(outcome.bits_per_weight)
-        .map(|(clustering, bits_per_weight)| {
-            let by_layer = clustering.bits_budget.is_some() || !clustering.rules.0.is_empty();
-            match by_layer || clustering.vector.get() > 1 {
-                true => format!("{bits_per_weight:.2}"),
-                false => clustering.bits.to_string(),
-            }
-        });
+        .map(|(clustering, bits_per_weight)| clustering.bits_in_words(bits_per_weight));
+    let with_bits = |name: &str| match &bits {
+        Some(bits) => format!("{bits}-bit {name}"),
+        None => name.to_owned(),
+    };
     for baseline in &outcome.baselines {
         let name = match baseline.method {
             "rtn" => "rounding",
             _ => "k-means",
         };
-        let name = format!("{}-bit {name}, no training", bits.as_deref().unwrap_or_default());
-        output.line(format!("  {name:26}{:>10}", perplexity(baseline.perplexity)));
+        let name = with_bits(&format!("{name}, no training"));
+        output.line(format!("  {name:26} {:>9}", perplexity_in_words(baseline.perplexity)));
     }
-    let result = bits
-        .as_ref()
-        .map_or("fine-tuned".to_owned(), |bits| format!("{bits}-bit fine-tuned"));
-    output.line(format!("  {result:26}{:>10}", perplexity(outcome.perplexity_after)));
+    let result = with_bits("fine-tuned");
+    output.line(format!(
+        "  {result:26} {:>9}",
+        perplexity_in_words(outcome.perplexity_after)
+    ));
     output.line("size of the model file");
     output.line(format!(
         "  before                    {:>10}",
@@ -338,8 +334,11 @@ fn show(output: Output, settings: &FinetuneSettings, outcome: &FinetuneOutcome) 
         output.line(note);
     }
     output.line(format!(
-        "{} steps, {} tokens, {:.1} s of {:.1} s in all",
-        outcome.steps, outcome.tokens, outcome.training_seconds, outcome.seconds
+        "{}, {}, {:.1} s of {:.1} s in all",
+        count(outcome.steps, "step"),
+        count(outcome.tokens, "token"),
+        outcome.training_seconds,
+        outcome.seconds
     ));
     output.line(format!("wrote {} (look at report.html)", outcome.out.display()));
 }

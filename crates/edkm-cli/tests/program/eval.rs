@@ -131,6 +131,37 @@ fn what_is_wrong_with_a_tasks_files_is_said() {
 }
 
 #[test]
+fn options_that_nothing_would_heed_are_refused() {
+    let shop = Workshop::new();
+    let text = shop.text();
+    let text = text.to_str().unwrap();
+    for (arguments, part) in [
+        (&["--data", text, "--labels", "nosuch.lst"][..], "nosuch.lst"),
+        (&["--data", text, "--few-shot", "5"], "--few-shot is for tasks"),
+        (&["--data", text, "--limit", "3"], "--limit is for tasks"),
+        (
+            &["--data", text, "--log-samples", "q.jsonl"],
+            "--log-samples is for tasks",
+        ),
+    ] {
+        let output = edkm().arg("eval").arg(shop.model()).args(arguments).output().unwrap();
+        assert_refused(&output, &[part], &shop.path("q.jsonl"));
+    }
+    let output = piqa(&shop, PIQA, "0\n1\n0\n")
+        .args(["--max-tokens", "10"])
+        .output()
+        .unwrap();
+    assert_refused(&output, &["--max-tokens is for perplexity"], &shop.out());
+    // the mark that some programs put in front of UTF-8 is none of the file's
+    json(
+        &piqa(&shop, &format!("\u{feff}{PIQA}"), "\u{feff}0\n1\n0\n")
+            .arg("--json")
+            .output()
+            .unwrap(),
+    );
+}
+
+#[test]
 fn questions_longer_than_the_context_are_counted() {
     let shop = Workshop::new();
     let long = format!(

@@ -43,6 +43,17 @@ fn training_goes_on_as_if_nothing_had_been_measured() {
 }
 
 #[test]
+fn a_model_that_is_not_clustered_yet_is_measured_with_palettes_too() {
+    let shop = Workshop::new();
+    let late = ["--cluster-from", "2", "--bits", "1", "--lr", "0", "--eval-every", "1"];
+    let (figures, measured) = run(&shop, "out", &late);
+    let before = figures["perplexity_before"].as_f64().unwrap();
+    for measured in &measured[..3] {
+        assert!(measured.unwrap() > 1.5 * before, "{measured:?} {before}");
+    }
+}
+
+#[test]
 fn it_is_the_validation_text_on_which_is_measured() {
     let shop = Workshop::new();
     // a model that stays as it is

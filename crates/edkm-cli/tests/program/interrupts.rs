@@ -125,9 +125,13 @@ fn a_run_interrupted_before_its_next_step_leaves_its_checkpoint_alone() {
     // what a killed process leaves goes once the run is gone on with
     std::fs::create_dir(folder.join(".partial-1")).unwrap();
     std::fs::write(folder.join(".partial-1/parameters.safetensors"), "half").unwrap();
+    let built = shop.path(".out.partial-1");
+    std::fs::create_dir(&built).unwrap();
+    std::fs::write(shop.path("out.run").join("staging"), ".out.partial-1").unwrap();
     let mut resume = edkm();
     resume.arg("finetune").arg("--resume").arg(shop.out());
     let (code, said) = interrupted_at(&mut resume, "reading the text", "INT");
     assert_eq!(code, Some(130), "{said}");
     assert_eq!(entries(), checkpoint);
+    assert!(!built.exists());
 }

@@ -34,6 +34,41 @@ bits = 8
 palette_dtype = "f16"
 "#;
 
+/// What a run is by default follows from the bits that its matrices get, wherever they are said.
+#[test]
+fn rules_have_the_rate_and_temperature_of_their_bits() {
+    let shop = Workshop::new();
+    let rules = shop.path("rules.toml");
+    std::fs::write(&rules, "[[layer]]\npattern = \"model.layers.*\"\nbits = 8\n").unwrap();
+    let rules = rules.to_str().unwrap();
+    let first_step = |name: &str, more: &[&str]| {
+        let out = shop.path(name);
+        let output = shop.finetune(&[more, &["--out", out.to_str().unwrap(), "--json"]].concat());
+        json(&output);
+        let lines = std::fs::read_to_string(out.join("metrics.jsonl")).unwrap();
+        let step: serde_json::Value = serde_json::from_str(lines.lines().next().unwrap()).unwrap();
+        let title = std::fs::read_to_string(out.join("report.html")).unwrap();
+        let title = title
+            .split("<title>")
+            .nth(1)
+            .unwrap()
+            .split("</title>")
+            .next()
+            .unwrap()
+            .to_owned();
+        (step["learning_rate"].clone(), step["temperature"].clone(), title)
+    };
+    let (rate, temperature, title) = first_step("rules", &["--layers", rules]);
+    let (rate_of_8, temperature_of_8, _) = first_step("bits", &["--bits", "8"]);
+    let (rate_of_3, ..) = first_step("default", &[]);
+    assert_eq!((&rate, &temperature), (&rate_of_8, &temperature_of_8));
+    assert_ne!(rate, rate_of_3);
+    assert!(!title.contains("3 bits") && title.contains("bits"), "{title}");
+    let (_, of_budget, title) = first_step("budget", &["--bits-budget", "2"]);
+    assert_eq!(of_budget, 0.5);
+    assert!(!title.contains("3 bits"), "{title}");
+}
+
 #[test]
 fn rules_give_layers_their_own_settings_and_a_plan_says_so_before() {
     let shop = Workshop::new();

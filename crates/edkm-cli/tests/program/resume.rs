@@ -149,6 +149,7 @@ fn a_run_killed_while_it_ends_is_complete_or_goes_on() {
         return;
     }
     let log = std::fs::read_to_string(log).unwrap();
+    let wanted = json(&resume(&undisturbed).output().unwrap());
     let (mut complete, mut resumed) = (0, 0);
     for (call, last) in [("rename", 2), ("unlinkat", 8)] {
         let calls = log.matches(&format!("{call}(")).count();
@@ -174,6 +175,14 @@ fn a_run_killed_while_it_ends_is_complete_or_goes_on() {
             let figures = json(&output);
             assert!(figures["perplexity_after"].as_f64().unwrap() > 1.0, "{figures}");
             assert_eq!(json(&resume(&shop).output().unwrap()), figures);
+            // of the steps before it died, where there were none behind
+            for key in ["saved_bytes_clustering", "saved_bytes_plain_dkm", "saved_bytes_logical"] {
+                assert_eq!(figures[key], wanted[key], "{call} {number}: {key}");
+            }
+            let left = shop.out().parent().unwrap().read_dir().unwrap();
+            let left = left.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+            let left: Vec<_> = left.filter(|name| name.contains(".partial-")).collect();
+            assert!(left.is_empty(), "{call} {number}: {left:?}");
         }
     }
     println!("{complete} were complete, {resumed} went on");
@@ -375,7 +384,7 @@ fn epochs_become_steps_once() {
     let tokens: f64 = tokens.replace(',', "").parse().unwrap();
     let steps = (0.5 * tokens / 128.0).ceil();
     // at this rate it ends behind a checkpoint
-    let stopped = epochs(&["--epochs=0.5", "--lr", "1e30"]);
+    let stopped = epochs(&["--epochs", "0.1", "--epochs=0.5", "--lr", "1e30"]);
     assert_eq!(stopped.status.code(), Some(1));
     let arguments = std::fs::read_to_string(run_folder(&shop).join("arguments.json")).unwrap();
     assert!(

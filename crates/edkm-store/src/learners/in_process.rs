@@ -124,7 +124,7 @@ impl LearnerGroup for InProcessLearner {
     }
 
     fn all_gather(&self, tag: u64, part: Arc<dyn SharedBytes>) -> Result<Vec<Arc<dyn SharedBytes>>, StoreError> {
-        let deadline = Instant::now() + self.patience;
+        let begun = Instant::now();
         let mut state = lock(&self.group.state);
         let round = state.round;
         state.parts[self.rank] = Some((tag, part));
@@ -143,12 +143,12 @@ impl LearnerGroup for InProcessLearner {
                 };
                 return result.unwrap_or(Err(missing)).map(|parts| parts.to_vec());
             }
-            let error = state.broken().or_else(|| self.late(&state, deadline));
+            let error = state.broken().or_else(|| self.late(&state, begun));
             if let Some(error) = error {
                 state.parts[self.rank] = None;
                 return Err(error);
             }
-            state = self.wait(state, deadline);
+            state = self.wait(state, begun);
         }
     }
 
@@ -159,8 +159,8 @@ impl LearnerGroup for InProcessLearner {
 }
 
 impl InProcessLearner {
-    fn wait<'a>(&self, state: MutexGuard<'a, State>, deadline: Instant) -> MutexGuard<'a, State> {
-        let left = deadline.saturating_duration_since(Instant::now());
+    fn wait<'a>(&self, state: MutexGuard<'a, State>, begun: Instant) -> MutexGuard<'a, State> {
+        let left = self.patience.saturating_sub(begun.elapsed());
         self.group
             .changed
             .wait_timeout(state, left)
@@ -169,8 +169,8 @@ impl InProcessLearner {
     }
 
     /// The error that names a learner for whom this one has waited long enough.
-    fn late(&self, state: &State, deadline: Instant) -> Option<StoreError> {
-        if Instant::now() < deadline {
+    fn late(&self, state: &State, begun: Instant) -> Option<StoreError> {
+        if begun.elapsed() < self.patience {
             return None;
         }
         let rank = state.parts.iter().position(Option::is_none)?;

@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use edkm_cluster::{Bits, GradientMode};
+use edkm_llama::config::LlamaConfig;
 use edkm_palette::PaletteDType;
 
 use crate::compress::gptq::Levels;
@@ -78,6 +79,7 @@ impl Contender {
         palette_dtype: Option<PaletteDType>,
         width: Width,
         steps: u64,
+        config: &LlamaConfig,
     ) -> ClusterSettings {
         let (bits, bits_budget) = match width {
             Width::Bits(bits) => (bits, None),
@@ -86,14 +88,16 @@ impl Contender {
         let settings = ClusterSettings {
             bits,
             bits_budget,
-            temperature: TemperatureSchedule::annealed(bits, steps),
             gradient: match self {
                 Self::Training(Training::StraightThrough) => GradientMode::StraightThrough,
                 _ => common.gradient,
             },
             ..common.clone()
         };
-        settings.with_palette_dtype(palette_dtype)
+        ClusterSettings {
+            temperature: TemperatureSchedule::annealed(settings.bits_a_weight(config), steps),
+            ..settings.with_palette_dtype(palette_dtype)
+        }
     }
 }
 
@@ -142,6 +146,10 @@ impl FromStr for Width {
         match text.parse::<u8>() {
             Ok(bits) => Bits::new(bits).map(Self::Bits).map_err(|_| refused()),
             Err(_) => match text.parse::<f64>() {
+                // 3.0 is 3: runs are told apart by the number
+                Ok(bits) if bits.fract() == 0.0 && (1.0..=8.0).contains(&bits) => {
+                    Bits::new(bits as u8).map(Self::Bits).map_err(|_| refused())
+                }
                 Ok(bits) if (1.0..=9.0).contains(&bits) => Ok(Self::Budget(bits)),
                 _ => Err(refused()),
             },
@@ -159,13 +167,19 @@ impl fmt::Display for Width {
 mod tests {
     use super::*;
 
+    fn config() -> LlamaConfig {
+        let sizes = r#"{"model_type": "llama", "vocab_size": 16, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+            "num_attention_heads": 4, "max_position_embeddings": 8, "rms_norm_eps": 1e-5}"#;
+        LlamaConfig::from_json("config.json".as_ref(), sizes).unwrap()
+    }
+
     #[test]
     fn palettes_are_of_the_type_that_is_usual_for_the_width() {
         let common = ClusterSettings::new(Bits::new(3).unwrap(), 10);
         let dtype = |given, width: &str| {
             let contender = Contender::Training(Training::Dkm);
             contender
-                .clustering(&common, given, width.parse().unwrap(), 10)
+                .clustering(&common, given, width.parse().unwrap(), 10, &config())
                 .palette_dtype
         };
         assert_eq!(dtype(None, "3"), PaletteDType::F32);
@@ -180,6 +194,7 @@ mod tests {
         }
         assert!("qat".parse::<Contender>().unwrap_err().contains("dkm-text"));
         assert_eq!("3".parse(), Ok(Width::Bits(Bits::new(3).unwrap())));
+        assert_eq!("3.0".parse(), Ok(Width::Bits(Bits::new(3).unwrap())));
         assert_eq!("2.7".parse(), Ok(Width::Budget(2.7)));
         for bad in ["0", "9", "", "three", "0.5", "NaN", "-1"] {
             assert!(bad.parse::<Width>().unwrap_err().contains("2.7"), "{bad}");

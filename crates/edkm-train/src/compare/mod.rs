@@ -32,7 +32,7 @@ pub use table::{Comparison, Original, Row};
 use crate::compress::Method;
 use crate::data::windows::check_length;
 use crate::data::TokenStream;
-use crate::evaluate::perplexity;
+use crate::evaluate::{perplexity, perplexity_in_words};
 use crate::run::checkpoint::{model_fingerprint, CheckpointSettings, RunFolder, Start};
 use crate::run::{
     check_batch, check_method, check_sequence, compress_folder, finetune, stream, CalibrationSettings, ClusterSettings,
@@ -126,7 +126,7 @@ pub fn compare<D: EdkmDevice>(
                         observer.advance(share)
                     });
                     let before = before.map_err(|error| stopped(error, settings))?;
-                    observer.result(&format!("perplexity {:.4}", before.perplexity));
+                    observer.result(&format!("perplexity {}", perplexity_in_words(before.perplexity)));
                     before.perplexity
                 }
             },
@@ -146,7 +146,7 @@ pub fn compare<D: EdkmDevice>(
         if done.iter().any(|run| planned.is(run)) {
             continue;
         }
-        let run = planned.run(settings, &validation, device, observer);
+        let run = planned.run(settings, &config, &validation, device, observer);
         let mut run = run.map_err(|error| stopped(error, settings))?;
         run.original_perplexity = Some(comparison.original.perplexity);
         runs::append(&settings.out, &run)?;
@@ -216,15 +216,15 @@ impl Planned {
             .join(format!("{}{width}{seed}", self.contender.name()))
     }
 
-    fn clustering(&self, settings: &CompareSettings) -> Option<ClusterSettings> {
+    fn clustering(&self, settings: &CompareSettings, config: &LlamaConfig) -> Option<ClusterSettings> {
         let (common, dtype) = (&settings.clustering, settings.palette_dtype);
-        let of_width = |width| self.contender.clustering(common, dtype, width, settings.steps);
+        let of_width = |width| self.contender.clustering(common, dtype, width, settings.steps, config);
         self.width.map(of_width)
     }
 
     /// Refuses a way of clustering that the method has not, before any run.
     fn check(&self, settings: &CompareSettings, config: &LlamaConfig) -> Result<(), TrainError> {
-        match (self.contender, self.clustering(settings)) {
+        match (self.contender, self.clustering(settings, config)) {
             (Contender::WithoutTraining(method), Some(clustering)) => check_method(config, method, &clustering),
             _ => Ok(()),
         }
@@ -233,18 +233,19 @@ impl Planned {
     fn run<D: EdkmDevice>(
         &self,
         settings: &CompareSettings,
+        config: &LlamaConfig,
         validation: &TokenStream,
         device: &D,
         observer: &mut impl Observer,
     ) -> Result<RunFigures, TrainError> {
         let out = self.folder(&settings.out);
         std::fs::create_dir_all(settings.out.join("running")).map_err(TrainError::io("make", &settings.out))?;
-        let clustering = self.clustering(settings);
+        let clustering = self.clustering(settings, config);
         let figures = match (self.contender, clustering) {
             (Contender::WithoutTraining(method), Some(clustering)) => {
                 self.compress(method, clustering, &out, settings, validation, device, observer)?
             }
-            (_, clustering) => self.train(clustering, &out, settings, device, observer)?,
+            (_, clustering) => self.train(clustering, &out, settings, config, device, observer)?,
         };
         std::fs::remove_dir_all(&out).map_err(TrainError::io("remove", &out))?;
         // the last run leaves no trace of the folder; it fails while there are others in it
@@ -298,9 +299,12 @@ impl Planned {
         clustering: Option<ClusterSettings>,
         out: &Path,
         settings: &CompareSettings,
+        config: &LlamaConfig,
         device: &D,
         observer: &mut impl Observer,
     ) -> Result<RunFigures, TrainError> {
+        let rate = clustering.as_ref().map(|clustering| clustering.bits_a_weight(config));
+        let rate = settings.learning_rate.or(rate.map(ClusterSettings::learning_rate_for));
         let (model_dir, data) = (&settings.model_dir, settings.data.clone());
         let defaults = FinetuneSettings::new(model_dir, data, clustering, settings.steps, out);
         let start = match RunFolder::open(out).newest() {
@@ -315,7 +319,7 @@ impl Planned {
                     Contender::Training(Training::Dkm | Training::StraightThrough) => Objective::BEST,
                     _ => Objective::Text,
                 },
-                learning_rate: settings.learning_rate.unwrap_or(defaults.learning_rate),
+                learning_rate: rate.unwrap_or(defaults.learning_rate),
                 sequence: settings.sequence,
                 batch: settings.batch,
                 seed: self.seed.unwrap_or(0),

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::evaluate::perplexity_in_words;
 use crate::files::read_capped;
 use crate::TrainError;
 
@@ -40,7 +41,8 @@ impl RunFigures {
     pub(super) fn in_words(&self) -> String {
         let width = self.width.map_or(String::new(), |width| format!(" {width} bits"));
         let seed = self.seed.map_or(String::new(), |seed| format!(" seed {seed}"));
-        format!("{}{width}{seed}: perplexity {:.4}", self.method, self.perplexity)
+        let perplexity = perplexity_in_words(self.perplexity);
+        format!("{}{width}{seed}: perplexity {perplexity}", self.method)
     }
 }
 

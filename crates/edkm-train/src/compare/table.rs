@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::conditions::Conditions;
 use super::{plot, Planned, RunFigures, Width};
+use crate::evaluate::perplexity_in_words;
 use crate::files::write_whole;
 use crate::TrainError;
 
@@ -107,17 +108,20 @@ impl Comparison {
         // writing to a string cannot fail
         let _ = writeln!(
             text,
-            "| original | | {perplexity:.4} | | | {} | |",
+            "| original | | {} | | | {} | |",
+            perplexity_in_words(perplexity),
             kib(size_bytes as f64)
         );
         for row in &self.rows {
-            let spread = row.deviation.map_or(String::new(), |spread| format!(" ± {spread:.4}"));
+            let spread = row
+                .deviation
+                .map_or(String::new(), |spread| format!(" ± {}", perplexity_in_words(spread)));
             let _ = writeln!(
                 text,
-                "| {} | {} | {:.4}{spread} | {} | {} | {} | {:.1} |",
+                "| {} | {} | {}{spread} | {} | {} | {} | {:.1} |",
                 row.method,
                 row.width.map_or(String::new(), |width| width.to_string()),
-                row.perplexity,
+                perplexity_in_words(row.perplexity),
                 row.runs,
                 row.bits_per_weight.map_or(String::new(), |bits| format!("{bits:.3}")),
                 kib(row.size_bytes),

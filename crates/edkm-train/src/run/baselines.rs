@@ -7,7 +7,7 @@ use super::plan::plan;
 use super::{Baseline, ClusterSettings, Observer, PlannedLayer};
 use crate::compress::{compress, with_palettes, Method};
 use crate::data::TokenStream;
-use crate::evaluate::perplexity;
+use crate::evaluate::{perplexity, perplexity_in_words};
 use crate::TrainError;
 
 /// The perplexity of `model`, which has its clusterings, on windows of a text, by each method that its palettes allow. Those `known` are not measured again.
@@ -37,7 +37,8 @@ pub(super) fn measure<D: EdkmDevice>(
         let palettes = compress(model, method, None, &dtype, &mut |_| observer.go_on())?;
         let compressed = with_palettes(model, &palettes)?;
         let measured = perplexity(&compressed, validation, sequence, &mut |share| observer.advance(share))?;
-        observer.result(&format!("perplexity {:.4} by {name}", measured.perplexity));
+        let words = perplexity_in_words(measured.perplexity);
+        observer.result(&format!("perplexity {words} by {name}"));
         baselines.push(Baseline::new(method, measured.perplexity));
     }
     Ok(baselines)

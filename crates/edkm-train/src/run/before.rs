@@ -8,7 +8,7 @@ use edkm_llama::model::{DynamicLlama, DynamicTeacher};
 use super::checkpoint::{model_fingerprint, RunState};
 use super::{baselines, rate_factors, Baseline, DataSource, FinetuneSettings, Measure, Objective, Observer, Stage};
 use crate::data::TokenStream;
-use crate::evaluate::perplexity;
+use crate::evaluate::{perplexity, perplexity_in_words};
 use crate::TrainError;
 
 /// What a run takes from the model as it came.
@@ -48,8 +48,8 @@ impl<D: EdkmDevice> Before<D> {
                 };
                 same(measured_on, state.validation, validation_print)?;
                 observer.result(&format!(
-                    "perplexity {:.4}, measured when the run began",
-                    state.perplexity_before
+                    "perplexity {}, measured when the run began",
+                    perplexity_in_words(state.perplexity_before)
                 ));
                 state.perplexity_before
             }
@@ -58,8 +58,9 @@ impl<D: EdkmDevice> Before<D> {
                     observer.advance(share)
                 })?;
                 observer.result(&format!(
-                    "perplexity {:.4} on {} tokens",
-                    before.perplexity, before.tokens
+                    "perplexity {} on {} tokens",
+                    perplexity_in_words(before.perplexity),
+                    before.tokens
                 ));
                 before.perplexity
             }

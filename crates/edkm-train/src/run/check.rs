@@ -49,7 +49,8 @@ pub(crate) fn check_batch(batch: usize) -> Result<(), TrainError> {
     check_numbers(&[("number of sequences, --batch,", batch)])
 }
 
-fn check_clustering(clustering: &ClusterSettings, steps: u64) -> Result<(), TrainError> {
+/// What of a clustering depends neither on the layers nor on the text.
+pub(super) fn check_clustering(clustering: &ClusterSettings, steps: u64) -> Result<(), TrainError> {
     let from = clustering.from_step;
     let begins = from == 0 || from < steps;
     holds(

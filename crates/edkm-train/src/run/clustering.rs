@@ -61,7 +61,7 @@ impl ClusterSettings {
             tolerance: 0.0,
             keep_zero: KeepZero::Free,
             gradient: GradientMode::Unrolled,
-            temperature: TemperatureSchedule::annealed(bits, steps),
+            temperature: TemperatureSchedule::annealed(bits.get().into(), steps),
             first_palettes: FirstPalettes::default(),
             from_step: 0,
             channel_scale: ChannelScale::None,
@@ -71,14 +71,55 @@ impl ClusterSettings {
         }
     }
 
-    /// The peak learning rate that is right for most runs: the fewer bits, the larger the step that takes a weight to another cluster.
+    /// Bits that indices take of a weight of the linear layers of a model that are clustered; the budget, if there is one.
+    pub fn bits_a_weight(&self, config: &LlamaConfig) -> f64 {
+        if self.bits_budget.is_some() || self.rules.0.is_empty() {
+            return self.bits_without_rules();
+        }
+        let linear = parameters(config).filter(|parameter| parameter.role == Role::Linear);
+        let (mut bits, mut weights) = (0.0, 0.0);
+        for parameter in linear {
+            if let Some(spec) = self.spec(&parameter) {
+                let numbers = parameter.shape.iter().product::<usize>() as f64;
+                bits += numbers * f64::from(spec.bits.get()) / spec.dim() as f64;
+                weights += numbers;
+            }
+        }
+        match weights > 0.0 {
+            true => bits / weights,
+            false => self.bits_without_rules(),
+        }
+    }
+
+    fn bits_without_rules(&self) -> f64 {
+        let by_index = f64::from(self.bits.get()) / self.vector.get() as f64;
+        self.bits_budget.unwrap_or(by_index)
+    }
+
+    /// The peak learning rate that is right for most runs, as far as it is known without a model what the rules for single layers make of them: with rules
+    /// [`learning_rate_for`](Self::learning_rate_for) the [bits of a weight](Self::bits_a_weight) is.
     pub fn learning_rate(&self) -> f64 {
-        let by_bits = f64::from(self.bits.get()) / self.vector.get() as f64;
-        match self.bits_budget.unwrap_or(by_bits) {
+        Self::learning_rate_for(self.bits_without_rules())
+    }
+
+    /// The peak learning rate that is right for most runs with so many bits a weight: the fewer bits, the larger the step that takes a weight to another
+    /// cluster.
+    pub fn learning_rate_for(bits_a_weight: f64) -> f64 {
+        match bits_a_weight {
             ..=2.0 => 4.5e-3,
             ..=3.0 => 3e-3,
             ..=4.0 => 2e-3,
             _ => 1e-3,
+        }
+    }
+
+    /// The bits of a result of so many a weight, as they are called: as they were asked for, or, where they differ from layer to layer or an index stands for
+    /// several weights, what a weight takes with palettes counted.
+    pub fn bits_in_words(&self, bits_per_weight: f64) -> String {
+        let by_layer = self.bits_budget.is_some() || !self.rules.0.is_empty();
+        match by_layer || self.vector.get() > 1 {
+            true => format!("{bits_per_weight:.2}"),
+            false => self.bits.to_string(),
         }
     }
 

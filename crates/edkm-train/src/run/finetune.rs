@@ -10,7 +10,7 @@ use edkm_llama::model::DynamicLlama;
 
 use super::before::Before;
 use super::bits_budget::settle;
-use super::check::check_clustering_of;
+use super::check::{check_clustering, check_clustering_of};
 use super::checkpoint::{RunFolder, RunState, Start};
 use super::estimate::estimate;
 use super::inputs::Inputs;
@@ -100,7 +100,9 @@ pub fn finetune<D: EdkmDevice>(
     };
     let (earlier, earlier_training) =
         state.map_or((0.0, choosing_seconds), |state| (state.seconds, state.training_seconds));
-    let non_finite = state.map_or_else(Default::default, |state| state.non_finite);
+    let (non_finite, saved_bytes) = state
+        .map(|state| (state.non_finite, state.saved_bytes))
+        .unwrap_or_default();
     if let Some(state) = state {
         sampler = WindowSampler::resume(&inputs.training, settings.sequence, state.position)?;
     }
@@ -124,6 +126,7 @@ pub fn finetune<D: EdkmDevice>(
         validation: before.validation,
         perplexity_before: before.perplexity,
         baselines: before.baselines,
+        saved_bytes,
         clock: Clock {
             begun,
             training: Instant::now(),
@@ -231,6 +234,7 @@ pub fn plan_finetune<D: EdkmDevice>(
         windows: CALIBRATION_WINDOWS,
         seed: settings.seed,
     };
+    check_clustering(clustering, settings.steps)?;
     check_clustering_of(&LlamaConfig::read(&settings.model_dir)?, clustering)?;
     plan_folder(&settings.model_dir, clustering, Some(text), device, observer)
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 use dfdx_edkm::EdkmDevice;
 
 use super::checkpoint::{OptimizerState, RunState};
-use super::{Baseline, BitsChoice, NonFiniteCounts};
+use super::{Baseline, BitsChoice, NonFiniteCounts, SavedBytes};
 use crate::data::sampler::Position;
 use crate::trainer::Trainer;
 
@@ -20,6 +20,8 @@ pub(super) struct Known {
     pub(super) validation: u64,
     pub(super) perplexity_before: f64,
     pub(super) baselines: Vec<Baseline>,
+    /// What processes before this one kept for backward.
+    pub(super) saved_bytes: SavedBytes,
     pub(super) clock: Clock,
 }
 
@@ -27,10 +29,11 @@ impl Known {
     /// The state of the run that `trainer` is in, at a place of its data.
     pub(super) fn state<D: EdkmDevice>(
         &self,
-        trainer: &Trainer<D>,
+        trainer: &mut Trainer<D>,
         position: Position,
         non_finite: NonFiniteCounts,
     ) -> RunState {
+        let saved_bytes = self.saved_bytes.max(SavedBytes::of(trainer));
         let optimizer = trainer.optimizer();
         RunState {
             program: env!("CARGO_PKG_VERSION").to_owned(),
@@ -48,6 +51,7 @@ impl Known {
             perplexity_before: self.perplexity_before,
             baselines: self.baselines.iter().map(|baseline| baseline.perplexity).collect(),
             non_finite,
+            saved_bytes,
             training_seconds: self.clock.training_seconds(),
             seconds: self.clock.seconds(),
         }

@@ -4,7 +4,6 @@ use std::path::Path;
 
 use edkm_llama::checkpoint::Checkpoint;
 use edkm_llama::inference::{CacheType, GenerateOptions, InferenceModel, SamplingOptions, Session};
-use edkm_store::Report as StoreReport;
 
 use super::training_text::times;
 use super::{FinetuneOutcome, FinetuneSettings};
@@ -56,7 +55,6 @@ pub(super) fn data(
     settings: &FinetuneSettings,
     outcome: &FinetuneOutcome,
     steps: Vec<StepMetrics>,
-    store: &StoreReport,
     sample: Sample,
     model_dir: &Path,
 ) -> Result<ReportData, TrainError> {
@@ -66,8 +64,16 @@ pub(super) fn data(
         .unwrap_or_default()
         .to_string_lossy()
         .into_owned();
-    let bits = settings.clustering.as_ref().map(|c| c.bits.get());
-    let title = bits.map_or(format!("{name}, fine-tuned"), |bits| format!("{name}, {bits} bits"));
+    let bits = settings.clustering.as_ref().zip(outcome.bits_per_weight);
+    let bits = bits.map(|(clustering, bits)| clustering.bits_in_words(bits));
+    let with_bits = |name: &str| match &bits {
+        Some(bits) => format!("{name}, {bits} bits"),
+        None => name.to_owned(),
+    };
+    let title = match bits {
+        Some(_) => with_bits(&name),
+        None => format!("{name}, fine-tuned"),
+    };
     let mut comparison = vec![Contender {
         name: "original".into(),
         role: ContenderRole::Original,
@@ -76,7 +82,7 @@ pub(super) fn data(
         perplexity: Some(outcome.perplexity_before),
     }];
     comparison.extend(outcome.baselines.iter().map(|baseline| Contender {
-        name: format!("{}, {} bits", baseline.method, bits.unwrap_or_default()),
+        name: with_bits(baseline.method),
         role: ContenderRole::Baseline,
         bits_per_weight: None,
         size_bytes: None,
@@ -107,7 +113,7 @@ pub(super) fn data(
         weights: weights(model_dir)?,
         store: Some(StoreFigures {
             plain_dkm_bytes: settings.clustering.is_some().then_some(outcome.saved_bytes_plain_dkm),
-            logical_bytes: store.logical_peak_bytes,
+            logical_bytes: outcome.saved_bytes_logical,
             layers: outcome.store_layers.clone(),
         }),
         samples: vec![sample],
@@ -133,8 +139,16 @@ fn described(settings: &FinetuneSettings, outcome: &FinetuneOutcome) -> Vec<(Str
         let group = clustering
             .group
             .map_or("one palette a matrix".to_owned(), |g| format!("{g} output channels"));
-        rows.push(("bits".to_owned(), clustering.bits.get().to_string()));
+        let bits = match (clustering.bits_budget, clustering.rules.0.is_empty()) {
+            (Some(budget), _) => format!("{budget} a weight at most, by layer"),
+            (None, false) => "by layer".to_owned(),
+            (None, true) => clustering.bits.to_string(),
+        };
+        rows.push(("bits".to_owned(), bits));
         rows.push(("group".to_owned(), group));
+        if clustering.vector.get() > 1 {
+            rows.push(("weights of an index".to_owned(), clustering.vector.get().to_string()));
+        }
     }
     rows
 }

@@ -10,13 +10,12 @@ use edkm_llama::model::DynamicLlama;
 use edkm_store::Backend;
 
 use super::bits_budget::write_rules;
-use super::clustering_bytes::{clustering_bytes, ClusteringBytes};
 use super::finetune::Run;
 use super::known::Known;
 use super::texts::document_beginning;
-use super::{report, FinetuneOutcome, NonFiniteCounts, Observer, Sizes, Stage, TrainingText};
+use super::{report, FinetuneOutcome, NonFiniteCounts, Observer, SavedBytes, Sizes, Stage, TrainingText};
 use crate::data::TokenStream;
-use crate::evaluate::perplexity;
+use crate::evaluate::{perplexity, perplexity_in_words};
 use crate::memory::peak_resident_bytes;
 use crate::metrics::StepMetrics;
 use crate::report::StoreLayerFigures;
@@ -43,8 +42,7 @@ struct Trained {
     steps: Vec<StepMetrics>,
     non_finite: NonFiniteCounts,
     store: edkm_store::Report,
-    saved_bytes_device: u64,
-    clustering_bytes: ClusteringBytes,
+    saved_bytes: SavedBytes,
 }
 
 impl<D: EdkmDevice> Run<'_, D> {
@@ -54,28 +52,28 @@ impl<D: EdkmDevice> Run<'_, D> {
     /// A weight that is not finite, a measurement that failed, a system that does not write.
     pub(super) fn finish(
         &self,
-        trainer: Trainer<D>,
+        mut trainer: Trainer<D>,
         known: Known,
         (steps, non_finite): (Vec<StepMetrics>, NonFiniteCounts),
         beside: &Beside<'_>,
         observer: &mut impl Observer,
     ) -> Result<FinetuneOutcome, TrainError> {
         let training_seconds = known.clock.training_seconds();
-        let (store, budget) = (trainer.store().report(), trainer.device_budget().cloned());
+        let (store, saved_bytes) = (trainer.store().report(), SavedBytes::of(&mut trainer));
         // optimizer and teacher have done their part
-        let mut model = trainer.into_model();
+        let model = trainer.into_model();
         LargePages::give_back();
         let trained = Trained {
+            saved_bytes: known.saved_bytes.max(saved_bytes),
             known,
             training_seconds,
             steps,
             non_finite,
             store,
-            saved_bytes_device: budget.map_or(0, |budget| budget.peak_bytes()),
-            clustering_bytes: clustering_bytes(&mut model),
         };
         observer.stage(Stage::Save);
         let mut out = OutputDir::stage(&self.settings.out, self.settings.overwrite)?;
+        self.folder.note_staging(out.path())?;
         let weights = self.write(model, beside, out.path())?;
         let outcome = self.complete(trained, weights, beside, out.path(), observer);
         match outcome.and_then(|outcome| Ok(out.put().map(|()| outcome)?)) {
@@ -120,7 +118,11 @@ impl<D: EdkmDevice> Run<'_, D> {
             ..
         } = self;
         let Trained {
-            known, steps, store, ..
+            known,
+            steps,
+            store,
+            saved_bytes,
+            ..
         } = trained;
         folder.copy_companions(out)?;
         let metrics = folder.metrics();
@@ -134,8 +136,9 @@ impl<D: EdkmDevice> Run<'_, D> {
         })?;
         drop(written);
         observer.result(&format!(
-            "perplexity {:.4} on {} tokens",
-            after.perplexity, after.tokens
+            "perplexity {} on {} tokens",
+            perplexity_in_words(after.perplexity),
+            after.tokens
         ));
         let prompt = document_beginning(beside.validation, beside.tokenizer);
         let sample = report::sample(prompt, beside.tokenizer, &settings.model_dir, out);
@@ -154,19 +157,19 @@ impl<D: EdkmDevice> Run<'_, D> {
             seconds: known.clock.seconds(),
             training_seconds: trained.training_seconds,
             peak_rss_bytes: peak_resident_bytes(),
-            saved_bytes_peak: store.peak_bytes,
-            saved_bytes_logical: store.logical_peak_bytes,
-            saved_bytes_device: trained.saved_bytes_device,
-            saved_bytes_disk: store.disk_peak_bytes,
+            saved_bytes_peak: saved_bytes.kept,
+            saved_bytes_logical: saved_bytes.logical,
+            saved_bytes_device: saved_bytes.device,
+            saved_bytes_disk: saved_bytes.disk,
             store_layers: StoreLayerFigures::of(&store),
-            saved_bytes_clustering: trained.clustering_bytes.here,
-            saved_bytes_plain_dkm: trained.clustering_bytes.plain_dkm,
+            saved_bytes_clustering: saved_bytes.clustering,
+            saved_bytes_plain_dkm: saved_bytes.plain_dkm,
             bits_chosen: known.bits_chosen,
             baselines: known.baselines,
             sample: sample.clone(),
             out: settings.out.clone(),
         };
-        let page = report::data(settings, &outcome, steps, &store, sample, out)?;
+        let page = report::data(settings, &outcome, steps, sample, out)?;
         report::write(&page, out)?;
         if folder.log().exists() {
             std::fs::copy(folder.log(), out.join("log.txt")).map_err(TrainError::io("copy", &folder.log()))?;

@@ -135,8 +135,8 @@ pub struct FinetuneSettings {
 }
 
 impl FinetuneSettings {
-    /// A run of `steps` steps of 8 x 256 tokens that clusters as `clustering` says, at the learning rate that is right for that, and learns from the text and
-    /// from the model as it came; without clustering it learns the text alone, at 1e-3. It is measured on the last part of the text. The program's defaults.
+    /// A run of `steps` steps of 8 x 256 tokens that clusters as `clustering` says, at the [learning rate](ClusterSettings::learning_rate) that is right for
+    /// that, and learns from the text and from the model as it came; without clustering it learns the text alone, at 1e-3. It is measured on the last part of the text. The program's defaults.
     pub fn new(
         model_dir: impl Into<PathBuf>,
         data: DataSource,

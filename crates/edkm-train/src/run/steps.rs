@@ -8,10 +8,12 @@ use edkm_llama::names::Parameter;
 use super::checkpoint::{RunFolder, Start};
 use super::finetune::Run;
 use super::known::Known;
-use super::{first_palettes, NonFiniteCounts, Observer, OnNonFinite, Stage, StepReport, MOST_IN_A_ROW, MOST_ROLLBACKS};
+use super::{
+    count, first_palettes, NonFiniteCounts, Observer, OnNonFinite, Stage, StepReport, MOST_IN_A_ROW, MOST_ROLLBACKS,
+};
 use crate::compress::with_palettes;
 use crate::data::sampler::WindowSampler;
-use crate::evaluate::perplexity;
+use crate::evaluate::{perplexity, perplexity_in_words};
 use crate::memory::Resident;
 use crate::metrics::{self, MetricsWriter, StepMetrics, Throughput};
 use crate::trainer::{StepOutcome, Trainer};
@@ -49,6 +51,14 @@ impl<D: EdkmDevice> Run<'_, D> {
             counts: non_finite,
             ..Mishaps::default()
         };
+        // a measurement that was interrupted
+        if let Some(last) = steps.last_mut().filter(|last| last.validation_perplexity.is_none()) {
+            if let Some(reached) = self.reached(trainer, observer)? {
+                last.validation_perplexity = Some(reached);
+                writer = MetricsWriter::resume(&self.folder.metrics(), last.step)?;
+                writer.write(last)?;
+            }
+        }
         loop {
             let (done, interrupted) = (trainer.step_count(), observer.interrupted());
             let due = settings
@@ -141,7 +151,9 @@ impl<D: EdkmDevice> Run<'_, D> {
     /// Memory: 4 bytes a clustered weight beside the model.
     fn reached(&self, trainer: &Trainer<D>, observer: &mut impl Observer) -> Result<Option<f64>, TrainError> {
         let (settings, done) = (self.settings, trainer.step_count());
-        let due = settings.evaluate_every.is_some_and(|every| done % every == 0);
+        let due = settings
+            .evaluate_every
+            .is_some_and(|every| done > 0 && done % every == 0);
         if !due || done == settings.steps {
             return Ok(None);
         }
@@ -149,12 +161,17 @@ impl<D: EdkmDevice> Run<'_, D> {
         // the clusterings of a copy go their own way
         let mut model = trainer.model.clone();
         if let Some(clustering) = &settings.clustering {
+            if done <= clustering.from_step {
+                // not clustered yet
+                model.set_clustering(clustering);
+            }
             let palettes = model.palettize_by_name(&|name| clustering.palette_dtype_of(name))?;
             model = with_palettes(&model, &palettes)?;
         }
         match perplexity(&model, self.validation, settings.sequence, &mut |_| observer.go_on()) {
             Ok(measured) => {
-                observer.meanwhile(&format!("perplexity {:.4} after {done} steps", measured.perplexity));
+                let words = perplexity_in_words(measured.perplexity);
+                observer.meanwhile(&format!("perplexity {words} after {}", count(done, "step")));
                 Ok(Some(measured.perplexity))
             }
             // the step that was made is kept

@@ -101,7 +101,8 @@ pub(super) fn tokens_a_step(settings: &FinetuneSettings) -> f64 {
     settings.sequence as f64 * settings.batch as f64 * settings.accumulate as f64
 }
 
-fn count(number: u64, what: &str) -> String {
+/// A number of things: `1 step`, `1,234 steps`.
+pub fn count(number: u64, what: &str) -> String {
     let ending = if number == 1 { "" } else { "s" };
     format!("{} {what}{ending}", thousands(number))
 }

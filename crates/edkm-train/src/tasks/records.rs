@@ -200,6 +200,8 @@ fn for_each_line(path: &Path, mut each: impl FnMut(u64, &str) -> Result<(), Trai
             line: number,
             reason: format!("not UTF-8 at byte {} of the line", why.valid_up_to()),
         })?;
+        // behind the mark that some programs put in front of UTF-8
+        let text = text.strip_prefix('\u{feff}').filter(|_| number == 1).unwrap_or(text);
         if !text.trim().is_empty() {
             each(number, text)?;
         }

@@ -164,6 +164,7 @@ fn run_state_of() -> RunState {
         perplexity_before: 7.5,
         baselines: vec![8.5],
         non_finite: Default::default(),
+        saved_bytes: Default::default(),
         training_seconds: 9.5,
         seconds: 10.5,
     }

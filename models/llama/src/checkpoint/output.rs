@@ -9,6 +9,7 @@ use std::{
 
 use tempfile::TempDir;
 
+use super::{INDEX_FILE, MODEL_FILE};
 use crate::{config::CONFIG_FILE, files, LlamaError};
 
 /// What is done with a folder that already holds something.
@@ -243,26 +244,26 @@ fn check(target: &Path, overwrite: Overwrite) -> Result<(), LlamaError> {
     })
 }
 
-/// Whether something of this name may be in a model folder: weights, their description, reports and logs of a run.
+/// What the project's programs write into a model folder besides the model and its [`COMPANIONS`].
+const RECORDS: [&str; 6] = [
+    "layers.toml",
+    "report.html",
+    "result.json",
+    "compress.json",
+    "metrics.jsonl",
+    "log.txt",
+];
+
+/// Whether a file of this name is one of a model folder. What somebody else put there is not, so that it is not replaced.
 fn belongs(name: &OsStr, is_folder: bool) -> bool {
-    const SUFFIXES: [&str; 9] = [
-        "safetensors",
-        "json",
-        "jsonl",
-        "html",
-        "log",
-        "txt",
-        "model",
-        "jinja",
-        "toml",
-    ];
-    if is_folder {
-        return name == "checkpoints";
-    }
-    Path::new(name)
-        .extension()
-        .and_then(OsStr::to_str)
-        .is_some_and(|suffix| SUFFIXES.contains(&suffix))
+    let Some(name) = name.to_str().filter(|_| !is_folder) else {
+        return false;
+    };
+    let is_shard = name.starts_with("model-") && name.ends_with(".safetensors");
+    is_shard
+        || [CONFIG_FILE, MODEL_FILE, INDEX_FILE].contains(&name)
+        || COMPANIONS.contains(&name)
+        || RECORDS.contains(&name)
 }
 
 /// Makes everything below a folder durable.

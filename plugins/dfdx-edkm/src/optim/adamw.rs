@@ -225,16 +225,20 @@ impl<D: EdkmDevice> AdamW<D> {
         gradient: &<D as Storage<f32>>::Vec,
         hyper: &Hyper,
     ) -> Result<(), D::Err> {
-        let len = parameter.shape().num_elements();
-        let device = self.device.clone();
-        if !self.moments.contains_key(name) {
-            let zeros = moments::zeros(&device, len, self.config.moments)?;
-            self.moments.insert(name.to_owned(), zeros);
-        }
+        self.begin_moments(name, parameter.shape())?;
         match self.moments.get_mut(name) {
-            Some(moments) => device.adamw_update(parameter, gradient, moments, hyper),
+            Some(moments) => self.device.adamw_update(parameter, gradient, moments, hyper),
             None => Ok(()),
         }
+    }
+
+    /// Moments of zero for a parameter that has none.
+    pub(super) fn begin_moments(&mut self, name: &str, shape: &impl Shape) -> Result<(), D::Err> {
+        if !self.moments.contains_key(name) {
+            let zeros = moments::zeros(&self.device, shape.num_elements(), self.config.moments)?;
+            self.moments.insert(name.to_owned(), zeros);
+        }
+        Ok(())
     }
 
     /// Everything needed to go on elsewhere with the same bytes.

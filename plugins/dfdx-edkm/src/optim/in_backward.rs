@@ -41,13 +41,41 @@ impl<D: EdkmDevice> AdamW<D> {
             sum_of_squares: 0.0,
             updated: HashSet::new(),
         };
-        let mut rest = backward_by_parts(loss, |part, gradients| {
+        let done = backward_by_parts(loss, |part, gradients| {
             let _span = tracing::trace_span!("optimizer", part).entered();
             step.update(gradients, |visitor| model.visit_part(part, "", visitor))
-        })?;
-        let _span = tracing::trace_span!("optimizer").entered();
-        step.update(&mut rest, |visitor| model.visit_parameters("", visitor))?;
-        Ok(step.sum_of_squares.sqrt())
+        })
+        .and_then(|mut rest| {
+            let _span = tracing::trace_span!("optimizer").entered();
+            step.update(&mut rest, |visitor| model.visit_parameters("", visitor))
+        });
+        match done {
+            Ok(()) => Ok(step.sum_of_squares.sqrt()),
+            Err(error) => {
+                if !step.updated.is_empty() {
+                    // a step that counts leaves no parameter without moments, so that a saved state is whole
+                    model.visit_parameters("", &mut Begin(self))?;
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Gives parameters moments that have none.
+struct Begin<'a, D: EdkmDevice>(&'a mut AdamW<D>);
+
+impl<D: EdkmDevice> ParameterVisitor<D> for Begin<'_, D> {
+    type Error = StepError;
+
+    fn visit<S: Shape>(
+        &mut self,
+        name: &str,
+        _: ParameterKind<'_>,
+        parameter: &mut Tensor<S, f32, D>,
+    ) -> Result<(), StepError> {
+        let begun = self.0.begin_moments(name, parameter.shape());
+        begun.map_err(|error| device_error(name, error))
     }
 }
 

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use edkm_llama::checkpoint::MODEL_FILE;
 use serde::{Deserialize, Serialize};
 
+use super::folder::sweep;
 use super::{run_folder, RunFolder};
 use crate::files::{self, write_whole};
 use crate::TrainError;
@@ -49,6 +50,7 @@ pub fn completed(out: &Path) -> Result<Option<serde_json::Value>, TrainError> {
     if let Some(folder) = folder {
         folder.remove()?;
     }
+    sweep(out);
     Ok(Some(figures))
 }
 

@@ -18,10 +18,13 @@ use crate::TrainError;
 const ARGUMENTS: &str = "arguments.json";
 const LOCK: &str = "lock";
 const COMPANIONS: &str = "companions";
+const STAGING: &str = "staging";
+/// The largest path that is read.
+const STAGING_LIMIT: u64 = 1 << 16;
 /// What the name of a folder in the making begins with.
 pub(super) const PARTIAL: &str = ".partial-";
 /// The largest `arguments.json` that is read.
-const ARGUMENTS_LIMIT: u64 = 1 << 20;
+const ARGUMENTS_LIMIT: u64 = 1 << 23;
 
 /// `OUT.run`, for the folder OUT that a run will write.
 pub fn run_folder(out: &Path) -> PathBuf {
@@ -62,9 +65,12 @@ impl RunFolder {
         Self::check(out, overwrite)?;
         let mut folder = Self::open(out);
         if folder.path.join(LOCK).exists() {
-            drop(folder.locked()?);
+            let lock = folder.locked()?;
+            folder.remove_staging(out)?;
+            drop(lock);
         }
         remove(&folder.path)?;
+        sweep(out);
         let checkpoints = folder.checkpoints_path();
         fs::create_dir_all(&checkpoints).map_err(TrainError::io("make", &checkpoints))?;
         folder.lock = Some(folder.locked()?);
@@ -91,7 +97,32 @@ impl RunFolder {
         }
         folder.lock = Some(folder.locked()?);
         folder.remove_partial()?;
+        folder.remove_staging(out)?;
         Ok(folder)
+    }
+
+    /// Notes where OUT is being built, so that it goes when the run is gone on with after a kill.
+    ///
+    /// # Errors
+    /// A system that does not write.
+    pub fn note_staging(&self, built: &Path) -> Result<(), TrainError> {
+        let name = built.file_name().unwrap_or_default().as_encoded_bytes();
+        write_whole(&self.path.join(STAGING), name)
+    }
+
+    /// Removes what a process was building when it was killed.
+    fn remove_staging(&self, out: &Path) -> Result<(), TrainError> {
+        let note = self.path.join(STAGING);
+        if !note.exists() {
+            return Ok(());
+        }
+        let name = String::from_utf8(files::read_capped(&note, STAGING_LIMIT)?).unwrap_or_default();
+        let ours = format!(".{}{PARTIAL}", out.file_name().unwrap_or_default().to_string_lossy());
+        let built = out.with_file_name(&name);
+        if name.starts_with(&ours) && !name.contains(['/', '\\']) && built.is_dir() {
+            fs::remove_dir_all(&built).map_err(TrainError::io("remove", &built))?;
+        }
+        fs::remove_file(&note).map_err(TrainError::io("remove", &note))
     }
 
     /// Removes checkpoints that a process was killed over.
@@ -134,7 +165,7 @@ impl RunFolder {
     /// What the run was started with.
     ///
     /// # Errors
-    /// A file that is not there, or larger than 1 MiB, or not text.
+    /// A file that is not there, or larger than 8 MiB, or not text.
     pub fn arguments(&self) -> Result<String, TrainError> {
         let path = self.arguments_path();
         if !self.path.exists() {
@@ -267,10 +298,25 @@ impl RunFolder {
     }
 }
 
+/// What the name of a run's folder begins with while it is removed.
+fn aside(folder: &Path) -> String {
+    format!(".{}{PARTIAL}", folder.file_name().unwrap_or_default().to_string_lossy())
+}
+
+/// Removes what processes were removing of the run that writes `out` when they were killed, as far as the system lets it.
+pub(super) fn sweep(out: &Path) {
+    let folder = run_folder(out);
+    let entries = folder.parent().and_then(|parent| parent.read_dir().ok());
+    for entry in entries.into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(&aside(&folder)) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
 /// Removes a folder that may not be there, under another name: a process that is killed meanwhile leaves no half of a run behind.
 fn remove(folder: &Path) -> Result<(), TrainError> {
-    let name = folder.file_name().unwrap_or_default().to_string_lossy();
-    let aside = folder.with_file_name(format!(".{name}{PARTIAL}{}", std::process::id()));
+    let aside = folder.with_file_name(format!("{}{}", aside(folder), std::process::id()));
     let gone = |result: std::io::Result<()>, path: &Path| match result {
         Err(why) if why.kind() != std::io::ErrorKind::NotFound => Err(TrainError::io("remove", path)(why)),
         _ => Ok(()),

@@ -7,6 +7,7 @@
 //! OUT.run/companions/                    the tokenizer and what else goes into OUT as it came
 //! OUT.run/metrics.jsonl                  one object a step; copied into OUT at the end
 //! OUT.run/checkpoints/step-000000000400/ parameters.safetensors, moments.safetensors, state.bin, xxh3
+//! OUT.run/staging                        at the end: the name of the folder in which OUT is built
 //! OUT.run/written.json                   at the very end: which model OUT will hold
 //! ```
 //!

@@ -11,7 +11,7 @@ use edkm_llama::model::DynamicLlama;
 use serde::{Deserialize, Serialize};
 
 use crate::data::sampler::Position;
-use crate::run::{BitsChoice, NonFiniteCounts};
+use crate::run::{BitsChoice, NonFiniteCounts, SavedBytes};
 use crate::TrainError;
 
 /// Everything but the parameters and the optimizer's moments. Learning rate and temperature follow from the step; the data's order from its position, which is
@@ -42,6 +42,8 @@ pub struct RunState {
     pub baselines: Vec<f64>,
     /// Losses and gradients that were not finite so far.
     pub non_finite: NonFiniteCounts,
+    /// What was kept for backward so far.
+    pub saved_bytes: SavedBytes,
     /// Wall time of training so far.
     pub training_seconds: f64,
     /// Wall time of the run so far.

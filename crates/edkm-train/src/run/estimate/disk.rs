@@ -1,5 +1,6 @@
 //! Disk of a run: its checkpoints, and the folder that it writes.
 
+use edkm_cluster::Bits;
 use edkm_llama::checkpoint::{Checkpoint, COMPANIONS};
 use edkm_llama::config::LlamaConfig;
 use edkm_llama::names::parameters;
@@ -85,7 +86,13 @@ fn figures(settings: &FinetuneSettings, config: &LlamaConfig) -> Result<u64, Tra
             _ => None,
         }
     };
-    let all: u64 = plan(config, clustering)?.iter().filter_map(centroids).sum();
+    // of a budget the bits of each layer are not known yet: as many as it pays for
+    let mut clustering = clustering.clone();
+    if let Some(budget) = clustering.bits_budget {
+        let bits = budget.ceil().clamp(1.0, 8.0) as u8;
+        clustering.bits = Bits::new(bits).unwrap_or(clustering.bits);
+    }
+    let all: u64 = plan(config, &clustering)?.iter().filter_map(centroids).sum();
     Ok(REPORT_MATRIX * matrices + all)
 }
 

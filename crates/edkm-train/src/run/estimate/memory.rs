@@ -191,7 +191,10 @@ fn kept(settings: &FinetuneSettings, model: &ModelSizes) -> Vec<Share> {
         share("weights", model.parameters),
         teacher(settings, model),
         share(OPTIMIZER, model.moments),
-        share("clustering", model.clustering_buffers.max(model.head_buffers)),
+        share(
+            "clustering",
+            model.clustering_buffers.max(model.head_buffers) + model.palettes,
+        ),
     ]
 }
 

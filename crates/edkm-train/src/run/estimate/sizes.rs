@@ -1,6 +1,7 @@
 //! The sizes of a model that memory follows from. All are bytes of f32 unless they say otherwise.
 
 use dfdx_edkm::optim::MomentFormat;
+use edkm_cluster::{GradientMode, Grouping, Spec};
 use edkm_kernels::cross_entropy::tokens_at_once;
 use edkm_llama::config::LlamaConfig;
 use edkm_llama::model::{ClusterPlan, Recompute};
@@ -37,6 +38,8 @@ pub(super) struct ModelSizes {
     pub(super) clustered: u64,
     /// The largest matrix that is clustered, and its copy where rows are scaled.
     pub(super) clustering_buffers: u64,
+    /// What clusterings keep of their palettes, from a step to the next and for backward.
+    pub(super) palettes: u64,
     /// The output projection, and so its gradient.
     pub(super) head: u64,
     /// Whether the output projection is clustered.
@@ -54,6 +57,24 @@ pub(super) struct ModelSizes {
     pub(super) layers: u64,
 }
 
+/// What a clustering keeps of its palettes, each with as many repetitions as go into backward: where they started from and ended, in f64 and f32, for the step
+/// and for the one that follows; the centroids behind each repetition and the masses, in memory that grows by doubling.
+fn bytes_of_palettes(spec: &Spec, shape: &[usize]) -> u64 {
+    let [rows, ..] = *shape else { return 0 };
+    let palettes = match spec.grouping {
+        Grouping::PerTensor => 1,
+        Grouping::PerChannels(channels) => rows.div_ceil(channels.get()),
+    };
+    let kept = match spec.gradient {
+        GradientMode::Unrolled => spec.iterations,
+        GradientMode::Implicit | GradientMode::StraightThrough => 1,
+    };
+    let numbers = (palettes * spec.clusters() * spec.dim()) as u64;
+    let repetitions = (kept + 1).next_power_of_two() as u64 * numbers;
+    let masses = (kept.next_power_of_two() * palettes * spec.clusters()) as u64;
+    2 * 2 * 12 * numbers + 8 * (repetitions + masses)
+}
+
 impl ModelSizes {
     /// `is_half` says which parameters have numbers of 16 bits, by name.
     pub(super) fn new(
@@ -65,6 +86,7 @@ impl ModelSizes {
     ) -> Self {
         let (mut all, mut largest, mut halves, mut clustered, mut clustering_buffers, mut head_buffers) =
             (0, 0, 0, 0, 0, 0);
+        let mut palettes = 0;
         for parameter in parameters(config) {
             let bytes = F32 * parameter.shape.iter().map(|&n| n as u64).product::<u64>();
             all += bytes;
@@ -72,9 +94,10 @@ impl ModelSizes {
             if parameter.role == Role::Linear && is_half(&parameter.name) {
                 halves += bytes / 2;
             }
-            let Some(clustering) = clustering.filter(|c| c.spec(&parameter).is_some()) else {
+            let Some((clustering, spec)) = clustering.and_then(|c| Some((c, c.spec(&parameter)?))) else {
                 continue;
             };
+            palettes += bytes_of_palettes(&spec, &parameter.shape);
             let scaled = match clustering.channel_scale(&parameter) {
                 dfdx_edkm::ChannelScale::None => 0,
                 dfdx_edkm::ChannelScale::RootMeanSquare => bytes,
@@ -100,6 +123,7 @@ impl ModelSizes {
             teacher_layer: 2 * halves / (config.num_hidden_layers as u64).max(1),
             clustered,
             clustering_buffers,
+            palettes,
             head: F32 * vocabulary * hidden,
             head_buffers,
             rotary: F32 * config.max_position_embeddings as u64 * head_dim,

@@ -12,8 +12,7 @@ fn names(dir: &Path) -> Vec<String> {
 fn build(target: &Path, overwrite: Overwrite, content: &str) -> Result<(), LlamaError> {
     let out = OutputDir::create(target, overwrite)?;
     fs::write(out.path().join(CONFIG_FILE), content).unwrap();
-    fs::create_dir(out.path().join("checkpoints")).unwrap();
-    fs::write(out.path().join("checkpoints/x.json"), content).unwrap();
+    fs::write(out.path().join("tokenizer.json"), content).unwrap();
     out.commit()
 }
 
@@ -54,7 +53,7 @@ fn a_folder_with_a_model_is_replaced_on_demand_only() {
     build(&target, Overwrite::Replace, "two").unwrap();
     assert_eq!(
         (content(&target), names(&target)),
-        ("two".into(), vec!["checkpoints".into(), CONFIG_FILE.into()])
+        ("two".into(), vec![CONFIG_FILE.into(), "tokenizer.json".into()])
     );
     assert_eq!(names(dir.path()), ["out"]);
 }
@@ -125,6 +124,15 @@ fn a_folder_of_something_else_is_never_replaced() {
             "{message}"
         );
     }
+    // a model, and something of its owner's
+    let model = dir.path().join("model");
+    for name in ["README.md", "train.txt", "weights.html", "checkpoints"] {
+        build(&model, Overwrite::Replace, "x").unwrap();
+        fs::write(model.join(name), "mine").unwrap();
+        let message = build(&model, Overwrite::Replace, "x").unwrap_err().to_string();
+        assert!(message.contains(name), "{message}");
+        fs::remove_file(model.join(name)).unwrap();
+    }
     // Nothing strange in it, but no model either.
     let notes = dir.path().join("notes");
     fs::create_dir(&notes).unwrap();
@@ -133,7 +141,7 @@ fn a_folder_of_something_else_is_never_replaced() {
         build(&notes, Overwrite::Replace, "x"),
         Err(LlamaError::OutputForeign { .. })
     ));
-    assert_eq!(names(dir.path()), ["notes", "work"]);
+    assert_eq!(names(dir.path()), ["model", "notes", "work"]);
 }
 
 #[test]

@@ -78,10 +78,10 @@ impl LearnerGroup for NcclLearner {
     }
 
     fn all_gather(&self, tag: u64, part: Arc<dyn SharedBytes>) -> Result<Vec<Arc<dyn SharedBytes>>, StoreError> {
-        let deadline = Instant::now() + self.patience;
+        let begun = Instant::now();
         let give_up = || match self.gone() {
             Some((_, reason)) => Some(reason),
-            None if Instant::now() > deadline => Some(format!("others did not come within {:?}", self.patience)),
+            None if begun.elapsed() > self.patience => Some(format!("others did not come within {:?}", self.patience)),
             None => None,
         };
         gather_equal_parts(self.world(), tag, part.as_bytes(), |own| {

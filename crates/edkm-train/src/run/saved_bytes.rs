@@ -1,0 +1,89 @@
+//! What a run keeps from forward to backward at the most, and what plain DKM would.
+
+use dfdx::prelude::*;
+use dfdx_edkm::{EdkmDevice, ParameterKind, ParameterVisitor, Parameters};
+use edkm_llama::model::DynamicLlama;
+use edkm_store::Backend;
+use serde::{Deserialize, Serialize};
+
+use crate::trainer::Trainer;
+
+/// Bytes kept from forward to backward in one step, at the most over all steps.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedBytes {
+    /// By the clusterings.
+    pub clustering: u64,
+    /// By the clusterings in DKM as published: an attention map of weights x clusters in each repetition, 4 bytes an entry.
+    pub plain_dkm: u64,
+    /// Of the tensors that ops saved, by the store.
+    pub kept: u64,
+    /// The same before any layer of the store acted.
+    pub logical: u64,
+    /// The same in the memory of the device, beside the store's.
+    pub device: u64,
+    /// The same on disk.
+    pub disk: u64,
+}
+
+impl SavedBytes {
+    /// Those of this process so far.
+    pub(super) fn of<D: EdkmDevice>(trainer: &mut Trainer<D>) -> Self {
+        let store = trainer.store().report();
+        let device = trainer.device_budget().map_or(0, |budget| budget.peak_bytes());
+        let clusterings = Clusterings::of(trainer.model_and_optimizer().0);
+        Self {
+            clustering: clusterings.here,
+            plain_dkm: clusterings.plain_dkm,
+            kept: store.peak_bytes,
+            logical: store.logical_peak_bytes,
+            device,
+            disk: store.disk_peak_bytes,
+        }
+    }
+
+    /// The larger of each.
+    pub(super) fn max(self, other: Self) -> Self {
+        Self {
+            clustering: self.clustering.max(other.clustering),
+            plain_dkm: self.plain_dkm.max(other.plain_dkm),
+            kept: self.kept.max(other.kept),
+            logical: self.logical.max(other.logical),
+            device: self.device.max(other.device),
+            disk: self.disk.max(other.disk),
+        }
+    }
+}
+
+#[derive(Default)]
+struct Clusterings {
+    here: u64,
+    plain_dkm: u64,
+}
+
+impl Clusterings {
+    fn of<D: EdkmDevice>(model: &mut DynamicLlama<D>) -> Self {
+        let mut bytes = Self::default();
+        match model.visit_parameters("", &mut bytes) {
+            Ok(()) => bytes,
+            Err(never) => match never {},
+        }
+    }
+}
+
+impl<D: EdkmDevice> ParameterVisitor<D> for Clusterings {
+    type Error = std::convert::Infallible;
+    fn visit<S: Shape>(
+        &mut self,
+        _: &str,
+        kind: ParameterKind<'_>,
+        parameter: &mut Tensor<S, f32, D>,
+    ) -> Result<(), Self::Error> {
+        if let Some(clustering) = kind.clustering() {
+            let spec = clustering.spec();
+            let map = parameter.shape().num_elements() as u64 / spec.dim() as u64 * spec.clusters() as u64;
+            self.plain_dkm += 4 * map * spec.iterations as u64;
+            self.here += clustering.saved_bytes() as u64;
+        }
+        Ok(())
+    }
+}
