@@ -81,11 +81,6 @@ impl FormatMetadata {
         self.tensors.get(name)
     }
 
-    /// Whether a safetensors file with this metadata holds palettized tensors.
-    pub fn is_in(map: &HashMap<String, String>) -> bool {
-        map.contains_key(METADATA_KEY)
-    }
-
     /// The metadata for `safetensors::serialize`. The same tensors give the same bytes.
     ///
     /// # Errors

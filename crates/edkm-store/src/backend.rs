@@ -4,8 +4,8 @@ use crate::{Precision, Record, Report, StoreError, Ticket};
 
 /// Keeps records from the forward pass to the backward pass. [`Store`](crate::Store) is the project's own; a user's takes its place on the tape.
 ///
-/// What [`Held::fetch`](crate::Held::fetch) returns are the bytes that were saved, in any [`SharedBytes`](crate::SharedBytes). Their number is compared when
-/// a ticket is loaded; a backend that may damage them compares checksums itself.
+/// What [`Held::fetch`](crate::Held::fetch) returns are the bytes that were saved, in any [`SharedBytes`](crate::SharedBytes). The tape of `dfdx-edkm` compares
+/// their number ([`StoreError::OtherLength`]) when it loads a tensor; a backend that may damage them compares checksums itself.
 ///
 /// ```
 /// use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

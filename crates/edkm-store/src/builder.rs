@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::codec::Codec;
-use crate::faults::Faults;
 use crate::layers::{Bf16, Compress, Layer, Marshal, Memory, Origin, Shard, Spill, Uniquify};
 use crate::learners::LearnerGroup;
 use crate::overlap::Overlap;
@@ -128,18 +127,18 @@ impl StoreBuilder {
     ///
     /// # Errors
     /// [`StoreError::Order`] for layers in another order than marshal, uniquify, shard, compress, spill, or one of them
-    /// twice; [`StoreError::SpillDir`] when no file can be made in the directory.
+    /// twice; [`StoreError::SpillDir`] when no file can be made in the directory; [`StoreError::Worker`] when the system starts no thread for
+    /// `overlap`.
     pub fn build(self) -> Result<Store, StoreError> {
         for pair in self.choices.windows(2) {
             pair[1].check_after(&pair[0])?;
         }
-        let faults = Arc::new(Faults::default());
         let marshals = self.choices.iter().any(|choice| matches!(choice, Choice::Marshal));
         let mut group = None;
         let mut choices = self.choices;
         let mut top: Box<dyn Layer> = match choices.pop_if(|last| matches!(last, Choice::Spill { .. })) {
-            Some(Choice::Spill { dir, budget }) => Box::new(Spill::new(dir, budget, faults.clone())?),
-            _ => Box::new(Memory::new(faults.clone())),
+            Some(Choice::Spill { dir, budget }) => Box::new(Spill::new(dir, budget)?),
+            _ => Box::new(Memory::new()),
         };
         for choice in choices.into_iter().rev() {
             top = match choice {
@@ -170,6 +169,6 @@ impl StoreBuilder {
             Activations::Exact => Precision::Exact,
             Activations::Bf16 => Precision::Bf16,
         };
-        Ok(Store::of(Inner::new(top, group, unsaid, faults)))
+        Ok(Store::of(Inner::new(top, group, unsaid)))
     }
 }

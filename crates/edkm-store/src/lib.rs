@@ -49,7 +49,6 @@ mod bytes;
 mod codec;
 mod digest;
 mod error;
-mod faults;
 mod layers;
 mod learners;
 mod lock;

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use crate::builder::StoreBuilder;
-use crate::faults::Faults;
 use crate::layers::{Bf16, Layer, Marshal, Memory, Origin, Piece};
 use crate::learners::LearnerGroup;
 use crate::meter::{Charge, Meter, Side};
@@ -24,11 +23,6 @@ pub(crate) struct Inner {
     unsaid: Precision,
     /// Open tickets: their records' bytes as logical, their number as kept.
     tickets: Arc<Meter>,
-    #[cfg_attr(
-        not(any(test, feature = "faults")),
-        expect(dead_code, reason = "only tests cause faults")
-    )]
-    faults: Arc<Faults>,
 }
 
 /// Where the stack runs.
@@ -40,13 +34,12 @@ pub(crate) enum Top {
 }
 
 impl Inner {
-    pub(crate) fn new(top: Top, group: Option<Arc<dyn LearnerGroup>>, unsaid: Precision, faults: Arc<Faults>) -> Self {
+    pub(crate) fn new(top: Top, group: Option<Arc<dyn LearnerGroup>>, unsaid: Precision) -> Self {
         Self {
             top,
             group,
             unsaid,
             tickets: Meter::new("tickets"),
-            faults,
         }
     }
 }
@@ -54,17 +47,15 @@ impl Inner {
 impl Store {
     /// Keeps every record in memory as it is, without a copy.
     pub fn memory() -> Self {
-        let faults = Arc::new(Faults::default());
-        let top = Box::new(Bf16::new(Box::new(Memory::new(faults.clone()))));
-        Self::of(Inner::new(Top::Inline(top), None, Precision::Exact, faults))
+        let top = Box::new(Bf16::new(Box::new(Memory::new())));
+        Self::of(Inner::new(Top::Inline(top), None, Precision::Exact))
     }
 
     /// Keeps every content once, in memory, without a copy.
     pub fn marshaling() -> Self {
-        let faults = Arc::new(Faults::default());
-        let below = Box::new(Bf16::new(Box::new(Memory::new(faults.clone()))));
+        let below = Box::new(Bf16::new(Box::new(Memory::new())));
         let top = Box::new(Marshal::new("marshal", Origin::Saver, below));
-        Self::of(Inner::new(Top::Inline(top), None, Precision::Exact, faults))
+        Self::of(Inner::new(Top::Inline(top), None, Precision::Exact))
     }
 
     /// A store of one's own: call its layers in the order in which they act, then [`StoreBuilder::build`].
@@ -88,13 +79,6 @@ impl Store {
         if let Top::Beside(overlap) = &self.inner.top {
             overlap.settle();
         }
-    }
-
-    /// Flips a bit in each of the next `blobs` blobs that reach the base, after their checksums were taken: what failing
-    /// memory or a failing disk would do. For tests.
-    #[cfg(any(test, feature = "faults"))]
-    pub fn flip_bit_in_next(&self, blobs: usize) {
-        self.inner.faults.flip_next(blobs);
     }
 }
 

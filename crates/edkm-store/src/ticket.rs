@@ -7,6 +7,9 @@ use crate::{SharedBytes, StoreError};
 /// What a layer keeps for one record. Dropping it frees what no other record shares.
 pub trait Held: Send + Sync {
     /// The bytes that were saved.
+    ///
+    /// # Errors
+    /// Whatever keeps it from giving them back: damage, a disk or a learner that fails.
     fn fetch(&self) -> Result<Arc<dyn SharedBytes>, StoreError>;
 
     /// Bytes that this save added to what the store keeps; nothing for a content that was already there.
@@ -36,6 +39,9 @@ impl Ticket {
 
     /// The bytes that were saved, in a `Vec` of the record's element type (`u16` for 16-bit floats, unsigned for signed)
     /// when the store had to rebuild them, and otherwise the very value that was saved. Use [`crate::downcast`] to tell.
+    ///
+    /// # Errors
+    /// Those of [`Held::fetch`]. How many bytes come back is compared by who knows how many there must be.
     pub fn load(self) -> Result<Arc<dyn SharedBytes>, StoreError> {
         self.held.fetch()
     }

@@ -17,7 +17,7 @@ pub struct StepMetrics {
     /// The mean negative log likelihood over the step's tokens that count, in nats, before its update, whatever else the step learned from
     /// ([`crate::run::Objective`]); `null` for a step that was left out.
     pub loss: Option<f64>,
-    /// The learning rate that the step used.
+    /// The learning rate that the step used; 0 for a step that was left out, as are the numbers of tokens.
     pub learning_rate: f64,
     /// The temperature of the soft assignment; absent while nothing is clustered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -28,7 +28,7 @@ pub struct StepMetrics {
     pub tokens: u64,
     /// Tokens a second, smoothed over the last steps.
     pub tokens_per_second: f64,
-    /// Largest number of bytes that the store held for the backward pass of this step.
+    /// Largest number of bytes that the store has held for a backward pass since the process began.
     pub saved_bytes: u64,
     /// Resident memory of the process after the step, in bytes; `null` where the system does not tell.
     #[serde(default)]

@@ -141,7 +141,7 @@ pub enum TemperatureUnit {
 }
 
 impl TemperatureSchedule {
-    /// From 0.5 to 0.002 relative to each palette: weights are free to change cluster early and nearly hard at the end. From 3 bits on, runs of less
+    /// From 0.5 to 0.002 relative to each palette: weights are free to change cluster early and nearly hard at the end. With more than 2 bits, runs of less
     /// than 400 steps begin lower in proportion, at 0.15 the least: see the record of experiments. `bits`: those that indices take of a weight.
     pub fn annealed(bits: f64, steps: u64) -> Self {
         let share = match bits {
@@ -193,6 +193,11 @@ impl TemperatureSchedule {
     /// The same fall, begun at `step` in place of the first: for a clustering that begins there.
     pub fn starting_at(self, step: u64) -> Self {
         Self { start: step, ..self }
+    }
+
+    /// The step at which the clustering begins.
+    pub fn start(&self) -> u64 {
+        self.start
     }
 
     /// The temperature of a step, from 0, in [`Self::unit`]. After the last step it stays where it is.

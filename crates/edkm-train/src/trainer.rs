@@ -87,7 +87,7 @@ pub struct StepOutcome {
     pub gradient_norm: f64,
     /// The learning rate used.
     pub learning_rate: f64,
-    /// The temperature used, if there is a schedule.
+    /// The temperature used, if there is a schedule and the clustering has begun.
     pub temperature: Option<f64>,
     /// Tokens the model has read.
     pub tokens: u64,
@@ -202,8 +202,12 @@ impl<D: EdkmDevice> Trainer<D> {
         let batches: Vec<Batch> = (0..self.settings.accumulate.max(1))
             .map(|_| sampler.next_batch(self.settings.batch))
             .collect();
-        let temperature = self.settings.temperature.map(|schedule| schedule.at(self.step));
-        if let (Some(value), Some(schedule)) = (temperature, self.settings.temperature) {
+        let schedule = self
+            .settings
+            .temperature
+            .filter(|schedule| self.step >= schedule.start());
+        let temperature = schedule.map(|schedule| schedule.at(self.step));
+        if let (Some(value), Some(schedule)) = (temperature, schedule) {
             set_temperature(&mut self.model, schedule.unit(), value);
         }
         let tokens = batches.iter().map(|batch| batch.inputs.len() as u64).sum();

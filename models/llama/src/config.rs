@@ -89,6 +89,9 @@ pub struct LlamaConfig {
 
 impl LlamaConfig {
     /// Reads `config.json` from a model folder.
+    ///
+    /// # Errors
+    /// [`LlamaError::Missing`] where there is none, [`LlamaError::Io`], and those of [`from_json`](Self::from_json).
     pub fn read(model_dir: &Path) -> Result<Self, LlamaError> {
         let path = model_dir.join(CONFIG_FILE);
         if !files::exists(&path)? {
@@ -99,11 +102,17 @@ impl LlamaConfig {
     }
 
     /// Reads a configuration from the text of a `config.json`; errors name `path`.
+    ///
+    /// # Errors
+    /// A text that is no JSON object; a key that is missing, of another type or out of range; what the model does not compute (key and value are named).
     pub fn from_json(path: &Path, text: &str) -> Result<Self, LlamaError> {
         parse::config(path, json::parse_object(path, text)?)
     }
 
     /// Writes `config.json` into a model folder, replacing one that is there in one step.
+    ///
+    /// # Errors
+    /// [`LlamaError::Io`] if the system does not write; the file that was there is then as it was.
     pub fn write(&self, model_dir: &Path) -> Result<(), LlamaError> {
         write_json(&model_dir.join(CONFIG_FILE), self).map(|_bytes| ())
     }
@@ -127,11 +136,6 @@ impl LlamaConfig {
     /// The width of all key heads together: rows of the key and of the value projection.
     pub fn key_value_size(&self) -> usize {
         self.num_key_value_heads * self.head_dim
-    }
-
-    /// Number of query heads that share one key and value head.
-    pub fn queries_per_key(&self) -> usize {
-        self.num_attention_heads / self.num_key_value_heads
     }
 
     /// Number of parameters; a tied output projection is not counted again.

@@ -55,10 +55,16 @@ pub trait SaveForBackward<D: DeviceMemory>: Tape<f32, D> + 'static {
     /// What the backward closure holds in place of the tensor.
     type Saved<S: Shape>: 'static;
 
-    /// Keeps a contiguous tensor until backward. On failure the reason is in the tape's [`Failure`].
+    /// Keeps a contiguous tensor until backward.
+    ///
+    /// # Errors
+    /// The store's or the device's, as one of the device; the reason is in the tape's [`Failure`].
     fn save<S: Shape>(&mut self, tensor: Tensor<S, f32, D>, how: SaveAs) -> Result<Self::Saved<S>, D::Err>;
 
     /// Gives the tensor back, once.
+    ///
+    /// # Errors
+    /// As for [`save`](Self::save).
     fn load<S: Shape>(saved: Self::Saved<S>) -> Result<Tensor<S, f32, D>, D::Err>;
 
     /// Says that backward can make the tensor `out` again with `recipe` (its elements, row-major, the same bits from the same bits), from what is

@@ -30,7 +30,7 @@ pub struct ClusterArgs {
     /// Show what each weight matrix would get, and end
     #[arg(long, conflicts_with = "dry_run")]
     pub plan: bool,
-    /// Softness of the assignment: at the first step and at the last, falling exponentially, or one number for all; without it 0.5:0.002, from 3 bits on and in
+    /// Softness of the assignment: at the first step and at the last, falling exponentially, or one number for all; without it 0.5:0.002, with more than 2 bits a weight and in
     /// fewer than 400 steps from less in proportion, 0.15 the least
     #[arg(long, value_name = "FROM:TO", allow_hyphen_values = true)]
     pub temperature: Option<Range>,

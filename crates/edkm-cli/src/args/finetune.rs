@@ -69,7 +69,7 @@ pub struct FinetuneArgs {
     /// nats a token. inf: they stay
     #[arg(long, value_name = "NATS", default_value_t = Objective::LESSON.fade)]
     pub distill_fade: f32,
-    /// The same as --distill=0 --distill-hidden 0: the text alone, in two thirds of a step's time
+    /// The same as --distill=0 --distill-hidden 0: the text alone, in three quarters of a step's time
     #[arg(long, conflicts_with_all = ["distill", "distill_hidden", "distill_fade"])]
     pub no_distill: bool,
     /// Train the model as it is, without clustering, on the text alone

@@ -16,7 +16,6 @@ fn what_finetune_writes_is_read_by_every_command() {
     for key in [
         "perplexity_before",
         "perplexity_after",
-        "perplexity_uncompressed",
         "bits_per_weight",
         "size_bytes",
         "steps",

@@ -10,7 +10,6 @@ use std::sync::{Arc, Mutex, Weak};
 use super::{verify, Layer, Piece};
 use crate::bytes::Buffer;
 use crate::digest::Digest;
-use crate::faults::Faults;
 use crate::lock::lock;
 use crate::meter::{Charge, Meter, Side};
 use crate::{Bytes, DType, Held, Report, SharedBytes, StoreError};
@@ -23,7 +22,6 @@ pub(crate) struct Spill {
     resident: Mutex<Resident>,
     memory: Arc<Meter>,
     disk: Arc<Meter>,
-    faults: Arc<Faults>,
 }
 
 const NAME: &str = "spill";
@@ -61,14 +59,13 @@ enum Place {
 impl Spill {
     /// # Errors
     /// The directory does not exist, or no file can be made in it.
-    pub(crate) fn new(dir: PathBuf, budget: Bytes, faults: Arc<Faults>) -> Result<Self, StoreError> {
+    pub(crate) fn new(dir: PathBuf, budget: Bytes) -> Result<Self, StoreError> {
         Ok(Self {
             file: SpillFile::create(dir)?,
             budget: budget.0,
             resident: Mutex::default(),
             memory: Meter::new("memory"),
             disk: Meter::new(NAME),
-            faults,
         })
     }
 
@@ -129,7 +126,7 @@ impl Layer for Spill {
         for meter in [&self.memory, &self.disk] {
             meter.saved();
         }
-        let bytes = self.faults.strike(piece.record.bytes);
+        let bytes = piece.record.bytes;
         let mut resident = lock(&self.resident);
         let blob = Arc::new(Blob {
             place: Mutex::new(self.place(bytes, &mut resident)?),

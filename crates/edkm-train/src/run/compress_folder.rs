@@ -15,9 +15,8 @@ use super::bits_budget::{settle, write_rules};
 use super::check::{check_apart, check_budget, check_positions};
 use super::float_dtype::float_dtype;
 use super::plan::{plan_folder, PlanText};
-use super::{BitsChoice, ClusterSettings, DataSource, Observer, PlannedLayer, Sizes, Stage};
+use super::{stream, BitsChoice, ClusterSettings, DataSource, Observer, PlannedLayer, Sizes, Stage};
 use crate::compress::{compress, Calibration, Method};
-use crate::data::TokenStream;
 use crate::{Tokenizer, TrainError};
 
 /// All that determines a compression.
@@ -77,15 +76,6 @@ pub struct CompressOutcome {
     pub seconds: f64,
     /// The folder.
     pub out: PathBuf,
-}
-
-/// The tokens of a text that stands for itself.
-pub(crate) fn stream(source: &DataSource, tokenizer: &Tokenizer) -> Result<TokenStream, TrainError> {
-    match source {
-        DataSource::Files(paths) => TokenStream::from_files(paths, tokenizer),
-        DataSource::Text(text) => TokenStream::from_text(text, tokenizer),
-        DataSource::HeldOut => Err(TrainError::EmptyData { paths: Vec::new() }),
-    }
 }
 
 /// What each parameter would get by these settings; nothing is written. Model and text are read only if bits are to be chosen.

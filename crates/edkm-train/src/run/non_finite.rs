@@ -9,7 +9,8 @@ use dfdx_edkm::{EdkmDevice, ParameterKind, ParameterVisitor, Parameters};
 use edkm_llama::model::{DynamicLlama, Recompute, Tokens};
 use serde::{Deserialize, Serialize};
 
-/// The choice. In every case the parameters are as they were before the step, and a warning names step and tensor.
+/// The choice. The parameters are as they were before the step, but where they are updated in backward ([`Update::InBackward`](crate::trainer::Update)): there a
+/// gradient that is not finite leaves the layers behind it updated. A warning, or the error, names step and tensor.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum OnNonFinite {
     /// The run ends with an error.

@@ -16,8 +16,6 @@ pub struct FinetuneOutcome {
     pub perplexity_before: f64,
     /// Perplexity of the model as it was written: hard-assigned palettes.
     pub perplexity_after: f64,
-    /// Perplexity of the trained weights before they were assigned to palettes, if it was measured.
-    pub perplexity_uncompressed: Option<f64>,
     /// Bits a weight of the compressed tensors, palettes counted; `null` without clustering.
     pub bits_per_weight: Option<f64>,
     /// Bytes of the written model.safetensors.

@@ -146,7 +146,6 @@ impl<D: EdkmDevice> Run<'_, D> {
         let outcome = FinetuneOutcome {
             perplexity_before: known.perplexity_before,
             perplexity_after: after.perplexity,
-            perplexity_uncompressed: None,
             bits_per_weight: sizes.bits_per_weight(),
             size_bytes,
             size_before_bytes: beside.size_before_bytes,

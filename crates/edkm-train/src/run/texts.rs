@@ -17,26 +17,37 @@ const LONGEST_PROMPT: usize = 256;
 /// The share of the text that is held out if there is no other to measure on.
 const HELD_OUT: f64 = 0.1;
 
+/// The tokens of a text that stands for itself.
+///
+/// # Errors
+/// Text that cannot be read; [`DataSource::HeldOut`], which is a part of another text.
+pub(crate) fn stream(source: &DataSource, tokenizer: &Tokenizer) -> Result<TokenStream, TrainError> {
+    match source {
+        DataSource::Files(paths) => TokenStream::from_files(paths, tokenizer),
+        DataSource::Text(text) => TokenStream::from_text(text, tokenizer),
+        DataSource::HeldOut => Err(TrainError::Setting {
+            setting: "text",
+            value: "HeldOut".to_owned(),
+            expected: "Files or Text: of a text that is trained on a part may be held out, to measure on",
+        }),
+    }
+}
+
 /// Training and validation tokens.
 pub(super) fn texts(
     settings: &FinetuneSettings,
     tokenizer: &Tokenizer,
 ) -> Result<(TokenStream, TokenStream), TrainError> {
-    let load = |source: &DataSource| match source {
-        DataSource::Files(paths) => TokenStream::from_files(paths, tokenizer),
-        DataSource::Text(text) => TokenStream::from_text(text, tokenizer),
-        DataSource::HeldOut => Err(TrainError::EmptyData { paths: Vec::new() }),
-    };
     if let Some(both) = in_both(settings) {
         tracing::warn!(
             "{} is trained on and measured on: the perplexity says nothing of other text",
             both.display()
         );
     }
-    let mut training = load(&settings.data)?;
+    let mut training = stream(&settings.data, tokenizer)?;
     let mut validation = match &settings.validation {
         DataSource::HeldOut => training.split_off_share(HELD_OUT),
-        other => load(other)?,
+        other => stream(other, tokenizer)?,
     };
     validation.truncate(settings.evaluation_tokens);
     check_length(&training, settings.sequence, "the training text")?;

@@ -27,6 +27,9 @@ impl Checkpoint {
     }
 
     /// [`open`](Self::open) with a choice between mapping and reading.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open).
     pub fn open_with(model_dir: impl AsRef<Path>, access: Access) -> Result<Self, LlamaError> {
         let dir = model_dir.as_ref();
         let single = dir.join(MODEL_FILE);
@@ -46,6 +49,9 @@ impl Checkpoint {
     }
 
     /// Opens one safetensors file, whatever its name.
+    ///
+    /// # Errors
+    /// If it is missing, truncated or not valid; the message names it and the tensor.
     pub fn open_file(path: impl AsRef<Path>, access: Access) -> Result<Self, LlamaError> {
         let path = path.as_ref();
         let file = TensorFile::open(path, access)?;

@@ -13,6 +13,9 @@ impl Checkpoint {
     ///
     /// Buffers that follow from the configuration (`rotary_emb.inv_freq`) are overlooked, and so is an output projection
     /// beside tied embeddings: the embedding is used for it.
+    ///
+    /// # Errors
+    /// The one of which the first line speaks.
     pub fn verify(&self, config: &LlamaConfig) -> Result<(), LlamaError> {
         let mut missing = Vec::new();
         let mut misshapen = Vec::new();

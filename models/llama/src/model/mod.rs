@@ -151,6 +151,9 @@ impl<V: Dim, H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> Llama<V, H, Q, K, F,
     }
 
     /// The matrix that turns hidden states into logits, and how it is clustered.
+    ///
+    /// # Errors
+    /// The device's.
     pub fn head_weight(&self) -> Result<(Matrix<D>, Option<&Clustering>), D::Err> {
         match &self.head {
             Some(head) => Ok((as_matrix(head.weight.clone())?, head.clustering.as_ref())),

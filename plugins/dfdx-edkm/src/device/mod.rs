@@ -36,6 +36,9 @@ pub trait DeviceMemory: Device<f32> {
     type Fresh;
 
     /// The memory of a **contiguous** tensor, without a copy. See [`contiguous`].
+    ///
+    /// # Panics
+    /// Where the tensor is not contiguous.
     fn view<S: Shape, T>(tensor: &Tensor<S, f32, Self, T>) -> Self::View<'_>;
 
     /// Whether the elements stand in memory in the order of their indices, without gaps.

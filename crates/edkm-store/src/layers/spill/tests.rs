@@ -4,7 +4,7 @@ use super::*;
 use crate::Record;
 
 fn spill(budget: u64) -> Spill {
-    Spill::new(std::env::temp_dir(), Bytes(budget), Arc::default()).expect("the system has a directory for such files")
+    Spill::new(std::env::temp_dir(), Bytes(budget)).expect("the system has a directory for such files")
 }
 
 fn piece(value: u8, len: usize) -> Piece {
@@ -114,7 +114,7 @@ fn a_bit_flipped_in_the_file_is_corruption() {
 
 #[test]
 fn a_directory_that_is_not_there_is_named() {
-    let error = Spill::new("/no/such/directory".into(), Bytes(0), Arc::default())
+    let error = Spill::new("/no/such/directory".into(), Bytes(0))
         .err()
         .expect("refused");
     assert!(error.to_string().contains("/no/such/directory"), "{error}");
