@@ -121,9 +121,7 @@ impl OutputDir {
         self.is_put = true;
         files::sync_folder(files::folder_of(&self.target))
     }
-}
 
-impl OutputDir {
     /// Moves what was built, whole or not, to a folder beside the target that is not there yet: `NAME.unfinished`, `NAME.unfinished-2` and so on. Gives its path,
     /// or `None` where it is in the target's place already.
     ///
