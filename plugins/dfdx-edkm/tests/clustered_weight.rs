@@ -55,6 +55,25 @@ fn numbers_and_gradient_are_those_of_the_clustering() {
 }
 
 #[test]
+fn other_settings_keep_centroids_that_are_of_their_size() {
+    let dev = Cpu::default();
+    let weight: Weight<(usize, usize)> = dev.sample_normal_like(&(8, 18));
+    let clustering = Clustering::new(spec(2));
+    clustered(&weight, &[1.0; 144], &clustering);
+    let reached = clustering.state().unwrap();
+    clustering.set_spec(spec(2).with_iterations(1));
+    assert_eq!(clustering.state().unwrap(), reached);
+    let next: Weight<(usize, usize)> = dev.tensor_from_vec(weight.as_vec().iter().map(|w| 1.01 * w).collect(), (8, 18));
+    clustered(&next, &[1.0; 144], &clustering);
+    assert_eq!(clustering.state().unwrap().start, reached.last);
+    // palettes of another size are found anew
+    clustering.set_spec(spec(3));
+    assert!(clustering.state().is_none());
+    clustered(&next, &[1.0; 144], &clustering);
+    assert_eq!(clustering.state().unwrap().last.clusters(), 8);
+}
+
+#[test]
 fn rows_are_the_slices_of_the_first_axis() {
     let dev = Cpu::default();
     let filters: Weight<(usize, usize, usize, usize)> = dev.sample_normal_like(&(6, 2, 3, 3));
