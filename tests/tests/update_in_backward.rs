@@ -93,14 +93,17 @@ impl Case {
             update,
         };
         let store = "marshal".parse::<StoreSpec>().unwrap().build().unwrap();
-        let trainer = Trainer::new(model, device, settings, store);
+        let mut trainer = Trainer::new(model, device, settings, store);
         let lesson = Lesson {
             share: Ramp::constant(0.5),
             hidden: Ramp { from: 0.3, to: 0.1 },
             fade: f32::INFINITY,
         };
         match teacher {
-            Some(teacher) => trainer.with_teacher(teacher, lesson, STEPS),
+            Some(teacher) => {
+                trainer.learn_from(teacher, lesson, 0..STEPS);
+                trainer
+            }
             None => trainer,
         }
     }

@@ -41,7 +41,13 @@ impl Started {
     pub fn read(out: &Path) -> Result<(FinetuneArgs, Self), Failure> {
         let folder = RunFolder::open(&std::path::absolute(out)?);
         let unusable = |why: &dyn std::fmt::Display| format!("{}: {why}", folder.arguments_path().display());
-        let mut started: Self = serde_json::from_str(&folder.arguments()?).map_err(|why| unusable(&why))?;
+        let arguments = folder.arguments()?;
+        if arguments.is_empty() {
+            return Err(
+                unusable(&"the run was not started by this program, and only what started it knows how").into(),
+            );
+        }
+        let mut started: Self = serde_json::from_str(&arguments).map_err(|why| unusable(&why))?;
         // The folder may have been moved since.
         started.out = Some(std::path::absolute(out)?);
         let args = Args::try_parse_from(&started.arguments).map_err(|why| unusable(&why))?;

@@ -361,6 +361,18 @@ pub enum TrainError {
         /// What changed.
         what: &'static str,
     },
+    /// A run that is to go on in another way than it began.
+    #[error(
+        "the run began with {setting} {began}, and is to go on with {now}: it goes on as it began, or is begun anew"
+    )]
+    OtherSettings {
+        /// The setting.
+        setting: String,
+        /// As the run began.
+        began: String,
+        /// As it was to go on.
+        now: String,
+    },
     /// A saved data position belongs to other data or another window length.
     #[error("the saved data position does not fit: its {what} is {saved}, that of this run {current}; resume with the same data files and settings")]
     Position {

@@ -195,6 +195,14 @@ impl TemperatureSchedule {
         Self { start: step, ..self }
     }
 
+    /// Steps of the run that it is made for; `None` where the temperature is the same for any number.
+    pub fn steps(&self) -> Option<u64> {
+        match self.annealing {
+            Annealing::Constant(_) => None,
+            Annealing::Exponential { .. } => Some(self.steps),
+        }
+    }
+
     /// The step at which the clustering begins.
     pub fn start(&self) -> u64 {
         self.start

@@ -1,6 +1,7 @@
 //! One optimizer step after the other.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use dfdx::prelude::*;
@@ -66,13 +67,16 @@ type Loss<D> = Tensor<Rank0, f32, D, StoreTape<f32, D>>;
 struct Taught<D: EdkmDevice> {
     teacher: DynamicTeacher<D>,
     lesson: Lesson,
-    steps: u64,
+    /// The steps that learn of it.
+    steps: Range<u64>,
 }
 
 impl<D: EdkmDevice> Taught<D> {
     /// What `step` learns, if it does.
     fn at(&self, step: u64) -> Option<(&DynamicTeacher<D>, Distillation)> {
-        Some((&self.teacher, self.lesson.at(step, self.steps)?))
+        let since = step.checked_sub(self.steps.start)?;
+        let steps = self.steps.end.saturating_sub(self.steps.start);
+        Some((&self.teacher, self.lesson.at(since, steps)?))
     }
 }
 
@@ -127,12 +131,9 @@ impl<D: EdkmDevice> Trainer<D> {
         }
     }
 
-    /// The same run, of `steps` steps, where part of the loss is what the model loses against `teacher`.
-    pub fn with_teacher(self, teacher: DynamicTeacher<D>, lesson: Lesson, steps: u64) -> Self {
-        Self {
-            teacher: Some(Taught { teacher, lesson, steps }),
-            ..self
-        }
+    /// In those steps part of the loss is from now on what the model loses against `teacher`.
+    pub fn learn_from(&mut self, teacher: DynamicTeacher<D>, lesson: Lesson, steps: Range<u64>) {
+        self.teacher = Some(Taught { teacher, lesson, steps });
     }
 
     /// The same run, which leaves of what ops save for backward as much as `budget` allows on the device.

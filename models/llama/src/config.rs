@@ -112,9 +112,11 @@ impl LlamaConfig {
     /// Writes `config.json` into a model folder, replacing one that is there in one step.
     ///
     /// # Errors
-    /// [`LlamaError::Io`] if the system does not write; the file that was there is then as it was.
+    /// A configuration that [is none](Self::validate); [`LlamaError::Io`] if the system does not write. The file that was there is then as it was.
     pub fn write(&self, model_dir: &Path) -> Result<(), LlamaError> {
-        write_json(&model_dir.join(CONFIG_FILE), self).map(|_bytes| ())
+        let path = model_dir.join(CONFIG_FILE);
+        self.validate(&path)?;
+        write_json(&path, self).map(|_bytes| ())
     }
 
     /// Says in which type the weights beside this configuration are stored.

@@ -52,7 +52,8 @@ pub struct ClusterArgs {
     /// How the gradient goes through the clustering
     #[arg(long, value_enum, default_value_t = Gradient::Unrolled)]
     pub gradient: Gradient,
-    /// Train the model as it is for so many steps first
+    /// Train the model as it is, on the text alone, for so many steps first; what it is then is what the rest of the run learns from, in place of the model as it
+    /// came. For text unlike what the model knows: half of the steps
     #[arg(long, value_name = "STEPS", default_value_t = 0)]
     pub cluster_from: u64,
 }
@@ -142,7 +143,7 @@ impl ClusterArgs {
                 Gradient::Implicit => GradientMode::Implicit,
                 Gradient::StraightThrough => GradientMode::StraightThrough,
             },
-            temperature: temperature.starting_at(self.cluster_from),
+            temperature,
             from_step: self.cluster_from,
             ..defaults
         };

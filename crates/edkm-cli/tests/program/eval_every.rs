@@ -54,6 +54,20 @@ fn a_model_that_is_not_clustered_yet_is_measured_with_palettes_too() {
 }
 
 #[test]
+fn text_that_is_new_to_the_model_is_pointed_out() {
+    let shop = Workshop::new();
+    let said = |more: &[&str]| {
+        let output = shop.finetune(&[&["--steps", "60", "--overwrite"][..], more].concat());
+        assert!(output.status.success());
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    assert!(said(&[]).contains("--cluster-from 30"));
+    for other in [&["--cluster-from", "30"][..], &["--no-distill"], &["--lr", "0"]] {
+        assert!(!said(other).contains("new to the model"));
+    }
+}
+
+#[test]
 fn it_is_the_validation_text_on_which_is_measured() {
     let shop = Workshop::new();
     // a model that stays as it is

@@ -129,6 +129,40 @@ fn a_run_killed_at_any_moment_ends_with_the_same_bytes() {
     assert!(resumed > 0);
 }
 
+/// The model that the rest of a run learns from is the one whose clustering began, and the steps before learn the text alone.
+#[test]
+fn a_run_that_clusters_later_learns_from_what_it_had_become() {
+    let shop = Workshop::new();
+    let late = |shop: &Workshop, more: &[&str]| {
+        let mut command =
+            shop.finetune_command(&["--steps", "100000", "--cluster-from", "3", "--checkpoint-every", "1"]);
+        command.args(["--keep", "200", "--eval-tokens", "100"]).args(more);
+        let mut child = quiet(&mut command);
+        wait_for_step(shop, &mut child, 6);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let lines = std::fs::read_to_string(run_folder(shop).join("metrics.jsonl")).unwrap();
+        let norm = |line| serde_json::from_str::<serde_json::Value>(line).unwrap()["gradient_norm"].clone();
+        Vec::from_iter(lines.lines().take(5).map(norm))
+    };
+    let norms = late(&shop, &[]);
+    let parameters = |step: u64| {
+        let checkpoint = run_folder(&shop).join("checkpoints").join(format!("step-{step:012}"));
+        std::fs::read(checkpoint.join("parameters.safetensors")).unwrap()
+    };
+    let teacher = std::fs::read(run_folder(&shop).join("teacher.safetensors")).unwrap();
+    assert!(teacher == parameters(3) && teacher != parameters(2));
+    let other = Workshop::new();
+    let alone = late(&other, &["--no-distill"]);
+    assert_eq!(norms[..3], alone[..3]);
+    assert_ne!(norms[4], alone[4]);
+    // another model there is not one to learn from
+    std::fs::write(run_folder(&shop).join("teacher.safetensors"), parameters(1)).unwrap();
+    let output = resume(&shop).output().unwrap();
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(message.contains("not the model that this run learns from"), "{message}");
+}
+
 /// Killed at each of its last renamings and removals: the result is put in its place, then the folder of the run goes.
 #[cfg(target_os = "linux")]
 #[test]

@@ -6,7 +6,7 @@ use dfdx_edkm::EdkmDevice;
 use edkm_llama::model::{DynamicLlama, DynamicTeacher};
 
 use super::checkpoint::{model_fingerprint, RunState};
-use super::{baselines, rate_factors, Baseline, DataSource, FinetuneSettings, Measure, Objective, Observer, Stage};
+use super::{baselines, rate_factors, Baseline, DataSource, FinetuneSettings, Measure, Observer, Stage};
 use crate::data::TokenStream;
 use crate::evaluate::{perplexity, perplexity_in_words};
 use crate::TrainError;
@@ -19,7 +19,7 @@ pub(super) struct Before<D: EdkmDevice> {
     pub(super) validation: u64,
     pub(super) perplexity: f64,
     pub(super) baselines: Vec<Baseline>,
-    /// What the run learns from, if it does.
+    /// What the run learns from, if that is the model as it came.
     pub(super) teacher: Option<DynamicTeacher<D>>,
     /// Factors of learning rates, by parameter.
     pub(super) rate_factors: BTreeMap<String, f32>,
@@ -65,11 +65,9 @@ impl<D: EdkmDevice> Before<D> {
                 before.perplexity
             }
         };
-        let teacher = match settings.objective {
-            Objective::Text => None,
-            Objective::Teacher(_) => Some(DynamicTeacher::new(model).map_err(|error| TrainError::Device {
-                reason: format!("the model as it came: {error}"),
-            })?),
+        let teacher = match settings.taught_from() {
+            Some(0) => Some(teacher(model)?),
+            _ => None,
         };
         if let Some(clustering) = &settings.clustering {
             model.set_clustering(clustering);
@@ -92,6 +90,13 @@ impl<D: EdkmDevice> Before<D> {
             rate_factors,
         })
     }
+}
+
+/// The model as it is now, to be learned from.
+pub(super) fn teacher<D: EdkmDevice>(model: &DynamicLlama<D>) -> Result<DynamicTeacher<D>, TrainError> {
+    DynamicTeacher::new(model).map_err(|error| TrainError::Device {
+        reason: format!("the model that is learned from: {error}"),
+    })
 }
 
 fn same(what: &'static str, saved: u64, current: u64) -> Result<(), TrainError> {

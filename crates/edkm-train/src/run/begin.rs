@@ -10,7 +10,7 @@ use edkm_store::Store;
 
 use super::checkpoint::RunFolder;
 use super::finetune::{Run, Saved};
-use super::{first_palettes, Objective, Observer};
+use super::{before, first_palettes, ClusterSettings, Objective, Observer};
 use crate::optimizer_bytes::{gradient_bytes, moment_bytes};
 use crate::schedule::LearningRate;
 use crate::trainer::{set_temperature, Trainer, TrainerSettings};
@@ -34,7 +34,7 @@ impl<D: EdkmDevice> Run<'_, D> {
         let config = model.config.clone();
         let trainer_settings = TrainerSettings {
             learning_rate: LearningRate::cosine(settings.learning_rate, settings.steps)?,
-            temperature: settings.clustering.as_ref().map(|c| c.temperature),
+            temperature: settings.clustering.as_ref().map(ClusterSettings::schedule),
             optimizer: AdamWConfig {
                 weight_decay: settings.weight_decay,
                 moments: settings.moments,
@@ -69,14 +69,27 @@ impl<D: EdkmDevice> Run<'_, D> {
             true => 0,
             false => moment_bytes(&config, settings.moments) + teacher.as_ref().map_or(0, DynamicTeacher::shared_bytes),
         };
-        let to_come = [gradient_bytes(&config, settings.update), with_first_step];
+        let step = trainer.step_count();
+        let begins_later = settings.taught_from().filter(|&from| from > 0);
+        let with_lesson = match begins_later {
+            Some(from) if step <= from => 4 * config.parameter_count(),
+            _ => 0,
+        };
+        let to_come = [gradient_bytes(&config, settings.update), with_first_step, with_lesson];
         if let Some(budget) = settings.device_share.budget(*device, to_come)? {
             trainer = trainer.with_device_budget(budget);
         }
-        if let (Some(teacher), Objective::Teacher(lesson)) = (teacher, settings.objective) {
-            trainer = trainer.with_teacher(teacher, lesson, settings.steps);
+        if let Objective::Teacher(lesson) = settings.objective {
+            match (teacher, begins_later, checkpoint) {
+                (Some(teacher), ..) => trainer.learn_from(teacher, lesson, 0..settings.steps),
+                (None, Some(from), Some((_, state))) if step > from => {
+                    let kept = self.folder.teacher(&config, *device, state.teacher)?;
+                    trainer.learn_from(before::teacher(&kept)?, lesson, from..settings.steps);
+                }
+                // it begins on the way
+                _ => {}
+            }
         }
-        let step = trainer.step_count();
         let is_later = |from: u64| from > 0 && step <= from;
         if settings.clustering.as_ref().is_some_and(|c| is_later(c.from_step)) {
             trainer.model.set_clustering(&|_: &Parameter| None);

@@ -59,6 +59,13 @@ pub(super) fn check_clustering(clustering: &ClusterSettings, steps: u64) -> Resu
         "less than --steps",
         begins,
     )?;
+    let falls = clustering.temperature.steps();
+    holds(
+        "number of steps over which the temperature falls",
+        falls.unwrap_or(steps),
+        "the steps of the run, as ClusterSettings::new is given them",
+        falls.is_none_or(|falls| falls == steps),
+    )?;
     check_budget(clustering)?;
     clustering.check(steps)
 }

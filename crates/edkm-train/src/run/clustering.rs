@@ -18,7 +18,7 @@ use crate::TrainError;
 pub struct ClusterSettings {
     /// Bits of the linear layers inside the decoder.
     pub bits: Bits,
-    /// Output channels that share a palette; `None`: all of a tensor.
+    /// Output channels that share a palette; `None`: all of a tensor. Where palettes are many their type counts: [`with_palette_dtype`](Self::with_palette_dtype).
     pub group: Option<NonZeroUsize>,
     /// Bits of the embedding and the output projection; `None` leaves them as they are.
     pub embedding_bits: Option<Bits>,
@@ -32,11 +32,12 @@ pub struct ClusterSettings {
     pub keep_zero: KeepZero,
     /// How clustered weights follow weights.
     pub gradient: GradientMode,
-    /// The temperature of each step.
+    /// The temperature of each step, for a run of as many steps; it falls from `from_step` on.
     pub temperature: TemperatureSchedule,
     /// How the first step that is clustered finds its palettes.
     pub first_palettes: FirstPalettes,
-    /// The step at which clustering begins; before it the model is trained as it is.
+    /// The step at which clustering begins; before it the model is trained as it is, on the text, and what it is then is what it learns from afterwards, if it
+    /// learns from a model.
     pub from_step: u64,
     /// Whether the rows of a matrix are brought to one spread first, for 16 more bits a row.
     pub channel_scale: ChannelScale,
@@ -137,11 +138,17 @@ impl ClusterSettings {
         }
     }
 
+    /// The temperature of every step that clusters: that of the settings, from the step on at which the clustering begins.
+    pub fn schedule(&self) -> TemperatureSchedule {
+        self.temperature.starting_at(self.from_step)
+    }
+
     /// The temperature of a step, for a clustering.
     pub fn temperature_at(&self, step: u64) -> Temperature {
-        match self.temperature.unit() {
-            TemperatureUnit::Absolute => Temperature::Absolute(self.temperature.at(step)),
-            TemperatureUnit::Relative => Temperature::Relative(self.temperature.at(step)),
+        let schedule = self.schedule();
+        match schedule.unit() {
+            TemperatureUnit::Absolute => Temperature::Absolute(schedule.at(step)),
+            TemperatureUnit::Relative => Temperature::Relative(schedule.at(step)),
         }
     }
 

@@ -146,9 +146,9 @@ pub fn compress_folder<D: EdkmDevice>(
     }
     check_apart(&settings.model_dir, &settings.out)?;
     observer.stage(Stage::LoadModel);
-    let out = OutputDir::create(&settings.out, settings.overwrite)?;
     let config = LlamaConfig::read(&settings.model_dir)?;
     check_method(&config, settings.method, &settings.clustering)?;
+    let out = OutputDir::create(&settings.out, settings.overwrite)?;
     let checkpoint = Checkpoint::open(&settings.model_dir)?;
     let mut model: DynamicLlama<D> = DynamicLlama::from_checkpoint(&checkpoint, &config, device)?;
     let text = match calibration {

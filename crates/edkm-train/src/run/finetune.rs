@@ -96,6 +96,14 @@ pub fn finetune<D: EdkmDevice>(
             folder.remove()?;
             return Err(TrainError::Stopped);
         }
+        // the checkpoint is there
+        Err(TrainError::Stopped) => {
+            return Err(TrainError::Interrupted {
+                step: state.map_or(0, |state| state.step),
+                steps: settings.steps,
+                out: settings.out.clone(),
+            })
+        }
         before => before?,
     };
     let (earlier, earlier_training) =
@@ -103,6 +111,7 @@ pub fn finetune<D: EdkmDevice>(
     let (non_finite, saved_bytes) = state
         .map(|state| (state.non_finite, state.saved_bytes))
         .unwrap_or_default();
+    let teacher = state.and_then(|state| state.teacher);
     if let Some(state) = state {
         sampler = WindowSampler::resume(&inputs.training, settings.sequence, state.position)?;
     }
@@ -120,6 +129,7 @@ pub fn finetune<D: EdkmDevice>(
         .as_ref()
         .map(|clustering| clustering.rules.to_toml());
     let known = Known {
+        settings: settings.determining(),
         layer_rules: rules.unwrap_or_else(|| LayerRules::default().to_toml()),
         bits_chosen,
         model: before.model,
@@ -136,7 +146,7 @@ pub fn finetune<D: EdkmDevice>(
     };
 
     observer.stage(Stage::Train);
-    let trained = run.train(&mut trainer, &mut sampler, &known, non_finite, observer)?;
+    let trained = run.train(&mut trainer, &mut sampler, &known, (non_finite, teacher), observer)?;
     let beside = Beside {
         config: &inputs.config,
         tokenizer: &inputs.tokenizer,
@@ -160,8 +170,25 @@ fn resumed(settings: &FinetuneSettings) -> Result<Option<(RunFolder, Saved)>, Tr
         Start::Resume => {
             let folder = RunFolder::open_locked(&settings.out)?;
             let newest = newest(&folder, settings.steps)?;
+            same_settings(settings, &newest.1)?;
             Ok(Some((folder, newest)))
         }
+    }
+}
+
+/// Refuses to go on in another way than the run began.
+fn same_settings(settings: &FinetuneSettings, state: &RunState) -> Result<(), TrainError> {
+    let now = settings.determining();
+    match now
+        .iter()
+        .find(|(name, value)| state.settings.get(*name) != Some(value))
+    {
+        None => Ok(()),
+        Some((name, now)) => Err(TrainError::OtherSettings {
+            setting: name.clone(),
+            began: state.settings.get(name).cloned().unwrap_or_default(),
+            now: now.clone(),
+        }),
     }
 }
 

@@ -1,5 +1,6 @@
 //! What is known of a run when its first step begins, and is kept in each of its checkpoints.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use dfdx_edkm::EdkmDevice;
@@ -11,6 +12,8 @@ use crate::trainer::Trainer;
 
 /// What no step changes.
 pub(super) struct Known {
+    /// What determines the run, by name.
+    pub(super) settings: BTreeMap<String, String>,
     /// The rules for single layers, as TOML.
     pub(super) layer_rules: String,
     pub(super) bits_chosen: Vec<BitsChoice>,
@@ -32,11 +35,13 @@ impl Known {
         trainer: &mut Trainer<D>,
         position: Position,
         non_finite: NonFiniteCounts,
+        teacher: Option<u64>,
     ) -> RunState {
         let saved_bytes = self.saved_bytes.max(SavedBytes::of(trainer));
         let optimizer = trainer.optimizer();
         RunState {
             program: env!("CARGO_PKG_VERSION").to_owned(),
+            settings: self.settings.clone(),
             step: trainer.step_count(),
             optimizer: OptimizerState {
                 config: *optimizer.config(),
@@ -48,6 +53,7 @@ impl Known {
             position,
             model: self.model,
             validation: self.validation,
+            teacher,
             perplexity_before: self.perplexity_before,
             baselines: self.baselines.iter().map(|baseline| baseline.perplexity).collect(),
             non_finite,

@@ -105,6 +105,40 @@ pub trait Observer {
     }
 }
 
+/// Who is told is found when the program runs.
+impl Observer for Box<dyn Observer + '_> {
+    fn folder(&mut self, path: &std::path::Path) {
+        (**self).folder(path);
+    }
+    fn estimate(&mut self, estimate: &Estimate) {
+        (**self).estimate(estimate);
+    }
+    fn stage(&mut self, stage: Stage) {
+        (**self).stage(stage);
+    }
+    fn progress(&mut self, share: f64) {
+        (**self).progress(share);
+    }
+    fn step(&mut self, report: &StepReport) {
+        (**self).step(report);
+    }
+    fn result(&mut self, line: &str) {
+        (**self).result(line);
+    }
+    fn meanwhile(&mut self, line: &str) {
+        (**self).meanwhile(line);
+    }
+    fn interrupted(&self) -> bool {
+        (**self).interrupted()
+    }
+    fn go_on(&self) -> Result<(), TrainError> {
+        (**self).go_on()
+    }
+    fn advance(&mut self, share: f64) -> Result<(), TrainError> {
+        (**self).advance(share)
+    }
+}
+
 /// Tells nobody.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Silent;

@@ -1,5 +1,7 @@
 //! All that determines a run.
 
+use std::collections::BTreeMap;
+use std::fmt::Debug;
 use std::num::NonZeroU64;
 use std::path::PathBuf;
 
@@ -9,7 +11,7 @@ use edkm_llama::model::Recompute;
 use edkm_store::StoreSpec;
 
 use super::checkpoint::CheckpointSettings;
-use super::{ClusterSettings, OnNonFinite, RateUnit};
+use super::{ClusterSettings, LayerRules, OnNonFinite, RateUnit};
 use crate::device_share::DeviceShare;
 use crate::lesson::{Lesson, Ramp};
 use crate::trainer::Update;
@@ -40,7 +42,7 @@ pub enum Objective {
     /// The text.
     #[default]
     Text,
-    /// What the model said of the text before it was clustered, and the text.
+    /// What the model said of the text before it was clustered, and the text; the text alone in steps before the clustering begins.
     Teacher(Lesson),
 }
 
@@ -174,6 +176,43 @@ impl FinetuneSettings {
             on_non_finite: OnNonFinite::Stop,
             checkpoints: CheckpointSettings::default(),
             on_limits: OnLimits::Refuse,
+        }
+    }
+}
+
+impl FinetuneSettings {
+    /// What determines the numbers of a run, by name, but for the model and the text, which have fingerprints, and rules for single layers, which a checkpoint has.
+    pub(super) fn determining(&self) -> BTreeMap<String, String> {
+        let clustering = self.clustering.clone().map(|clustering| ClusterSettings {
+            rules: LayerRules::default(),
+            ..clustering
+        });
+        let settings: [(&str, &dyn Debug); 13] = [
+            ("evaluation_tokens", &self.evaluation_tokens),
+            ("clustering", &clustering),
+            ("objective", &self.objective),
+            ("steps", &self.steps),
+            ("learning_rate", &self.learning_rate),
+            ("rate_unit", &self.rate_unit),
+            ("weight_decay", &self.weight_decay),
+            ("moments", &self.moments),
+            ("update", &self.update),
+            ("sequence", &self.sequence),
+            ("batch", &self.batch),
+            ("accumulate", &self.accumulate),
+            ("seed", &self.seed),
+        ];
+        settings
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), format!("{value:?}")))
+            .collect()
+    }
+
+    /// The first step that learns from a teacher, if one does: that at which the clustering begins. The teacher is the model as it is then.
+    pub fn taught_from(&self) -> Option<u64> {
+        match self.objective {
+            Objective::Text => None,
+            Objective::Teacher(_) => Some(self.clustering.as_ref().map_or(0, |clustering| clustering.from_step)),
         }
     }
 }

@@ -9,7 +9,8 @@ use super::checkpoint::{RunFolder, Start};
 use super::finetune::Run;
 use super::known::Known;
 use super::{
-    count, first_palettes, NonFiniteCounts, Observer, OnNonFinite, Stage, StepReport, MOST_IN_A_ROW, MOST_ROLLBACKS,
+    before, count, first_palettes, NonFiniteCounts, Objective, Observer, OnNonFinite, Stage, StepReport, MOST_IN_A_ROW,
+    MOST_ROLLBACKS,
 };
 use crate::compress::with_palettes;
 use crate::data::sampler::WindowSampler;
@@ -35,7 +36,7 @@ impl<D: EdkmDevice> Run<'_, D> {
         trainer: &mut Trainer<D>,
         sampler: &mut WindowSampler<'_>,
         known: &Known,
-        non_finite: NonFiniteCounts,
+        (non_finite, mut teacher): (NonFiniteCounts, Option<u64>),
         observer: &mut impl Observer,
     ) -> Result<(Vec<StepMetrics>, NonFiniteCounts), TrainError> {
         let settings = self.settings;
@@ -67,7 +68,7 @@ impl<D: EdkmDevice> Run<'_, D> {
                 .is_some_and(|every| done > 0 && (done % every == 0 || done == settings.steps));
             if (interrupted || due) && saved != Some(done) {
                 writer.sync()?;
-                let state = known.state(trainer, sampler.position(), mishaps.counts);
+                let state = known.state(trainer, sampler.position(), mishaps.counts, teacher);
                 let (model, optimizer) = trainer.model_and_optimizer();
                 let staged = self.folder.stage(model, optimizer)?;
                 staged.finish(state, settings.checkpoints.keep)?;
@@ -85,6 +86,7 @@ impl<D: EdkmDevice> Run<'_, D> {
             }
             if let Some(clustering) = &settings.clustering {
                 if clustering.from_step > 0 && clustering.from_step == done {
+                    teacher = self.begin_lesson(trainer)?;
                     trainer.model.set_clustering(clustering);
                     first_palettes::find(
                         &mut trainer.model,
@@ -144,6 +146,18 @@ impl<D: EdkmDevice> Run<'_, D> {
             writer.write(&metrics)?;
             steps.push(metrics);
         }
+    }
+
+    /// What the model has become without clustering is what the rest of the run learns from, if it learns from a model. Kept in the run's folder; gives its
+    /// fingerprint.
+    fn begin_lesson(&self, trainer: &mut Trainer<D>) -> Result<Option<u64>, TrainError> {
+        let Objective::Teacher(lesson) = self.settings.objective else {
+            return Ok(None);
+        };
+        let print = self.folder.keep_teacher(&mut trainer.model)?;
+        let steps = trainer.step_count()..self.settings.steps;
+        trainer.learn_from(before::teacher(&trainer.model)?, lesson, steps);
+        Ok(Some(print))
     }
 
     /// The perplexity that the model would have if it were written now, if it is to be measured after this step. Training goes on as if it had not been.

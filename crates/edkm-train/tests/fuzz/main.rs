@@ -139,6 +139,7 @@ fn model() -> DynamicLlama<Cpu> {
 fn run_state_of() -> RunState {
     RunState {
         program: "1.2.3".to_owned(),
+        settings: [("steps".to_owned(), "4".to_owned())].into(),
         step: 3,
         optimizer: OptimizerState {
             config: Default::default(),
@@ -161,6 +162,7 @@ fn run_state_of() -> RunState {
         },
         model: 5,
         validation: 6,
+        teacher: Some(11),
         perplexity_before: 7.5,
         baselines: vec![8.5],
         non_finite: Default::default(),

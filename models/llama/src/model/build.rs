@@ -1,5 +1,6 @@
 //! Making a model from a configuration and a source of weights.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use dfdx::prelude::*;
@@ -32,8 +33,9 @@ impl<V: Dim, H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> Llama<V, H, Q, K, F,
     /// Builds the model that `config` describes, unclustered.
     ///
     /// # Errors
-    /// A configuration that does not fit const dimensions; the errors of `weights`; the device's.
+    /// A configuration that [is none](LlamaConfig::validate), or does not fit const dimensions; the errors of `weights`; the device's.
     pub fn from_weights(config: &LlamaConfig, device: &D, weights: &mut impl WeightSource) -> Result<Self, LlamaError> {
+        config.validate(Path::new("the configuration"))?;
         let mut build = Build {
             config,
             device,

@@ -1,16 +1,18 @@
 //! The folder of a run: its checkpoints on disk.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use dfdx_edkm::optim::AdamW;
 use dfdx_edkm::EdkmDevice;
-use edkm_llama::checkpoint::{copy_companions, Access, Checkpoint, Overwrite};
+use edkm_llama::checkpoint::{copy_companions, write_safetensors, Access, Checkpoint, Overwrite};
+use edkm_llama::config::LlamaConfig;
 use edkm_llama::model::DynamicLlama;
 
-use super::format::{read_state, MOMENTS, PARAMETERS};
-use super::state::put;
+use super::format::{damaged, read_state, MOMENTS, PARAMETERS};
+use super::state::{model_fingerprint, put, take};
 use super::{moments, OptimizerState, RunState};
 use crate::files::{self, write_whole};
 use crate::TrainError;
@@ -18,6 +20,7 @@ use crate::TrainError;
 const ARGUMENTS: &str = "arguments.json";
 const LOCK: &str = "lock";
 const COMPANIONS: &str = "companions";
+const TEACHER: &str = "teacher.safetensors";
 const STAGING: &str = "staging";
 /// The largest path that is read.
 const STAGING_LIMIT: u64 = 1 << 16;
@@ -202,6 +205,34 @@ impl RunFolder {
     /// A file that cannot be read; a system that does not write.
     pub fn copy_companions(&self, out: &Path) -> Result<(), TrainError> {
         Ok(copy_companions(&self.path.join(COMPANIONS), out)?)
+    }
+
+    /// Keeps the model that is learned from as it is now, and gives its fingerprint.
+    ///
+    /// # Errors
+    /// A system that does not write.
+    pub fn keep_teacher<D: EdkmDevice>(&self, model: &mut DynamicLlama<D>) -> Result<u64, TrainError> {
+        write_safetensors(&self.path.join(TEACHER), take(model).parameters, &BTreeMap::new())?;
+        Ok(model_fingerprint(model))
+    }
+
+    /// The model that is learned from, which has that fingerprint.
+    ///
+    /// # Errors
+    /// A file that is not there, or is another.
+    pub fn teacher<D: EdkmDevice>(
+        &self,
+        config: &LlamaConfig,
+        device: &D,
+        fingerprint: Option<u64>,
+    ) -> Result<DynamicLlama<D>, TrainError> {
+        let path = self.path.join(TEACHER);
+        let file = Checkpoint::open_file(&path, Access::Read)?;
+        let mut model = DynamicLlama::from_checkpoint(&file, config, device)?;
+        match fingerprint == Some(model_fingerprint(&mut model)) {
+            true => Ok(model),
+            false => Err(damaged(&path, "not the model that this run learns from")),
+        }
     }
 
     /// Where the figures of the steps are written.

@@ -5,6 +5,7 @@
 //! ```text
 //! OUT.run/arguments.json                 what the run was started with
 //! OUT.run/companions/                    the tokenizer and what else goes into OUT as it came
+//! OUT.run/teacher.safetensors            the model when its clustering began, if that was not at the first step and it is learned from
 //! OUT.run/metrics.jsonl                  one object a step; copied into OUT at the end
 //! OUT.run/checkpoints/step-000000000400/ parameters.safetensors, moments.safetensors, state.bin, xxh3
 //! OUT.run/staging                        at the end: the name of the folder in which OUT is built

@@ -20,6 +20,8 @@ use crate::TrainError;
 pub struct RunState {
     /// The version of the program that wrote it.
     pub program: String,
+    /// What determines the run, by name: a run that goes on does so with the same.
+    pub settings: BTreeMap<String, String>,
     /// Steps that are done.
     pub step: u64,
     /// The optimizer.
@@ -36,6 +38,8 @@ pub struct RunState {
     pub model: u64,
     /// Fingerprint of the validation text.
     pub validation: u64,
+    /// Fingerprint of the model that is learned from, if that is in the run's folder.
+    pub teacher: Option<u64>,
     /// Perplexity of the model as it came.
     pub perplexity_before: f64,
     /// Perplexities without training, in the order in which they are measured.

@@ -51,12 +51,15 @@ pub(super) fn shares(
         Some(share("OUT.run: checkpoints", bytes))
     };
     let kept = settings.checkpoints.keep.max(1) as u64;
+    let teacher = settings.taught_from().filter(|&from| from > 0);
+    let teacher = teacher.map(|_| share("OUT.run: teacher", model.parameters));
     let beside = [
         share("OUT.run: metrics", metrics),
         share("OUT.run: tokenizer", tokenizer),
     ];
+    let beside: Vec<Share> = beside.into_iter().chain(teacher).collect();
     let training = checkpoints(kept.saturating_add(1));
-    let training: Vec<Share> = training.into_iter().chain(beside.clone()).collect();
+    let training: Vec<Share> = training.into_iter().chain(beside.iter().cloned()).collect();
     out.extend(checkpoints(kept));
     out.extend(beside);
     Ok(match sum(&training) > sum(&out) {

@@ -200,9 +200,11 @@ fn kept(settings: &FinetuneSettings, model: &ModelSizes) -> Vec<Share> {
 
 /// The model as it came, if it is learned from.
 fn teacher(settings: &FinetuneSettings, model: &ModelSizes) -> Share {
-    let bytes = match settings.objective {
-        Objective::Text => 0,
-        Objective::Teacher(_) => model.teacher,
+    let bytes = match settings.taught_from() {
+        None => 0,
+        Some(0) => model.teacher,
+        // trained numbers are not of 16 bits
+        Some(_) => model.parameters,
     };
     share("teacher", bytes)
 }
@@ -223,9 +225,10 @@ fn training(settings: &FinetuneSettings, model: &ModelSizes, place: Place) -> Ve
         0 | 1 => model.head,
         _ => model.parameters,
     };
-    let teacher_layer = match settings.objective {
-        Objective::Text => 0,
-        Objective::Teacher(_) => model.teacher_layer.saturating_add(model.forward_of_layer(tokens)),
+    let teacher_layer = match settings.taught_from() {
+        None => 0,
+        Some(0) => model.teacher_layer.saturating_add(model.forward_of_layer(tokens)),
+        Some(_) => model.forward_of_layer(tokens),
     };
     let forward = model.loss(tokens, models(settings)).max(teacher_layer);
     let begins = [in_memory, first_gradients, work.max(forward)];
