@@ -7,7 +7,7 @@ use edkm_llama::model::DynamicLlama;
 
 use crate::data::windows::evaluation_batches;
 use crate::data::TokenStream;
-use crate::run::OnProgress;
+use crate::run::{check_positions, OnProgress};
 use crate::trainer::model_input;
 use crate::TrainError;
 
@@ -36,13 +36,22 @@ const TOKENS_TOGETHER: usize = 2048;
 /// the number of predictions, exp. `progress` is told the share that is done.
 ///
 /// # Errors
-/// Fewer tokens than one window; an op that failed; what `progress` gives.
+/// Fewer tokens than one window, more than the model has positions, tokens that it has not; an op that failed; what `progress` gives.
 pub fn perplexity<D: EdkmDevice>(
     model: &DynamicLlama<D>,
     stream: &TokenStream,
     sequence: usize,
     progress: &mut OnProgress<'_>,
 ) -> Result<Perplexity, TrainError> {
+    check_positions(sequence, &model.config)?;
+    let vocabulary = model.config.vocab_size;
+    if let Some(token) = stream.tokens().iter().find(|&&token| token as usize >= vocabulary) {
+        return Err(TrainError::Setting {
+            setting: "text",
+            value: format!("with token {token}"),
+            expected: "tokens that the model has: the tokenizer is another model's",
+        });
+    }
     let batch = (TOKENS_TOGETHER / sequence.max(1)).max(1);
     let (mut total, mut counted, mut read) = (0.0, 0.0, 0);
     for batch in evaluation_batches(stream, sequence, batch)? {

@@ -22,7 +22,7 @@ pub use calibration::Calibration;
 use gptq::Levels;
 pub use importance::{estimated_loss, importance, Importances};
 
-use crate::run::OnProgress;
+use crate::run::{check_positions, OnProgress};
 use crate::TrainError;
 
 /// How palettes are found without training.
@@ -66,7 +66,8 @@ impl Method {
 /// `progress` is told the share that is done.
 ///
 /// # Errors
-/// A weight that is not finite, named by parameter and index; no calibration text for a method that needs one, or one too short; settings
+/// A weight that is not finite, named by parameter and index; no calibration text for a method that needs one, or one too short, or of more tokens than
+/// the model has positions; settings
 /// that the method does not know; what `progress` gives.
 pub fn compress<D: EdkmDevice>(
     model: &mut DynamicLlama<D>,
@@ -76,6 +77,9 @@ pub fn compress<D: EdkmDevice>(
     progress: &mut OnProgress<'_>,
 ) -> Result<Vec<PalettizedParameter>, TrainError> {
     let text = || calibration.ok_or(TrainError::NoCalibration { method: method.name() });
+    if let Some(calibration) = calibration.filter(|_| method.needs_calibration()) {
+        check_positions(calibration.sequence, &model.config)?;
+    }
     // the share of the work that palettes are which are found matrix by matrix, behind that for importances
     let (before, share) = match method {
         Method::WeightedKMeans => (0.5, 0.5),

@@ -213,7 +213,7 @@ pub(crate) fn check_sequence(
 }
 
 /// A sequence must fit the model's positions.
-pub(super) fn check_positions(sequence: usize, config: &LlamaConfig) -> Result<(), TrainError> {
+pub(crate) fn check_positions(sequence: usize, config: &LlamaConfig) -> Result<(), TrainError> {
     if sequence > config.max_position_embeddings {
         return Err(TrainError::Setting {
             setting: "sequence length",

@@ -31,7 +31,7 @@ mod texts;
 mod training_text;
 
 pub use bits_budget::{choose_bits, widths_in_words, BitsChoice};
-pub(crate) use check::{check_batch, check_sequence};
+pub(crate) use check::{check_batch, check_positions, check_sequence};
 pub use clustering::ClusterSettings;
 pub(crate) use compress_folder::check_method;
 pub use compress_folder::{compress_folder, plan_compress, CalibrationSettings, CompressOutcome, CompressSettings};

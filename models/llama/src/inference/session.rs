@@ -20,6 +20,8 @@ pub struct Session<'m> {
     capacity: usize,
     tokens: Vec<u32>,
     logits: Vec<f32>,
+    /// Those that are being computed, which may fail.
+    next_logits: Vec<f32>,
 }
 
 impl<'m> Session<'m> {
@@ -44,6 +46,7 @@ impl<'m> Session<'m> {
             capacity: context,
             tokens: Vec::new(),
             logits: vec![0.0; model.config().vocab_size],
+            next_logits: vec![0.0; model.config().vocab_size],
         })
     }
 
@@ -54,12 +57,12 @@ impl<'m> Session<'m> {
     /// finite, or the GPU that the model is on fails. The session is then as it was before.
     pub fn prefill(&mut self, tokens: &[u32]) -> Result<&[f32], LlamaError> {
         self.read_with(tokens, |_, _| Ok(()))?;
-        let computed = self.executor.last_logits(&mut self.logits);
+        let computed = self.executor.last_logits(&mut self.next_logits);
         if tokens.len() > 1 {
             // The next is likely a single token: the memory of the batch is given back.
             self.executor.give_back();
         }
-        let checked = computed.and_then(|()| match self.logits.iter().find(|logit| !logit.is_finite()) {
+        let checked = computed.and_then(|()| match self.next_logits.iter().find(|logit| !logit.is_finite()) {
             None => Ok(()),
             Some(&value) => Err(self.model.explain_not_finite(self.tokens.len(), value)),
         });
@@ -67,6 +70,7 @@ impl<'m> Session<'m> {
             self.truncate(self.tokens.len() - tokens.len());
             return Err(error);
         }
+        std::mem::swap(&mut self.logits, &mut self.next_logits);
         Ok(&self.logits)
     }
 
@@ -134,7 +138,7 @@ impl<'m> Session<'m> {
         Ok(())
     }
 
-    /// Forgets all tokens behind the first `len`.
+    /// Forgets all tokens behind the first `len`. The logits stay those of the token that was read last.
     pub fn truncate(&mut self, len: usize) {
         self.tokens.truncate(len);
     }
@@ -180,7 +184,7 @@ impl<'m> Session<'m> {
         self.model
     }
 
-    /// Logits behind the last token that was read; zeros before the first.
+    /// Logits behind the token that was read last, forgotten or not; zeros before the first.
     pub fn logits(&self) -> &[f32] {
         &self.logits
     }
