@@ -1,6 +1,7 @@
 //! Where text for people goes: standard output, or standard error when standard output is for a JSON object.
 
 use std::io::{ErrorKind, Write};
+use std::ops::ControlFlow;
 use std::sync::OnceLock;
 
 use serde::Serialize;
@@ -42,6 +43,15 @@ impl Output {
         match self {
             Self::Human => result(write!(std::io::stdout(), "{text}").and_then(|()| std::io::stdout().flush())),
             Self::Json => drop(write!(std::io::stderr(), "{text}")),
+        }
+    }
+
+    /// [`piece`](Self::piece), and whether more is wanted: a reader who has gone wants none.
+    pub fn wanted(self, text: &str) -> ControlFlow<()> {
+        self.piece(text);
+        match is_in_vain() {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
         }
     }
 

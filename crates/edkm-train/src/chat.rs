@@ -1,5 +1,7 @@
 //! A conversation in the model's template.
 
+use std::ops::ControlFlow;
+
 use edkm_llama::inference::{GenerateOptions, Session, StopReason};
 
 use crate::data::alpaca;
@@ -93,11 +95,16 @@ impl<'m, 't> Chat<'m, 't> {
         &self.session
     }
 
-    /// Responds to an instruction; `on_text` is given the response in pieces as it comes. Each turn has random numbers of its own.
+    /// Responds to an instruction; `on_text` is given the response in pieces as it comes, and ends it with `ControlFlow::Break`: it is as long then as what was handed
+    /// over. Each turn has random numbers of its own.
     ///
     /// # Errors
     /// As [`write_text`]; an instruction that is longer than the context.
-    pub fn respond(&mut self, instruction: &str, on_text: impl FnMut(&str)) -> Result<Response, TrainError> {
+    pub fn respond(
+        &mut self,
+        instruction: &str,
+        on_text: impl FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<Response, TrainError> {
         let asked = Message::user(instruction);
         let mut tokens = self.asked(&self.messages, &asked)?;
         let mut forgot = Forgot::Nothing;
@@ -113,7 +120,7 @@ impl<'m, 't> Chat<'m, 't> {
         let stream = self.tokenizer.decode_stream();
         let written = write_text(session, stream, &tokens[known..], &options, &self.stop, on_text)?;
         match written.generation.stop {
-            // The last tokens are those of a stop string.
+            // The last tokens are those of a stop string, or were not handed over.
             StopReason::Caller => tokens.extend(self.tokenizer.encode(&written.text)?),
             _ => tokens.extend(&written.generation.tokens),
         }

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use edkm_llama::inference::{generate, GenerateOptions, Generation, Session};
+use edkm_llama::inference::{generate, GenerateOptions, Generation, Session, StopReason};
 
 use crate::tokenizer::DecodeStream;
 use crate::TrainError;
@@ -18,7 +18,8 @@ pub struct WrittenText {
 
 /// Lets the model go on behind `prompt` (tokens that the session has not read), in text that `stream` makes: that of
 /// [`Tokenizer::decode_stream_behind`](crate::Tokenizer::decode_stream_behind) if the text follows on the prompt's. `on_text` is given the text in pieces as it comes; a piece is
-/// held back while it may be the beginning of one of `stop`, and a stop string itself is never handed over.
+/// held back while it may be the beginning of one of `stop`, and a stop string itself is never handed over. `ControlFlow::Break` ends it behind the piece that was
+/// handed over ([`StopReason::Caller`]).
 ///
 /// # Errors
 /// Settings out of range, a prompt longer than the context, a decoder that fails.
@@ -28,10 +29,10 @@ pub fn write_text(
     prompt: &[u32],
     options: &GenerateOptions,
     stop: &[String],
-    mut on_text: impl FnMut(&str),
+    mut on_text: impl FnMut(&str) -> ControlFlow<()>,
 ) -> Result<WrittenText, TrainError> {
     let mut text = String::new();
-    let mut handed_over = 0;
+    let (mut handed_over, mut enough) = (0, ControlFlow::Continue(()));
     let mut failure = None;
     let generation = generate(session, prompt, options, |token| match stream.push(token) {
         Ok(piece) => {
@@ -41,9 +42,9 @@ pub fn write_text(
                 return ControlFlow::Break(());
             }
             let safe = text.len() - held_back(&text[handed_over..], stop);
-            on_text(&text[handed_over..safe]);
+            enough = on_text(&text[handed_over..safe]);
             handed_over = safe;
-            ControlFlow::Continue(())
+            enough
         }
         Err(error) => {
             failure = Some(error);
@@ -53,10 +54,15 @@ pub fn write_text(
     if let Some(error) = failure {
         return Err(error);
     }
-    if first_stop(&text, stop).is_none() && generation.stop != edkm_llama::inference::StopReason::Caller {
+    if enough.is_break() {
+        text.truncate(handed_over);
+        return Ok(WrittenText { text, generation });
+    }
+    if first_stop(&text, stop).is_none() && generation.stop != StopReason::Caller {
         text.push_str(&stream.finish()?);
     }
-    on_text(&text[handed_over..]);
+    // nothing follows that could be left out
+    let _ = on_text(&text[handed_over..]);
     Ok(WrittenText { text, generation })
 }
 
@@ -80,7 +86,56 @@ fn held_back(text: &str, stop: &[String]) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use edkm_llama::checkpoint::Weight;
+    use edkm_llama::config::LlamaConfig;
+    use edkm_llama::inference::{CacheType, InferenceModel};
+
     use super::*;
+    use crate::init::random_weights;
+    use crate::synthetic;
+    use crate::tokenizer::SpecialTokens;
+    use crate::Tokenizer;
+
+    #[test]
+    fn a_text_ends_where_its_reader_has_enough() {
+        let json = synthetic::train_tokenizer("the fox found a red kite by the old tree", 280).unwrap();
+        let tokenizer = Tokenizer::from_bytes(Path::new("t.json"), &json, SpecialTokens::default()).unwrap();
+        let config = format!(
+            r#"{{"model_type": "llama", "vocab_size": {}, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "max_position_embeddings": 64, "rms_norm_eps": 1e-5}}"#,
+            tokenizer.vocabulary_size()
+        );
+        let config = LlamaConfig::from_json(Path::new("config.json"), &config).unwrap();
+        let mut weights = random_weights(0, 1, 0.5);
+        let model = InferenceModel::from_parts(config, |p| Ok(Weight::Dense(weights(p)?))).unwrap();
+        let prompt = tokenizer.encode("the fox").unwrap();
+        let options = GenerateOptions {
+            max_tokens: 40,
+            ..GenerateOptions::for_model(&model)
+        };
+        let written = |pieces: usize| {
+            let mut session = Session::new(&model, 64, CacheType::F32).unwrap();
+            let (mut seen, mut count) = (String::new(), 0);
+            let stream = tokenizer.decode_stream_behind(&prompt);
+            let written = write_text(&mut session, stream, &prompt, &options, &[], |piece| {
+                seen += piece;
+                count += usize::from(!piece.is_empty());
+                match count < pieces {
+                    true => ControlFlow::Continue(()),
+                    false => ControlFlow::Break(()),
+                }
+            });
+            let written = written.unwrap();
+            assert_eq!(written.text, seen);
+            written
+        };
+        let (whole, part) = (written(usize::MAX), written(3));
+        assert!(whole.text.starts_with(&part.text) && part.text.len() < whole.text.len());
+        assert_eq!(part.generation.stop, StopReason::Caller);
+        assert!(part.generation.tokens.len() < whole.generation.tokens.len());
+    }
 
     #[test]
     fn beginnings_of_stop_strings_are_held_back() {

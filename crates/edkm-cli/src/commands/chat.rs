@@ -112,7 +112,7 @@ pub fn run(args: ChatArgs) -> Result<(), Failure> {
             "/exit" | "/quit" => break,
             instruction => instruction,
         };
-        let response = match chat.respond(instruction, |piece| output.piece(piece)) {
+        let response = match chat.respond(instruction, |piece| output.wanted(piece)) {
             Ok(response) => response,
             // nothing was read of it: the conversation is as it was
             Err(TrainError::Llama(LlamaError::Inference(problem @ InferenceProblem::ContextFull { .. }))) => {

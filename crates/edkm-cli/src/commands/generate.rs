@@ -63,7 +63,7 @@ pub fn run(args: GenerateArgs) -> Result<(), Failure> {
         &prompt,
         &options,
         &args.sampling.stop,
-        |piece| output.piece(piece),
+        |piece| output.wanted(piece),
     );
     // a message begins on a line of its own
     output.line("");

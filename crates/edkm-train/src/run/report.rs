@@ -1,5 +1,6 @@
 //! `report.html` of a run.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use edkm_llama::checkpoint::Checkpoint;
@@ -47,7 +48,10 @@ fn continue_text(model_dir: &Path, tokenizer: &Tokenizer, prompt: &[u32]) -> Res
         ..GenerateOptions::for_model(&model)
     };
     let stream = tokenizer.decode_stream_behind(&tokens);
-    Ok(write_text(&mut session, stream, &tokens, &options, &[], |_| {})?.text)
+    Ok(write_text(&mut session, stream, &tokens, &options, &[], |_| {
+        ControlFlow::Continue(())
+    })?
+    .text)
 }
 
 /// The page, from the figures of the run and the two folders.

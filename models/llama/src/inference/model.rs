@@ -255,7 +255,7 @@ impl InferenceModel {
         let path = self
             .checkpoint
             .as_ref()
-            .map_or_else(PathBuf::new, |checkpoint| checkpoint.path().to_owned());
+            .map_or_else(|| PathBuf::from("the model"), |checkpoint| checkpoint.path().to_owned());
         let dense = |kind: Kind, layer: usize, matrix: &Matrix| match matrix {
             Matrix::Dense(matrix) => matrix
                 .first_not_finite()

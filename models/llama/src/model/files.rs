@@ -1,6 +1,6 @@
 //! The model from a folder, and into one.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 
 use dfdx::prelude::*;
@@ -10,7 +10,7 @@ use edkm_palette::FormatMetadata;
 use super::{Llama, PalettizedParameter};
 use crate::checkpoint::{write_model, Checkpoint, FloatDtype, Sharding, TensorEntry, WrittenModel};
 use crate::config::LlamaConfig;
-use crate::names::Parameter;
+use crate::names::{parameters, Parameter};
 use crate::LlamaError;
 
 impl<V: Dim, H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> Llama<V, H, Q, K, F, D> {
@@ -40,7 +40,7 @@ impl<V: Dim, H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> Llama<V, H, Q, K, F,
     /// `dtype`. Config and tokenizer are the caller's to add. Memory: a copy of the dense parameters.
     ///
     /// # Errors
-    /// A parameter that is not finite in `dtype`; a system that does not write.
+    /// A palettized parameter that the model has not, or has in another shape; a parameter that is not finite in `dtype`; a system that does not write.
     pub fn write_weights(
         &mut self,
         dir: &Path,
@@ -53,10 +53,21 @@ impl<V: Dim, H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> Llama<V, H, Q, K, F,
             format.insert(&parameter.name, &parameter.matrix);
         }
         let mut dense = Dense {
+            dir,
             palettized,
             found: Vec::new(),
+            met: 0,
         };
         self.visit_parameters("", &mut dense)?;
+        if dense.met < palettized.len() {
+            let known: HashSet<String> = parameters(&self.config).map(|parameter| parameter.name).collect();
+            if let Some(unknown) = palettized.iter().find(|p| !known.contains(&p.name)) {
+                return Err(LlamaError::NoTensor {
+                    path: dir.to_owned(),
+                    name: unknown.name.clone(),
+                });
+            }
+        }
         let entries = dense
             .found
             .iter()
@@ -93,7 +104,11 @@ fn metadata(
 
 /// The parameters that stay as they are.
 struct Dense<'a> {
+    /// Where they will be written.
+    dir: &'a Path,
     palettized: &'a [PalettizedParameter],
+    /// How many of those there are.
+    met: usize,
     found: Vec<(String, Vec<usize>, Vec<f32>)>,
 }
 
@@ -106,9 +121,18 @@ impl<D: EdkmDevice> ParameterVisitor<D> for Dense<'_> {
         _: ParameterKind<'_>,
         parameter: &mut Tensor<S, f32, D>,
     ) -> Result<(), LlamaError> {
-        if !self.palettized.iter().any(|p| p.name == name) {
-            self.found
-                .push((name.to_owned(), parameter.shape().concrete().into(), parameter.as_vec()));
+        let shape: Vec<usize> = parameter.shape().concrete().into();
+        match self.palettized.iter().find(|p| p.name == name) {
+            None => self.found.push((name.to_owned(), shape, parameter.as_vec())),
+            Some(PalettizedParameter { matrix, .. }) if shape != [matrix.rows(), matrix.cols()] => {
+                return Err(LlamaError::Shape {
+                    path: self.dir.to_owned(),
+                    name: name.to_owned(),
+                    expected: shape,
+                    got: vec![matrix.rows(), matrix.cols()],
+                })
+            }
+            Some(_) => self.met += 1,
         }
         Ok(())
     }

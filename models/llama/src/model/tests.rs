@@ -1,16 +1,16 @@
 //! The model beside the one for inference, which is held against its definition in f64; and what a caller can get wrong: an error with its reason, never a panic.
 
 use dfdx::prelude::*;
-use dfdx_edkm::StoreTape;
+use dfdx_edkm::{Spec, StoreTape};
 use edkm_store::Store;
 
-use super::{DynamicLlama, Tokens};
+use super::{DynamicLlama, PalettizedParameter, Tokens};
 use crate::config::tests::tiny;
 use crate::config::{AttentionBias, LlamaConfig};
 use crate::inference::testing::{
     assert_close, config, dense, dense_model, full_logits, seed_of, tokens as random_tokens,
 };
-use crate::names::Parameter;
+use crate::names::{Parameter, Role};
 use crate::LlamaError;
 
 /// Of each architecture.
@@ -92,4 +92,39 @@ fn weights_of_another_length_are_named() {
         matches!(&error, LlamaError::WrongLength { name, got: 12, .. } if name == "model.embed_tokens.weight"),
         "{error}"
     );
+}
+
+#[test]
+fn palettes_of_another_model_are_not_written() {
+    use crate::checkpoint::{FloatDtype, Sharding};
+    use edkm_palette::PaletteDType;
+    let config = config();
+    let mut weight = |parameter: &Parameter| Ok(dense(parameter, seed_of(parameter)));
+    let mut model: DynamicLlama<Cpu> = DynamicLlama::from_weights(&config, &Cpu::default(), &mut weight).unwrap();
+    model.set_clustering(&|p: &Parameter| (p.role == Role::Linear).then(Spec::default));
+    let dir = tempfile::tempdir().unwrap();
+    let mut write = |rename: &dyn Fn(&mut Vec<PalettizedParameter>)| {
+        let mut palettes = model.palettize(PaletteDType::F32).unwrap();
+        rename(&mut palettes);
+        model.write_weights(dir.path(), &palettes, FloatDtype::F32, Sharding::Single)
+    };
+    let error = write(&|palettes| palettes[0].name = "typo".into()).unwrap_err();
+    assert!(
+        matches!(&error, LlamaError::NoTensor { name, .. } if name == "typo"),
+        "{error}"
+    );
+    // a projection in the place of another one of other sizes
+    let down = |p: &PalettizedParameter| p.name.ends_with("0.mlp.down_proj.weight");
+    let up = |p: &PalettizedParameter| p.name.ends_with("0.mlp.up_proj.weight");
+    let error = write(&|palettes| {
+        let [from, to] = [palettes.iter().position(down), palettes.iter().position(up)].map(Option::unwrap);
+        palettes[to].matrix = palettes[from].matrix.clone();
+    });
+    let error = error.unwrap_err();
+    assert!(
+        matches!(&error, LlamaError::Shape { name, .. } if name.ends_with("up_proj.weight")),
+        "{error}"
+    );
+    assert_eq!(dir.path().read_dir().unwrap().count(), 0);
+    write(&|_| ()).unwrap();
 }
