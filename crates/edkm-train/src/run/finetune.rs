@@ -42,6 +42,31 @@ pub(super) struct Run<'a, D: EdkmDevice> {
 
 /// Runs it. `out` appears when everything is done, whole, or not at all.
 ///
+/// A run ends behind the present step, with a checkpoint beside `out`, once its [`Observer::interrupted`] says so; it goes on with the same settings and
+/// [`Start::Resume`]:
+///
+/// ```no_run
+/// use dfdx::prelude::Cpu;
+/// use edkm_train::run::checkpoint::{CheckpointSettings, Start};
+/// use edkm_train::run::{finetune, FinetuneSettings, Observer};
+/// use edkm_train::TrainError;
+///
+/// # fn go_on(settings: FinetuneSettings, observer: &mut impl Observer) -> Result<(), TrainError> {
+/// let cpu = Cpu::default();
+/// match finetune(&settings, &cpu, observer) {
+///     Err(TrainError::Interrupted { step, .. }) => println!("{step} steps are done"),
+///     done => return done.map(|_| ()),
+/// }
+/// // later, in this process or another one
+/// let checkpoints = CheckpointSettings {
+///     start: Start::Resume,
+///     ..settings.checkpoints.clone()
+/// };
+/// finetune(&FinetuneSettings { checkpoints, ..settings }, &cpu, observer)?;
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Errors
 /// Input that cannot be used (before any work), a step that fails, a folder that cannot be written; [`TrainError::Interrupted`] and
 /// [`TrainError::Stopped`], if the observer asks for it.
