@@ -193,12 +193,15 @@ fn kept(settings: &FinetuneSettings, model: &ModelSizes) -> Vec<Share> {
         share(OPTIMIZER, model.moments),
         share(
             "clustering",
-            model.clustering_buffers.max(model.head_buffers) + model.palettes,
+            model
+                .clustering_buffers
+                .max(model.head_buffers)
+                .saturating_add(model.palettes),
         ),
     ]
 }
 
-/// The model as it came, if it is learned from.
+/// The model that is learned from, if one is.
 fn teacher(settings: &FinetuneSettings, model: &ModelSizes) -> Share {
     let bytes = match settings.taught_from() {
         None => 0,

@@ -13,6 +13,11 @@ use crate::trainer::Update;
 
 const F32: u64 = 4;
 
+/// Repetitions of a clustering that ends them by its tolerance.
+const FEW: usize = 16;
+/// More repetitions than any memory holds.
+const MANY: usize = 1 << 30;
+
 /// Bytes of so many f32; settings that make more than there can be make the most there can be.
 fn bytes(tokens: u64, numbers: u64) -> u64 {
     F32.saturating_mul(tokens).saturating_mul(numbers)
@@ -66,13 +71,16 @@ fn bytes_of_palettes(spec: &Spec, shape: &[usize]) -> u64 {
         Grouping::PerChannels(channels) => rows.div_ceil(channels.get()),
     };
     let kept = match spec.gradient {
-        GradientMode::Unrolled => spec.iterations,
+        // those that end by themselves are few
+        GradientMode::Unrolled if spec.tolerance > 0.0 => spec.iterations.min(FEW),
+        GradientMode::Unrolled => spec.iterations.min(MANY),
         GradientMode::Implicit | GradientMode::StraightThrough => 1,
     };
-    let numbers = (palettes * spec.clusters() * spec.dim()) as u64;
-    let repetitions = (kept + 1).next_power_of_two() as u64 * numbers;
-    let masses = (kept.next_power_of_two() * palettes * spec.clusters()) as u64;
-    2 * 2 * 12 * numbers + 8 * (repetitions + masses)
+    let centroids = (palettes * spec.clusters()) as u64;
+    let numbers = centroids * spec.dim() as u64;
+    let repetitions = numbers.saturating_mul((kept + 1).next_power_of_two() as u64);
+    let masses = centroids.saturating_mul(kept.next_power_of_two() as u64);
+    (2 * 2 * 12 * numbers).saturating_add(repetitions.saturating_add(masses).saturating_mul(8))
 }
 
 impl ModelSizes {
@@ -97,7 +105,7 @@ impl ModelSizes {
             let Some((clustering, spec)) = clustering.and_then(|c| Some((c, c.spec(&parameter)?))) else {
                 continue;
             };
-            palettes += bytes_of_palettes(&spec, &parameter.shape);
+            palettes = bytes_of_palettes(&spec, &parameter.shape).saturating_add(palettes);
             let scaled = match clustering.channel_scale(&parameter) {
                 dfdx_edkm::ChannelScale::None => 0,
                 dfdx_edkm::ChannelScale::RootMeanSquare => bytes,
