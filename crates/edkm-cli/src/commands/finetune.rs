@@ -102,7 +102,7 @@ pub fn run(args: FinetuneArgs, log: RunLog) -> Result<(), Failure> {
             "the result predicts no better than guessing among its {guessing} tokens: the training diverged, or the model was none; a lower --lr is the first thing to try"
         ));
     }
-    if settings.taught_from() == Some(0) && outcome.perplexity_after < outcome.perplexity_before / UNKNOWN_TEXT {
+    if settings.taught_from() == Some(0) && outcome.perplexity_after < NEW_TEXT * outcome.perplexity_before {
         note(format_args!(
             "the text was new to the model (perplexity {} before, {} after); such runs reach more if they learn the text first, as with --cluster-from {}",
             perplexity_in_words(outcome.perplexity_before),
@@ -114,8 +114,8 @@ pub fn run(args: FinetuneArgs, log: RunLog) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A text is taken for new to a model that predicts it so much better after training.
-const UNKNOWN_TEXT: f64 = 1.5;
+/// A text is taken for new to a model that has so much of its perplexity, or less, after training.
+const NEW_TEXT: f64 = 0.9;
 
 /// What each layer would get.
 struct Plan<'a> {
