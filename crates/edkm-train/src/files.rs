@@ -1,7 +1,7 @@
 //! Opening and reading files that may come from anyone: regular files only, sizes known before anything is allocated.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{BufRead, Read};
 use std::path::Path;
 
 use edkm_llama::files::replace_file;
@@ -22,6 +22,16 @@ pub(crate) fn open(path: &Path) -> Result<File, TrainError> {
             path: path.to_path_buf(),
         })
     }
+}
+
+/// Behind the mark that some programs put in front of UTF-8.
+pub(crate) fn without_mark<R: BufRead>(path: &Path, mut reader: R) -> Result<R, TrainError> {
+    const MARK: &[u8] = "\u{feff}".as_bytes();
+    let begins = reader.fill_buf().map_err(TrainError::io("read", path))?;
+    if begins.starts_with(MARK) {
+        reader.consume(MARK.len());
+    }
+    Ok(reader)
 }
 
 /// The whole of a small file, refused beyond `limit` bytes before they are read.

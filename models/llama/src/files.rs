@@ -66,7 +66,7 @@ pub(crate) fn folder_of(path: &Path) -> &Path {
 }
 
 /// What the names of temporary files and folders beside `path` begin with, so that one can see what was left and by whom.
-pub(crate) fn partial_prefix(path: &Path) -> String {
+pub fn partial_prefix(path: &Path) -> String {
     format!(".{}.partial-", path.file_name().unwrap_or_default().to_string_lossy())
 }
 

@@ -1,7 +1,8 @@
 //! Runs the program on copies of the embedded model.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output};
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
@@ -123,4 +124,17 @@ pub(crate) fn assert_refused(output: &Output, parts: &[&str], out: &Path) {
     assert!(!message.contains("panicked"), "{message}");
     let left = out.read_dir().map_or(0, Iterator::count);
     assert_eq!(left, 0, "something was written to {}", out.display());
+}
+
+/// Waits until the run that writes `out` has written so many lines of figures, or has ended.
+pub(crate) fn wait_for_step(shop: &Workshop, child: &mut Child, lines: usize) {
+    let start = Instant::now();
+    loop {
+        let written = std::fs::read_to_string(shop.path("out.run").join("metrics.jsonl")).unwrap_or_default();
+        if written.lines().count() >= lines || child.try_wait().unwrap().is_some() {
+            return;
+        }
+        assert!(start.elapsed() < Duration::from_secs(120), "no step in two minutes");
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }

@@ -2,9 +2,8 @@
 
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
 
-use crate::common::{edkm, json, Workshop};
+use crate::common::{edkm, json, wait_for_step, Workshop};
 
 fn message(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
@@ -108,11 +107,8 @@ fn two_processes_do_not_work_on_one_run() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let metrics = shop.path("out.run").join("metrics.jsonl");
-    while !metrics.exists() {
-        assert!(first.try_wait().unwrap().is_none());
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    wait_for_step(&shop, &mut first, 1);
+    assert!(first.try_wait().unwrap().is_none());
     for output in [
         start("2").output().unwrap(),
         edkm().arg("finetune").arg("--resume").arg(shop.out()).output().unwrap(),
@@ -130,11 +126,8 @@ fn two_processes_do_not_work_on_one_run() {
 fn begun(shop: &Workshop) -> Child {
     let mut command = shop.finetune_command(&["--steps", "300", "--eval-tokens", "100"]);
     let mut run = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let metrics = shop.path("out.run").join("metrics.jsonl");
-    while std::fs::metadata(&metrics).map_or(0, |data| data.len()) == 0 {
-        assert!(run.try_wait().unwrap().is_none(), "it has not begun");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    wait_for_step(shop, &mut run, 1);
+    assert!(run.try_wait().unwrap().is_none(), "it has not begun");
     run
 }
 

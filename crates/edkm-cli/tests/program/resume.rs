@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use crate::common::{edkm, json, Workshop};
+use crate::common::{edkm, json, wait_for_step, Workshop};
 
 const STEPS: usize = 12;
 
@@ -75,19 +75,6 @@ fn checkpoints(shop: &Workshop) -> Vec<PathBuf> {
         .collect();
     found.sort();
     found
-}
-
-/// Waits until a run has written so many lines of figures.
-fn wait_for_step(shop: &Workshop, child: &mut Child, lines: usize) {
-    let start = Instant::now();
-    loop {
-        let written = std::fs::read_to_string(run_folder(shop).join("metrics.jsonl")).unwrap_or_default();
-        if written.lines().count() >= lines || child.try_wait().unwrap().is_some() {
-            return;
-        }
-        assert!(start.elapsed() < Duration::from_secs(120), "no step in two minutes");
-        std::thread::sleep(Duration::from_millis(1));
-    }
 }
 
 #[test]

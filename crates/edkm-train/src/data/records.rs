@@ -71,7 +71,11 @@ pub fn for_each_in_array(
     path: &Path,
     each: impl FnMut(Record, Place) -> Result<(), TrainError>,
 ) -> Result<(), TrainError> {
-    read_array(path, without_mark(path, BufReader::new(files::open(path)?))?, each)
+    read_array(
+        path,
+        files::without_mark(path, BufReader::new(files::open(path)?))?,
+        each,
+    )
 }
 
 /// Calls `each` with every record of a `.jsonl` file, which holds one record a line, and its place. Blank lines are passed over.
@@ -79,17 +83,11 @@ pub fn for_each_in_array(
 /// # Errors
 /// As [`for_each_in_array`].
 pub fn for_each_line(path: &Path, each: impl FnMut(Record, Place) -> Result<(), TrainError>) -> Result<(), TrainError> {
-    read_lines(path, without_mark(path, BufReader::new(files::open(path)?))?, each)
-}
-
-/// Behind the mark that some programs put in front of UTF-8.
-fn without_mark<R: BufRead>(path: &Path, mut reader: R) -> Result<R, TrainError> {
-    const MARK: &[u8] = "\u{feff}".as_bytes();
-    let begins = reader.fill_buf().map_err(TrainError::io("read", path))?;
-    if begins.starts_with(MARK) {
-        reader.consume(MARK.len());
-    }
-    Ok(reader)
+    read_lines(
+        path,
+        files::without_mark(path, BufReader::new(files::open(path)?))?,
+        each,
+    )
 }
 
 fn read_array(

@@ -124,7 +124,7 @@ impl ClusterSettings {
         }
     }
 
-    /// The same with palettes stored as that type; `None`: as bytes where palettes are many, since channels are grouped or a budget pays for palettes, and as
+    /// These settings with palettes stored as that type; `None`: as bytes where palettes are many, since channels are grouped or a budget pays for palettes, and as
     /// f32 elsewhere. Rules that group channels and name no type have bytes then too.
     pub fn with_palette_dtype(self, dtype: Option<PaletteDType>) -> Self {
         let many = self.group.is_some() || self.bits_budget.is_some();

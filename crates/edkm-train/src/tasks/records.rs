@@ -179,7 +179,7 @@ fn read_labels(path: &Path) -> Result<Vec<Label<'_>>, TrainError> {
 }
 
 fn for_each_line(path: &Path, mut each: impl FnMut(u64, &str) -> Result<(), TrainError>) -> Result<(), TrainError> {
-    let mut reader = BufReader::new(files::open(path)?);
+    let mut reader = files::without_mark(path, BufReader::new(files::open(path)?))?;
     let (mut bytes, mut number) = (Vec::new(), 0);
     loop {
         bytes.clear();
@@ -200,8 +200,6 @@ fn for_each_line(path: &Path, mut each: impl FnMut(u64, &str) -> Result<(), Trai
             line: number,
             reason: format!("not UTF-8 at byte {} of the line", why.valid_up_to()),
         })?;
-        // behind the mark that some programs put in front of UTF-8
-        let text = text.strip_prefix('\u{feff}').filter(|_| number == 1).unwrap_or(text);
         if !text.trim().is_empty() {
             each(number, text)?;
         }

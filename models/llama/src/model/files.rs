@@ -1,6 +1,6 @@
 //! The model from a folder, and into one.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use dfdx::prelude::*;
@@ -52,22 +52,12 @@ impl<V: Dim, H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> Llama<V, H, Q, K, F,
         for parameter in palettized {
             format.insert(&parameter.name, &parameter.matrix);
         }
+        check_palettized(&self.config, palettized, dir)?;
         let mut dense = Dense {
-            dir,
             palettized,
             found: Vec::new(),
-            met: 0,
         };
         self.visit_parameters("", &mut dense)?;
-        if dense.met < palettized.len() {
-            let known: HashSet<String> = parameters(&self.config).map(|parameter| parameter.name).collect();
-            if let Some(unknown) = palettized.iter().find(|p| !known.contains(&p.name)) {
-                return Err(LlamaError::NoTensor {
-                    path: dir.to_owned(),
-                    name: unknown.name.clone(),
-                });
-            }
-        }
         let entries = dense
             .found
             .iter()
@@ -102,13 +92,27 @@ fn metadata(
         .collect())
 }
 
+/// Refuses palettes of parameters that the model has not, or has in another shape.
+fn check_palettized(config: &LlamaConfig, palettized: &[PalettizedParameter], dir: &Path) -> Result<(), LlamaError> {
+    let shapes: HashMap<String, Vec<usize>> = parameters(config).map(|p| (p.name, p.shape)).collect();
+    palettized.iter().try_for_each(|PalettizedParameter { name, matrix }| {
+        let (path, name, got) = (dir.to_owned(), name.clone(), vec![matrix.rows(), matrix.cols()]);
+        match shapes.get(&name) {
+            None => Err(LlamaError::NoTensor { path, name }),
+            Some(expected) if *expected != got => Err(LlamaError::Shape {
+                path,
+                name,
+                expected: expected.clone(),
+                got,
+            }),
+            Some(_) => Ok(()),
+        }
+    })
+}
+
 /// The parameters that stay as they are.
 struct Dense<'a> {
-    /// Where they will be written.
-    dir: &'a Path,
     palettized: &'a [PalettizedParameter],
-    /// How many of those there are.
-    met: usize,
     found: Vec<(String, Vec<usize>, Vec<f32>)>,
 }
 
@@ -121,18 +125,9 @@ impl<D: EdkmDevice> ParameterVisitor<D> for Dense<'_> {
         _: ParameterKind<'_>,
         parameter: &mut Tensor<S, f32, D>,
     ) -> Result<(), LlamaError> {
-        let shape: Vec<usize> = parameter.shape().concrete().into();
-        match self.palettized.iter().find(|p| p.name == name) {
-            None => self.found.push((name.to_owned(), shape, parameter.as_vec())),
-            Some(PalettizedParameter { matrix, .. }) if shape != [matrix.rows(), matrix.cols()] => {
-                return Err(LlamaError::Shape {
-                    path: self.dir.to_owned(),
-                    name: name.to_owned(),
-                    expected: shape,
-                    got: vec![matrix.rows(), matrix.cols()],
-                })
-            }
-            Some(_) => self.met += 1,
+        if !self.palettized.iter().any(|p| p.name == name) {
+            self.found
+                .push((name.to_owned(), parameter.shape().concrete().into(), parameter.as_vec()));
         }
         Ok(())
     }

@@ -9,6 +9,7 @@ use dfdx_edkm::optim::AdamW;
 use dfdx_edkm::EdkmDevice;
 use edkm_llama::checkpoint::{copy_companions, write_safetensors, Access, Checkpoint, Overwrite};
 use edkm_llama::config::LlamaConfig;
+use edkm_llama::files::partial_prefix;
 use edkm_llama::model::DynamicLlama;
 
 use super::format::{damaged, read_state, MOMENTS, PARAMETERS};
@@ -120,9 +121,8 @@ impl RunFolder {
             return Ok(());
         }
         let name = String::from_utf8(files::read_capped(&note, STAGING_LIMIT)?).unwrap_or_default();
-        let ours = format!(".{}{PARTIAL}", out.file_name().unwrap_or_default().to_string_lossy());
         let built = out.with_file_name(&name);
-        if name.starts_with(&ours) && !name.contains(['/', '\\']) && built.is_dir() {
+        if name.starts_with(&partial_prefix(out)) && !name.contains(['/', '\\']) && built.is_dir() {
             fs::remove_dir_all(&built).map_err(TrainError::io("remove", &built))?;
         }
         fs::remove_file(&note).map_err(TrainError::io("remove", &note))
@@ -329,17 +329,16 @@ impl RunFolder {
     }
 }
 
-/// What the name of a run's folder begins with while it is removed.
-fn aside(folder: &Path) -> String {
-    format!(".{}{PARTIAL}", folder.file_name().unwrap_or_default().to_string_lossy())
-}
-
 /// Removes what processes were removing of the run that writes `out` when they were killed, as far as the system lets it.
 pub(super) fn sweep(out: &Path) {
     let folder = run_folder(out);
     let entries = folder.parent().and_then(|parent| parent.read_dir().ok());
     for entry in entries.into_iter().flatten().flatten() {
-        if entry.file_name().to_string_lossy().starts_with(&aside(&folder)) {
+        if entry
+            .file_name()
+            .to_string_lossy()
+            .starts_with(&partial_prefix(&folder))
+        {
             let _ = fs::remove_dir_all(entry.path());
         }
     }
@@ -347,7 +346,7 @@ pub(super) fn sweep(out: &Path) {
 
 /// Removes a folder that may not be there, under another name: a process that is killed meanwhile leaves no half of a run behind.
 fn remove(folder: &Path) -> Result<(), TrainError> {
-    let aside = folder.with_file_name(format!("{}{}", aside(folder), std::process::id()));
+    let aside = folder.with_file_name(format!("{}{}", partial_prefix(folder), std::process::id()));
     let gone = |result: std::io::Result<()>, path: &Path| match result {
         Err(why) if why.kind() != std::io::ErrorKind::NotFound => Err(TrainError::io("remove", path)(why)),
         _ => Ok(()),
