@@ -3,6 +3,9 @@
 // Palettes are consecutive parts of the `all` weights of a matrix with `len` weights each, fewer in the last; each has tables of its own, indexed by key.
 // `per` blocks work on a palette.
 //
+// A pass begins where the one before it ended, whose numbers the cache still has. Blocks that count all run at once, so that they end in the last parts of
+// their shares; blocks that stream have an eighth of such a share and run one after the other, in the order of these eighths: see `turn`.
+//
 // Sums of gradients by key are taken in fixed point: integer addition does not depend on the order of the blocks. The unit follows from the largest
 // magnitude and the number of weights, so that no sum overflows.
 
@@ -13,8 +16,11 @@
 // Bits of the lower half of an addend in fixed point.
 #define HALF_BITS 17
 
-// The palette of this block, and whether all palettes begin and end with whole fours.
-#define PALETTE ((size_t)blockIdx.x / per)
+// Blocks that stream, for one that counts.
+#define TURNS 8
+
+// The palette of a block, and whether all palettes begin and end with whole fours.
+#define PALETTE(block) ((size_t)(block) / per)
 #define BY_FOURS (len % 4 == 0 && all % 4 == 0)
 
 // Where a block's part of its palette lies.
@@ -22,18 +28,29 @@ struct Part {
     size_t first, end;
 };
 
-// The numbers of this block: an equal share of its palette's, in whole fours.
-__device__ inline Part part_of_block(size_t len, size_t all, size_t per) {
-    size_t palette = PALETTE, of_palette = all - palette * len < len ? all - palette * len : len;
-    size_t share = ((of_palette + per - 1) / per + 3) / 4 * 4, first = (blockIdx.x % per) * share;
+// The numbers of a block: an equal share of its palette's, in whole fours.
+__device__ inline Part part_of(size_t block, size_t len, size_t all, size_t per) {
+    size_t palette = PALETTE(block), of_palette = all - palette * len < len ? all - palette * len : len;
+    size_t share = ((of_palette + per - 1) / per + 3) / 4 * 4, first = (block % per) * share;
     Part part;
     part.first = palette * len + (first < of_palette ? first : of_palette);
     part.end = palette * len + (first + share < of_palette ? first + share : of_palette);
     return part;
 }
 
-// The positions i of this thread in a part, from where it takes N numbers; four at once are under way.
+// The block of a pass that this one is to be: first the first of every TURNS consecutive ones, then the second of each; or first the last.
+__device__ inline size_t turn(bool from_the_last) {
+    size_t block = blockIdx.x, all = gridDim.x, of_turn = all / TURNS;
+    if (all % TURNS != 0) return from_the_last ? all - 1 - block : block;
+    size_t place = block / of_turn;
+    return block % of_turn * TURNS + (from_the_last ? TURNS - 1 - place : place);
+}
+
+// The positions i of this thread in a part, from where it takes N numbers; four at once are under way. N divides the length of the part.
 #define FOR_EACH(i, N, part) _Pragma("unroll 4") for (size_t i = (part).first + threadIdx.x * (N); i < (part).end; i += THREADS * (N))
+#define FOR_EACH_FROM_THE_LAST(i, N, part) \
+    _Pragma("unroll 4") for (size_t i = (part).end - (N) - threadIdx.x * (N), after = threadIdx.x * (N); after < (part).end - (part).first; \
+                             i -= THREADS * (N), after += THREADS * (N))
 
 // The place of a key in the window of magnitudes [first, first + WINDOW) of both signs, or 2 WINDOW.
 __device__ inline unsigned int place_of(unsigned int key, unsigned int first) {
@@ -69,8 +86,8 @@ EDKM_KERNEL edkm_count_keys(
     __shared__ unsigned int here[2 * WINDOW];
     __shared__ unsigned int largest;
     unsigned int first = (unsigned int)first_key;
-    Part part = part_of_block(len, all, per);
-    counts += PALETTE * KEYS;
+    Part part = part_of(blockIdx.x, len, all, per);
+    counts += PALETTE(blockIdx.x) * KEYS;
     for (unsigned int i = threadIdx.x; i < 2 * WINDOW; i += THREADS) here[i] = 0;
     if (threadIdx.x == 0) largest = 0;
     __syncthreads();
@@ -83,7 +100,7 @@ EDKM_KERNEL edkm_count_keys(
         unsigned int i = turned(j);
         if (here[i] != 0) atomicAdd(&counts[key_at(i, first)], here[i]);
     }
-    if (threadIdx.x == 0) atomicMax(&magnitudes[PALETTE], largest);
+    if (threadIdx.x == 0) atomicMax(&magnitudes[PALETTE(blockIdx.x)], largest);
 }
 
 template <int N> __device__ inline unsigned int largest_of_part(Part part, const float* x) {
@@ -101,12 +118,13 @@ template <int N> __device__ inline unsigned int largest_of_part(Part part, const
 // Of each palette: the largest magnitude, as f32 bits (NaN above all).
 EDKM_KERNEL edkm_largest_magnitude(const float* x, unsigned int* magnitudes, size_t len, size_t all, size_t per) {
     __shared__ unsigned int largest;
-    Part part = part_of_block(len, all, per);
+    size_t block = turn(false);
+    Part part = part_of(block, len, all, per);
     if (threadIdx.x == 0) largest = 0;
     __syncthreads();
     atomicMax(&largest, BY_FOURS && is_aligned(x) ? largest_of_part<4>(part, x) : largest_of_part<1>(part, x));
     __syncthreads();
-    if (threadIdx.x == 0) atomicMax(&magnitudes[PALETTE], largest);
+    if (threadIdx.x == 0) atomicMax(&magnitudes[PALETTE(block)], largest);
 }
 
 // upper and lower: halves of sums, since shared memory adds 32 bits at once.
@@ -114,7 +132,7 @@ template <int N> __device__ inline void sum_part(
     Part part, const float* weights, size_t kind, const float* addends, double units, unsigned long long* sums, int* upper, unsigned int* lower,
     unsigned int first
 ) {
-    FOR_EACH(i, N, part) {
+    FOR_EACH_FROM_THE_LAST(i, N, part) {
         Several<N, float> w = load<N>(weights, i), g = load<N>(addends, i);
         for (int n = 0; n < N; n++) {
             long long addend = __double2ll_rn((double)g.x[n] * units);
@@ -138,9 +156,9 @@ EDKM_KERNEL edkm_sum_by_key(
     __shared__ int upper[2 * WINDOW];
     __shared__ unsigned int lower[2 * WINDOW];
     unsigned int first = (unsigned int)first_key;
-    double units = units_of(magnitudes[PALETTE], bits);
-    Part part = part_of_block(len, all, per);
-    sums += PALETTE * KEYS;
+    double units = units_of(magnitudes[PALETTE(blockIdx.x)], bits);
+    Part part = part_of(blockIdx.x, len, all, per);
+    sums += PALETTE(blockIdx.x) * KEYS;
     for (unsigned int i = threadIdx.x; i < 2 * WINDOW; i += THREADS) {
         upper[i] = 0;
         lower[i] = 0;
@@ -160,14 +178,15 @@ template <int N> __device__ inline void look_up_part(Part part, const float* wei
     FOR_EACH(i, N, part) {
         Several<N, float> w = load<N>(weights, i);
         for (int n = 0; n < N; n++) w.x[n] = table[key_of(w.x[n], kind)];
-        store<N>(out, i, w);
+        store_streaming<N>(out, i, w);
     }
 }
 
 // Of each palette: out[i] = table[key of weights[i]]
 EDKM_KERNEL edkm_look_up(const float* weights, size_t kind, const float* tables, float* out, size_t len, size_t all, size_t per) {
-    Part part = part_of_block(len, all, per);
-    tables += PALETTE * KEYS;
+    size_t block = turn(true);
+    Part part = part_of(block, len, all, per);
+    tables += PALETTE(block) * KEYS;
     if (BY_FOURS && is_aligned(weights) && is_aligned(out)) look_up_part<4>(part, weights, kind, tables, out);
     else look_up_part<1>(part, weights, kind, tables, out);
 }
@@ -180,7 +199,7 @@ multiply_add_part(Part part, const float* weights, size_t kind, const float* tab
             Several<2, float> pair = load<2>(table, 2 * (size_t)key_of(w.x[n], kind));
             sum.x[n] += g.x[n] * pair.x[0] + pair.x[1];
         }
-        store<N>(total, i, sum);
+        store_streaming<N>(total, i, sum);
     }
 }
 
@@ -188,8 +207,9 @@ multiply_add_part(Part part, const float* weights, size_t kind, const float* tab
 EDKM_KERNEL edkm_multiply_add(
     const float* weights, size_t kind, const float* tables, const float* grad, float* total, size_t len, size_t all, size_t per
 ) {
-    Part part = part_of_block(len, all, per);
-    tables += PALETTE * 2 * KEYS;
+    size_t block = turn(false);
+    Part part = part_of(block, len, all, per);
+    tables += PALETTE(block) * 2 * KEYS;
     if (BY_FOURS && is_aligned(weights) && is_aligned(grad) && is_aligned(total)) multiply_add_part<4>(part, weights, kind, tables, grad, total);
     else multiply_add_part<1>(part, weights, kind, tables, grad, total);
 }

@@ -24,6 +24,11 @@ template <int N, class T> struct alignas(N * sizeof(T)) Several {
 
 template <int N, class T> __device__ inline Several<N, T> load(const T* from, size_t i) { return *reinterpret_cast<const Several<N, T>*>(from + i); }
 template <int N, class T> __device__ inline void store(T* to, size_t i, Several<N, T> numbers) { *reinterpret_cast<Several<N, T>*>(to + i) = numbers; }
+// The same for numbers that are not needed soon: they make room in the cache first.
+template <int N> __device__ inline void store_streaming(float* to, size_t i, Several<N, float> numbers) {
+    if constexpr (N == 4) __stcs(reinterpret_cast<float4*>(to + i), make_float4(numbers.x[0], numbers.x[1], numbers.x[2], numbers.x[3]));
+    else for (int n = 0; n < N; n++) __stcs(to + i + n, numbers.x[n]);
+}
 
 __device__ inline bool is_aligned(const void* address) { return (reinterpret_cast<size_t>(address) & 15) == 0; }
 

@@ -58,7 +58,7 @@ fn counts_are_those_of_the_rounded_weights() {
 fn sums_by_key_are_exact_to_their_unit() {
     let Some(s) = device() else { return };
     for half in [Half::Bf16, Half::F16] {
-        for (len, size) in [(1, 1.0), (300, 1e-30), (40_000, 3e3)] {
+        for (len, size) in [(1, 1.0), (300, 1e-30), (32_768, 1.0), (40_000, 3e3)] {
             let weights = weights(len);
             let addends: Vec<f32> = (0..len).map(|i| ((i * 31 % 1009) as f32 - 500.0) * size).collect();
             let mut want = vec![0.0f64; KEYS];
@@ -88,8 +88,14 @@ fn sums_by_key_are_exact_to_their_unit() {
 #[test]
 fn tables_are_looked_up_by_key() {
     let Some(s) = device() else { return };
-    for half in [Half::Bf16, Half::F16] {
-        let weights = weights(3000);
+    // 2 blocks, 16, which take turns, and 20, which do not divide by eight
+    for (half, len) in [
+        (Half::Bf16, 3000),
+        (Half::F16, 3000),
+        (Half::Bf16, 32_768),
+        (Half::F16, 40_000),
+    ] {
+        let weights = weights(len);
         let dweights = s.array(&weights);
         let table: Vec<f32> = (0..KEYS).map(|key| key as f32 * 0.5).collect();
         let mut out = s.array(&vec![f32::NAN; weights.len()]);

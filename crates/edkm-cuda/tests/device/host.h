@@ -40,6 +40,12 @@ inline unsigned int atomicMax(unsigned int* to, unsigned int x) {
     return before;
 }
 
+struct alignas(16) float4 {
+    float x, y, z, w;
+};
+inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+template <class T> void __stcs(T* to, T x) { std::memcpy(to, &x, sizeof x); }
+
 inline float __uint_as_float(unsigned int bits) {
     float x;
     std::memcpy(&x, &bits, sizeof x);
