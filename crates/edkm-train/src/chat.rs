@@ -13,9 +13,9 @@ use crate::{Tokenizer, TrainError};
 const NEXT_INSTRUCTION: &str = "\n### Instruction:";
 
 /// Instructions and responses so far. What the session has read is not read again.
-pub struct Chat<'m, 't> {
-    session: Session<'m>,
-    tokenizer: &'t Tokenizer,
+pub struct Chat {
+    session: Session,
+    tokenizer: Tokenizer,
     options: GenerateOptions,
     stop: Vec<String>,
     /// What is said before all else.
@@ -45,14 +45,14 @@ pub enum Forgot {
     EarlierTurns,
 }
 
-impl<'m, 't> Chat<'m, 't> {
+impl Chat {
     /// A conversation in an empty session. `system` is said to the model before all else; `stop` holds further texts that end a response.
     ///
     /// # Errors
     /// A chat template that cannot be used.
     pub fn new(
-        session: Session<'m>,
-        tokenizer: &'t Tokenizer,
+        session: Session,
+        tokenizer: &Tokenizer,
         mut options: GenerateOptions,
         system: Option<&str>,
         stop: &[String],
@@ -74,7 +74,7 @@ impl<'m, 't> Chat<'m, 't> {
         }
         Ok(Self {
             session,
-            tokenizer,
+            tokenizer: tokenizer.clone(),
             options,
             stop,
             system,
@@ -91,7 +91,7 @@ impl<'m, 't> Chat<'m, 't> {
     }
 
     /// The session, for its memory.
-    pub fn session(&self) -> &Session<'m> {
+    pub fn session(&self) -> &Session {
         &self.session
     }
 

@@ -202,6 +202,12 @@ pub enum TrainError {
         /// The file.
         path: PathBuf,
     },
+    /// A folder that was named as data has none.
+    #[error("{}: a folder with no .txt, .json or .jsonl files in it", folder.display())]
+    NoDataFiles {
+        /// The folder.
+        folder: PathBuf,
+    },
     /// A data file has bytes that are not UTF-8.
     #[error("{}: not UTF-8 at byte {offset}", path.display())]
     NotUtf8 {

@@ -24,7 +24,7 @@ pub struct WrittenText {
 /// # Errors
 /// Settings out of range, a prompt longer than the context, a decoder that fails.
 pub fn write_text(
-    session: &mut Session<'_>,
+    session: &mut Session,
     mut stream: DecodeStream<'_>,
     prompt: &[u32],
     options: &GenerateOptions,

@@ -22,9 +22,11 @@ const TOKENIZER_LIMIT: u64 = 128 << 20;
 /// A tokenizer and the special tokens of its model.
 ///
 /// Truncation and padding that `tokenizer.json` may ask for are switched off: they would silently cut documents.
+///
+/// A clone has the same vocabulary, in the same memory.
 #[derive(Clone)]
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
+    inner: Arc<tokenizers::Tokenizer>,
     special: SpecialTokens,
     adds_begin: bool,
     template: Template,
@@ -73,7 +75,7 @@ impl Tokenizer {
             });
         };
         let tokenizer = Self {
-            inner,
+            inner: Arc::new(inner),
             special,
             adds_begin: true,
             template: Template::Alpaca,

@@ -13,7 +13,7 @@ pub struct CompareArgs {
     /// A model folder, or hf:OWNER/NAME; without it the model inside the program is compressed, on generated text
     #[arg(requires = "data", requires = "valid")]
     pub model_dir: Option<PathBuf>,
-    /// Text to train on and to look at: .txt, .json or .jsonl; may be repeated
+    /// Text to train on and to look at: .txt, .json or .jsonl, or a folder with such files; may be repeated
     #[arg(long, value_name = "FILE", action = ArgAction::Append, requires = "valid")]
     pub data: Vec<PathBuf>,
     /// Text to measure on

@@ -54,7 +54,7 @@ pub struct CompressArgs {
     /// The palettes
     #[command(flatten)]
     pub palettes: PaletteArgs,
-    /// Text to look at: .txt, .json or .jsonl; may be repeated. Needed by weighted-kmeans, gptq, gptq-even and --bits-budget
+    /// Text to look at: .txt, .json or .jsonl, or a folder with such files; may be repeated. Needed by weighted-kmeans, gptq, gptq-even and --bits-budget
     #[arg(long, value_name = "FILE", action = ArgAction::Append)]
     pub data: Vec<PathBuf>,
     /// Windows of the text that are used

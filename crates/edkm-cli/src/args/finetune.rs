@@ -17,7 +17,7 @@ pub struct FinetuneArgs {
     /// A Hugging Face folder (config.json, tokenizer.json, model.safetensors), one that edkm wrote, or hf:OWNER/NAME; without it, the embedded tiny model
     pub model_dir: Option<PathBuf>,
     /// Text to train on: .txt (documents split at blank lines) or .json/.jsonl with texts, or with prompts and completions, Alpaca's or Dolly's records and
-    /// conversations, of which responses alone count, in the model's chat template or else in Alpaca's; may be repeated
+    /// conversations, of which responses alone count, in the model's chat template or else in Alpaca's; or a folder with such files; may be repeated
     #[arg(long, value_name = "FILE", action = ArgAction::Append)]
     pub data: Vec<PathBuf>,
     /// Text to measure perplexity on; without it, the last tenth of the training text is held out

@@ -18,11 +18,14 @@ use crate::template::Learned;
 use crate::{Tokenizer, TrainError};
 
 pub mod alpaca;
+mod files;
 pub mod records;
 pub mod sampler;
 mod shortened;
 pub mod text;
 pub mod windows;
+
+pub use files::data_files;
 
 /// The longest document or record that is read, in bytes. Encoding one takes about a hundred times its size in memory.
 pub(crate) const DOCUMENT_LIMIT: u64 = 16 << 20;
@@ -103,14 +106,14 @@ pub struct TokenStream {
 }
 
 impl TokenStream {
-    /// Reads data files in the order given and joins them. Records are written in the tokenizer's [template](Tokenizer::template).
+    /// Reads data files in the order given, or those of folders ([`data_files`]), and joins them. Records are written in the tokenizer's [template](Tokenizer::template).
     ///
     /// # Errors
     /// A file that cannot be read, is not what its ending says, or cannot be encoded; [`TrainError::EmptyData`] if there is
     /// no text in any of them.
     pub fn from_files(paths: &[PathBuf], tokenizer: &Tokenizer) -> Result<Self, TrainError> {
         let mut stream = Self::default();
-        for path in paths {
+        for path in data_files(paths)?.iter() {
             let mut waiting = Batcher {
                 stream: &mut stream,
                 tokenizer,

@@ -47,6 +47,35 @@ fn documents_are_joined_each_with_the_begin_token() {
 }
 
 #[test]
+fn a_folder_stands_for_the_data_files_right_in_it() {
+    let tokenizer = tokenizer();
+    let (dir, paths) = files(&[
+        ("b.txt", "The bear."),
+        ("a.jsonl", r#"{"text": "The fox."}"#),
+        ("c.txt", "Glad."),
+        (".hidden.txt", "no"),
+        ("notes.md", "no"),
+    ]);
+    std::fs::create_dir(dir.path().join("d.txt")).unwrap();
+    std::fs::write(dir.path().join("d.txt/e.txt"), "no").unwrap();
+    let of = |paths: &[PathBuf]| TokenStream::from_files(paths, &tokenizer).unwrap();
+    let folder = dir.path().to_path_buf();
+    let [b, a, c] = [0, 1, 2].map(|i| paths[i].clone());
+    assert_eq!(of(&[folder.clone()]), of(&[a.clone(), b.clone(), c.clone()]));
+    assert_eq!(of(&[c.clone(), folder]), of(&[c.clone(), a, b, c]));
+
+    let empty = tempfile::tempdir().unwrap();
+    std::fs::write(empty.path().join("notes.md"), "no").unwrap();
+    let error = TokenStream::from_files(&[empty.path().to_path_buf()], &tokenizer).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .ends_with("a folder with no .txt, .json or .jsonl files in it"),
+        "{error}"
+    );
+}
+
+#[test]
 fn only_the_response_and_its_end_count() {
     let tokenizer = tokenizer();
     let record = AlpacaRecord {

@@ -19,7 +19,7 @@ use crate::trainer::Update;
 /// Where text comes from.
 #[derive(Debug, Clone, PartialEq)]
 pub enum DataSource {
-    /// Data files, in order.
+    /// Data files, in order; a folder stands for those in it ([`data_files`](crate::data::data_files)).
     Files(Vec<PathBuf>),
     /// Text in memory.
     Text(String),

@@ -1,10 +1,10 @@
 //! The texts of a run as tokens.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::DataSource;
 use crate::data::windows::check_length;
-use crate::data::TokenStream;
+use crate::data::{data_files, TokenStream};
 use crate::run::FinetuneSettings;
 use crate::{Tokenizer, TrainError};
 
@@ -38,7 +38,7 @@ pub(super) fn texts(
     settings: &FinetuneSettings,
     tokenizer: &Tokenizer,
 ) -> Result<(TokenStream, TokenStream), TrainError> {
-    if let Some(both) = in_both(settings) {
+    if let Some(both) = in_both(settings)? {
         tracing::warn!(
             "{} is trained on and measured on: the perplexity says nothing of other text",
             both.display()
@@ -56,16 +56,17 @@ pub(super) fn texts(
 }
 
 /// A file that is trained on and measured on.
-fn in_both(settings: &FinetuneSettings) -> Option<&Path> {
+fn in_both(settings: &FinetuneSettings) -> Result<Option<PathBuf>, TrainError> {
     let (DataSource::Files(data), DataSource::Files(validation)) = (&settings.data, &settings.validation) else {
-        return None;
+        return Ok(None);
     };
     let whole = |path: &PathBuf| path.canonicalize().ok();
-    let data: Vec<PathBuf> = data.iter().filter_map(whole).collect();
-    let both = validation
-        .iter()
-        .find(|path| whole(path).is_some_and(|path| data.contains(&path)));
-    both.map(PathBuf::as_path)
+    let data: Vec<PathBuf> = data_files(data)?.iter().filter_map(whole).collect();
+    let validation = data_files(validation)?;
+    let mut validation = validation.iter();
+    Ok(validation
+        .find(|path| whole(path).is_some_and(|path| data.contains(&path)))
+        .cloned())
 }
 
 /// The first tokens of the first whole document: those that do not count, its prompt, if it begins with such.
@@ -90,6 +91,8 @@ pub(super) fn document_beginning<'a>(stream: &'a TokenStream, tokenizer: &Tokeni
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::data::Document;
     use crate::synthetic;

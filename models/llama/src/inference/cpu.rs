@@ -27,8 +27,8 @@ const LOGITS: usize = 1 << 22;
 
 /// A model on the CPU with its cache, and memory that is used from one pass to the next.
 #[derive(Debug)]
-pub(super) struct OnCpu<'m> {
-    model: &'m InferenceModel,
+pub(super) struct OnCpu {
+    model: InferenceModel,
     batch: usize,
     cache: KvCache,
     rotary: Option<Arc<rotary::Table>>,
@@ -39,8 +39,8 @@ pub(super) struct OnCpu<'m> {
     logits: Vec<f32>,
 }
 
-impl<'m> OnCpu<'m> {
-    pub(super) fn new(model: &'m InferenceModel, room: Room) -> Self {
+impl OnCpu {
+    pub(super) fn new(model: InferenceModel, room: Room) -> Self {
         let (batch, cache, rotary) = match room {
             Room::OnePass => (ONE_PASS, KvCache::for_one_pass(model.config(), 0), None),
             Room::Session { capacity, cache_type } => (
@@ -66,7 +66,7 @@ impl<'m> OnCpu<'m> {
     }
 }
 
-impl Executor for OnCpu<'_> {
+impl Executor for OnCpu {
     fn batch(&self) -> usize {
         self.batch
     }
@@ -94,7 +94,7 @@ impl Executor for OnCpu<'_> {
 
     fn last_logits(&mut self, logits: &mut [f32]) -> Result<(), LlamaError> {
         let mut normed = std::mem::take(&mut self.normed);
-        let (model, last) = (self.model, self.last_row());
+        let (model, last) = (&self.model, self.last_row());
         model.in_pool(self.workspace.tokens(model.config()), || {
             model.project(last, &mut normed, logits);
         });

@@ -61,9 +61,9 @@ pub(super) trait Executor: fmt::Debug + Send {
 
 impl InferenceModel {
     /// An executor where the model is.
-    pub(super) fn executor(&self, room: Room) -> Result<Box<dyn Executor + '_>, LlamaError> {
+    pub(super) fn executor(&self, room: Room) -> Result<Box<dyn Executor>, LlamaError> {
         match &self.place {
-            Place::Cpu => Ok(Box::new(OnCpu::new(self, room))),
+            Place::Cpu => Ok(Box::new(OnCpu::new(self.clone(), room))),
             Place::Gpu(weights) => weights.executor(self, room),
         }
     }

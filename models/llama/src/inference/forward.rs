@@ -105,9 +105,9 @@ impl InferenceModel {
         } = workspace;
 
         for (&token, x) in tokens.iter().zip(x_NH.chunks_exact_mut(config.hidden_size)) {
-            self.embedding.row_into(token as usize, x);
+            self.shared.embedding.row_into(token as usize, x);
         }
-        for (index, layer) in self.layers.iter().enumerate() {
+        for (index, layer) in self.shared.layers.iter().enumerate() {
             rms_norm::forward(x_NH, &layer.input_norm, eps, normed_NH);
             layer.query.apply(normed_NH, n, q_NQ);
             layer.key.apply(normed_NH, n, k_NK);
@@ -140,7 +140,7 @@ impl InferenceModel {
     /// worked in.
     pub(super) fn project(&self, x_NH: &[f32], normed_NH: &mut Vec<f32>, logits_NV: &mut [f32]) {
         normed_NH.resize(x_NH.len(), 0.0);
-        rms_norm::forward(x_NH, &self.norm, self.config().rms_norm_eps as f32, normed_NH);
+        rms_norm::forward(x_NH, &self.shared.norm, self.config().rms_norm_eps as f32, normed_NH);
         self.head()
             .apply(normed_NH, x_NH.len() / self.config().hidden_size, logits_NV);
     }

@@ -92,7 +92,7 @@ fn per_second(count: usize, time: Duration) -> f64 {
 /// # Errors
 /// Options out of range, and those of [`Session::prefill`].
 pub fn generate(
-    session: &mut Session<'_>,
+    session: &mut Session,
     prompt: &[u32],
     options: &GenerateOptions,
     mut on_token: impl FnMut(u32) -> ControlFlow<()>,

@@ -200,7 +200,7 @@ impl Batch {
 /// Runs batches, in memory that it keeps from one to the next.
 struct Scorer<'m> {
     model: &'m InferenceModel,
-    executor: Box<dyn Executor + 'm>,
+    executor: Box<dyn Executor>,
 }
 
 impl<'m> Scorer<'m> {

@@ -25,7 +25,16 @@ const SMALL_MODEL: u64 = 1 << 20;
 /// pages the operating system reads when they are first used and may drop again. Held beside it are norms and biases
 /// (4 bytes a number), palettes (`2^bits x 8` bytes and more, each) and the rotary table (`4 x D` bytes for each position in
 /// use). [`weight_bytes`](Self::weight_bytes) tells both parts.
+///
+/// A clone is the same model, in the same memory: sessions hold one each, and so may threads and whatever serves them.
+#[derive(Clone)]
 pub struct InferenceModel {
+    pub(super) shared: Arc<Shared>,
+    pub(super) place: Place,
+}
+
+/// What the clones of a model share.
+pub(super) struct Shared {
     config: LlamaConfig,
     pub(super) embedding: Matrix,
     pub(super) layers: Vec<Layer>,
@@ -36,14 +45,14 @@ pub struct InferenceModel {
     /// Kept as long as its map is in use: it holds the lock on the file.
     checkpoint: Option<Checkpoint>,
     small: bool,
-    pub(super) place: Place,
 }
 
 /// Where a model is computed.
+#[derive(Clone)]
 pub(super) enum Place {
     Cpu,
     #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "for builds with GPUs"))]
-    Gpu(Box<gpu::Weights>),
+    Gpu(Arc<gpu::Weights>),
 }
 
 /// A decoder layer.
@@ -137,11 +146,11 @@ impl InferenceModel {
         let config = LlamaConfig::read(dir)?;
         let checkpoint = Checkpoint::open_with(dir, access)?;
         checkpoint.verify(&config)?;
-        let model = Self::build(config, |parameter| read_part(&checkpoint, parameter))?;
-        Ok(Self {
+        let read = Shared::new(config, |parameter| read_part(&checkpoint, parameter))?;
+        Ok(Self::on_cpu(Shared {
             checkpoint: Some(checkpoint),
-            ..model
-        })
+            ..read
+        }))
     }
 
     /// A model of weights that `weight` gives, asked once for each parameter of the configuration.
@@ -153,10 +162,117 @@ impl InferenceModel {
         mut weight: impl FnMut(&Parameter) -> Result<Weight, LlamaError>,
     ) -> Result<Self, LlamaError> {
         config.validate(Path::new(CONFIG_FILE))?;
-        Self::build(config, |parameter| part(parameter, weight(parameter)?))
+        Shared::new(config, |parameter| part(parameter, weight(parameter)?)).map(Self::on_cpu)
     }
 
-    fn build(
+    fn on_cpu(shared: Shared) -> Self {
+        Self {
+            shared: Arc::new(shared),
+            place: Place::Cpu,
+        }
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &LlamaConfig {
+        &self.shared.config
+    }
+
+    /// The longest context, in tokens.
+    pub fn context_limit(&self) -> usize {
+        self.shared.config.max_position_embeddings
+    }
+
+    /// Bytes of the weights as they are stored, and where they are.
+    pub fn weight_bytes(&self) -> WeightBytes {
+        let mut bytes = WeightBytes::default();
+        bytes.owned += self.shared.norm.len() * 4;
+        bytes.add(&self.shared.embedding);
+        self.shared.head.iter().for_each(|head| bytes.add(head));
+        for layer in &self.shared.layers {
+            let of_heads = layer.head_norms.as_ref();
+            let of_heads = of_heads.map_or(0, |norms| norms.query.len() + norms.key.len());
+            bytes.owned += (layer.input_norm.len() + layer.post_attention_norm.len() + of_heads) * 4;
+            for linear in layer.linears() {
+                bytes.add(&linear.weight);
+                bytes.owned += linear.bias.as_ref().map_or(0, |bias| bias.len() * 4);
+            }
+        }
+        bytes
+    }
+
+    /// The output projection, if it is not the embedding.
+    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "for a GPU"))]
+    pub(super) fn untied_head(&self) -> Option<&Matrix> {
+        self.shared.head.as_ref()
+    }
+
+    /// The matrix that turns hidden states into logits, `[vocabulary, hidden]`.
+    pub(super) fn head(&self) -> &Matrix {
+        self.shared.head.as_ref().unwrap_or(&self.shared.embedding)
+    }
+
+    /// Runs `work` where the kernels' calls to the thread pool are cheap: on one of its threads, unless the model is so
+    /// small that the way there is not worth it.
+    pub(super) fn in_pool<R: Send>(&self, tokens: usize, work: impl FnOnce() -> R + Send) -> R {
+        if self.shared.small && tokens == 1 {
+            work()
+        } else {
+            rayon::scope(|_| work())
+        }
+    }
+
+    /// The rotary table for at least `positions` positions. It is made once and again only when it must grow.
+    pub(super) fn rotary(&self, positions: usize) -> Arc<rotary::Table> {
+        let mut known = self.shared.rotary.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*known {
+            Some(table) if table.positions() >= positions => table.clone(),
+            _ => {
+                let positions = positions.next_power_of_two().max(256);
+                let table = Arc::new(rotary::Table::new(
+                    &rope::inverse_frequencies(&self.shared.config),
+                    positions,
+                ));
+                known.insert(table).clone()
+            }
+        }
+    }
+
+    /// The error for a logit that is not finite: it names the weight at fault if there is one. Reads all dense weights.
+    pub(super) fn explain_not_finite(&self, tokens: usize, value: f32) -> LlamaError {
+        let path = self
+            .shared
+            .checkpoint
+            .as_ref()
+            .map_or_else(|| PathBuf::from("the model"), |checkpoint| checkpoint.path().to_owned());
+        let dense = |kind: Kind, layer: usize, matrix: &Matrix| match matrix {
+            Matrix::Dense(matrix) => matrix
+                .first_not_finite()
+                .map(|(index, value)| (kind.name(layer), index, value)),
+            Matrix::Packed(_) => None,
+        };
+        let found = dense(Kind::EmbedTokens, 0, &self.shared.embedding)
+            .or_else(|| {
+                let mut layers = self.shared.layers.iter().enumerate();
+                layers.find_map(|(i, layer)| {
+                    let mut linears = LINEARS.iter().zip(layer.linears());
+                    linears.find_map(|(&(kind, _), linear)| dense(kind, i, &linear.weight))
+                })
+            })
+            .or_else(|| dense(Kind::Head, 0, self.shared.head.as_ref()?));
+        match found {
+            Some((name, index, value)) => LlamaError::NotFinite {
+                path,
+                name,
+                index,
+                value,
+            },
+            None => LlamaError::Inference(InferenceProblem::Logits { tokens, value }),
+        }
+    }
+}
+
+impl Shared {
+    fn new(
         config: LlamaConfig,
         mut part: impl FnMut(&Parameter) -> Result<Part, LlamaError>,
     ) -> Result<Self, LlamaError> {
@@ -174,112 +290,16 @@ impl InferenceModel {
             None => None,
         };
         let small = config.parameter_count() < SMALL_MODEL;
-        let rotary = Mutex::new(None);
         Ok(Self {
             config,
             embedding,
             layers,
             norm,
             head,
-            rotary,
+            rotary: Mutex::new(None),
             checkpoint: None,
             small,
-            place: Place::Cpu,
         })
-    }
-
-    /// The configuration.
-    pub fn config(&self) -> &LlamaConfig {
-        &self.config
-    }
-
-    /// The longest context, in tokens.
-    pub fn context_limit(&self) -> usize {
-        self.config.max_position_embeddings
-    }
-
-    /// Bytes of the weights as they are stored, and where they are.
-    pub fn weight_bytes(&self) -> WeightBytes {
-        let mut bytes = WeightBytes::default();
-        bytes.owned += self.norm.len() * 4;
-        bytes.add(&self.embedding);
-        self.head.iter().for_each(|head| bytes.add(head));
-        for layer in &self.layers {
-            let of_heads = layer.head_norms.as_ref();
-            let of_heads = of_heads.map_or(0, |norms| norms.query.len() + norms.key.len());
-            bytes.owned += (layer.input_norm.len() + layer.post_attention_norm.len() + of_heads) * 4;
-            for linear in layer.linears() {
-                bytes.add(&linear.weight);
-                bytes.owned += linear.bias.as_ref().map_or(0, |bias| bias.len() * 4);
-            }
-        }
-        bytes
-    }
-
-    /// The output projection, if it is not the embedding.
-    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "for a GPU"))]
-    pub(super) fn untied_head(&self) -> Option<&Matrix> {
-        self.head.as_ref()
-    }
-
-    /// The matrix that turns hidden states into logits, `[vocabulary, hidden]`.
-    pub(super) fn head(&self) -> &Matrix {
-        self.head.as_ref().unwrap_or(&self.embedding)
-    }
-
-    /// Runs `work` where the kernels' calls to the thread pool are cheap: on one of its threads, unless the model is so
-    /// small that the way there is not worth it.
-    pub(super) fn in_pool<R: Send>(&self, tokens: usize, work: impl FnOnce() -> R + Send) -> R {
-        if self.small && tokens == 1 {
-            work()
-        } else {
-            rayon::scope(|_| work())
-        }
-    }
-
-    /// The rotary table for at least `positions` positions. It is made once and again only when it must grow.
-    pub(super) fn rotary(&self, positions: usize) -> Arc<rotary::Table> {
-        let mut known = self.rotary.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*known {
-            Some(table) if table.positions() >= positions => table.clone(),
-            _ => {
-                let positions = positions.next_power_of_two().max(256);
-                let table = Arc::new(rotary::Table::new(&rope::inverse_frequencies(&self.config), positions));
-                known.insert(table).clone()
-            }
-        }
-    }
-
-    /// The error for a logit that is not finite: it names the weight at fault if there is one. Reads all dense weights.
-    pub(super) fn explain_not_finite(&self, tokens: usize, value: f32) -> LlamaError {
-        let path = self
-            .checkpoint
-            .as_ref()
-            .map_or_else(|| PathBuf::from("the model"), |checkpoint| checkpoint.path().to_owned());
-        let dense = |kind: Kind, layer: usize, matrix: &Matrix| match matrix {
-            Matrix::Dense(matrix) => matrix
-                .first_not_finite()
-                .map(|(index, value)| (kind.name(layer), index, value)),
-            Matrix::Packed(_) => None,
-        };
-        let found = dense(Kind::EmbedTokens, 0, &self.embedding)
-            .or_else(|| {
-                let mut layers = self.layers.iter().enumerate();
-                layers.find_map(|(i, layer)| {
-                    let mut linears = LINEARS.iter().zip(layer.linears());
-                    linears.find_map(|(&(kind, _), linear)| dense(kind, i, &linear.weight))
-                })
-            })
-            .or_else(|| dense(Kind::Head, 0, self.head.as_ref()?));
-        match found {
-            Some((name, index, value)) => LlamaError::NotFinite {
-                path,
-                name,
-                index,
-                value,
-            },
-            None => LlamaError::Inference(InferenceProblem::Logits { tokens, value }),
-        }
     }
 }
 
@@ -437,7 +457,7 @@ fn read_part(checkpoint: &Checkpoint, parameter: &Parameter) -> Result<Part, Lla
 impl fmt::Debug for InferenceModel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("InferenceModel")
-            .field("config", &self.config)
+            .field("config", self.config())
             .field("weight_bytes", &self.weight_bytes())
             .finish_non_exhaustive()
     }

@@ -10,7 +10,7 @@ use crate::LlamaError;
 pub(super) enum Weights {}
 
 impl Weights {
-    pub(super) fn executor<'m>(&'m self, _: &'m InferenceModel, _: Room) -> Result<Box<dyn Executor + 'm>, LlamaError> {
+    pub(super) fn executor(&self, _: &InferenceModel, _: Room) -> Result<Box<dyn Executor>, LlamaError> {
         match *self {}
     }
 }

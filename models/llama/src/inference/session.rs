@@ -7,16 +7,16 @@ use super::{
 };
 use crate::LlamaError;
 
-/// Tokens that a model has read, with its keys and values, ready for the next.
+/// Tokens that a model has read, with its keys and values, ready for the next. It holds a clone of the model, which is the same weights.
 ///
 /// Memory: keys and values, `layers x key/value heads x ceil16(context) x (D + ceil16(D)) x (4 or 2)` bytes, D being the numbers in a head and
 /// ceil16 rounding up to a multiple of 16 (on the CPU the system hands it out as positions are filled; on a GPU nothing is rounded up); the logits (4
 /// bytes for each token of the vocabulary); and a workspace of about `(3 hidden + 5 intermediate) x 4` bytes for each token that runs at once: 1, or up
 /// to 256 (on a GPU 512) while a prompt is read.
 #[derive(Debug)]
-pub struct Session<'m> {
-    model: &'m InferenceModel,
-    executor: Box<dyn Executor + 'm>,
+pub struct Session {
+    model: InferenceModel,
+    executor: Box<dyn Executor>,
     capacity: usize,
     tokens: Vec<u32>,
     logits: Vec<f32>,
@@ -24,12 +24,12 @@ pub struct Session<'m> {
     next_logits: Vec<f32>,
 }
 
-impl<'m> Session<'m> {
+impl Session {
     /// An empty session for up to `context` tokens.
     ///
     /// # Errors
     /// [`InferenceProblem::ContextLength`] if the model cannot have such a context; too little memory on the GPU that the model is on.
-    pub fn new(model: &'m InferenceModel, context: usize, cache_type: CacheType) -> Result<Self, LlamaError> {
+    pub fn new(model: &InferenceModel, context: usize, cache_type: CacheType) -> Result<Self, LlamaError> {
         let limit = model.context_limit();
         if context == 0 || context > limit {
             return Err(LlamaError::Inference(InferenceProblem::ContextLength {
@@ -38,7 +38,7 @@ impl<'m> Session<'m> {
             }));
         }
         Ok(Self {
-            model,
+            model: model.clone(),
             executor: model.executor(Room::Session {
                 capacity: context,
                 cache_type,
@@ -180,8 +180,8 @@ impl<'m> Session<'m> {
     }
 
     /// The model.
-    pub fn model(&self) -> &'m InferenceModel {
-        self.model
+    pub fn model(&self) -> &InferenceModel {
+        &self.model
     }
 
     /// Logits behind the token that was read last, forgotten or not; zeros before the first.

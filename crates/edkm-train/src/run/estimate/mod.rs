@@ -21,6 +21,7 @@ use self::memory::Place;
 use self::sizes::ModelSizes;
 use super::check::{check, check_clustering_of};
 use super::{check_sequence, DataSource, FinetuneSettings};
+use crate::data::data_files;
 use crate::{Tokenizer, TrainError};
 
 pub use limits::Limits;
@@ -185,7 +186,7 @@ impl TextSizes {
         for source in [&settings.data, &settings.validation] {
             match source {
                 DataSource::Files(paths) => {
-                    for path in paths {
+                    for path in data_files(paths)?.iter() {
                         let bytes = length(path)?;
                         sizes.add(bytes, &beginning(path)?, tokenizer)?;
                         if sizes.largest.as_ref().is_none_or(|&(_, most)| bytes > most) {

@@ -4,6 +4,7 @@
 #![allow(non_snake_case)]
 
 use std::fmt;
+use std::sync::Arc;
 
 use edkm_cuda::cached_attention::{self, Cache, CacheKind, Heads, Pieces};
 use edkm_cuda::driver::{Gpu, GpuError};
@@ -24,9 +25,9 @@ use crate::{config::LlamaConfig, LlamaError};
 const LOGITS: usize = 1 << 26;
 
 /// A model on a GPU with its cache, and memory that is used from one pass to the next.
-pub(super) struct OnGpu<'m> {
-    model: &'m InferenceModel,
-    weights: &'m Weights,
+pub(super) struct OnGpu {
+    model: InferenceModel,
+    weights: Arc<Weights>,
     batch: usize,
     /// Of each layer, or of one that all use.
     caches: Vec<Cache<Gpu>>,
@@ -52,23 +53,24 @@ fn kind_of(cache_type: CacheType) -> CacheKind {
     }
 }
 
-impl<'m> OnGpu<'m> {
-    pub(super) fn new(model: &'m InferenceModel, weights: &'m Weights, room: Room) -> Result<Self, LlamaError> {
+impl OnGpu {
+    pub(super) fn new(model: InferenceModel, weights: Arc<Weights>, room: Room) -> Result<Self, LlamaError> {
+        let batch = match room {
+            Room::OnePass => weights.batches.one_pass,
+            Room::Session { .. } => weights.batches.prompt,
+        };
         let mut made = Self {
-            model,
-            weights,
-            batch: match room {
-                Room::OnePass => weights.batches.one_pass,
-                Room::Session { .. } => weights.batches.prompt,
-            },
+            batch,
             caches: Vec::new(),
             angles: None,
             unpacked: weights.unpacked(),
             workspace: None,
             tokens: 0,
+            model,
+            weights,
         };
         if let Room::Session { capacity, cache_type } = room {
-            made.make_caches(model.config().num_hidden_layers, capacity, cache_type)?;
+            made.make_caches(made.model.config().num_hidden_layers, capacity, cache_type)?;
         }
         Ok(made)
     }
@@ -118,8 +120,8 @@ impl<'m> OnGpu<'m> {
     }
 
     fn run(&mut self, tokens: &[u32], spans: &[Span]) -> Result<(), GpuError> {
-        let (gpu, config) = (self.weights.device.gpu(), self.model.config());
         let Self {
+            model,
             weights,
             caches,
             angles: Some(angles),
@@ -130,6 +132,7 @@ impl<'m> OnGpu<'m> {
         else {
             unreachable!("made before each pass")
         };
+        let (gpu, config) = (weights.device.gpu(), model.config());
         let n = tokens.len();
         let (hidden, query) = (config.hidden_size, config.query_size());
         let (key, wide) = (config.key_value_size(), config.intermediate_size);
@@ -271,7 +274,7 @@ fn spans_of(spans: &[Span]) -> Vec<cached_attention::Span> {
         .collect()
 }
 
-impl Executor for OnGpu<'_> {
+impl Executor for OnGpu {
     fn batch(&self) -> usize {
         self.batch
     }
@@ -287,7 +290,7 @@ impl Executor for OnGpu<'_> {
     }
 
     fn last_logits(&mut self, logits: &mut [f32]) -> Result<(), LlamaError> {
-        let (weights, config) = (self.weights, self.model.config());
+        let (weights, config) = (&self.weights, self.model.config());
         let hidden = config.hidden_size;
         let last = Self::hidden(self.workspace.as_ref(), self.tokens, hidden).part((self.tokens - 1) * hidden, hidden);
         let computed = Self::project(weights, config, last, &mut self.unpacked)
@@ -300,7 +303,7 @@ impl Executor for OnGpu<'_> {
     }
 
     fn log_likelihoods(&mut self, targets: &[Target]) -> Result<Vec<f32>, LlamaError> {
-        let (weights, config) = (self.weights, self.model.config());
+        let (weights, config) = (&self.weights, self.model.config());
         let (gpu, hidden) = (weights.device.gpu(), config.hidden_size);
         let most = (LOGITS / config.vocab_size).max(16);
         let by_row: Vec<&[Target]> = targets.chunk_by(|a, b| a.row == b.row).collect();
@@ -347,7 +350,7 @@ impl Executor for OnGpu<'_> {
     }
 }
 
-impl fmt::Debug for OnGpu<'_> {
+impl fmt::Debug for OnGpu {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("OnGpu")
             .field("cache_bytes", &self.cache_bytes())

@@ -9,6 +9,8 @@ mod executor;
 mod weights;
 mod workspace;
 
+use std::sync::Arc;
+
 use edkm_cuda::attention::MOST_HEAD_DIM;
 use edkm_cuda::cached_attention::MOST_SHARING;
 pub use edkm_cuda::driver::Precision;
@@ -46,19 +48,19 @@ impl InferenceModel {
         }
         let device = Device::open(ordinal)?;
         device.gpu().set_precision(precision);
-        self.place = Place::Gpu(Box::new(Weights::upload(device, &self)?));
+        self.place = Place::Gpu(Arc::new(Weights::upload(device, &self)?));
         Ok(self)
     }
 }
 
 impl Weights {
     /// Runs `model`, whose weights these are.
-    pub(super) fn executor<'m>(
-        &'m self,
-        model: &'m InferenceModel,
+    pub(super) fn executor(
+        self: &Arc<Self>,
+        model: &InferenceModel,
         room: Room,
-    ) -> Result<Box<dyn Executor + 'm>, LlamaError> {
-        Ok(Box::new(OnGpu::new(model, self, room)?))
+    ) -> Result<Box<dyn Executor>, LlamaError> {
+        Ok(Box::new(OnGpu::new(model.clone(), self.clone(), room)?))
     }
 }
 

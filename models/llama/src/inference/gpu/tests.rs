@@ -30,7 +30,7 @@ const ROUNDING_OF_F16: f32 = 2e-3;
 fn on_gpu(model: InferenceModel) -> InferenceModel {
     let mut model = model.on_gpu(0, Precision::F32).unwrap();
     if let Place::Gpu(weights) = &mut model.place {
-        weights.batches = Batches {
+        Arc::get_mut(weights).unwrap().batches = Batches {
             prompt: 256,
             one_pass: 128,
         };
@@ -89,7 +89,7 @@ fn halves(config: &LlamaConfig, dtype: FloatDtype) -> InferenceModel {
         let shared = SharedBytes::new(Arc::new(bytes), 0..len).unwrap();
         linear.weight = Matrix::Dense(DenseMatrix::shared(rows, cols, shared, dtype).unwrap());
     };
-    for layer in &mut model.layers {
+    for layer in &mut Arc::get_mut(&mut model.shared).unwrap().layers {
         let Layer {
             query,
             key,

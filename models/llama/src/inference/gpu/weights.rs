@@ -90,12 +90,12 @@ impl Weights {
             device: &device,
             total: model.weight_bytes().total(),
         };
-        let embedding = upload.matrix(Kind::EmbedTokens, 0, &model.embedding)?;
-        let layers = model.layers.iter().enumerate();
+        let embedding = upload.matrix(Kind::EmbedTokens, 0, &model.shared.embedding)?;
+        let layers = model.shared.layers.iter().enumerate();
         let layers = layers
             .map(|(i, layer)| upload.layer(i, layer))
             .collect::<Result<_, _>>()?;
-        let norm = upload.vector(Kind::FinalNorm, 0, &model.norm)?;
+        let norm = upload.vector(Kind::FinalNorm, 0, &model.shared.norm)?;
         let head = match model.untied_head() {
             Some(head) => Some(upload.matrix(Kind::Head, 0, head)?),
             None => None,

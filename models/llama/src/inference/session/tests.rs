@@ -36,6 +36,28 @@ fn prompt_and_single_tokens_give_the_logits_of_one_pass() {
 }
 
 #[test]
+fn sessions_of_a_model_outlive_it_and_go_to_threads() {
+    let config = long();
+    let tokens = tokens(5, 40, &config);
+    let model = dense_model(&config);
+    let full = full_logits(&model, &tokens);
+    let sessions = [20, 30].map(|len| (len, Session::new(&model, 40, CacheType::F32).unwrap()));
+    let bytes = model.weight_bytes();
+    assert_eq!(sessions[0].1.model().weight_bytes(), bytes);
+    drop(model);
+    let vocabulary = config.vocab_size;
+    let (tokens, full) = (&tokens, &full);
+    std::thread::scope(|scope| {
+        for (len, mut session) in sessions {
+            scope.spawn(move || {
+                let logits = session.prefill(&tokens[..len]).unwrap();
+                assert_close(logits, &full[(len - 1) * vocabulary..len * vocabulary], ROUNDING);
+            });
+        }
+    });
+}
+
+#[test]
 fn a_half_precision_cache_is_half_as_large_and_nearly_as_good() {
     let config = long();
     let tokens = tokens(6, 100, &config);
