@@ -86,6 +86,11 @@ impl StoreSpec {
         })
     }
 
+    /// Whether what comes back is not what was given, to the last bit: with `bf16`.
+    pub fn is_lossy(&self) -> bool {
+        self.layers.contains(&LayerSpec::Bf16)
+    }
+
     /// Whether there is a `shard` layer, so that [`StoreSpec::build_for`] is needed.
     pub fn shards(&self) -> bool {
         self.layers.contains(&LayerSpec::Shard)

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use dfdx_edkm::optim::StepError;
+
 use crate::data::records::Place;
 
 /// The error of this crate.
@@ -38,12 +40,12 @@ pub enum TrainError {
         source: dfdx_edkm::EdkmError,
     },
     /// The optimizer could not make its step.
-    #[error("step {}: {source}; lower the learning rate", *step + 1)]
+    #[error("step {}: {source}{}", *step + 1, advice(source))]
     Update {
         /// The step, from 0. The message counts from 1, as what is shown of a run does.
         step: u64,
         /// What failed.
-        source: dfdx_edkm::optim::StepError,
+        source: StepError,
     },
     /// A matrix that cannot be clustered as it was asked.
     #[error(transparent)]
@@ -325,8 +327,16 @@ pub enum TrainError {
         /// The folder that the run will write.
         out: PathBuf,
     },
+    /// The folder in which a run would be kept holds something else.
+    #[error("{} holds {found}, which is of no run; a run is kept there until OUT is whole: move it away, or name another --out", folder.display())]
+    ForeignRunFolder {
+        /// The folder.
+        folder: PathBuf,
+        /// The name of something in it.
+        found: String,
+    },
     /// Another process works on the same run.
-    #[error("another process is working on {}; wait for it, or stop it first", folder.display())]
+    #[error("another process is working on {}; wait for it, stop it first, or name another --out", folder.display())]
     Running {
         /// The folder of the run.
         folder: PathBuf,
@@ -396,7 +406,7 @@ impl TrainError {
     pub fn is_non_finite(&self) -> bool {
         match self {
             Self::LossNotFinite { .. } => true,
-            Self::Update { source, .. } => matches!(source, dfdx_edkm::optim::StepError::NotFinite { .. }),
+            Self::Update { source, .. } => matches!(source, StepError::NotFinite { .. }),
             _ => false,
         }
     }
@@ -404,6 +414,13 @@ impl TrainError {
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_path_buf();
         move |source| Self::Io { action, path, source }
+    }
+}
+
+fn advice(source: &StepError) -> &'static str {
+    match source {
+        StepError::NotFinite { .. } => "; lower the learning rate",
+        _ => "",
     }
 }
 

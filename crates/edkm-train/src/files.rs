@@ -1,6 +1,6 @@
 //! Opening and reading files that may come from anyone: regular files only, sizes known before anything is allocated.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::{BufRead, Read};
 use std::path::Path;
 
@@ -67,6 +67,23 @@ pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
             source,
         })
     })?)
+}
+
+/// Takes the file whose lock says that a process works on the folder it lies in, until it is dropped.
+///
+/// # Errors
+/// [`TrainError::Running`] if another process has it; a system that does not write.
+pub(crate) fn lock(path: &Path) -> Result<File, TrainError> {
+    let file = File::create(path).map_err(TrainError::io("create", path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(TrainError::Running {
+            folder: path.parent().unwrap_or(path).to_path_buf(),
+        }),
+        // a file system without locks
+        Err(TryLockError::Error(why)) if why.kind() == std::io::ErrorKind::Unsupported => Ok(file),
+        Err(TryLockError::Error(why)) => Err(TrainError::io("lock", path)(why)),
+    }
 }
 
 #[cfg(unix)]

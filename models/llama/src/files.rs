@@ -94,7 +94,7 @@ pub fn sync_folder(folder: &Path) -> Result<(), LlamaError> {
 /// none.
 ///
 /// # Errors
-/// Those of the system; both are then as they were.
+/// Those of the system; both are then as they were, unless a folder that was moved aside (`A-old`) can be moved no further.
 pub fn exchange(a: &Path, b: &Path) -> io::Result<()> {
     #[cfg(any(target_os = "linux", target_os = "macos"))]
     {

@@ -30,14 +30,14 @@ pub struct ClusterArgs {
     /// Show what each weight matrix would get, and end
     #[arg(long, conflicts_with = "dry_run")]
     pub plan: bool,
-    /// Softness of the assignment: at the first step and at the last, falling exponentially, or one number for all; without it 0.5:0.002, with more than 2 bits a weight and in
+    /// Softness of the assignment: at the first step that clusters and at the last, falling exponentially, or one number for all; without it 0.5:0.002, with more than 2 bits a weight and in
     /// fewer than 400 steps from less in proportion, 0.15 the least
     #[arg(long, value_name = "FROM:TO", allow_hyphen_values = true)]
     pub temperature: Option<Range>,
     /// What the temperature is measured in
     #[arg(long, value_enum, default_value_t = Unit::Relative, requires = "temperature")]
     pub temperature_unit: Unit,
-    /// The part of the run over which the temperature falls; it stays at TO for the rest
+    /// The part of the steps that cluster over which the temperature falls; it stays at TO for the rest
     #[arg(long, value_name = "SHARE", default_value_t = 1.0, requires = "temperature")]
     pub temperature_share: f64,
     /// How the first palettes are found

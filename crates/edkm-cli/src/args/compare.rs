@@ -17,7 +17,7 @@ pub struct CompareArgs {
     #[arg(long, value_name = "FILE", action = ArgAction::Append, requires = "valid")]
     pub data: Vec<PathBuf>,
     /// Text to measure on
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", requires = "data")]
     pub valid: Option<PathBuf>,
     /// What is compared: rtn, kmeans, weighted-kmeans, gptq, gptq-even (without training), dkm (as finetune does it), dkm-text (without
     /// distillation), straight-through (hard assignment), uncompressed (training alone)

@@ -57,16 +57,15 @@ pub struct FinetuneArgs {
     /// Seed of the data's order
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
-    /// The share of the loss that is the distance to the predictions of the model as it came, the rest being the text's: at the first step and at the
-    /// last, in a straight line, or one number for all
+    /// The share of the loss that is the distance to the predictions of the model as it came (with --cluster-from, as it was when its clustering began), the
+    /// rest being the text's: at the first step that learns from it and at the last, in a straight line, or one number for all
     #[arg(long, value_name = "FROM:TO", num_args = 0..=1, require_equals = true, default_value_t = Objective::LESSON.share.into(), default_missing_value = "1")]
     pub distill: Range,
-    /// The weight of the distance of the hidden states behind each layer from those of the model as it came, each token's relative to the size of its
+    /// The weight of the distance of the hidden states behind each layer from those of the same model, each token's relative to the size of its
     /// state, which comes to the loss besides, in the same way; 0 leaves them free
     #[arg(long, value_name = "FROM:TO", allow_hyphen_values = true, default_value_t = Objective::LESSON.hidden.into())]
     pub distill_hidden: Range,
-    /// Both fade besides as training takes the model beyond what it was: they are gone once it predicts a batch better than the model as it came by so many
-    /// nats a token. inf: they stay
+    /// Both fade besides as training takes the model beyond what it was: they are gone once it predicts a batch better than that model by so many nats a token. inf: they stay
     #[arg(long, value_name = "NATS", default_value_t = Objective::LESSON.fade)]
     pub distill_fade: f32,
     /// The same as --distill=0 --distill-hidden 0: the text alone, in three quarters of a step's time
@@ -143,7 +142,7 @@ pub struct FinetuneArgs {
     /// Begin even if there seems to be too little memory or disk
     #[arg(long)]
     pub ignore_limits: bool,
-    /// Replace OUT if it holds a model
+    /// Replace OUT if it holds a model, and the checkpoints of a run that was not finished
     #[arg(long)]
     pub overwrite: bool,
     /// Write a trace of every layer and op, to be opened in Perfetto (ui.perfetto.dev)

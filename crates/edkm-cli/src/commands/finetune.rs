@@ -102,12 +102,14 @@ pub fn run(args: FinetuneArgs, log: RunLog) -> Result<(), Failure> {
             "the result predicts no better than guessing among its {guessing} tokens: the training diverged, or the model was none; a lower --lr is the first thing to try"
         ));
     }
-    if settings.taught_from() == Some(0) && outcome.perplexity_after < NEW_TEXT * outcome.perplexity_before {
+    let later = settings.steps / 2;
+    let was_new = outcome.perplexity_after < NEW_TEXT * outcome.perplexity_before;
+    if was_new && settings.taught_from() == Some(0) && settings.may_cluster_from(later) {
         note(format_args!(
             "the text was new to the model (perplexity {} before, {} after); such runs reach more if they learn the text first, as with --cluster-from {}",
             perplexity_in_words(outcome.perplexity_before),
             perplexity_in_words(outcome.perplexity_after),
-            settings.steps / 2
+            later
         ));
     }
     output.json(&outcome)?;

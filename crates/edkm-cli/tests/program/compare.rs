@@ -21,6 +21,33 @@ fn done(shop: &Workshop) -> usize {
 }
 
 #[test]
+fn what_cannot_be_is_refused_before_the_first_run() {
+    let shop = Workshop::new();
+    let rules = shop.path("layers.toml");
+    std::fs::write(&rules, "[[layer]]\npattern = \"model.layers.*\"\nbits = 4\n").unwrap();
+    for (more, parts) in [
+        (&["--lr=-1"][..], ["learning rate", "-1"]),
+        (
+            &["--bits", "2,3", "--layers", rules.to_str().unwrap()],
+            ["2 and 3", "--layers"],
+        ),
+    ] {
+        assert_refused(&compare(&shop, more).output().unwrap(), &parts, &shop.out());
+    }
+    let output = edkm().arg("compare").arg("--valid").arg(shop.text()).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("--data"));
+    // another process works on it
+    let more = ["--methods", "rtn", "--bits", "2"];
+    json(&compare(&shop, &more).output().unwrap());
+    let lock = std::fs::File::create(shop.out().join("lock")).unwrap();
+    lock.lock().unwrap();
+    let output = compare(&shop, &more).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("another process is working on"));
+}
+
+#[test]
 fn methods_side_by_side_with_mean_spread_and_a_plot() {
     let shop = Workshop::new();
     let more = [

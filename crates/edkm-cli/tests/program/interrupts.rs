@@ -127,7 +127,8 @@ fn a_run_interrupted_before_its_next_step_leaves_its_checkpoint_alone() {
     std::fs::write(folder.join(".partial-1/parameters.safetensors"), "half").unwrap();
     let built = shop.path(".out.partial-1");
     std::fs::create_dir(&built).unwrap();
-    std::fs::write(shop.path("out.run").join("staging"), ".out.partial-1").unwrap();
+    let note = built.canonicalize().unwrap();
+    std::fs::write(shop.path("out.run").join("staging"), note.to_str().unwrap()).unwrap();
     let mut resume = edkm();
     resume.arg("finetune").arg("--resume").arg(shop.out());
     let (code, said) = interrupted_at(&mut resume, "reading the text", "INT");

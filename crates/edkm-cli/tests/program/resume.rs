@@ -321,6 +321,12 @@ fn a_run_is_not_resumed_with_another_model_or_text() {
     };
     refused("data fingerprint");
     std::fs::write(shop.text(), text).unwrap();
+    let config = std::fs::read_to_string(shop.config()).unwrap();
+    let mut other: serde_json::Value = serde_json::from_str(&config).unwrap();
+    other["rope_theta"] = 500_000.0.into();
+    std::fs::write(shop.config(), other.to_string()).unwrap();
+    refused("the model is not the one");
+    std::fs::write(shop.config(), config).unwrap();
     shop.edit_weights(|_, data| data[0] ^= 1);
     refused("the model is not the one");
 }

@@ -76,6 +76,18 @@ fn a_model_or_a_text_is_not_written_over() {
 }
 
 #[test]
+fn a_folder_that_has_the_name_of_a_runs_is_left_alone() {
+    let shop = Workshop::new();
+    let folder = shop.path("out.run");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::copy(shop.text(), folder.join("mine.txt")).unwrap();
+    for more in [&[][..], &["--overwrite"]] {
+        assert_refused(&shop.finetune(more), &["out.run holds mine.txt", "--out"], &shop.out());
+    }
+    assert_eq!(folder.read_dir().unwrap().count(), 1);
+}
+
+#[test]
 fn a_trace_in_the_folder_of_its_own_run() {
     let shop = Workshop::new();
     for folder in ["out", "out.run"] {

@@ -1,7 +1,8 @@
 //! What all runs of a comparison have in common.
 
+use std::fs::File;
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use dfdx_edkm::ChannelScale;
 use edkm_cluster::KeepZero;
@@ -10,7 +11,7 @@ use edkm_llama::LlamaError;
 use serde::{Deserialize, Serialize};
 
 use super::{runs, CompareSettings};
-use crate::files::{read_capped, write_whole};
+use crate::files::{self, read_capped, write_whole};
 use crate::TrainError;
 
 const FILE: &str = "conditions.json";
@@ -70,18 +71,20 @@ impl Conditions {
     /// Makes `out` ready for runs under these conditions: begins it, goes on with it, or, if that is allowed, begins it anew.
     ///
     /// # Errors
-    /// Runs under other conditions, a folder that holds something else, a system that refuses.
-    pub(super) fn settle(&self, out: &Path, overwrite: Overwrite) -> Result<(), TrainError> {
+    /// Runs under other conditions, a folder that holds something else or that another process works on, a system that refuses.
+    pub(super) fn settle(&self, out: &Path, overwrite: Overwrite) -> Result<Lock, TrainError> {
         let path = out.join(FILE);
         let other = |difference: String| TrainError::OtherComparison {
             out: out.to_path_buf(),
             difference,
         };
+        let lock;
         if path.exists() {
+            lock = Lock::of(out)?;
             let bytes = read_capped(&path, LIMIT)?;
             let found: Result<Self, _> = serde_json::from_slice(&bytes);
             match (found, overwrite) {
-                (Ok(found), _) if found == *self => return Ok(()),
+                (Ok(found), _) if found == *self => return Ok(lock),
                 (_, Overwrite::Replace) => runs::clear(out)?,
                 (Ok(found), Overwrite::Refuse) => return Err(other(self.difference(&found))),
                 (Err(why), Overwrite::Refuse) => return Err(other(why.to_string())),
@@ -103,9 +106,11 @@ impl Conditions {
                 return Err(other(format!("there is no {FILE}")));
             }
             std::fs::create_dir_all(out).map_err(TrainError::io("make", out))?;
+            lock = Lock::of(out)?;
         }
         let text = serde_json::to_vec_pretty(self).map_err(|why| TrainError::io("write", &path)(why.into()))?;
-        write_whole(&path, &text)
+        write_whole(&path, &text)?;
+        Ok(lock)
     }
 
     /// The first thing that is not the same.
@@ -119,5 +124,27 @@ impl Conditions {
             let theirs = theirs.get(key).unwrap_or(&serde_json::Value::Null);
             format!("{key} is {theirs} there and {value} now")
         })
+    }
+}
+/// Held while a process works on a comparison: `OUT/lock`, which goes with it.
+pub(super) struct Lock {
+    path: PathBuf,
+    /// Locked as long as it is open.
+    _file: File,
+}
+
+impl Lock {
+    fn of(out: &Path) -> Result<Self, TrainError> {
+        let path = out.join("lock");
+        Ok(Self {
+            _file: files::lock(&path)?,
+            path,
+        })
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
     }
 }

@@ -20,9 +20,11 @@ mod table;
 use std::path::{Path, PathBuf};
 
 use dfdx_edkm::EdkmDevice;
+use edkm_cluster::Bits;
 use edkm_llama::checkpoint::{Checkpoint, Overwrite};
 use edkm_llama::config::LlamaConfig;
-use edkm_llama::model::DynamicLlama;
+use edkm_llama::model::{ClusterPlan, DynamicLlama};
+use edkm_llama::names::parameters;
 use edkm_palette::PaletteDType;
 
 pub use contender::{Contender, Training, Width};
@@ -34,6 +36,7 @@ use crate::data::windows::check_length;
 use crate::data::TokenStream;
 use crate::evaluate::{perplexity, perplexity_in_words};
 use crate::run::checkpoint::{model_fingerprint, CheckpointSettings, RunFolder, Start};
+use crate::run::estimate::estimate;
 use crate::run::{
     check_batch, check_method, check_sequence, compress_folder, finetune, stream, CalibrationSettings, ClusterSettings,
     CompressSettings, DataSource, FinetuneSettings, Objective, Observer, Stage,
@@ -93,7 +96,9 @@ pub fn compare<D: EdkmDevice>(
     check_sequence(settings.sequence, settings.evaluation_tokens, &config)?;
     settings.clustering.rules.check(&config)?;
     let plan = planned(settings);
-    plan.iter().try_for_each(|planned| planned.check(settings, &config))?;
+    check_widths(settings, &config)?;
+    plan.iter()
+        .try_for_each(|planned| planned.check(settings, &config, device))?;
     let checkpoint = Checkpoint::open(&settings.model_dir)?;
     let mut model: DynamicLlama<D> = DynamicLlama::from_checkpoint(&checkpoint, &config, device)?;
     let size_bytes = checkpoint.file_bytes();
@@ -114,7 +119,7 @@ pub fn compare<D: EdkmDevice>(
     ];
     drop(training);
     let conditions = Conditions::new(settings, prints);
-    conditions.settle(&settings.out, settings.overwrite)?;
+    let _lock = conditions.settle(&settings.out, settings.overwrite)?;
     let mut done = runs::read(&settings.out)?;
     let mut comparison = Comparison {
         original: Original {
@@ -180,6 +185,32 @@ struct Planned {
     seed: Option<u64>,
 }
 
+/// Refuses numbers of bits that make no difference, since rules for single layers set those of all.
+fn check_widths(settings: &CompareSettings, config: &LlamaConfig) -> Result<(), TrainError> {
+    let bits_of = |bits: Bits| {
+        let clustering = ClusterSettings {
+            bits,
+            ..settings.clustering.clone()
+        };
+        let specs = parameters(config).filter_map(|parameter| clustering.spec(&parameter));
+        specs.map(|spec| spec.bits).collect::<Vec<_>>()
+    };
+    let mut seen: Vec<(Bits, Vec<Bits>)> = Vec::new();
+    for &width in &settings.widths {
+        let Width::Bits(bits) = width else { continue };
+        let all = bits_of(bits);
+        if let Some((other, _)) = seen.iter().find(|(other, of_other)| *other != bits && *of_other == all) {
+            return Err(TrainError::Setting {
+                setting: "bits",
+                value: format!("{} and {}", other.get(), bits.get()),
+                expected: "one number, or --layers without bits: its rules set those of every layer",
+            });
+        }
+        seen.push((bits, all));
+    }
+    Ok(())
+}
+
 /// By method, width and seed; what does not depend on one of them is run once.
 fn planned(settings: &CompareSettings) -> Vec<Planned> {
     let mut plan: Vec<Planned> = Vec::new();
@@ -222,11 +253,21 @@ impl Planned {
         self.width.map(of_width)
     }
 
-    /// Refuses a way of clustering that the method has not, before any run.
-    fn check(&self, settings: &CompareSettings, config: &LlamaConfig) -> Result<(), TrainError> {
+    /// Refuses, before any run, a way of clustering that the method has not, and a training that cannot be, or for which there is not enough.
+    fn check<D: EdkmDevice>(
+        &self,
+        settings: &CompareSettings,
+        config: &LlamaConfig,
+        device: &D,
+    ) -> Result<(), TrainError> {
         match (self.contender, self.clustering(settings, config)) {
             (Contender::WithoutTraining(method), Some(clustering)) => check_method(config, method, &clustering),
-            _ => Ok(()),
+            // seeds make no difference
+            _ if self.seed.is_some_and(|seed| seed > 0) => Ok(()),
+            (_, clustering) => {
+                let training = self.training(clustering, &self.folder(&settings.out), settings, config);
+                estimate(&training, device)?.check()
+            }
         }
     }
 
@@ -245,7 +286,16 @@ impl Planned {
             (Contender::WithoutTraining(method), Some(clustering)) => {
                 self.compress(method, clustering, &out, settings, validation, device, observer)?
             }
-            (_, clustering) => self.train(clustering, &out, settings, config, device, observer)?,
+            (_, clustering) => {
+                let training = self.training(clustering, &out, settings, config);
+                let outcome = finetune(&training, device, observer)?;
+                self.figures(
+                    outcome.perplexity_after,
+                    outcome.bits_per_weight,
+                    outcome.size_bytes,
+                    outcome.training_seconds,
+                )
+            }
         };
         std::fs::remove_dir_all(&out).map_err(TrainError::io("remove", &out))?;
         // the last run leaves no trace of the folder; it fails while there are others in it
@@ -294,15 +344,14 @@ impl Planned {
         ))
     }
 
-    fn train<D: EdkmDevice>(
+    /// The run of a method that trains; one that was interrupted goes on.
+    fn training(
         &self,
         clustering: Option<ClusterSettings>,
         out: &Path,
         settings: &CompareSettings,
         config: &LlamaConfig,
-        device: &D,
-        observer: &mut impl Observer,
-    ) -> Result<RunFigures, TrainError> {
+    ) -> FinetuneSettings {
         let rate = clustering.as_ref().map(|clustering| clustering.bits_a_weight(config));
         let rate = settings.learning_rate.or(rate.map(ClusterSettings::learning_rate_for));
         let (model_dir, data) = (&settings.model_dir, settings.data.clone());
@@ -311,34 +360,24 @@ impl Planned {
             Ok(_) => Start::Resume,
             Err(_) => Start::Fresh,
         };
-        let outcome = finetune(
-            &FinetuneSettings {
-                validation: settings.validation.clone(),
-                evaluation_tokens: settings.evaluation_tokens,
-                objective: match self.contender {
-                    Contender::Training(Training::Dkm | Training::StraightThrough) => Objective::BEST,
-                    _ => Objective::Text,
-                },
-                learning_rate: rate.unwrap_or(defaults.learning_rate),
-                sequence: settings.sequence,
-                batch: settings.batch,
-                seed: self.seed.unwrap_or(0),
-                overwrite: Overwrite::Replace,
-                checkpoints: CheckpointSettings {
-                    start,
-                    ..CheckpointSettings::default()
-                },
-                ..defaults
+        FinetuneSettings {
+            validation: settings.validation.clone(),
+            evaluation_tokens: settings.evaluation_tokens,
+            objective: match self.contender {
+                Contender::Training(Training::Dkm | Training::StraightThrough) => Objective::BEST,
+                _ => Objective::Text,
             },
-            device,
-            observer,
-        )?;
-        Ok(self.figures(
-            outcome.perplexity_after,
-            outcome.bits_per_weight,
-            outcome.size_bytes,
-            outcome.training_seconds,
-        ))
+            learning_rate: rate.unwrap_or(defaults.learning_rate),
+            sequence: settings.sequence,
+            batch: settings.batch,
+            seed: self.seed.unwrap_or(0),
+            overwrite: Overwrite::Replace,
+            checkpoints: CheckpointSettings {
+                start,
+                ..CheckpointSettings::default()
+            },
+            ..defaults
+        }
     }
 
     fn figures(&self, perplexity: f64, bits_per_weight: Option<f64>, size_bytes: u64, seconds: f64) -> RunFigures {

@@ -61,7 +61,10 @@ fn a_folder_stands_for_the_data_files_right_in_it() {
     let of = |paths: &[PathBuf]| TokenStream::from_files(paths, &tokenizer).unwrap();
     let folder = dir.path().to_path_buf();
     let [b, a, c] = [0, 1, 2].map(|i| paths[i].clone());
-    assert_eq!(of(&[folder.clone()]), of(&[a.clone(), b.clone(), c.clone()]));
+    assert_eq!(
+        of(std::slice::from_ref(&folder)),
+        of(&[a.clone(), b.clone(), c.clone()])
+    );
     assert_eq!(of(&[c.clone(), folder]), of(&[c.clone(), a, b, c]));
 
     let empty = tempfile::tempdir().unwrap();

@@ -71,10 +71,8 @@ impl<D: EdkmDevice> Run<'_, D> {
         };
         let step = trainer.step_count();
         let begins_later = settings.taught_from().filter(|&from| from > 0);
-        let with_lesson = match begins_later {
-            Some(from) if step <= from => 4 * config.parameter_count(),
-            _ => 0,
-        };
+        // it is read or made behind this
+        let with_lesson = begins_later.map_or(0, |_| 4 * config.parameter_count());
         let to_come = [gradient_bytes(&config, settings.update), with_first_step, with_lesson];
         if let Some(budget) = settings.device_share.budget(*device, to_come)? {
             trainer = trainer.with_device_budget(budget);

@@ -1,5 +1,6 @@
 //! How a run clusters: which parameters, how many bits, at which temperature.
 
+use std::fmt::Debug;
 use std::num::NonZeroUsize;
 
 use dfdx_edkm::ChannelScale;
@@ -70,6 +71,49 @@ impl ClusterSettings {
             bits_budget: None,
             rules: LayerRules::default(),
         }
+    }
+
+    /// What determines a clustering, by name.
+    pub(super) fn determining(&self) -> Vec<(String, String)> {
+        let Self {
+            bits,
+            group,
+            embedding_bits,
+            vector,
+            iterations,
+            tolerance,
+            keep_zero,
+            gradient,
+            temperature,
+            first_palettes,
+            from_step,
+            channel_scale,
+            palette_dtype,
+            bits_budget,
+            rules,
+        } = self;
+        let rules = rules.to_toml();
+        let settings: [(&str, &dyn Debug); 15] = [
+            ("bits", bits),
+            ("group", group),
+            ("embedding_bits", embedding_bits),
+            ("vector", vector),
+            ("iterations", iterations),
+            ("tolerance", tolerance),
+            ("keep_zero", keep_zero),
+            ("gradient", gradient),
+            ("temperature", temperature),
+            ("first_palettes", first_palettes),
+            ("from_step", from_step),
+            ("channel_scale", channel_scale),
+            ("palette_dtype", palette_dtype),
+            ("bits_budget", bits_budget),
+            ("rules", &rules),
+        ];
+        let named = settings.into_iter();
+        named
+            .map(|(name, value)| (format!("clustering.{name}"), format!("{value:?}")))
+            .collect()
     }
 
     /// Bits that indices take of a weight of the linear layers of a model that are clustered; the budget, if there is one.

@@ -11,7 +11,7 @@ use edkm_llama::model::DynamicLlama;
 use super::before::Before;
 use super::bits_budget::settle;
 use super::check::{check_clustering, check_clustering_of};
-use super::checkpoint::{RunFolder, RunState, Start};
+use super::checkpoint::{ClaimedFolder, RunFolder, RunState, Start};
 use super::estimate::estimate;
 use super::inputs::Inputs;
 use super::known::{Clock, Known};
@@ -79,7 +79,7 @@ pub fn finetune<D: EdkmDevice>(
     // refused before any work
     let estimated = estimate(settings, device)?;
     drop(OutputDir::create(&settings.out, settings.overwrite)?);
-    let resumed = resumed(settings)?;
+    let (place, checkpoint) = place(settings)?;
     let store = settings.store.build()?;
     observer.estimate(&estimated);
     if settings.on_limits == OnLimits::Refuse {
@@ -94,16 +94,16 @@ pub fn finetune<D: EdkmDevice>(
         seed: settings.seed,
     };
     let choosing = Instant::now();
-    let (folder, checkpoint) = resumed.unzip();
+    let determining = settings.determining();
     let (settings, bits_chosen) = match &checkpoint {
         None => choose_bits(settings, &inputs.model, &calibration, observer)?,
         Some(checkpoint) => chosen_bits(settings, checkpoint)?,
     };
     let choosing_seconds = choosing.elapsed().as_secs_f64();
     // no input is refused any more
-    let folder = match folder {
-        None => RunFolder::begin(&settings.out, settings.overwrite, &settings.checkpoints.arguments)?,
-        Some(folder) => folder,
+    let folder = match place {
+        Place::New(claimed) => claimed.begin(&settings.checkpoints.arguments)?,
+        Place::Resumed(folder) => folder,
     };
     folder.keep_companions(&settings.model_dir)?;
     observer.folder(folder.path());
@@ -154,7 +154,7 @@ pub fn finetune<D: EdkmDevice>(
         .as_ref()
         .map(|clustering| clustering.rules.to_toml());
     let known = Known {
-        settings: settings.determining(),
+        settings: determining,
         layer_rules: rules.unwrap_or_else(|| LayerRules::default().to_toml()),
         bits_chosen,
         model: before.model,
@@ -185,18 +185,26 @@ pub fn finetune<D: EdkmDevice>(
     Ok(outcome)
 }
 
-/// The folder of the run that goes on, and its newest checkpoint.
-fn resumed(settings: &FinetuneSettings) -> Result<Option<(RunFolder, Saved)>, TrainError> {
+/// Where a run is kept.
+enum Place {
+    /// It begins once nothing can be refused any more.
+    New(ClaimedFolder),
+    /// It goes on.
+    Resumed(RunFolder),
+}
+
+/// The folder of the run, which no other process takes from now on, and the newest checkpoint of one that goes on.
+fn place(settings: &FinetuneSettings) -> Result<(Place, Option<Saved>), TrainError> {
     match settings.checkpoints.start {
         Start::Fresh => {
-            RunFolder::check(&settings.out, settings.overwrite)?;
-            Ok(None)
+            let claimed = RunFolder::claim(&settings.out, settings.overwrite)?;
+            Ok((Place::New(claimed), None))
         }
         Start::Resume => {
             let folder = RunFolder::open_locked(&settings.out)?;
             let newest = newest(&folder, settings.steps)?;
             same_settings(settings, &newest.1)?;
-            Ok(Some((folder, newest)))
+            Ok((Place::Resumed(folder), Some(newest)))
         }
     }
 }

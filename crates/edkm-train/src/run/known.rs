@@ -40,7 +40,6 @@ impl Known {
         let saved_bytes = self.saved_bytes.max(SavedBytes::of(trainer));
         let optimizer = trainer.optimizer();
         RunState {
-            program: env!("CARGO_PKG_VERSION").to_owned(),
             settings: self.settings.clone(),
             step: trainer.step_count(),
             optimizer: OptimizerState {

@@ -73,17 +73,20 @@ impl<D: EdkmDevice> Run<'_, D> {
         };
         observer.stage(Stage::Save);
         let mut out = OutputDir::stage(&self.settings.out, self.settings.overwrite)?;
-        self.folder.note_staging(out.path())?;
+        if let Err(why) = self.folder.note_staging(out.path()) {
+            // it serves to clean up alone
+            tracing::warn!("{why}; if this process is killed now, {} stays", out.path().display());
+        }
         let weights = self.write(model, beside, out.path())?;
         let outcome = self.complete(trained, weights, beside, out.path(), observer);
         match outcome.and_then(|outcome| Ok(out.put().map(|()| outcome)?)) {
             Ok(outcome) => Ok(outcome),
             Err(source) => match out.keep() {
-                Ok(Some(kept)) => Err(TrainError::KeptBeside {
+                Some(kept) => Err(TrainError::KeptBeside {
                     kept,
                     source: Box::new(source),
                 }),
-                Ok(None) | Err(_) => Err(source),
+                None => Err(source),
             },
         }
     }

@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::trainer::Trainer;
 
-/// Bytes kept from forward to backward in one step, at the most over all steps.
+/// Bytes kept from forward to backward in one step, at the most over all steps; those of the clusterings over the last steps before each checkpoint and the end.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SavedBytes {
-    /// By the clusterings.
+    /// By the clusterings. No other step has more, unless a tolerance ends repetitions early.
     pub clustering: u64,
     /// By the clusterings in DKM as published: an attention map of weights x clusters in each repetition, 4 bytes an entry.
     pub plain_dkm: u64,

@@ -6,12 +6,13 @@ use std::num::NonZeroU64;
 use std::path::PathBuf;
 
 use dfdx_edkm::optim::MomentFormat;
+use edkm_cluster::KeepZero;
 use edkm_llama::checkpoint::Overwrite;
 use edkm_llama::model::Recompute;
 use edkm_store::StoreSpec;
 
 use super::checkpoint::CheckpointSettings;
-use super::{ClusterSettings, LayerRules, OnNonFinite, RateUnit};
+use super::{ClusterSettings, OnNonFinite, RateUnit};
 use crate::device_share::DeviceShare;
 use crate::lesson::{Lesson, Ramp};
 use crate::trainer::Update;
@@ -181,15 +182,15 @@ impl FinetuneSettings {
 }
 
 impl FinetuneSettings {
-    /// What determines the numbers of a run, by name, but for the model and the text, which have fingerprints, and rules for single layers, which a checkpoint has.
+    /// What determines the numbers of a run, by name, but for the model and the text, which have fingerprints, and the device.
     pub(super) fn determining(&self) -> BTreeMap<String, String> {
-        let clustering = self.clustering.clone().map(|clustering| ClusterSettings {
-            rules: LayerRules::default(),
-            ..clustering
-        });
-        let settings: [(&str, &dyn Debug); 13] = [
+        let is_lossy = self.store.is_lossy();
+        let settings: [(&str, &dyn Debug); 16] = [
+            ("version of the program", &env!("CARGO_PKG_VERSION")),
             ("evaluation_tokens", &self.evaluation_tokens),
-            ("clustering", &clustering),
+            ("clustering", &self.clustering.is_some()),
+            ("store that is lossy", &is_lossy),
+            ("on_non_finite", &self.on_non_finite),
             ("objective", &self.objective),
             ("steps", &self.steps),
             ("learning_rate", &self.learning_rate),
@@ -202,10 +203,21 @@ impl FinetuneSettings {
             ("accumulate", &self.accumulate),
             ("seed", &self.seed),
         ];
-        settings
+        let mut settings: BTreeMap<String, String> = settings
             .into_iter()
             .map(|(name, value)| (name.to_owned(), format!("{value:?}")))
-            .collect()
+            .collect();
+        settings.extend(self.clustering.iter().flat_map(ClusterSettings::determining));
+        settings
+    }
+
+    /// Whether a run of this model could begin to cluster at another step than the first.
+    pub fn may_cluster_from(&self, step: u64) -> bool {
+        let keeps_zeros = |clustering: &ClusterSettings| {
+            let of_rules = clustering.rules.0.iter().any(|rule| rule.keep_zero == Some(true));
+            clustering.keep_zero == KeepZero::Exact || of_rules
+        };
+        (1..self.steps).contains(&step) && !self.clustering.as_ref().is_none_or(keeps_zeros)
     }
 
     /// The first step that learns from a teacher, if one does: that at which the clustering begins. The teacher is the model as it is then.

@@ -109,7 +109,10 @@ fn moments_of(format: MomentFormat) -> Vec<u8> {
     let mut gradients = Gradients::leaky();
     optimizer.step(&mut model, &mut gradients, 0.1, 1.0).unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let run = RunFolder::begin(&folder.path().join("out"), Overwrite::Refuse, "{}").unwrap();
+    let run = RunFolder::claim(&folder.path().join("out"), Overwrite::Refuse)
+        .unwrap()
+        .begin("{}")
+        .unwrap();
     let checkpoint = run
         .stage(&mut model, &optimizer)
         .unwrap()
@@ -122,7 +125,10 @@ fn moments_of(format: MomentFormat) -> Vec<u8> {
 fn state() -> Vec<u8> {
     let optimizer = AdamW::new(Cpu::default(), AdamWConfig::default());
     let folder = tempfile::tempdir().unwrap();
-    let run = RunFolder::begin(&folder.path().join("out"), Overwrite::Refuse, "{}").unwrap();
+    let run = RunFolder::claim(&folder.path().join("out"), Overwrite::Refuse)
+        .unwrap()
+        .begin("{}")
+        .unwrap();
     let staged = run.stage(&mut model(), &optimizer).unwrap();
     let checkpoint = staged.finish(run_state_of(), 1).unwrap();
     std::fs::read(checkpoint.join("state.bin")).unwrap()
@@ -138,7 +144,6 @@ fn model() -> DynamicLlama<Cpu> {
 
 fn run_state_of() -> RunState {
     RunState {
-        program: "1.2.3".to_owned(),
         settings: [("steps".to_owned(), "4".to_owned())].into(),
         step: 3,
         optimizer: OptimizerState {

@@ -122,14 +122,11 @@ impl OutputDir {
         files::sync_folder(files::folder_of(&self.target))
     }
 
-    /// Moves what was built, whole or not, to a folder beside the target that is not there yet: `NAME.unfinished`, `NAME.unfinished-2` and so on. Gives its path,
-    /// or `None` where it is in the target's place already.
-    ///
-    /// # Errors
-    /// If the system refuses; what was built is then removed.
-    pub fn keep(self) -> Result<Option<PathBuf>, LlamaError> {
+    /// Moves what was built, whole or not, to a folder beside the target that is not there yet: `NAME.unfinished`, `NAME.unfinished-2` and so on; where the
+    /// system refuses that, it stays where it was built. Gives its path, or `None` where it is in the target's place already.
+    pub fn keep(self) -> Option<PathBuf> {
         if self.is_put {
-            return Ok(None);
+            return None;
         }
         let name = self.target.file_name().unwrap_or_default().to_string_lossy();
         let (mut path, mut number) = (self.target.with_file_name(format!("{name}.unfinished")), 1);
@@ -137,8 +134,11 @@ impl OutputDir {
             number += 1;
             path = self.target.with_file_name(format!("{name}.unfinished-{number}"));
         }
-        fs::rename(self.staging.path(), &path).map_err(|source| LlamaError::io("keep", &path, source))?;
-        Ok(Some(path))
+        let built = self.staging.keep();
+        match fs::rename(&built, &path) {
+            Ok(()) => Some(path),
+            Err(_) => Some(built),
+        }
     }
 }
 

@@ -80,7 +80,7 @@ fn plain() -> Vec<Case> {
             },
         ),
         file("is not there", &["cannot read"], |_| {}),
-        file("is a folder", &["not a file"], |path| {
+        file("is an empty folder", &["a folder with no"], |path| {
             std::fs::create_dir(path).unwrap()
         }),
         #[cfg(unix)]

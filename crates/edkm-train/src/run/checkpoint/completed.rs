@@ -11,13 +11,13 @@ use edkm_llama::checkpoint::MODEL_FILE;
 use serde::{Deserialize, Serialize};
 
 use super::folder::sweep;
-use super::{run_folder, RunFolder};
+use super::RunFolder;
 use crate::files::{self, write_whole};
 use crate::TrainError;
 
 /// The file in OUT with the figures of the run.
 const FIGURES: &str = "result.json";
-const NOTE: &str = "written.json";
+pub(super) const WRITTEN: &str = "written.json";
 /// The largest file of either kind that is read; the figures of a model of 100 layers take 100 KB.
 const LIMIT: u64 = 16 << 20;
 
@@ -33,7 +33,7 @@ struct Note {
 /// [`TrainError::Running`] if a process works on it; figures that are no JSON; a system that does not read or remove.
 pub fn completed(out: &Path) -> Result<Option<serde_json::Value>, TrainError> {
     let (model, path) = (out.join(MODEL_FILE), out.join(FIGURES));
-    let folder = match run_folder(out).exists() {
+    let folder = match RunFolder::open(out).has_begun() {
         true => Some(RunFolder::open_locked(out)?),
         false => None,
     };
@@ -84,7 +84,7 @@ fn write_json(path: &Path, value: &impl Serialize) -> Result<(), TrainError> {
 }
 
 fn note_path(folder: &RunFolder) -> PathBuf {
-    folder.path().join(NOTE)
+    folder.path().join(WRITTEN)
 }
 
 fn digest(path: &Path) -> Result<String, TrainError> {

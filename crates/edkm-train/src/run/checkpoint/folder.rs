@@ -12,6 +12,7 @@ use edkm_llama::config::LlamaConfig;
 use edkm_llama::files::partial_prefix;
 use edkm_llama::model::DynamicLlama;
 
+use super::completed::WRITTEN;
 use super::format::{damaged, read_state, MOMENTS, PARAMETERS};
 use super::state::{model_fingerprint, put, take};
 use super::{moments, OptimizerState, RunState};
@@ -23,6 +24,21 @@ const LOCK: &str = "lock";
 const COMPANIONS: &str = "companions";
 const TEACHER: &str = "teacher.safetensors";
 const STAGING: &str = "staging";
+const METRICS: &str = "metrics.jsonl";
+const LOG: &str = "log.txt";
+const CHECKPOINTS: &str = "checkpoints";
+/// All that a run keeps.
+const OWN: [&str; 9] = [
+    ARGUMENTS,
+    LOCK,
+    COMPANIONS,
+    TEACHER,
+    STAGING,
+    METRICS,
+    LOG,
+    CHECKPOINTS,
+    WRITTEN,
+];
 /// The largest path that is read.
 const STAGING_LIMIT: u64 = 1 << 16;
 /// What the name of a folder in the making begins with.
@@ -46,40 +62,37 @@ pub struct RunFolder {
 }
 
 impl RunFolder {
-    /// Refuses to begin a run where another one could go on.
+    /// Takes the folder of a run that is to begin, so that no other process takes it.
     ///
     /// # Errors
-    /// [`TrainError::Unfinished`], unless it may be overwritten; a folder that cannot be read.
-    pub fn check(out: &Path, overwrite: Overwrite) -> Result<(), TrainError> {
-        let folder = Self::open(out);
-        match (folder.checkpoints()?.is_empty(), overwrite) {
-            (false, Overwrite::Refuse) => Err(TrainError::Unfinished {
+    /// [`TrainError::Unfinished`] where another run could go on, unless it may be overwritten; [`TrainError::Running`] if another process works on it;
+    /// [`TrainError::ForeignRunFolder`] where a folder of that name holds what is of no run; a system that does not read or write.
+    pub fn claim(out: &Path, overwrite: Overwrite) -> Result<ClaimedFolder, TrainError> {
+        let mut folder = Self::open(out);
+        if let Some(foreign) = folder.foreign()? {
+            return Err(TrainError::ForeignRunFolder {
+                folder: folder.path,
+                found: foreign,
+            });
+        }
+        if overwrite == Overwrite::Refuse && !folder.checkpoints()?.is_empty() {
+            return Err(TrainError::Unfinished {
                 folder: folder.path,
                 out: out.to_path_buf(),
-            }),
-            _ => Ok(()),
+            });
         }
-    }
-
-    /// Begins the folder of a run, empty but for its arguments.
-    ///
-    /// # Errors
-    /// As [`Self::check`]; a system that does not write.
-    pub fn begin(out: &Path, overwrite: Overwrite, arguments: &str) -> Result<Self, TrainError> {
-        Self::check(out, overwrite)?;
-        let mut folder = Self::open(out);
-        if folder.path.join(LOCK).exists() {
-            let lock = folder.locked()?;
-            folder.remove_staging(out)?;
-            drop(lock);
+        let is_new = !folder.path.exists();
+        let lock = folder.path.join(LOCK);
+        // again where another process, which did not begin after all, has removed it meanwhile
+        while !lock.exists() || folder.lock.is_none() {
+            fs::create_dir_all(&folder.path).map_err(TrainError::io("make", &folder.path))?;
+            folder.lock = Some(folder.locked()?);
         }
-        remove(&folder.path)?;
-        sweep(out);
-        let checkpoints = folder.checkpoints_path();
-        fs::create_dir_all(&checkpoints).map_err(TrainError::io("make", &checkpoints))?;
-        folder.lock = Some(folder.locked()?);
-        write_whole(&folder.path.join(ARGUMENTS), arguments.as_bytes())?;
-        Ok(folder)
+        Ok(ClaimedFolder {
+            folder: Some(folder),
+            out: out.to_path_buf(),
+            is_new,
+        })
     }
 
     /// The folder of a run that may be there, to look at it.
@@ -93,12 +106,10 @@ impl RunFolder {
     /// The folder of a run that goes on.
     ///
     /// # Errors
-    /// [`TrainError::NoRun`] if it is not there; [`TrainError::Running`] if another process works on it.
+    /// [`TrainError::NoRun`] if it is not there, [`TrainError::NoCheckpoint`] if none has begun in it; [`TrainError::Running`] if another process works on it.
     pub fn open_locked(out: &Path) -> Result<Self, TrainError> {
         let mut folder = Self::open(out);
-        if !folder.path.exists() {
-            return Err(TrainError::NoRun { folder: folder.path });
-        }
+        folder.check_begun()?;
         folder.lock = Some(folder.locked()?);
         folder.remove_partial()?;
         folder.remove_staging(out)?;
@@ -110,8 +121,7 @@ impl RunFolder {
     /// # Errors
     /// A system that does not write.
     pub fn note_staging(&self, built: &Path) -> Result<(), TrainError> {
-        let name = built.file_name().unwrap_or_default().as_encoded_bytes();
-        write_whole(&self.path.join(STAGING), name)
+        write_whole(&self.path.join(STAGING), built.as_os_str().as_encoded_bytes())
     }
 
     /// Removes what a process was building when it was killed.
@@ -120,10 +130,16 @@ impl RunFolder {
         if !note.exists() {
             return Ok(());
         }
-        let name = String::from_utf8(files::read_capped(&note, STAGING_LIMIT)?).unwrap_or_default();
-        let built = out.with_file_name(&name);
-        if name.starts_with(&partial_prefix(out)) && !name.contains(['/', '\\']) && built.is_dir() {
-            fs::remove_dir_all(&built).map_err(TrainError::io("remove", &built))?;
+        let built = String::from_utf8(files::read_capped(&note, STAGING_LIMIT)?).unwrap_or_default();
+        let built = Path::new(&built);
+        // behind links, as it is built
+        let out = out.canonicalize().or_else(|_| std::path::absolute(out));
+        let is_of = |out: PathBuf| {
+            let name = built.file_name().unwrap_or_default().to_string_lossy();
+            built.parent() == out.parent() && name.starts_with(&partial_prefix(&out))
+        };
+        if out.is_ok_and(is_of) && built.is_dir() {
+            fs::remove_dir_all(built).map_err(TrainError::io("remove", built))?;
         }
         fs::remove_file(&note).map_err(TrainError::io("remove", &note))
     }
@@ -132,22 +148,22 @@ impl RunFolder {
     fn remove_partial(&self) -> Result<(), TrainError> {
         let torn = |name: &OsStr| name.to_string_lossy().starts_with(PARTIAL);
         for path in self.entries(torn)? {
+            // moved aside for one of the same step, where a system cannot exchange them (`edkm_llama::files::exchange`)
+            let state = path.to_string_lossy().ends_with("-old").then(|| read_state(&path));
+            if let Some(Ok(state)) = state {
+                let place = self.checkpoint_path(state.step);
+                if !place.exists() {
+                    fs::rename(&path, &place).map_err(TrainError::io("rename", &place))?;
+                    continue;
+                }
+            }
             fs::remove_dir_all(&path).map_err(TrainError::io("remove", &path))?;
         }
         Ok(())
     }
 
     fn locked(&self) -> Result<File, TrainError> {
-        let path = self.path.join(LOCK);
-        let file = File::create(&path).map_err(TrainError::io("create", &path))?;
-        match file.try_lock() {
-            Ok(()) => Ok(file),
-            Err(fs::TryLockError::WouldBlock) => Err(TrainError::Running {
-                folder: self.path.clone(),
-            }),
-            Err(fs::TryLockError::Error(why)) if why.kind() == std::io::ErrorKind::Unsupported => Ok(file),
-            Err(fs::TryLockError::Error(why)) => Err(TrainError::io("lock", &path)(why)),
-        }
+        files::lock(&self.path.join(LOCK))
     }
 
     /// The folder.
@@ -155,9 +171,43 @@ impl RunFolder {
         &self.path
     }
 
+    /// Refuses a folder in which no run has begun.
+    fn check_begun(&self) -> Result<(), TrainError> {
+        let folder = || self.path.clone();
+        match (self.path.exists(), self.has_begun()) {
+            (false, _) => Err(TrainError::NoRun { folder: folder() }),
+            (true, false) => Err(TrainError::NoCheckpoint {
+                folder: folder(),
+                damaged: Vec::new(),
+            }),
+            (true, true) => Ok(()),
+        }
+    }
+
+    /// Whether a run has begun here.
+    pub(super) fn has_begun(&self) -> bool {
+        self.arguments_path().exists()
+    }
+
+    /// The name of something here that is of no run.
+    fn foreign(&self) -> Result<Option<String>, TrainError> {
+        let entries = match fs::read_dir(&self.path) {
+            Ok(entries) => entries,
+            Err(why) if why.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(why) => return Err(TrainError::io("read", &self.path)(why)),
+        };
+        for entry in entries {
+            let name = entry.map_err(TrainError::io("read", &self.path))?.file_name();
+            if !is_own(&name) {
+                return Ok(Some(name.to_string_lossy().into_owned()));
+            }
+        }
+        Ok(None)
+    }
+
     /// Where a log of the run may be kept.
     pub fn log(&self) -> PathBuf {
-        self.path.join("log.txt")
+        self.path.join(LOG)
     }
 
     /// Where it is kept what the run was started with.
@@ -171,17 +221,7 @@ impl RunFolder {
     /// A file that is not there, or larger than 8 MiB, or not text.
     pub fn arguments(&self) -> Result<String, TrainError> {
         let path = self.arguments_path();
-        if !self.path.exists() {
-            return Err(TrainError::NoRun {
-                folder: self.path.clone(),
-            });
-        }
-        if !path.exists() {
-            return Err(TrainError::NoCheckpoint {
-                folder: self.path.clone(),
-                damaged: Vec::new(),
-            });
-        }
+        self.check_begun()?;
         let bytes = files::read_capped(&path, ARGUMENTS_LIMIT)?;
         String::from_utf8(bytes).map_err(|why| TrainError::NotUtf8 {
             path,
@@ -237,16 +277,47 @@ impl RunFolder {
 
     /// Where the figures of the steps are written.
     pub fn metrics(&self) -> PathBuf {
-        self.path.join("metrics.jsonl")
+        self.path.join(METRICS)
     }
 
-    /// Removes the folder: the run is done.
+    /// Removes the folder: the run is done. What has been put there that is of no run stays.
     ///
     /// # Errors
     /// A system that refuses.
     pub fn remove(self) -> Result<(), TrainError> {
-        drop(self.lock);
-        remove(&self.path)
+        match self.foreign()? {
+            None => {
+                drop(self.lock);
+                remove(&self.path)
+            }
+            Some(_) => {
+                self.clear()?;
+                let lock = self.path.join(LOCK);
+                drop(self.lock);
+                fs::remove_file(&lock).map_err(TrainError::io("remove", &lock))
+            }
+        }
+    }
+
+    /// Removes all that a run keeps but its lock, first what it would go on with: a process that is killed meanwhile leaves no half of a run.
+    fn clear(&self) -> Result<(), TrainError> {
+        let arguments = self.arguments_path();
+        if arguments.exists() {
+            fs::remove_file(&arguments).map_err(TrainError::io("remove", &arguments))?;
+        }
+        for entry in fs::read_dir(&self.path).map_err(TrainError::io("read", &self.path))? {
+            let entry = entry.map_err(TrainError::io("read", &self.path))?;
+            let (name, path) = (entry.file_name(), entry.path());
+            if name == LOCK || !is_own(&name) {
+                continue;
+            }
+            let removed = match path.is_dir() && !path.is_symlink() {
+                true => fs::remove_dir_all(&path),
+                false => fs::remove_file(&path),
+            };
+            removed.map_err(TrainError::io("remove", &path))?;
+        }
+        Ok(())
     }
 
     /// The newest checkpoint that is whole, and what is wrong with newer ones, each with its path.
@@ -324,9 +395,68 @@ impl RunFolder {
         Ok(found)
     }
 
-    pub(super) fn checkpoints_path(&self) -> PathBuf {
-        self.path.join("checkpoints")
+    /// Where the checkpoint of a step lies.
+    pub(super) fn checkpoint_path(&self, step: u64) -> PathBuf {
+        self.checkpoints_path().join(format!("step-{step:012}"))
     }
+
+    pub(super) fn checkpoints_path(&self) -> PathBuf {
+        self.path.join(CHECKPOINTS)
+    }
+}
+
+/// The folder of a run that has not begun: if it does not, a folder that was made for it goes again.
+#[derive(Debug)]
+pub struct ClaimedFolder {
+    /// None once the run has begun.
+    folder: Option<RunFolder>,
+    out: PathBuf,
+    /// It was not there before.
+    is_new: bool,
+}
+
+impl ClaimedFolder {
+    /// Begins the run: its folder is empty but for its arguments.
+    ///
+    /// # Errors
+    /// A system that does not write.
+    pub fn begin(mut self, arguments: &str) -> Result<RunFolder, TrainError> {
+        let folder = self.folder.take().expect("begun once");
+        let kept = folder.checkpoints()?.len();
+        if kept > 0 {
+            tracing::warn!(
+                "{}: {kept} checkpoint{} of a run that was not finished {} overwritten",
+                folder.path.display(),
+                if kept == 1 { "" } else { "s" },
+                if kept == 1 { "is" } else { "are" },
+            );
+        }
+        folder.remove_staging(&self.out)?;
+        folder.clear()?;
+        sweep(&self.out);
+        let checkpoints = folder.checkpoints_path();
+        fs::create_dir_all(&checkpoints).map_err(TrainError::io("make", &checkpoints))?;
+        write_whole(&folder.path.join(ARGUMENTS), arguments.as_bytes())?;
+        Ok(folder)
+    }
+}
+
+impl Drop for ClaimedFolder {
+    fn drop(&mut self) {
+        if let Some(RunFolder { path, lock }) = self.folder.take().filter(|_| self.is_new) {
+            let _ = fs::remove_file(path.join(LOCK));
+            drop(lock);
+            // anything else in it stays, and it with that
+            let _ = fs::remove_dir(path);
+        }
+    }
+}
+
+/// Whether a run keeps something of this name, or was writing it when it was killed.
+fn is_own(name: &OsStr) -> bool {
+    let name = name.to_string_lossy();
+    OWN.iter()
+        .any(|own| name == *own || name.starts_with(&partial_prefix(Path::new(own))))
 }
 
 /// Removes what processes were removing of the run that writes `out` when they were killed, as far as the system lets it.
@@ -355,4 +485,151 @@ fn remove(folder: &Path) -> Result<(), TrainError> {
     gone(fs::remove_dir_all(&aside), &aside)?;
     gone(fs::rename(folder, &aside), folder)?;
     gone(fs::remove_dir_all(&aside), &aside)
+}
+
+#[cfg(test)]
+mod tests {
+    use dfdx::prelude::Cpu;
+    use dfdx_edkm::optim::AdamWConfig;
+
+    use super::*;
+    use crate::data::sampler::Position;
+    use crate::init::random_weights;
+    use crate::run::checkpoint::OptimizerState;
+
+    fn model(rope_theta: f64) -> DynamicLlama<Cpu> {
+        let config = format!(
+            r#"{{"model_type": "llama", "vocab_size": 8, "hidden_size": 4, "intermediate_size": 4, "num_hidden_layers": 1, "num_attention_heads": 2,
+            "max_position_embeddings": 8, "rope_theta": {rope_theta}}}"#
+        );
+        let config = LlamaConfig::from_json(Path::new("config.json"), &config).unwrap();
+        DynamicLlama::from_weights(&config, &Cpu::default(), &mut random_weights(0, 1, 0.02)).unwrap()
+    }
+
+    /// A checkpoint of the first steps.
+    fn checkpoint(folder: &RunFolder, step: u64) -> PathBuf {
+        let optimizer = AdamW::new(Cpu::default(), AdamWConfig::default());
+        let staged = folder.stage(&mut model(1e4), &optimizer).unwrap();
+        let state = RunState {
+            settings: BTreeMap::new(),
+            step,
+            optimizer: OptimizerState {
+                config: *optimizer.config(),
+                step: 0,
+            },
+            clusterings: BTreeMap::new(),
+            layer_rules: String::new(),
+            bits_chosen: Vec::new(),
+            position: Position {
+                seed: 0,
+                epoch: 0,
+                used: 0,
+                sequence: 1,
+                data: 0,
+            },
+            model: 0,
+            validation: 0,
+            teacher: None,
+            perplexity_before: 1.0,
+            baselines: Vec::new(),
+            non_finite: Default::default(),
+            saved_bytes: Default::default(),
+            training_seconds: 0.0,
+            seconds: 0.0,
+        };
+        staged.finish(state, 2).unwrap()
+    }
+
+    #[test]
+    fn a_claimed_folder_is_for_one_process_and_goes_if_the_run_does_not_begin() {
+        let dir = tempfile::tempdir().unwrap();
+        let (out, run) = (dir.path().join("out"), dir.path().join("out.run"));
+        let claimed = RunFolder::claim(&out, Overwrite::Refuse).unwrap();
+        let second = RunFolder::claim(&out, Overwrite::Replace);
+        assert!(matches!(second, Err(TrainError::Running { .. })), "{second:?}");
+        drop(second);
+        assert!(run.is_dir(), "a refused claim leaves the other's folder");
+        drop(claimed);
+        assert!(!run.exists());
+
+        let begun = RunFolder::claim(&out, Overwrite::Refuse).unwrap().begin("a").unwrap();
+        let step = checkpoint(&begun, 3);
+        drop(begun);
+        let refused = RunFolder::claim(&out, Overwrite::Refuse);
+        assert!(matches!(refused, Err(TrainError::Unfinished { .. })), "{refused:?}");
+        // what may be overwritten is there until the run begins
+        drop(RunFolder::claim(&out, Overwrite::Replace).unwrap());
+        assert!(step.is_dir());
+        let begun = RunFolder::claim(&out, Overwrite::Replace).unwrap().begin("b").unwrap();
+        assert!(!step.exists());
+        assert_eq!(begun.arguments().unwrap(), "b");
+        begun.remove().unwrap();
+        assert_eq!(dir.path().read_dir().unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_is_of_no_run_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let (out, run) = (dir.path().join("out"), dir.path().join("out.run"));
+        fs::create_dir(&run).unwrap();
+        fs::write(run.join("train.txt"), "text").unwrap();
+        for overwrite in [Overwrite::Refuse, Overwrite::Replace] {
+            let error = RunFolder::claim(&out, overwrite).unwrap_err().to_string();
+            assert!(error.contains("out.run") && error.contains("train.txt"), "{error}");
+        }
+        assert!(matches!(
+            RunFolder::open_locked(&out),
+            Err(TrainError::NoCheckpoint { .. })
+        ));
+        assert_eq!(run.read_dir().unwrap().count(), 1, "nothing is left in it");
+
+        // put there while a run goes on
+        fs::remove_file(run.join("train.txt")).unwrap();
+        let begun = RunFolder::claim(&out, Overwrite::Refuse).unwrap().begin("").unwrap();
+        fs::write(run.join("notes"), "mine").unwrap();
+        checkpoint(&begun, 1);
+        begun.remove().unwrap();
+        let left: Vec<_> = run
+            .read_dir()
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        assert_eq!(left, ["notes"]);
+    }
+
+    #[test]
+    fn a_checkpoint_that_was_moved_aside_for_another_is_found_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("out");
+        let begun = RunFolder::claim(&out, Overwrite::Refuse).unwrap().begin("").unwrap();
+        let step = checkpoint(&begun, 7);
+        drop(begun);
+        // as a process leaves it that is killed where folders cannot be exchanged
+        let parent = step.parent().unwrap();
+        fs::rename(&step, parent.join(".partial-x-old")).unwrap();
+        fs::create_dir(parent.join(".partial-y-old")).unwrap();
+        let folder = RunFolder::open_locked(&out).unwrap();
+        assert_eq!(folder.newest().unwrap().0, step);
+        assert_eq!(parent.read_dir().unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_model_is_another_one_with_another_configuration() {
+        assert_eq!(model_fingerprint(&mut model(1e4)), model_fingerprint(&mut model(1e4)));
+        assert_ne!(model_fingerprint(&mut model(1e4)), model_fingerprint(&mut model(5e5)));
+    }
+
+    #[test]
+    fn only_what_this_run_was_building_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("out");
+        let begun = RunFolder::claim(&out, Overwrite::Refuse).unwrap().begin("").unwrap();
+        for (name, is_removed) in [(".out.partial-1", true), (".other.partial-1", false), ("mine", false)] {
+            let built = dir.path().canonicalize().unwrap().join(name);
+            fs::create_dir(&built).unwrap();
+            begun.note_staging(&built).unwrap();
+            begun.remove_staging(&out).unwrap();
+            assert_eq!(!built.exists(), is_removed, "{name}");
+        }
+    }
 }

@@ -8,12 +8,13 @@
 //! OUT.run/teacher.safetensors            the model when its clustering began, if that was not at the first step and it is learned from
 //! OUT.run/metrics.jsonl                  one object a step; copied into OUT at the end
 //! OUT.run/checkpoints/step-000000000400/ parameters.safetensors, moments.safetensors, state.bin, xxh3
-//! OUT.run/staging                        at the end: the name of the folder in which OUT is built
+//! OUT.run/staging                        at the end: the folder in which OUT is built
 //! OUT.run/written.json                   at the very end: which model OUT will hold
 //! ```
 //!
 //! A checkpoint is built under another name, synced and renamed. `xxh3` holds the XXH3-128 of all else in it: one that is torn or
-//! altered is recognised, and the one before it used. `OUT.run` is removed when OUT is there.
+//! altered is recognised, and the one before it used. `OUT.run` is there, and locked, from before the model is read, and is removed when OUT is there.
+//! A folder of that name in which something else lies is never touched.
 
 mod completed;
 mod folder;
@@ -23,7 +24,7 @@ mod staged;
 mod state;
 
 pub use completed::completed;
-pub use folder::{run_folder, RunFolder};
+pub use folder::{run_folder, ClaimedFolder, RunFolder};
 pub use staged::StagedCheckpoint;
 pub(crate) use state::model_fingerprint;
 pub use state::{OptimizerState, RunState, SavedClustering};

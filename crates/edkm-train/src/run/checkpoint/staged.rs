@@ -64,10 +64,11 @@ impl StagedCheckpoint<'_> {
         write_state(&staging.join(STATE), &state)?;
         let sum = checksum(staging)?;
         write_whole(&staging.join(CHECKSUM), sum.as_bytes())?;
-        let target = parent.join(format!("step-{:012}", state.step));
+        let target = self.folder.checkpoint_path(state.step);
         let moved = TrainError::io("rename", &target);
         match target.exists() {
-            // of the same step: damaged, or from before the run went back; there is one of them at every moment, and the other goes with `self`
+            // of the same step: damaged, or from before the run went back; there is one of them at every moment, if need be under another name that a run which goes
+            // on finds, and the other goes with `self`
             true => exchange(staging, &target).map_err(moved)?,
             false => fs::rename(staging, &target).map_err(moved)?,
         }

@@ -7,6 +7,7 @@ use dfdx_edkm::optim::AdamWConfig;
 use dfdx_edkm::{ClusteringState, EdkmDevice, ParameterKind, ParameterVisitor, Parameters};
 use edkm_cluster::Centroids;
 use edkm_llama::checkpoint::{Checkpoint, FloatDtype, TensorEntry};
+use edkm_llama::config::LlamaConfig;
 use edkm_llama::model::DynamicLlama;
 use serde::{Deserialize, Serialize};
 
@@ -18,8 +19,6 @@ use crate::TrainError;
 /// the whole random state of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunState {
-    /// The version of the program that wrote it.
-    pub program: String,
     /// What determines the run, by name: a run that goes on does so with the same.
     pub settings: BTreeMap<String, String>,
     /// Steps that are done.
@@ -172,7 +171,7 @@ pub(super) fn put<D: EdkmDevice>(
     model.visit_parameters("", &mut Put(parameters, clusterings))
 }
 
-/// A hash of all parameters, to recognise the model when a run is resumed.
+/// A hash of all parameters and of what the configuration says of how they are used, to recognise the model when a run is resumed.
 pub(crate) fn model_fingerprint<D: EdkmDevice>(model: &mut DynamicLlama<D>) -> u64 {
     struct Hash(xxhash_rust::xxh3::Xxh3);
     impl<D: EdkmDevice> ParameterVisitor<D> for Hash {
@@ -191,6 +190,11 @@ pub(crate) fn model_fingerprint<D: EdkmDevice>(model: &mut DynamicLlama<D>) -> u
         }
     }
     let mut hash = Hash(xxhash_rust::xxh3::Xxh3::new());
+    let config = LlamaConfig {
+        extra: Default::default(),
+        ..model.config.clone()
+    };
+    hash.0.update(format!("{config:?}").as_bytes());
     match model.visit_parameters("", &mut hash) {
         Ok(()) => hash.0.digest(),
         Err(never) => match never {},

@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::memory::{GRADIENTS, OPTIMIZER, SAVED, TEXT_OF_A_STEP};
 use super::Estimate;
 use crate::memory::{available_bytes, resident_bytes};
+use crate::run::checkpoint::run_folder;
 use crate::TrainError;
 
 /// What there is for a run. `None` where the system does not tell.
@@ -18,7 +19,7 @@ pub struct Limits {
     pub device_bytes: Option<u64>,
     /// Memory that it holds already.
     pub held_bytes: u64,
-    /// Room on the file system of OUT.
+    /// Room on the file system of OUT, with what the run's folder already takes of it.
     pub disk_bytes: Option<u64>,
 }
 
@@ -29,7 +30,7 @@ impl Limits {
             memory_bytes: available_bytes(),
             device_bytes,
             held_bytes: resident_bytes().unwrap_or(0),
-            disk_bytes: room(out),
+            disk_bytes: room(out).map(|room| room.saturating_add(bytes_in(&run_folder(out)))),
         }
     }
 }
@@ -105,6 +106,17 @@ fn room(_: &Path) -> Option<u64> {
     None
 }
 
+/// Bytes of the files in a folder and those in it; 0 if it is not there.
+fn bytes_in(folder: &Path) -> u64 {
+    let entries = folder.read_dir().into_iter().flatten().flatten();
+    let bytes = entries.map(|entry| match entry.metadata() {
+        Ok(about) if about.is_dir() => bytes_in(&entry.path()),
+        Ok(about) => about.len(),
+        Err(_) => 0,
+    });
+    bytes.sum()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -161,6 +173,17 @@ mod tests {
             let message = estimate.check().unwrap_err().to_string();
             assert!(message.contains(advice), "no `{advice}` in: {message}");
         }
+    }
+
+    #[test]
+    fn what_a_run_has_written_is_not_needed_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let (out, checkpoints) = (dir.path().join("out"), dir.path().join("out.run/checkpoints"));
+        assert_eq!(bytes_in(&run_folder(&out)), 0);
+        std::fs::create_dir_all(&checkpoints).unwrap();
+        std::fs::write(dir.path().join("out.run/metrics.jsonl"), [0; 10]).unwrap();
+        std::fs::write(checkpoints.join("a"), [0; 1000]).unwrap();
+        assert_eq!(bytes_in(&run_folder(&out)), 1010);
     }
 
     #[test]

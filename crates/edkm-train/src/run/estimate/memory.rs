@@ -4,7 +4,7 @@ use super::sizes::ModelSizes;
 use super::{share, Share, StageMemory, TextSizes, When};
 
 use crate::device_share::{what_fits, DeviceShare};
-use crate::run::{FinetuneSettings, Measure, Objective};
+use crate::run::{FinetuneSettings, FirstPalettes, Measure, Objective};
 
 /// What the program holds that no size of the model explains: code, stacks, packed tiles of the matrix products, the thread pool. What it
 /// holds when the estimate is made counts as measured, and this is what comes to it (release build, x86-64 Linux, two threads). Blocks that the
@@ -74,6 +74,21 @@ pub(super) fn stages(
         stages.push(always(
             "choice of bits",
             with(vec![weights.clone(), layers, palettized, tried]),
+        ));
+    }
+    if let Some(clustering) = settings
+        .clustering
+        .as_ref()
+        .filter(|clustering| clustering.first_palettes == FirstPalettes::SquaredGradients)
+    {
+        // where clustering begins later, the moments of the steps before and the teacher are there
+        let beside = match clustering.from_step {
+            0 => vec![teacher(settings, model)],
+            _ => vec![teacher(settings, model), share(OPTIMIZER, model.moments)],
+        };
+        stages.push(always(
+            "first palettes",
+            with([squared_gradients(settings, model), beside].concat()),
         ));
     }
     stages.push(always("evaluation", with(vec![weights.clone(), evaluation.clone()])));
