@@ -4,7 +4,7 @@
 // `per` blocks work on a palette.
 //
 // A pass begins where the one before it ended, whose numbers the cache still has. Blocks that count all run at once, so that they end in the last parts of
-// their shares; blocks that stream have an eighth of such a share and run one after the other, in the order of these eighths: see `turn`.
+// their shares; blocks that stream have an eighth of such a share and run one after the other, in the order of these eighths: see `block_in_turn`.
 //
 // Sums of gradients by key are taken in fixed point: integer addition does not depend on the order of the blocks. The unit follows from the largest
 // magnitude and the number of weights, so that no sum overflows.
@@ -39,7 +39,7 @@ __device__ inline Part part_of(size_t block, size_t len, size_t all, size_t per)
 }
 
 // The block of a pass that this one is to be: first the first of every TURNS consecutive ones, then the second of each; or first the last.
-__device__ inline size_t turn(bool from_the_last) {
+__device__ inline size_t block_in_turn(bool from_the_last) {
     size_t block = blockIdx.x, all = gridDim.x, of_turn = all / TURNS;
     if (all % TURNS != 0) return from_the_last ? all - 1 - block : block;
     size_t place = block / of_turn;
@@ -118,7 +118,7 @@ template <int N> __device__ inline unsigned int largest_of_part(Part part, const
 // Of each palette: the largest magnitude, as f32 bits (NaN above all).
 EDKM_KERNEL edkm_largest_magnitude(const float* x, unsigned int* magnitudes, size_t len, size_t all, size_t per) {
     __shared__ unsigned int largest;
-    size_t block = turn(false);
+    size_t block = block_in_turn(false);
     Part part = part_of(block, len, all, per);
     if (threadIdx.x == 0) largest = 0;
     __syncthreads();
@@ -184,7 +184,7 @@ template <int N> __device__ inline void look_up_part(Part part, const float* wei
 
 // Of each palette: out[i] = table[key of weights[i]]
 EDKM_KERNEL edkm_look_up(const float* weights, size_t kind, const float* tables, float* out, size_t len, size_t all, size_t per) {
-    size_t block = turn(true);
+    size_t block = block_in_turn(true);
     Part part = part_of(block, len, all, per);
     tables += PALETTE(block) * KEYS;
     if (BY_FOURS && is_aligned(weights) && is_aligned(out)) look_up_part<4>(part, weights, kind, tables, out);
@@ -207,7 +207,7 @@ multiply_add_part(Part part, const float* weights, size_t kind, const float* tab
 EDKM_KERNEL edkm_multiply_add(
     const float* weights, size_t kind, const float* tables, const float* grad, float* total, size_t len, size_t all, size_t per
 ) {
-    size_t block = turn(false);
+    size_t block = block_in_turn(false);
     Part part = part_of(block, len, all, per);
     tables += PALETTE(block) * 2 * KEYS;
     if (BY_FOURS && is_aligned(weights) && is_aligned(grad) && is_aligned(total)) multiply_add_part<4>(part, weights, kind, tables, grad, total);
