@@ -7,7 +7,7 @@ use std::path::Path;
 use dfdx::prelude::*;
 use dfdx_edkm::ops::cross_entropy::Targets;
 use dfdx_edkm::optim::{AdamW, AdamWConfig};
-use dfdx_edkm::{backward, StoreTape};
+use dfdx_edkm::{backward, gradients_of, StoreTape};
 use edkm_cluster::{Bits, Spec};
 use edkm_llama::config::LlamaConfig;
 use edkm_llama::model::{Llama, Tokens};
@@ -53,7 +53,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let mut adamw = AdamW::new(dev.clone(), AdamWConfig::default());
     for step in 0..20 {
-        let tape = StoreTape::new(Store::marshaling(), Gradients::leaky());
+        let tape = StoreTape::new(Store::marshaling(), gradients_of(&mut model));
         let loss = model.try_loss(&tokens, targets.clone(), tape)?;
         if step % 5 == 0 {
             println!("step {step:2}  loss {:.4}", loss.array());

@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use dfdx::prelude::*;
-use dfdx_edkm::{backward, SaveForBackward, StoreTape};
+use dfdx_edkm::{backward, gradients_of, SaveForBackward, StoreTape};
 use edkm_llama::config::LlamaConfig;
 use edkm_llama::model::{DecoderLayer, Llama};
 use edkm_llama::names::{Parameter, Role};
@@ -53,7 +53,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             Store::builder().marshal().compress(PlaneCodec::Adaptive).build()?,
         ),
     ] {
-        let tape = StoreTape::new(store.clone(), Gradients::leaky()); // the line
+        let tape = StoreTape::new(store.clone(), gradients_of(&mut layer.clone())); // the line
         let grads = backward(loss(&layer, x.clone().put_tape(tape)))?;
         assert_eq!(grads.get(&layer.query.weight).as_vec(), expected);
         println!(

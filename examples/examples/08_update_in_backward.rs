@@ -1,18 +1,20 @@
-//! A model of one's own whose layers are updated in backward: the gradients of one layer are there at a time.
+//! A model of one's own whose layers are updated in backward: the gradients of one layer are there at a time, where no op of dfdx is still to come that might
+//! reach for them.
 //!
 //!     cargo run -p edkm-examples --example 08_update_in_backward
 
 use dfdx::prelude::*;
-use dfdx_edkm::nn::builders::ClusteredLinear;
+use dfdx_edkm::nn::builders::{ClusteredLinear, RmsNorm};
 use dfdx_edkm::optim::{AdamW, AdamWConfig};
-use dfdx_edkm::{ParameterVisitor, Parameters, ParametersByPart, SaveForBackward, StoreTape};
+use dfdx_edkm::{gradients_of, ParameterVisitor, Parameters, ParametersByPart, SaveForBackward, StoreTape};
 use edkm_store::Store;
 
-type Layer = <ClusteredLinear<64, 64> as BuildOnDevice<Cpu, f32>>::Built;
+type Layer = (RmsNorm<64>, ClusteredLinear<64, 64>);
+type Built = <Layer as BuildOnDevice<Cpu, f32>>::Built;
 type X<T> = Tensor<Rank2<32, 64>, f32, Cpu, T>;
 
 /// Layers, each a part of its own.
-struct Mlp(Vec<Layer>);
+struct Mlp(Vec<Built>);
 
 impl Mlp {
     fn forward<T: SaveForBackward<Cpu>>(&self, mut x: X<T>) -> X<T> {
@@ -20,7 +22,7 @@ impl Mlp {
             // its parameters are used from here on
             let (input, mut tape) = x.split_tape();
             tape.begin_part(part);
-            x = layer.forward(input.put_tape(tape)).tanh();
+            x = layer.forward(input.put_tape(tape));
         }
         x
     }
@@ -49,12 +51,12 @@ impl Parameters<Cpu> for Mlp {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let dev = Cpu::default();
-    let layers = (0..4).map(|_| dev.build_module::<ClusteredLinear<64, 64>, f32>());
+    let layers = (0..4).map(|_| dev.build_module::<Layer, f32>());
     let mut model = Mlp(layers.collect());
     let mut adamw = AdamW::new(dev.clone(), AdamWConfig::default());
     let (x, y): (X<NoneTape>, X<NoneTape>) = (dev.sample_normal(), dev.sample_uniform());
     for step in 0..40 {
-        let tape = StoreTape::new(Store::marshaling(), Gradients::leaky());
+        let tape = StoreTape::new(Store::marshaling(), gradients_of(&mut model));
         let loss = (model.forward(x.clone().put_tape(tape)) - y.clone()).square().mean();
         let value = loss.array();
         // in place of `backward` and `step`: there are no gradients to hold in between

@@ -5,7 +5,9 @@
 use dfdx::prelude::*;
 use dfdx_edkm::ops::clustered_weight::clustered_weight;
 use dfdx_edkm::optim::{AdamW, AdamWConfig};
-use dfdx_edkm::{backward, Bits, Clustering, Grouping, ParameterKind, ParameterVisitor, Parameters, Spec, StoreTape};
+use dfdx_edkm::{
+    backward, gradients_of, Bits, Clustering, Grouping, ParameterKind, ParameterVisitor, Parameters, Spec, StoreTape,
+};
 use edkm_store::Store;
 
 const EXPERTS: usize = 4;
@@ -65,7 +67,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for step in 0..=300 {
         let x: Rows = dev.sample_normal_like(&(256, SIZE));
         let y = turned(&dev, &x);
-        let taped = x.put_tape(StoreTape::new(Store::marshaling(), Gradients::leaky()));
+        let taped = x.put_tape(StoreTape::new(Store::marshaling(), gradients_of(&mut mixture)));
         let loss = mse_loss(mixture.forward(taped).map_err(|error| error.to_string())?, y);
         if step % 100 == 0 {
             println!("step {step:3}  loss {:.4}", loss.array());

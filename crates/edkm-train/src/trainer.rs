@@ -7,7 +7,9 @@ use std::sync::Arc;
 use dfdx::prelude::*;
 use dfdx_edkm::ops::cross_entropy::Targets;
 use dfdx_edkm::optim::{AdamW, AdamWConfig, StepError};
-use dfdx_edkm::{backward, DeviceBudget, EdkmDevice, ParameterKind, ParameterVisitor, Parameters, StoreTape};
+use dfdx_edkm::{
+    backward, gradients_of, DeviceBudget, EdkmDevice, ParameterKind, ParameterVisitor, Parameters, StoreTape,
+};
 use edkm_cluster::Temperature;
 use edkm_llama::model::{Distillation, DynamicLlama, DynamicTeacher, Tokens};
 use edkm_store::{Backend, Store};
@@ -232,7 +234,7 @@ impl<D: EdkmDevice> Trainer<D> {
     /// All passes, whose gradients are summed, and the update. Gives the loss, and the norm of the sum.
     fn update_after(&mut self, batches: Vec<Batch>, learning_rate: f64) -> Result<(f64, f64), TrainError> {
         let counted: f64 = batches.iter().map(Batch::counted).sum();
-        let mut gradients = Gradients::leaky();
+        let mut gradients = gradients_of(&mut self.model);
         let mut loss = 0.0;
         for batch in batches {
             let share = if counted > 0.0 { batch.counted() / counted } else { 0.0 };
@@ -254,7 +256,8 @@ impl<D: EdkmDevice> Trainer<D> {
             value: batches.len().to_string(),
             expected: "1: gradients are not kept for the next",
         })?;
-        let (value, loss) = self.forward(batch, Gradients::leaky())?;
+        let gradients = gradients_of(&mut self.model);
+        let (value, loss) = self.forward(batch, gradients)?;
         let norm = self
             .optimizer
             .backward_and_step(&mut self.model, loss, learning_rate)
@@ -280,7 +283,7 @@ impl<D: EdkmDevice> Trainer<D> {
             step: self.step,
             source,
         })?;
-        Ok((value, keep_parameters(&mut self.model, gradients)?))
+        Ok((value, gradients))
     }
 
     /// Cross-entropy of one batch, and what is learned of it, a finite loss, on a tape that adds to `gradients`.
@@ -375,40 +378,4 @@ pub(crate) fn model_input(batch: Batch) -> (Tokens, Targets) {
             weights: batch.weights.into(),
         },
     )
-}
-
-/// The gradients of the parameters alone. With run-time dimensions dfdx cannot be told the leaves, so what temporaries have left is
-/// dropped here.
-fn keep_parameters<D: EdkmDevice>(
-    model: &mut DynamicLlama<D>,
-    gradients: Gradients<f32, D>,
-) -> Result<Gradients<f32, D>, TrainError> {
-    struct Keep<D: EdkmDevice> {
-        all: Gradients<f32, D>,
-        kept: Gradients<f32, D>,
-    }
-    impl<D: EdkmDevice> ParameterVisitor<D> for Keep<D> {
-        type Error = D::Err;
-        fn visit<S: Shape>(
-            &mut self,
-            _: &str,
-            _: ParameterKind<'_>,
-            parameter: &mut Tensor<S, f32, D>,
-        ) -> Result<(), D::Err> {
-            let slot = self.all.get_or_alloc_mut(parameter)?;
-            let gradient = dfdx_edkm::device::take_gradient(parameter.device(), slot)?;
-            *self.kept.get_or_alloc_mut(parameter)? = gradient;
-            Ok(())
-        }
-    }
-    let mut keep = Keep {
-        all: gradients,
-        kept: Gradients::leaky(),
-    };
-    model
-        .visit_parameters("", &mut keep)
-        .map_err(|error| TrainError::Device {
-            reason: error.to_string(),
-        })?;
-    Ok(keep.kept)
 }

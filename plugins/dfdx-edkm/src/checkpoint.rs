@@ -5,7 +5,8 @@ use std::rc::Rc;
 
 use dfdx::prelude::*;
 
-use crate::device::{contiguous, take_gradient, DeviceMemory};
+use crate::device::{contiguous, DeviceMemory};
+use crate::gradients::{lend_gradient, output_gradient};
 use crate::save::SegmentTape;
 use crate::{SaveAs, SaveForBackward, StoreTape};
 
@@ -116,18 +117,18 @@ where
         let len = out.shape().num_elements();
         tape.remade_by(&out, move || segment.output()?.try_reshape_like(&(len,)))?;
     }
-    tape.add_backward_op(move |grads| {
+    tape.add_checked_op(move |grads| {
         let _span = tracing::trace_span!("checkpoint backward").entered();
         let Rerun { x, out, tape } = segment.take()?;
         let inner_x_ghost = x.ghost();
         // The loaded tensor may be another one for dfdx: let its gradient grow on top of what x has, as it would without checkpoint.
-        let grad_x = take_gradient(&device, grads.get_or_alloc_mut(&x_ghost)?)?;
+        let grad_x = lend_gradient(&device, grads.get_or_alloc_mut(&x_ghost)?, &x_ghost)?;
         *grads.get_or_alloc_mut(&inner_x_ghost)? = grad_x;
-        let grad_out = take_gradient(&device, grads.get_or_alloc_mut(&out_ghost)?)?;
+        let grad_out = output_gradient(&device, grads.get_or_alloc_mut(&out_ghost)?, &out_ghost)?;
         *grads.get_or_alloc_mut(&out)? = grad_out;
         drop((x, out));
         tape.run(grads)?;
-        let grad_x = take_gradient(&device, grads.get_or_alloc_mut(&inner_x_ghost)?)?;
+        let grad_x = lend_gradient(&device, grads.get_or_alloc_mut(&inner_x_ghost)?, &inner_x_ghost)?;
         *grads.get_or_alloc_mut(&x_ghost)? = grad_x;
         Ok(())
     });

@@ -31,6 +31,9 @@ pub enum EdkmError {
         /// What it was given.
         got: String,
     },
+    /// An op adds to a gradient that was taken for good.
+    #[error("the gradient of a parameter was taken with its part, and an op before the beginning of that part uses it too: say `begin_part` before its first use")]
+    GradientTaken,
     /// The device (out of memory, usually).
     #[error("the device failed: {0}")]
     Device(String),

@@ -38,6 +38,7 @@ mod clustering;
 mod composition;
 pub mod device;
 mod error;
+mod gradients;
 mod half_tensor;
 pub mod nn;
 pub mod ops;
@@ -58,12 +59,13 @@ pub use edkm_cluster::{
 /// The packed form of a clustered weight.
 pub use edkm_palette::{PaletteDType, PaletteError, PaletteSpec, PalettizedMatrix};
 pub use error::{EdkmError, PalettizeError};
+pub use gradients::{gradients_of, take_gradient};
 pub use half_tensor::{HalfKernel, HalfTensor};
 pub use parameters::{
     count_parameters, visit_clustered, ClusteredMatrix, ParameterKind, ParameterVisitor, Parameters, ParametersByPart,
 };
 pub use save::{SaveAs, SaveForBackward};
-pub use tape::{backward, backward_by_parts, DeviceBudget, Failure, StoreTape};
+pub use tape::{backward, backward_by_parts, backward_each_part, DeviceBudget, Failure, StoreTape};
 
 /// The README's program is compiled and run with the documentation's.
 #[cfg(doctest)]

@@ -81,6 +81,15 @@ pub trait SaveForBackward<D: DeviceMemory>: Tape<f32, D> + 'static {
     /// are whole (see [`crate::backward_by_parts`]). `part` is its number in the model. A tape that gives all gradients at the end pays no heed.
     fn begin_part(&mut self, _part: usize) {}
 
+    /// Records the backward pass of an op that refuses a gradient of another length than it needs. Those recorded by dfdx's
+    /// [`Tape::add_backward_op`] need not: what they add to is of its length throughout, also where a part's gradients were taken.
+    fn add_checked_op<F>(&mut self, operation: F)
+    where
+        F: 'static + FnOnce(&mut Gradients<f32, D>) -> Result<(), D::Err>,
+    {
+        self.add_backward_op(operation);
+    }
+
     /// Notes why an op failed, and gives the device's error to return.
     fn fail(&self, error: EdkmError) -> D::Err;
 
@@ -283,6 +292,13 @@ impl<D: DeviceMemory> SaveForBackward<D> for StoreTape<f32, D> {
 
     fn begin_part(&mut self, part: usize) {
         self.note_part(part);
+    }
+
+    fn add_checked_op<F>(&mut self, operation: F)
+    where
+        F: 'static + FnOnce(&mut Gradients<f32, D>) -> Result<(), D::Err>,
+    {
+        self.record_checked(operation);
     }
 
     fn fail(&self, error: EdkmError) -> D::Err {

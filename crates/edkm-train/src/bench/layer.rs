@@ -3,9 +3,9 @@
 use std::time::Instant;
 
 use dfdx::prelude::*;
-use dfdx_edkm::device::take_gradient;
 use dfdx_edkm::{
-    backward, try_checkpoint, DeviceBudget, EdkmDevice, ParameterKind, ParameterVisitor, Parameters, StoreTape,
+    backward, gradients_of, try_checkpoint, DeviceBudget, EdkmDevice, ParameterKind, ParameterVisitor, Parameters,
+    StoreTape,
 };
 use edkm_cluster::bench::median;
 use edkm_cluster::Bits;
@@ -269,11 +269,11 @@ impl<D: EdkmDevice> LayerBench<D> {
             return backward_owned(loss);
         }
         let store = self.settings.store.build()?;
-        let tape = self.tape(store.clone());
-        let (layer, x) = match variant {
-            Variant::Stock | Variant::Unclustered => (&self.unclustered, x.put_tape(tape)),
-            Variant::Clustered | Variant::Checkpointed => (&self.clustered, x.put_tape(tape)),
+        let layer = match variant {
+            Variant::Stock | Variant::Unclustered => &self.unclustered,
+            Variant::Clustered | Variant::Checkpointed => &self.clustered,
         };
+        let x = x.put_tape(self.tape(layer, store.clone()));
         let out = match variant {
             Variant::Checkpointed => try_checkpoint(layer, x),
             _ => layer.try_forward(x),
@@ -284,9 +284,9 @@ impl<D: EdkmDevice> LayerBench<D> {
         Ok(())
     }
 
-    /// A tape for one pass.
-    pub(super) fn tape(&self, store: impl Backend) -> StoreTape<f32, D> {
-        let tape = StoreTape::new(store, Gradients::leaky());
+    /// A tape for one pass of a layer.
+    pub(super) fn tape(&self, layer: &FusedDecoderLayer<D>, store: impl Backend) -> StoreTape<f32, D> {
+        let tape = StoreTape::new(store, gradients_of(&mut layer.clone()));
         match self.settings.device_memory {
             Some(bytes) => tape.with_device_budget(&DeviceBudget::new(bytes)),
             None => tape,
@@ -302,7 +302,7 @@ impl<D: EdkmDevice> LayerBench<D> {
         let (out_ghost, loss_ghost) = (out.ghost(), loss.ghost());
         let factor = 1.0 / out.shape().num_elements() as f32;
         tape.add_backward_op(move |grads| {
-            let grad_loss = take_gradient(&device, grads.get_or_alloc_mut(&loss_ghost)?)?;
+            let grad_loss = grads.get_or_alloc_mut(&loss_ghost)?.clone();
             device.add_times(D::view(&x), factor, &grad_loss, grads.get_or_alloc_mut(&out_ghost)?)
         });
         Ok(loss.put_tape(tape))

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use dfdx::prelude::*;
-use dfdx_edkm::{backward, EdkmDevice, StoreTape};
+use dfdx_edkm::{backward, gradients_of, EdkmDevice, StoreTape};
 use edkm_cluster::bench::median;
 use edkm_llama::model::Recompute;
 use edkm_store::{Backend, Quote, Record, Report, Store, StoreError, StoreSpec, Ticket};
@@ -158,7 +158,7 @@ impl<D: EdkmDevice> LayerBench<D> {
         let spec = store.parse::<StoreSpec>()?;
         let forward = |x: Hidden<D>| {
             let listing = Listing::new(spec.build()?);
-            let tape = StoreTape::new(listing.clone(), Gradients::leaky());
+            let tape = StoreTape::new(listing.clone(), gradients_of(&mut layer.clone()));
             let out = layer.try_forward_saving(x.put_tape(tape), recompute);
             let loss = out.and_then(|out| self.loss(out)).map_err(device_error)?;
             let saved = Some((listing.report().held_bytes + clustering_bytes(layer), listing));

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use dfdx::prelude::*;
 use dfdx_edkm::{
-    backward_by_parts, EdkmDevice, EdkmError, ParameterKind, ParameterVisitor, ParametersByPart, StoreTape,
+    backward_each_part, gradients_of, take_gradient, EdkmDevice, EdkmError, ParameterKind, ParameterVisitor,
+    ParametersByPart, StoreTape,
 };
 use edkm_llama::model::DynamicLlama;
 use edkm_store::{Backend, Store};
@@ -40,7 +41,7 @@ pub fn importance<D: EdkmDevice>(
     let mut found = Importances::new();
     for (index, window) in windows.into_iter().enumerate() {
         let predictions = window.counted();
-        let tape = StoreTape::shared(store.clone(), Gradients::leaky());
+        let tape = StoreTape::shared(store.clone(), gradients_of(&mut model));
         let failure = tape.failure();
         let (tokens, targets) = model_input(window);
         let step = index as u64;
@@ -62,7 +63,7 @@ pub fn importance<D: EdkmDevice>(
                 tensor,
             });
         }
-        backward_by_parts(loss, |part, gradients| {
+        let squares = |part, gradients: &mut Gradients<f32, D>| {
             let mut add = AddSquares {
                 gradients,
                 scale: (predictions / count as f64) as f32,
@@ -71,8 +72,8 @@ pub fn importance<D: EdkmDevice>(
             model
                 .visit_part(part, "", &mut add)
                 .map_err(|error: D::Err| EdkmError::Device(format!("calibration: {error}")))
-        })
-        .map_err(|source| TrainError::Step { step, source })?;
+        };
+        backward_each_part(loss, squares, |_| Ok(())).map_err(|source| TrainError::Step { step, source })?;
         progress((index + 1) as f64 / count as f64)?;
     }
     Ok(found)
@@ -97,8 +98,7 @@ impl<D: EdkmDevice> ParameterVisitor<D> for AddSquares<'_, D> {
             return Ok(());
         }
         let device = parameter.device().clone();
-        let slot = self.gradients.get_or_alloc_mut(parameter)?;
-        let gradient = dfdx_edkm::device::take_gradient(&device, slot)?;
+        let gradient = take_gradient(self.gradients, parameter)?;
         let gradient = device.buffer_to_vec(&gradient)?;
         let sums = self
             .found

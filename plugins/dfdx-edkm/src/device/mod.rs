@@ -141,20 +141,3 @@ pub fn contiguous<S: Shape, D: DeviceMemory, T: Tape<f32, D>>(
         tensor.try_contiguous()
     }
 }
-
-/// Takes a gradient out of its slot and leaves an empty one behind.
-///
-/// For the gradient of an op's own output: after that op's backward nobody reads it, so its memory is freed early. For the gradients
-/// of inputs it serves to hold two of them at once; `Gradients` lends one at a time.
-pub fn take_gradient<D: DeviceMemory>(
-    device: &D,
-    slot: &mut <D as Storage<f32>>::Vec,
-) -> Result<<D as Storage<f32>>::Vec, D::Err> {
-    Ok(std::mem::replace(
-        slot,
-        Storage::<f32>::try_alloc_len(device, EMPTY_SLOT)?,
-    ))
-}
-
-/// Elements of an emptied slot: one, since not every device can allocate none.
-const EMPTY_SLOT: usize = 1;

@@ -1,6 +1,6 @@
 //! Adam with decoupled weight decay (arXiv 1711.05101).
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 
 use dfdx::prelude::*;
@@ -316,6 +316,14 @@ pub enum StepError {
         /// The name.
         parameter: String,
     },
+    /// One tensor under two names. A clone of a module shares its tensors with it, gradients and all.
+    #[error("{first} and {second} are one tensor: a layer that is used twice is one field, whose weight serves both; two layers are made one by one")]
+    SameTensor {
+        /// The name that comes first.
+        first: String,
+        /// The other one.
+        second: String,
+    },
     /// Moments of another length than the parameter that has their name.
     #[error("the moments of {parameter} are not those of its {numbers} numbers: they were kept for another model")]
     Moments {
@@ -379,16 +387,32 @@ pub(super) fn device_error(parameter: &str, error: impl std::fmt::Display) -> St
     }
 }
 
-/// The names of a walk, each of which comes once.
+/// The parameters of a walk, each of which comes once.
 #[derive(Default)]
-pub(super) struct Names(HashSet<String>);
+pub(super) struct Names {
+    names: HashSet<String>,
+    by_address: HashMap<u64, String>,
+}
 
 impl Names {
-    pub(super) fn add(&mut self, name: &str) -> Result<(), StepError> {
-        match self.0.insert(name.to_owned()) {
-            true => Ok(()),
-            false => Err(StepError::SameName {
+    pub(super) fn add<S: Shape, D: EdkmDevice>(
+        &mut self,
+        name: &str,
+        parameter: &Tensor<S, f32, D>,
+    ) -> Result<(), StepError> {
+        if !self.names.insert(name.to_owned()) {
+            return Err(StepError::SameName {
                 parameter: name.to_owned(),
+            });
+        }
+        if parameter.shape().num_elements() == 0 || !D::is_contiguous(parameter) {
+            return Ok(());
+        }
+        match self.by_address.insert(D::address(parameter), name.to_owned()) {
+            None => Ok(()),
+            Some(first) => Err(StepError::SameTensor {
+                first,
+                second: name.to_owned(),
             }),
         }
     }
@@ -410,7 +434,7 @@ impl<D: EdkmDevice> ParameterVisitor<D> for Norm<'_, D> {
         _: ParameterKind<'_>,
         parameter: &mut Tensor<S, f32, D>,
     ) -> Result<(), StepError> {
-        self.names.add(name)?;
+        self.names.add(name, parameter)?;
         self.optimizer.check_moments(name, parameter.shape())?;
         let gradient = gradient_of(self.gradients, name, parameter)?;
         self.sum_of_squares += sum_of_squares(&self.optimizer.device, name, gradient)?;

@@ -1,5 +1,6 @@
 //! The update within the backward pass: a gradient is used as soon as it is whole, and freed (as in LOMO, arXiv 2306.09782).
 
+use std::cell::RefCell;
 use std::collections::HashSet;
 
 use dfdx::prelude::*;
@@ -7,13 +8,17 @@ use edkm_kernels::adamw::Hyper;
 
 use super::adamw::{clip_factor, device_error, gradient_of, sum_of_squares, Names};
 use super::{AdamW, StepError};
-use crate::device::take_gradient;
-use crate::{backward_by_parts, EdkmDevice, ParameterKind, ParameterVisitor, ParametersByPart, StoreTape};
+use crate::{
+    backward_each_part, take_gradient, EdkmDevice, EdkmError, ParameterKind, ParameterVisitor, ParametersByPart,
+    StoreTape,
+};
 
 impl<D: EdkmDevice> AdamW<D> {
     /// The backward pass of `loss` and the update of every parameter of `model`, part by part: once the gradients of a part are whole its parameters are
     /// updated and the gradients freed. Memory of the gradients of the largest part in place of 4 bytes a parameter. Gives the norm of all gradients before
     /// clipping.
+    ///
+    /// A part begins on the tape before any of its parameters is used: where one was used before, the step ends with [`EdkmError::GradientTaken`] once that shows.
     ///
     /// Parameters whose part does not begin on the loss's own tape (see [`SaveForBackward::begin_part`](crate::SaveForBackward::begin_part)) are updated
     /// together at the end. The gradients of one backward pass make the step: there is nothing to accumulate into.
@@ -41,14 +46,22 @@ impl<D: EdkmDevice> AdamW<D> {
             sum_of_squares: 0.0,
             updated: HashSet::new(),
         };
-        let done = backward_by_parts(loss, |part, gradients| {
-            let _span = tracing::trace_span!("optimizer", part).entered();
-            step.update(gradients, |visitor| model.visit_part(part, "", visitor))
-        })
-        .and_then(|mut rest| {
-            let _span = tracing::trace_span!("optimizer").entered();
-            step.update(&mut rest, |visitor| model.visit_parameters("", visitor))
-        });
+        // both walk over the model, one after the other
+        let (model, step_in_turn) = (RefCell::new(model), RefCell::new(&mut step));
+        let done = backward_each_part(
+            loss,
+            |part, gradients| {
+                let _span = tracing::trace_span!("optimizer", part).entered();
+                let visit = |visitor: &mut Pass<'_, '_, D>| model.borrow_mut().visit_part(part, "", visitor);
+                step_in_turn.borrow_mut().update(gradients, End::No, visit)
+            },
+            |rest| {
+                let _span = tracing::trace_span!("optimizer").entered();
+                let visit = |visitor: &mut Pass<'_, '_, D>| model.borrow_mut().visit_parameters("", visitor);
+                step_in_turn.borrow_mut().update(rest, End::Yes, visit)
+            },
+        );
+        let model = model.into_inner();
         match done {
             Ok(()) => Ok(step.sum_of_squares.sqrt()),
             Err(error) => {
@@ -96,11 +109,13 @@ impl<'a, D: EdkmDevice> PartialStep<'a, D> {
     fn update(
         &mut self,
         gradients: &mut Gradients<f32, D>,
+        end: End,
         mut visit: impl FnMut(&mut Pass<'_, 'a, D>) -> Result<(), StepError>,
     ) -> Result<(), StepError> {
         let mut pass = Pass {
             step: self,
             gradients,
+            end,
             sum_of_squares: 0.0,
             names: Names::default(),
             factor: None,
@@ -113,10 +128,18 @@ impl<'a, D: EdkmDevice> PartialStep<'a, D> {
     }
 }
 
+/// Whether the backward pass is done.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    No,
+    Yes,
+}
+
 /// A walk over the parameters of a part: the first sums up the squares of their gradients, the second updates them.
 struct Pass<'p, 'a, D: EdkmDevice> {
     step: &'p mut PartialStep<'a, D>,
     gradients: &'p mut Gradients<f32, D>,
+    end: End,
     sum_of_squares: f64,
     names: Names,
     /// What the gradients are multiplied with, once that is known.
@@ -138,17 +161,22 @@ impl<D: EdkmDevice> ParameterVisitor<D> for Pass<'_, '_, D> {
             updated,
             ..
         } = &mut *self.step;
-        if updated.contains(name) {
-            return Ok(());
-        }
         let slot = gradient_of(self.gradients, name, parameter)?;
+        if updated.contains(name) {
+            // what was taken is zeros, unless an op has added to it since
+            let is_added_to = || Ok::<_, StepError>(sum_of_squares(&optimizer.device, name, slot)? != 0.0);
+            return match self.end == End::Yes && self.factor.is_none() && is_added_to()? {
+                true => Err(StepError::Backward(EdkmError::GradientTaken)),
+                false => Ok(()),
+            };
+        }
         let Some(factor) = self.factor else {
-            self.names.add(name)?;
+            self.names.add(name, parameter)?;
             optimizer.check_moments(name, parameter.shape())?;
             self.sum_of_squares += sum_of_squares(&optimizer.device, name, slot)?;
             return Ok(());
         };
-        let gradient = take_gradient(&optimizer.device, slot).map_err(|e| device_error(name, e))?;
+        let gradient = take_gradient(self.gradients, parameter).map_err(|e| device_error(name, e))?;
         let hyper = Hyper {
             grad_scale: factor as f32,
             ..*hyper

@@ -3,10 +3,11 @@
 use dfdx::prelude::*;
 
 use super::{Failure, StoreTape};
+use crate::gradients::{drop_temporaries, refill, Running};
 use crate::EdkmError;
 
-/// Runs the backward pass of a scalar loss and returns the gradients: of the leaves if the tape was made with dfdx's `alloc_grads`,
-/// of every tensor that was not freed on the way if it was made with `Gradients::leaky`.
+/// Runs the backward pass of a scalar loss and returns the gradients: of the leaves if the tape was made with dfdx's `alloc_grads` or with
+/// [`gradients_of`](crate::gradients_of), of every tensor if it was made with `Gradients::leaky`.
 ///
 /// # Errors
 /// What an op failed with, above all a store that could not give a tensor back ([`EdkmError::Store`]): never a wrong gradient.
@@ -16,16 +17,38 @@ pub fn backward<E: Dtype, D: Device<E>>(
     backward_by_parts(loss, |_, _| Ok(()))
 }
 
+/// Runs the backward pass as [`backward_by_parts`] does, and gives nothing back: `rest` is called at the end with what no part has taken.
+///
+/// # Errors
+/// Those of [`backward`]; the first of `part` and `rest`.
+pub fn backward_each_part<E: Dtype, D: Device<E>, X: From<EdkmError>>(
+    loss: Tensor<Rank0, E, D, StoreTape<E, D>>,
+    part: impl FnMut(usize, &mut Gradients<E, D>) -> Result<(), X>,
+    rest: impl FnOnce(&mut Gradients<E, D>) -> Result<(), X>,
+) -> Result<(), X> {
+    pass(loss, part, |gradients, _| rest(gradients)).map(drop)
+}
+
 /// Runs the backward pass as [`backward`] does, and calls `part` for each part of the model that said where it begins
 /// ([`SaveForBackward::begin_part`](crate::SaveForBackward::begin_part)), as soon as the gradients of its parameters are whole: last part first. What
-/// `part` takes out of the gradients ([`take_gradient`](crate::device::take_gradient)) is not there at the end, so that those of all parts are
-/// never there at once. No op that is still to run reads the parameters of that part: they may be changed.
+/// `part` takes out of the gradients ([`take_gradient`](crate::take_gradient)) is zeros at the end; [`backward_each_part`] has no memory for them then, so that those
+/// of all parts are never there at once. No op that is still to run reads the parameters of that part, if it is true that they are used from where it begins on: they may be
+/// changed.
 ///
 /// # Errors
 /// Those of [`backward`]; the first of `part`.
 pub fn backward_by_parts<E: Dtype, D: Device<E>, X: From<EdkmError>>(
     loss: Tensor<Rank0, E, D, StoreTape<E, D>>,
     part: impl FnMut(usize, &mut Gradients<E, D>) -> Result<(), X>,
+) -> Result<Gradients<E, D>, X> {
+    pass(loss, part, |gradients, failed| refill(gradients).map_err(failed))
+}
+
+/// The pass; `end` is called behind it, while it is known which gradients were taken.
+fn pass<E: Dtype, D: Device<E>, X: From<EdkmError>>(
+    loss: Tensor<Rank0, E, D, StoreTape<E, D>>,
+    part: impl FnMut(usize, &mut Gradients<E, D>) -> Result<(), X>,
+    end: impl FnOnce(&mut Gradients<E, D>, &dyn Fn(D::Err) -> X) -> Result<(), X>,
 ) -> Result<Gradients<E, D>, X> {
     let _span = tracing::trace_span!("backward").entered();
     let (loss, mut tape) = loss.split_tape();
@@ -35,16 +58,21 @@ pub fn backward_by_parts<E: Dtype, D: Device<E>, X: From<EdkmError>>(
     if let Some(error) = reason() {
         return Err(error.into());
     }
-    let failed = |device: D::Err| -> X {
+    let failed = &|device: D::Err| -> X {
         let error = reason().unwrap_or_else(|| EdkmError::Device(device.to_string()));
         error.into()
     };
     let mut gradients = united(&loss, std::mem::take(&mut tape.gradients)).map_err(failed)?;
+    let temporaries_go = drop_temporaries(&mut gradients, &loss).map_err(failed)?;
     let ghost = loss.ghost();
     let slot = gradients.get_or_alloc_mut(&ghost).map_err(failed)?;
     loss.device().try_fill_with_ones(slot).map_err(failed)?;
-    tape.run_by_parts(&mut gradients, part, failed)?;
+    let context = tape.context().clone();
+    let running = Running::begin(temporaries_go);
+    context.listen(|| tape.run_by_parts(&mut gradients, part, failed))?;
     gradients.drop_non_leafs();
+    end(&mut gradients, failed)?;
+    drop(running);
     Ok(gradients)
 }
 

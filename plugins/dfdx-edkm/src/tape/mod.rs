@@ -6,7 +6,7 @@ mod failure;
 mod rematerialize;
 mod resident;
 
-pub use backward::{backward, backward_by_parts};
+pub use backward::{backward, backward_by_parts, backward_each_part};
 pub(crate) use context::{listener, Context};
 pub use failure::Failure;
 pub(crate) use rematerialize::{byte_len, Remake, Remakes, Shared};
@@ -21,6 +21,7 @@ use std::sync::Arc;
 use dfdx::prelude::*;
 use edkm_store::Backend;
 
+use crate::gradients::refill;
 use crate::EdkmError;
 
 /// An operation of the backward pass.
@@ -28,7 +29,11 @@ type BackwardOp<E, D> = Box<dyn FnOnce(&mut Gradients<E, D>) -> Result<(), <D as
 
 /// What a tape records.
 enum Recorded<E, D: Storage<E>> {
-    Op(BackwardOp<E, D>),
+    Op {
+        run: BackwardOp<E, D>,
+        /// Whether it looks at the length of the gradients that it adds to.
+        is_checked: bool,
+    },
     /// From here on the parameters of this part are used.
     Part(usize),
 }
@@ -62,8 +67,9 @@ pub struct StoreTape<E, D: Storage<E>> {
     residents: Option<Box<Residents<E, D>>>,
 }
 
-impl<E, D: Storage<E>> StoreTape<E, D> {
-    /// A tape over `store`, accumulating into `gradients` (from dfdx's `alloc_grads`, or [`Gradients::leaky`]).
+impl<E: 'static, D: Storage<E>> StoreTape<E, D> {
+    /// A tape over `store`, accumulating into `gradients`: from dfdx's `alloc_grads` or [`gradients_of`](crate::gradients_of), so that gradients of
+    /// what lies between are freed on the way, or [`Gradients::leaky`], which keeps them all.
     pub fn new(store: impl Backend, gradients: Gradients<E, D>) -> Self {
         Self::shared(Arc::new(store), gradients)
     }
@@ -150,12 +156,17 @@ impl<E, D: Storage<E>> StoreTape<E, D> {
         // where a part has begun twice it is the first that counts, which is met last
         let mut begun = HashSet::new();
         self.recorded.retain(|(_, recorded)| match recorded {
-            Recorded::Op(_) => true,
+            Recorded::Op { .. } => true,
             Recorded::Part(part) => begun.insert(*part),
         });
         while let Some((_, recorded)) = self.recorded.pop() {
             match recorded {
-                Recorded::Op(operation) => operation(gradients).map_err(&failed)?,
+                Recorded::Op { run, is_checked } => {
+                    if !is_checked {
+                        refill(gradients).map_err(&failed)?;
+                    }
+                    run(gradients).map_err(&failed)?;
+                }
                 Recorded::Part(begun) => part(begun, gradients)?,
             }
         }
@@ -165,6 +176,16 @@ impl<E, D: Storage<E>> StoreTape<E, D> {
     /// Notes that the parameters of `part` are used from here on.
     pub(crate) fn note_part(&mut self, part: usize) {
         self.record(Recorded::Part(part));
+    }
+
+    pub(crate) fn record_checked<F>(&mut self, operation: F)
+    where
+        F: 'static + FnOnce(&mut Gradients<E, D>) -> Result<(), D::Err>,
+    {
+        self.record(Recorded::Op {
+            run: Box::new(operation),
+            is_checked: true,
+        });
     }
 
     fn record(&mut self, what: Recorded<E, D>) {
@@ -185,7 +206,7 @@ impl<E, D: Storage<E>> StoreTape<E, D> {
     }
 }
 
-impl<E, D: Storage<E>> Default for StoreTape<E, D> {
+impl<E: 'static, D: Storage<E>> Default for StoreTape<E, D> {
     fn default() -> Self {
         Self::sharing(Context::current().unwrap_or_default())
     }
@@ -206,7 +227,7 @@ impl<E, D: Storage<E>> Merge<NoneTape> for StoreTape<E, D> {
     }
 }
 
-impl<E, D: Storage<E>> Merge<Self> for StoreTape<E, D> {
+impl<E: 'static, D: Storage<E>> Merge<Self> for StoreTape<E, D> {
     /// Keeps the store and the failure slot of the left side, but if that is an empty tape of dfdx's. The gradients are those of both, as with `OwnedTape`:
     /// of a leaf that both have, the right side's.
     fn merge(self, other: Self) -> Self {
@@ -231,13 +252,16 @@ impl<E, D: Storage<E>> Merge<Self> for StoreTape<E, D> {
     }
 }
 
-impl<E, D: Storage<E>> Tape<E, D> for StoreTape<E, D> {
+impl<E: 'static, D: Storage<E>> Tape<E, D> for StoreTape<E, D> {
     const OWNS_TAPE: bool = true;
 
     fn add_backward_op<F>(&mut self, operation: F)
     where
         F: 'static + FnOnce(&mut Gradients<E, D>) -> Result<(), D::Err>,
     {
-        self.record(Recorded::Op(Box::new(operation)));
+        self.record(Recorded::Op {
+            run: Box::new(operation),
+            is_checked: false,
+        });
     }
 }

@@ -7,7 +7,8 @@ mod cuda_kernel;
 use dfdx::prelude::*;
 
 use super::Matrix;
-use crate::device::{contiguous, take_gradient, DeviceMemory};
+use crate::device::{contiguous, DeviceMemory};
+use crate::gradients::{gradient_slot, output_gradient};
 use crate::{EdkmDevice, EdkmError, SaveForBackward};
 
 /// The device's part of a sum.
@@ -44,11 +45,17 @@ pub fn add<D: EdkmDevice, T: SaveForBackward<D>>(x: Matrix<D, T>, y: Matrix<D, T
     let sum = device.add_forward(D::view(&x), D::view(&y))?;
     let sum = device.tensor_from_buffer(sum, shape)?;
     let (x_ghost, y_ghost, sum_ghost) = (x.ghost(), y.ghost(), sum.ghost());
-    tape.add_backward_op(move |grads| {
+    tape.add_checked_op(move |grads| {
         let _span = tracing::trace_span!("add backward").entered();
-        let grad_sum = take_gradient(&device, grads.get_or_alloc_mut(&sum_ghost)?)?;
-        device.add_backward(&grad_sum, grads.get_or_alloc_mut(&x_ghost)?)?;
-        device.add_backward(&grad_sum, grads.get_or_alloc_mut(&y_ghost)?)
+        let grad_sum = output_gradient(&device, grads.get_or_alloc_mut(&sum_ghost)?, &sum_ghost)?;
+        device.add_backward(
+            &grad_sum,
+            gradient_slot(&device, grads.get_or_alloc_mut(&x_ghost)?, &x_ghost)?,
+        )?;
+        device.add_backward(
+            &grad_sum,
+            gradient_slot(&device, grads.get_or_alloc_mut(&y_ghost)?, &y_ghost)?,
+        )
     });
     Ok(sum.put_tape(tape))
 }

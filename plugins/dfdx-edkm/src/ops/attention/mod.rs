@@ -8,7 +8,8 @@ use dfdx::prelude::*;
 pub use edkm_kernels::attention::Dims as AttentionDims;
 
 use super::{apart, Matrix};
-use crate::device::{contiguous, take_gradient, DeviceMemory};
+use crate::device::{contiguous, DeviceMemory};
+use crate::gradients::{gradient_slot, lend_gradient, output_gradient};
 use crate::tape::Shared;
 use crate::{EdkmDevice, EdkmError, SaveAs, SaveForBackward};
 
@@ -115,14 +116,14 @@ pub fn attention<D: EdkmDevice, T: SaveForBackward<D>>(
     }
     let saved_lse = tape.save(lse, SaveAs::local("attention.lse").exactly())?;
     let saved_out = tape.save(out.clone(), SaveAs::local("attention.out"))?;
-    tape.add_backward_op(move |grads| {
+    tape.add_checked_op(move |grads| {
         let _span = tracing::trace_span!("attention backward").entered();
         let (out, lse) = (T::load(saved_out)?, T::load(saved_lse)?);
         let (v, k, q) = (saved_v.get()?, saved_k.get()?, saved_q.get()?);
-        let grad_out = take_gradient(&device, grads.get_or_alloc_mut(&out_ghost)?)?;
-        let mut grad_q = take_gradient(&device, grads.get_or_alloc_mut(&q_ghost)?)?;
-        let mut grad_k = take_gradient(&device, grads.get_or_alloc_mut(&k_ghost)?)?;
-        let grad_v = grads.get_or_alloc_mut(&v_ghost)?;
+        let grad_out = output_gradient(&device, grads.get_or_alloc_mut(&out_ghost)?, &out_ghost)?;
+        let mut grad_q = lend_gradient(&device, grads.get_or_alloc_mut(&q_ghost)?, &q_ghost)?;
+        let mut grad_k = lend_gradient(&device, grads.get_or_alloc_mut(&k_ghost)?, &k_ghost)?;
+        let grad_v = gradient_slot(&device, grads.get_or_alloc_mut(&v_ghost)?, &v_ghost)?;
         let saved = AttentionSaved {
             q: D::view(&q),
             k: D::view(&k),

@@ -8,7 +8,8 @@ use dfdx::prelude::*;
 use edkm_cluster::MatrixShape;
 
 use super::linear::{ClusteredUse, LinearDims, LinearKernel};
-use crate::device::{contiguous, take_gradient};
+use crate::device::contiguous;
+use crate::gradients::{gradient_slot, output_gradient};
 use crate::parameters::as_matrix_shape;
 use crate::{Clustering, EdkmDevice, EdkmError, SaveForBackward};
 
@@ -91,10 +92,10 @@ pub fn clustered_weight<S: Shape, D: EdkmDevice, T: SaveForBackward<D>>(
     }
     let (weight_ghost, out_ghost) = (weight.ghost(), out.ghost());
     let segment = tape.segment();
-    tape.add_backward_op(move |grads| {
+    tape.add_checked_op(move |grads| {
         let _span = tracing::trace_span!("clustered weight backward").entered();
-        let grad_out = take_gradient(&device, grads.get_or_alloc_mut(&out_ghost)?)?;
-        let grad_weight = grads.get_or_alloc_mut(&weight_ghost)?;
+        let grad_out = output_gradient(&device, grads.get_or_alloc_mut(&out_ghost)?, &out_ghost)?;
+        let grad_weight = gradient_slot(&device, grads.get_or_alloc_mut(&weight_ghost)?, &weight_ghost)?;
         device
             .clustered_weight_backward(dims, D::view(&weight), &clustered, grad_out, grad_weight)
             .map_err(|error| segment.fail::<D>(error))

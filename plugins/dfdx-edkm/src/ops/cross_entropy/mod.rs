@@ -10,7 +10,8 @@ use dfdx::prelude::*;
 
 use super::linear::{cluster, ClusteredUse, LinearDims};
 use super::{apart, in_order, Matrix};
-use crate::device::{contiguous, take_gradient, DeviceMemory};
+use crate::device::{contiguous, DeviceMemory};
+use crate::gradients::{gradient_slot, lend_gradient, output_gradient};
 use crate::{Clustering, EdkmDevice, EdkmError, SaveAs, SaveForBackward};
 
 /// What the model should have said.
@@ -113,11 +114,11 @@ pub fn cross_entropy<D: EdkmDevice, T: SaveForBackward<D>>(
     let (x_ghost, head_ghost, loss_ghost) = (x.ghost(), head.ghost(), loss.ghost());
     let segment = tape.segment();
     let saved_x = tape.save(x, SaveAs::local("cross_entropy.x"))?;
-    tape.add_backward_op(move |grads| {
+    tape.add_checked_op(move |grads| {
         let _span = tracing::trace_span!("cross_entropy backward").entered();
         let x = T::load(saved_x)?;
-        let grad_loss = take_gradient(&device, grads.get_or_alloc_mut(&loss_ghost)?)?;
-        let mut grad_x = take_gradient(&device, grads.get_or_alloc_mut(&x_ghost)?)?;
+        let grad_loss = output_gradient(&device, grads.get_or_alloc_mut(&loss_ghost)?, &loss_ghost)?;
+        let mut grad_x = lend_gradient(&device, grads.get_or_alloc_mut(&x_ghost)?, &x_ghost)?;
         let saved = CrossEntropySaved {
             x: D::view(&x),
             head: D::view(&head),
@@ -125,7 +126,7 @@ pub fn cross_entropy<D: EdkmDevice, T: SaveForBackward<D>>(
             targets: &targets,
             scale: scale as f32,
         };
-        let grad_head = grads.get_or_alloc_mut(&head_ghost)?;
+        let grad_head = gradient_slot(&device, grads.get_or_alloc_mut(&head_ghost)?, &head_ghost)?;
         let outcome = device.cross_entropy_backward(dims, saved, kept, &grad_loss, &mut grad_x, grad_head);
         *grads.get_or_alloc_mut(&x_ghost)? = grad_x;
         outcome.map_err(|error| segment.fail::<D>(error))

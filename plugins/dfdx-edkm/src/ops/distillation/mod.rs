@@ -10,7 +10,8 @@ use edkm_kernels::distillation::{Lesson, Sums};
 use super::cross_entropy::Targets;
 use super::linear::{cluster, ClusteredUse, LinearDims};
 use super::{apart, in_order, Matrix};
-use crate::device::{contiguous, take_gradient, DeviceMemory};
+use crate::device::{contiguous, DeviceMemory};
+use crate::gradients::{gradient_slot, lend_gradient, output_gradient};
 use crate::{Clustering, EdkmDevice, EdkmError, SaveAs, SaveForBackward};
 
 /// What the teacher says of the same tokens, as hidden states and the matrix that makes logits of them.
@@ -187,11 +188,11 @@ pub fn distillation<D: EdkmDevice, T: SaveForBackward<D>>(
     let (x_ghost, head_ghost, loss_ghost) = (x.ghost(), head.ghost(), loss.ghost());
     let segment = tape.segment();
     let saved_x = tape.save(x, SaveAs::local("distillation.x"))?;
-    tape.add_backward_op(move |grads| {
+    tape.add_checked_op(move |grads| {
         let _span = tracing::trace_span!("distillation backward").entered();
         let x = T::load(saved_x)?;
-        let grad_loss = take_gradient(&device, grads.get_or_alloc_mut(&loss_ghost)?)?;
-        let mut grad_x = take_gradient(&device, grads.get_or_alloc_mut(&x_ghost)?)?;
+        let grad_loss = output_gradient(&device, grads.get_or_alloc_mut(&loss_ghost)?, &loss_ghost)?;
+        let mut grad_x = lend_gradient(&device, grads.get_or_alloc_mut(&x_ghost)?, &x_ghost)?;
         let views = DistillationViews {
             x: D::view(&x),
             head: D::view(&head),
@@ -200,7 +201,7 @@ pub fn distillation<D: EdkmDevice, T: SaveForBackward<D>>(
             teacher_head: D::view(&teacher.head),
             lesson: teacher.lesson(&targets, trust),
         };
-        let grad_head = grads.get_or_alloc_mut(&head_ghost)?;
+        let grad_head = gradient_slot(&device, grads.get_or_alloc_mut(&head_ghost)?, &head_ghost)?;
         let outcome = device.distillation_backward(dims, views, kept, scale as f32, &grad_loss, &mut grad_x, grad_head);
         *grads.get_or_alloc_mut(&x_ghost)? = grad_x;
         outcome.map_err(|error| segment.fail::<D>(error))

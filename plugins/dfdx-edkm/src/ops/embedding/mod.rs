@@ -10,7 +10,8 @@ use dfdx::prelude::*;
 
 use super::linear::{cluster, ClusteredUse, LinearDims};
 use super::{in_order, Matrix};
-use crate::device::{take_gradient, DeviceMemory};
+use crate::device::DeviceMemory;
+use crate::gradients::{gradient_slot, output_gradient};
 use crate::{Clustering, EdkmDevice, EdkmError, SaveForBackward};
 
 /// The device's part of an embedding.
@@ -73,10 +74,10 @@ pub fn embedding<D: EdkmDevice, T: SaveForBackward<D>>(
     }
     let (table_ghost, rows_ghost) = (table.ghost(), rows.ghost());
     let segment = tape.segment();
-    tape.add_backward_op(move |grads| {
+    tape.add_checked_op(move |grads| {
         let _span = tracing::trace_span!("embedding backward").entered();
-        let grad_rows = take_gradient(&device, grads.get_or_alloc_mut(&rows_ghost)?)?;
-        let grad_table = grads.get_or_alloc_mut(&table_ghost)?;
+        let grad_rows = output_gradient(&device, grads.get_or_alloc_mut(&rows_ghost)?, &rows_ghost)?;
+        let grad_table = gradient_slot(&device, grads.get_or_alloc_mut(&table_ghost)?, &table_ghost)?;
         device
             .embedding_backward(dims, D::view(&table), clustered.as_ref(), &ids, &grad_rows, grad_table)
             .map_err(|error| segment.fail::<D>(error))

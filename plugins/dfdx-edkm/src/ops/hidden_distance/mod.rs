@@ -11,7 +11,8 @@ mod cuda_kernel;
 use dfdx::prelude::*;
 
 use super::Matrix;
-use crate::device::{contiguous, take_gradient, DeviceMemory};
+use crate::device::{contiguous, DeviceMemory};
+use crate::gradients::{gradient_slot, output_gradient};
 use crate::{EdkmDevice, EdkmError, SaveAs, SaveForBackward};
 
 /// How far the rows of x are from those of y.
@@ -72,11 +73,11 @@ pub fn hidden_distance<D: EdkmDevice, T: SaveForBackward<D>>(
     let (x_ghost, distance_ghost) = (x.ghost(), distance.ghost());
     let half_gradient = device.tensor_from_buffer(half_gradient, shape)?;
     let saved = tape.save(half_gradient, SaveAs::local("hidden_distance.gradient"))?;
-    tape.add_backward_op(move |grads| {
+    tape.add_checked_op(move |grads| {
         let _span = tracing::trace_span!("hidden_distance backward").entered();
         let half_gradient = T::load(saved)?;
-        let grad_distance = take_gradient(&device, grads.get_or_alloc_mut(&distance_ghost)?)?;
-        let grad_x = grads.get_or_alloc_mut(&x_ghost)?;
+        let grad_distance = output_gradient(&device, grads.get_or_alloc_mut(&distance_ghost)?, &distance_ghost)?;
+        let grad_x = gradient_slot(&device, grads.get_or_alloc_mut(&x_ghost)?, &x_ghost)?;
         device.add_times(D::view(&half_gradient), (2.0 * of_token) as f32, &grad_distance, grad_x)
     });
     Ok((x.put_tape(tape), distance))
@@ -103,10 +104,15 @@ pub fn add_distances<D: EdkmDevice, T: SaveForBackward<D>>(
     parts.extend(distances.iter().map(|distance| (distance.ghost(), trust)));
     let total_ghost = total.ghost();
     let one = device.tensor_from_host(vec![1.0], (1usize,))?;
-    tape.add_backward_op(move |grads| {
-        let grad_total = take_gradient(&device, grads.get_or_alloc_mut(&total_ghost)?)?;
+    tape.add_checked_op(move |grads| {
+        let grad_total = output_gradient(&device, grads.get_or_alloc_mut(&total_ghost)?, &total_ghost)?;
         for (part, factor) in parts {
-            device.add_times(D::view(&one), factor, &grad_total, grads.get_or_alloc_mut(&part)?)?;
+            device.add_times(
+                D::view(&one),
+                factor,
+                &grad_total,
+                gradient_slot(&device, grads.get_or_alloc_mut(&part)?, &part)?,
+            )?;
         }
         Ok(())
     });

@@ -16,7 +16,8 @@ use dfdx::prelude::*;
 use edkm_cluster::MatrixShape;
 
 use super::{apart, in_order, Matrix, Vector};
-use crate::device::{contiguous, take_gradient, DeviceMemory};
+use crate::device::{contiguous, DeviceMemory};
+use crate::gradients::{gradient_slot, lend_gradient, output_gradient};
 use crate::{Clustering, EdkmDevice, EdkmError, SaveAs, SaveForBackward};
 
 /// Sizes of a linear layer: `x [tokens, inputs]`, `W [outputs, inputs]`, `y [tokens, outputs]`.
@@ -175,14 +176,14 @@ pub fn linear<D: EdkmDevice, T: SaveForBackward<D>>(
     let bias_ghost = bias.map(|bias| bias.ghost());
     let segment = tape.segment();
     let saved = tape.save(x, SaveAs::local("linear.x"))?;
-    tape.add_backward_op(move |grads| {
+    tape.add_checked_op(move |grads| {
         let _span = tracing::trace_span!("linear backward").entered();
         let x = T::load(saved)?;
-        let grad_y = take_gradient(&device, grads.get_or_alloc_mut(&y_ghost)?)?;
-        let mut grad_x = take_gradient(&device, grads.get_or_alloc_mut(&x_ghost)?)?;
+        let grad_y = output_gradient(&device, grads.get_or_alloc_mut(&y_ghost)?, &y_ghost)?;
+        let mut grad_x = lend_gradient(&device, grads.get_or_alloc_mut(&x_ghost)?, &x_ghost)?;
         let mut grad_bias = match &bias_ghost {
             None => None,
-            Some(ghost) => Some(take_gradient(&device, grads.get_or_alloc_mut(ghost)?)?),
+            Some(ghost) => Some(lend_gradient(&device, grads.get_or_alloc_mut(ghost)?, ghost)?),
         };
         let outcome = device.linear_backward(
             dims,
@@ -192,7 +193,7 @@ pub fn linear<D: EdkmDevice, T: SaveForBackward<D>>(
             &grad_y,
             LinearGradients {
                 x: &mut grad_x,
-                weight: grads.get_or_alloc_mut(&weight_ghost)?,
+                weight: gradient_slot(&device, grads.get_or_alloc_mut(&weight_ghost)?, &weight_ghost)?,
                 bias: grad_bias.as_mut(),
             },
         );

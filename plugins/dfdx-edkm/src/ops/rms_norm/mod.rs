@@ -7,7 +7,8 @@ mod cuda_kernel;
 use dfdx::prelude::*;
 
 use super::{apart, in_order, Matrix, Vector};
-use crate::device::{contiguous, take_gradient, DeviceMemory};
+use crate::device::{contiguous, DeviceMemory};
+use crate::gradients::{gradient_slot, lend_gradient, output_gradient};
 use crate::tape::Shared;
 use crate::{EdkmDevice, EdkmError, SaveAs, SaveForBackward};
 
@@ -65,12 +66,12 @@ pub fn rms_norm<D: EdkmDevice, T: SaveForBackward<D>>(
             device.tensor_from_buffer(y, (shape.0 * shape.1,))
         }
     })?;
-    tape.add_backward_op(move |grads| {
+    tape.add_checked_op(move |grads| {
         let _span = tracing::trace_span!("rms_norm backward").entered();
         let x = saved.get()?;
-        let grad_y = take_gradient(&device, grads.get_or_alloc_mut(&y_ghost)?)?;
-        let mut grad_x = take_gradient(&device, grads.get_or_alloc_mut(&x_ghost)?)?;
-        let grad_weight = grads.get_or_alloc_mut(&weight_ghost)?;
+        let grad_y = output_gradient(&device, grads.get_or_alloc_mut(&y_ghost)?, &y_ghost)?;
+        let mut grad_x = lend_gradient(&device, grads.get_or_alloc_mut(&x_ghost)?, &x_ghost)?;
+        let grad_weight = gradient_slot(&device, grads.get_or_alloc_mut(&weight_ghost)?, &weight_ghost)?;
         device.rms_norm_backward(D::view(&x), D::view(&weight), eps, &grad_y, &mut grad_x, grad_weight)?;
         *grads.get_or_alloc_mut(&x_ghost)? = grad_x;
         Ok(())

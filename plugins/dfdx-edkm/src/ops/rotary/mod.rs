@@ -10,7 +10,8 @@ use dfdx::prelude::*;
 use edkm_kernels::rotary::Table;
 
 use super::Matrix;
-use crate::device::{contiguous, take_gradient, DeviceMemory};
+use crate::device::{contiguous, DeviceMemory};
+use crate::gradients::{gradient_slot, output_gradient};
 use crate::{EdkmDevice, EdkmError, SaveForBackward};
 
 /// Where the tokens of a matrix stand: row n is position `n % seq` of its sequence.
@@ -65,10 +66,14 @@ pub fn rotary<D: EdkmDevice, T: SaveForBackward<D>>(x: Matrix<D, T>, dims: Rotar
     let y = device.rotary_forward(&dims, D::view(&x))?;
     let y = device.tensor_from_buffer(y, shape)?;
     let (x_ghost, y_ghost) = (x.ghost(), y.ghost());
-    tape.add_backward_op(move |grads| {
+    tape.add_checked_op(move |grads| {
         let _span = tracing::trace_span!("rotary backward").entered();
-        let mut grad_y = take_gradient(&device, grads.get_or_alloc_mut(&y_ghost)?)?;
-        device.rotary_backward(&dims, &mut grad_y, grads.get_or_alloc_mut(&x_ghost)?)
+        let mut grad_y = output_gradient(&device, grads.get_or_alloc_mut(&y_ghost)?, &y_ghost)?;
+        device.rotary_backward(
+            &dims,
+            &mut grad_y,
+            gradient_slot(&device, grads.get_or_alloc_mut(&x_ghost)?, &x_ghost)?,
+        )
     });
     Ok(y.put_tape(tape))
 }

@@ -7,7 +7,8 @@ mod cuda_kernel;
 use dfdx::prelude::*;
 
 use super::{apart, Matrix};
-use crate::device::{contiguous, take_gradient, DeviceMemory};
+use crate::device::{contiguous, DeviceMemory};
+use crate::gradients::{gradient_slot, lend_gradient, output_gradient};
 use crate::tape::Shared;
 use crate::{EdkmDevice, EdkmError, SaveAs, SaveForBackward};
 
@@ -65,12 +66,12 @@ pub fn swiglu<D: EdkmDevice, T: SaveForBackward<D>>(
             device.tensor_from_buffer(y, (shape.0 * shape.1,))
         }
     })?;
-    tape.add_backward_op(move |grads| {
+    tape.add_checked_op(move |grads| {
         let _span = tracing::trace_span!("swiglu backward").entered();
         let (up, gate) = (saved_up.get()?, saved_gate.get()?);
-        let grad_y = take_gradient(&device, grads.get_or_alloc_mut(&y_ghost)?)?;
-        let mut grad_gate = take_gradient(&device, grads.get_or_alloc_mut(&gate_ghost)?)?;
-        let grad_up = grads.get_or_alloc_mut(&up_ghost)?;
+        let grad_y = output_gradient(&device, grads.get_or_alloc_mut(&y_ghost)?, &y_ghost)?;
+        let mut grad_gate = lend_gradient(&device, grads.get_or_alloc_mut(&gate_ghost)?, &gate_ghost)?;
+        let grad_up = gradient_slot(&device, grads.get_or_alloc_mut(&up_ghost)?, &up_ghost)?;
         device.swiglu_backward(D::view(&gate), D::view(&up), &grad_y, &mut grad_gate, grad_up)?;
         *grads.get_or_alloc_mut(&gate_ghost)? = grad_gate;
         Ok(())

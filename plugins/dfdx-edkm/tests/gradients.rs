@@ -1,0 +1,233 @@
+//! Gradients behind a backward pass: those of what lies between are whole or gone, and never memory of another length.
+
+use dfdx::prelude::*;
+use dfdx_edkm::optim::{AdamW, AdamWConfig, StepError};
+use dfdx_edkm::{
+    backward, backward_by_parts, checkpoint, gradients_of, nn::builders::ClusteredLinear, take_gradient, EdkmError,
+    ParameterKind, ParameterVisitor, Parameters, ParametersByPart, SaveForBackward, StoreTape,
+};
+use edkm_store::Store;
+use edkm_testkit::{assert_bitwise_equal, random};
+
+type Layer = <ClusteredLinear<4, 4> as BuildOnDevice<Cpu, f32>>::Built;
+type X<T = NoneTape> = Tensor<Rank2<4, 4>, f32, Cpu, T>;
+
+fn layer() -> Layer {
+    let mut layer = Cpu::default().build_module::<ClusteredLinear<4, 4>, f32>();
+    layer.weight.copy_from(&random(1, 16));
+    layer
+}
+
+fn x(seed: u64) -> X {
+    Cpu::default().tensor(random(seed, 16))
+}
+
+fn store_tape(gradients: Gradients<f32, Cpu>) -> StoreTape<f32, Cpu> {
+    StoreTape::new(Store::marshaling(), gradients)
+}
+
+/// As dfdx has them: d(mean y^2)/dy = 2 y / n.
+#[test]
+fn gradients_of_what_lies_between_are_whole_where_they_are_kept() {
+    let layer = layer();
+    let expected = |y: &X| y.as_vec().iter().map(|y| 2.0 * y / 16.0).collect::<Vec<_>>();
+    // on dfdx's tape, on a store's, and behind a part that is run again
+    let (y, tape) = layer.forward(x(2).leaky_trace()).split_tape();
+    let gradients = y.clone().put_tape(tape).square().mean().backward();
+    assert_bitwise_equal("dfdx's tape", &gradients.get(&y).as_vec(), &expected(&y));
+
+    let (y, tape) = layer
+        .forward(x(2).put_tape(store_tape(Gradients::leaky())))
+        .split_tape();
+    let gradients = backward(y.clone().put_tape(tape).square().mean()).unwrap();
+    assert_bitwise_equal("a store's", &gradients.get(&y).as_vec(), &expected(&y));
+
+    let (y, tape) = checkpoint(&layer, x(2).put_tape(store_tape(Gradients::leaky()))).split_tape();
+    let gradients = backward(y.clone().put_tape(tape).square().mean()).unwrap();
+    assert_bitwise_equal("run again", &gradients.get(&y).as_vec(), &expected(&y));
+}
+
+/// Two losses of one trunk, one after the other into the same gradients.
+#[test]
+fn a_second_pass_adds_to_what_lies_between() {
+    let (layer, head) = (layer(), x(9));
+    let run = |gradients: [Gradients<f32, Cpu>; 1]| {
+        let [gradients] = gradients;
+        let (y, tape) = layer.forward(x(2).put_tape(store_tape(gradients))).split_tape();
+        let gradients = backward(y.clone().put_tape(tape).square().mean()).unwrap();
+        let loss = y
+            .clone()
+            .put_tape(store_tape(gradients))
+            .matmul(head.clone())
+            .square()
+            .mean();
+        (y, backward(loss).unwrap())
+    };
+    let (y, gradients) = run([Gradients::leaky()]);
+    let stock = {
+        let loss = y.clone().leaky_trace().matmul(head.clone()).square().mean();
+        loss.backward().get(&y).as_vec()
+    };
+    let first: Vec<f32> = y.as_vec().iter().map(|y| 2.0 * y / 16.0).collect();
+    let expected: Vec<f32> = first.iter().zip(stock).map(|(a, b)| a + b).collect();
+    assert_bitwise_equal("both", &gradients.get(&y).as_vec(), &expected);
+}
+
+#[test]
+fn gradients_of_parameters_alone_accumulate_and_nothing_else_stays() {
+    let mut layer = layer();
+    let pass = |layer: &Layer, seed, gradients| {
+        let y = layer.forward(x(seed).put_tape(store_tape(gradients)));
+        backward(y.square().mean()).unwrap()
+    };
+    let mut known = layer.alloc_grads();
+    let mut found = gradients_of(&mut layer);
+    for seed in 2..5 {
+        known = pass(&layer, seed, known);
+        found = pass(&layer, seed, found);
+    }
+    let of = |gradients: &Gradients<f32, Cpu>| gradients.get(&layer.weight).as_vec();
+    assert_bitwise_equal("the weight's", &of(&found), &of(&known));
+    // what lies between is not there: it is made anew, of zeros
+    let (y, tape) = layer.forward(x(2).put_tape(store_tape(found))).split_tape();
+    let mut gradients = backward(y.clone().put_tape(tape).square().mean()).unwrap();
+    gradients.try_alloc_for(&y).unwrap();
+    assert_eq!(gradients.get(&y).as_vec(), [0.0; 16]);
+}
+
+/// A matrix of dfdx's and a layer of this crate's, which are used before and behind where their part begins.
+#[derive(Clone)]
+struct UsedBefore {
+    matrix: X,
+    layer: Layer,
+    /// Which of the two is used before.
+    stock: bool,
+}
+
+impl UsedBefore {
+    fn loss(&self, gradients: Gradients<f32, Cpu>) -> Tensor<Rank0, f32, Cpu, StoreTape<f32, Cpu>> {
+        let tape = store_tape(gradients);
+        let before = match self.stock {
+            true => x(2).put_tape(tape).matmul(self.matrix.clone()),
+            false => self.layer.forward(x(2).put_tape(tape)),
+        };
+        let (before, mut tape) = before.split_tape();
+        tape.begin_part(0);
+        self.layer
+            .forward(before.put_tape(tape))
+            .matmul(self.matrix.clone())
+            .square()
+            .mean()
+    }
+}
+
+impl Parameters<Cpu> for UsedBefore {
+    fn visit_parameters<V: ParameterVisitor<Cpu>>(&mut self, prefix: &str, visitor: &mut V) -> Result<(), V::Error> {
+        self.visit_part(0, prefix, visitor)
+    }
+}
+
+impl ParametersByPart<Cpu> for UsedBefore {
+    fn parts(&self) -> usize {
+        1
+    }
+
+    fn visit_part<V: ParameterVisitor<Cpu>>(&mut self, _: usize, _: &str, visitor: &mut V) -> Result<(), V::Error> {
+        visitor.visit("matrix", ParameterKind::Linear { clustering: None }, &mut self.matrix)?;
+        self.layer.visit_parameters("layer.", visitor)
+    }
+}
+
+#[test]
+fn a_part_that_was_used_before_it_began_is_an_error() {
+    for stock in [true, false] {
+        let mut model = UsedBefore {
+            matrix: x(3),
+            layer: layer(),
+            stock,
+        };
+        let mut adamw = AdamW::new(Cpu::default(), AdamWConfig::default());
+        let gradients = gradients_of(&mut model);
+        let loss = model.loss(gradients);
+        let step = adamw.backward_and_step(&mut model, loss, 1e-3);
+        assert!(
+            matches!(step, Err(StepError::Backward(EdkmError::GradientTaken))),
+            "{stock}: {step:?}"
+        );
+    }
+}
+
+#[test]
+fn what_was_taken_is_zeros_behind_the_pass() {
+    let mut model = UsedBefore {
+        matrix: x(3),
+        layer: layer(),
+        stock: true,
+    };
+    let gradients = gradients_of(&mut model);
+    let mut taken = Vec::new();
+    let rest = backward_by_parts(model.loss(gradients), |_, gradients| {
+        let weight = take_gradient(gradients, &model.layer.weight).unwrap();
+        taken = weight.iter().copied().collect();
+        Ok::<_, EdkmError>(())
+    });
+    let rest = rest.unwrap();
+    assert!(taken.len() == 16 && taken.iter().any(|&g| g != 0.0));
+    assert_eq!(rest.get(&model.layer.weight).as_vec(), [0.0; 16]);
+    // not taken: both uses
+    assert!(rest.get(&model.matrix).as_vec().iter().any(|&g| g != 0.0));
+    // outside of a pass
+    let mut rest = rest;
+    assert_eq!(take_gradient(&mut rest, &model.matrix).unwrap().len(), 16);
+    assert_eq!(rest.get(&model.matrix).as_vec(), [0.0; 16]);
+}
+
+/// Two names of one tensor.
+struct Tied(Layer, Layer);
+
+impl Parameters<Cpu> for Tied {
+    fn visit_parameters<V: ParameterVisitor<Cpu>>(&mut self, _: &str, visitor: &mut V) -> Result<(), V::Error> {
+        self.0.visit_parameters("a.", visitor)?;
+        self.1.visit_parameters("b.", visitor)
+    }
+}
+
+impl ParametersByPart<Cpu> for Tied {
+    fn parts(&self) -> usize {
+        1
+    }
+
+    fn visit_part<V: ParameterVisitor<Cpu>>(
+        &mut self,
+        _: usize,
+        prefix: &str,
+        visitor: &mut V,
+    ) -> Result<(), V::Error> {
+        self.visit_parameters(prefix, visitor)
+    }
+}
+
+#[test]
+fn one_tensor_under_two_names_is_refused_before_anything_changes() {
+    let layer = layer();
+    let mut model = Tied(layer.clone(), layer.clone());
+    let before = layer.weight.as_vec();
+    let mut adamw = AdamW::new(Cpu::default(), AdamWConfig::default());
+    let forward = |model: &Tied, gradients| {
+        let y = model.1.forward(model.0.forward(x(2).put_tape(store_tape(gradients))));
+        y.square().mean()
+    };
+    let is_refused = |step: Result<f64, StepError>| {
+        let Err(StepError::SameTensor { first, second }) = step else {
+            panic!("{step:?}")
+        };
+        assert_eq!((&first[..], &second[..]), ("a.weight", "b.weight"));
+    };
+    let leaves = gradients_of(&mut model);
+    let mut gradients = backward(forward(&model, leaves)).unwrap();
+    is_refused(adamw.step(&mut model, &mut gradients, 0.1, 1.0));
+    let leaves = gradients_of(&mut model);
+    let loss = forward(&model, leaves);
+    is_refused(adamw.backward_and_step(&mut model, loss, 0.1));
+    assert_bitwise_equal("the weight", &model.0.weight.as_vec(), &before);
+}
