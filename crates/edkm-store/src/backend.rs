@@ -1,8 +1,14 @@
 //! The seam between a tape and whatever keeps its tensors.
 
+use std::sync::Arc;
+
 use crate::{Precision, Record, Report, StoreError, Ticket};
 
 /// Keeps records from the forward pass to the backward pass. [`Store`](crate::Store) is the project's own; a user's takes its place on the tape.
+///
+/// One of one's own may stand by itself, around another one (whose [`Ticket`] is what it [holds](crate::Held)), or under the layers of a store
+/// ([`StoreBuilder::base`](crate::StoreBuilder::base)). One that hands on other bytes than it was given says that they are
+/// [`DType::U8`](crate::DType::U8) and [exact](Precision::Exact), so that no layer takes them for numbers.
 ///
 /// What [`Held::fetch`](crate::Held::fetch) returns are the bytes that were saved, in any [`SharedBytes`](crate::SharedBytes). The tape of `dfdx-edkm` compares
 /// their number ([`StoreError::OtherLength`]) when it loads a tensor; a backend that may damage them compares checksums itself.
@@ -75,13 +81,38 @@ pub trait Backend: Send + Sync + 'static {
     /// What is held at this moment, and what it took.
     fn report(&self) -> Report;
 
-    /// How records are kept that leave it [unsaid](Precision::Unsaid); unsaid itself where that cannot be told. What comes back is compared with what was
-    /// saved only if this is [`Precision::Exact`], so a store that rounds must say so. If it is [`Precision::Bf16`], who saves may round the numbers
+    /// How records are kept that leave it [unsaid](Precision::Unsaid); unsaid itself where that cannot be told. What can be made again is compared with what
+    /// would have been saved only if this is [`Precision::Exact`]. A backend around another one passes on what that says. If it is [`Precision::Bf16`], who saves may round the numbers
     /// itself, where that saves a copy, and give [`DType::Bf16`](crate::DType::Bf16), which is kept and comes back as it is.
     fn unsaid_precision(&self) -> Precision {
-        Precision::Exact
+        Precision::Unsaid
     }
 }
+
+macro_rules! behind_a_pointer {
+    ($pointer:ident) => {
+        impl<B: Backend + ?Sized> Backend for $pointer<B> {
+            fn save(&self, record: Record) -> Result<Ticket, StoreError> {
+                (**self).save(record)
+            }
+
+            fn quote(&self, record: &Record) -> Quote {
+                (**self).quote(record)
+            }
+
+            fn report(&self) -> Report {
+                (**self).report()
+            }
+
+            fn unsaid_precision(&self) -> Precision {
+                (**self).unsaid_precision()
+            }
+        }
+    };
+}
+
+behind_a_pointer!(Arc);
+behind_a_pointer!(Box);
 
 /// What a save would cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,11 +4,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::codec::Codec;
-use crate::layers::{Bf16, Compress, Layer, Marshal, Memory, Origin, Shard, Spill, Uniquify};
+use crate::layers::{Bf16, Compress, Layer, Marshal, Memory, Origin, OwnBase, Shard, Spill, Uniquify};
 use crate::learners::LearnerGroup;
 use crate::overlap::Overlap;
 use crate::store::{Inner, Top};
-use crate::{Bytes, Precision, Store, StoreError};
+use crate::{Backend, Bytes, Precision, Store, StoreError};
 
 /// The layers of a store to be, in the order in which they act. Made by [`Store::builder`].
 #[must_use = "a builder makes nothing before `build`"]
@@ -25,6 +25,7 @@ enum Choice {
     Shard(Arc<dyn LearnerGroup>),
     Compress(Arc<dyn Codec>),
     Spill { dir: PathBuf, budget: Bytes },
+    Base(Arc<dyn Backend>),
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -43,6 +44,7 @@ impl Choice {
             Self::Shard(_) => ("shard", 2),
             Self::Compress(_) => ("compress", 3),
             Self::Spill { .. } => ("spill", 4),
+            Self::Base(_) => ("base", 4),
         }
     }
 
@@ -53,6 +55,7 @@ impl Choice {
             return Ok(());
         }
         let reason = match self {
+            _ if layer != after && place == place_before => "a store has one base",
             _ if place == place_before => "it is there already, and a second one finds nothing to do",
             Self::Marshal => {
                 "it compares what is saved, so it comes first; what the layers after it make is shared too"
@@ -63,7 +66,7 @@ impl Choice {
                                encoded or spilled are not looked at again"
             }
             Self::Compress(_) => "spilled bytes are on their way to the disk; compress before that",
-            Self::Spill { .. } => "it is the base",
+            Self::Spill { .. } | Self::Base(_) => "it is the base",
         };
         Err(StoreError::Order { layer, after, reason })
     }
@@ -84,7 +87,8 @@ impl StoreBuilder {
     }
 
     /// Keeps only this learner's part of records with [`crate::Placement::Replicated`], 1/world of their bytes, and gathers
-    /// the others when they are loaded. Every learner must load its replicated records in the same order.
+    /// the others when they are loaded. Every learner must load its replicated records in the same order. (The ops of `dfdx-edkm` save activations, which
+    /// differ between learners; what is replicated is what an op of one's own saves as such.)
     pub fn shard(mut self, group: impl LearnerGroup) -> Self {
         self.choices.push(Choice::Shard(Arc::new(group)));
         self
@@ -103,6 +107,13 @@ impl StoreBuilder {
             dir: dir.into(),
             budget: budget.into(),
         });
+        self
+    }
+
+    /// Keeps everything in a backend of one's own, under the layers before it: what comes to it has been shared and encoded by them, and what comes back is
+    /// compared with its checksum. In place of memory or [`StoreBuilder::spill`].
+    pub fn base(mut self, backend: impl Backend) -> Self {
+        self.choices.push(Choice::Base(Arc::new(backend)));
         self
     }
 
@@ -126,7 +137,7 @@ impl StoreBuilder {
     /// Builds the store.
     ///
     /// # Errors
-    /// [`StoreError::Order`] for layers in another order than marshal, uniquify, shard, compress, spill, or one of them
+    /// [`StoreError::Order`] for layers in another order than marshal, uniquify, shard, compress, spill or base, or one of them
     /// twice; [`StoreError::SpillDir`] when no file can be made in the directory; [`StoreError::Worker`] when the system starts no thread for
     /// `overlap`.
     pub fn build(self) -> Result<Store, StoreError> {
@@ -136,10 +147,12 @@ impl StoreBuilder {
         let marshals = self.choices.iter().any(|choice| matches!(choice, Choice::Marshal));
         let mut group = None;
         let mut choices = self.choices;
-        let mut top: Box<dyn Layer> = match choices.pop_if(|last| matches!(last, Choice::Spill { .. })) {
-            Some(Choice::Spill { dir, budget }) => Box::new(Spill::new(dir, budget)?),
-            _ => Box::new(Memory::new()),
-        };
+        let mut top: Box<dyn Layer> =
+            match choices.pop_if(|last| matches!(last, Choice::Spill { .. } | Choice::Base(_))) {
+                Some(Choice::Spill { dir, budget }) => Box::new(Spill::new(dir, budget)?),
+                Some(Choice::Base(backend)) => Box::new(OwnBase::new(backend)),
+                _ => Box::new(Memory::new()),
+            };
         for choice in choices.into_iter().rev() {
             top = match choice {
                 Choice::Compress(codec) => Box::new(Compress::new(codec, top)),
@@ -154,7 +167,7 @@ impl StoreBuilder {
                 )))),
                 Choice::Uniquify => Box::new(Uniquify::new(top)),
                 // One is the base, the other stands above what every store has.
-                Choice::Spill { .. } | Choice::Marshal => top,
+                Choice::Spill { .. } | Choice::Base(_) | Choice::Marshal => top,
             };
         }
         top = Box::new(Bf16::new(top));

@@ -57,6 +57,25 @@ impl Ticket {
     }
 }
 
+/// For a backend around another one: what it holds is the other's ticket.
+impl Held for Ticket {
+    fn fetch(&self) -> Result<Arc<dyn SharedBytes>, StoreError> {
+        self.held.fetch()
+    }
+
+    fn kept_bytes(&self) -> usize {
+        self.held.kept_bytes()
+    }
+
+    fn warm(&self) {
+        self.held.warm();
+    }
+
+    fn gathers(&self) -> bool {
+        self.held.gathers()
+    }
+}
+
 impl std::fmt::Debug for Ticket {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Ticket")

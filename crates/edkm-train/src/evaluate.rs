@@ -1,7 +1,7 @@
 //! Perplexity.
 
 use dfdx::prelude::*;
-use dfdx_edkm::EdkmDevice;
+use dfdx_edkm::{with_reason, EdkmDevice};
 use edkm_llama::inference::{Continuation, InferenceModel};
 use edkm_llama::model::DynamicLlama;
 
@@ -58,11 +58,13 @@ pub fn perplexity<D: EdkmDevice>(
         let weight = batch.counted();
         read += batch.inputs.len();
         let (tokens, targets) = model_input(batch);
-        let loss = model
-            .try_loss(&tokens, targets, NoneTape)
-            .map_err(|error| TrainError::Device {
-                reason: format!("evaluation: {error}"),
-            })?;
+        let (loss, reason) = with_reason(|| model.try_loss(&tokens, targets, NoneTape));
+        let loss = loss.map_err(|error| TrainError::Device {
+            reason: match reason {
+                Some(reason) => format!("evaluation: {reason}"),
+                None => format!("evaluation: {error}"),
+            },
+        })?;
         total += f64::from(loss.as_vec()[0]) * weight;
         counted += weight;
         progress(read as f64 / stream.len() as f64)?;

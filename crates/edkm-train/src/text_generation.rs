@@ -12,8 +12,10 @@ use crate::TrainError;
 pub struct WrittenText {
     /// The text behind the prompt, up to a stop string.
     pub text: String,
-    /// Tokens, times, and why it ended.
+    /// Tokens, those of a stop string too, times, and why it ended.
     pub generation: Generation,
+    /// The stop string that ended it; it ended with [`StopReason::Caller`] then.
+    pub stop_string: Option<String>,
 }
 
 /// Lets the model go on behind `prompt` (tokens that the session has not read), in text that `stream` makes: that of
@@ -33,12 +35,13 @@ pub fn write_text(
 ) -> Result<WrittenText, TrainError> {
     let mut text = String::new();
     let (mut handed_over, mut enough) = (0, ControlFlow::Continue(()));
-    let mut failure = None;
+    let (mut failure, mut stop_string) = (None, None);
     let generation = generate(session, prompt, options, |token| match stream.push(token) {
         Ok(piece) => {
             text.push_str(&piece);
-            if let Some(end) = first_stop(&text, stop) {
+            if let Some((end, found)) = first_stop(&text, stop) {
                 text.truncate(end);
+                stop_string = Some(found.to_owned());
                 return ControlFlow::Break(());
             }
             let safe = text.len() - held_back(&text[handed_over..], stop);
@@ -56,22 +59,30 @@ pub fn write_text(
     }
     if enough.is_break() {
         text.truncate(handed_over);
-        return Ok(WrittenText { text, generation });
+        return Ok(WrittenText {
+            text,
+            generation,
+            stop_string: None,
+        });
     }
-    if first_stop(&text, stop).is_none() && generation.stop != StopReason::Caller {
+    if stop_string.is_none() && generation.stop != StopReason::Caller {
         text.push_str(&stream.finish()?);
     }
     // nothing follows that could be left out
     let _ = on_text(&text[handed_over..]);
-    Ok(WrittenText { text, generation })
+    Ok(WrittenText {
+        text,
+        generation,
+        stop_string,
+    })
 }
 
-/// Where the first of the stop strings begins.
-fn first_stop(text: &str, stop: &[String]) -> Option<usize> {
+/// Where the first of the stop strings begins, and which it is.
+fn first_stop<'s>(text: &str, stop: &'s [String]) -> Option<(usize, &'s str)> {
     stop.iter()
         .filter(|s| !s.is_empty())
-        .filter_map(|s| text.find(s.as_str()))
-        .min()
+        .filter_map(|s| text.find(s.as_str()).map(|at| (at, s.as_str())))
+        .min_by_key(|&(at, _)| at)
 }
 
 /// Bytes at the end of `text` that may be the beginning of a stop string.
@@ -115,11 +126,11 @@ mod tests {
             max_tokens: 40,
             ..GenerateOptions::for_model(&model)
         };
-        let written = |pieces: usize| {
+        let written = |pieces: usize, stop: &[String]| {
             let mut session = Session::new(&model, 64, CacheType::F32).unwrap();
             let (mut seen, mut count) = (String::new(), 0);
             let stream = tokenizer.decode_stream_behind(&prompt);
-            let written = write_text(&mut session, stream, &prompt, &options, &[], |piece| {
+            let written = write_text(&mut session, stream, &prompt, &options, stop, |piece| {
                 seen += piece;
                 count += usize::from(!piece.is_empty());
                 match count < pieces {
@@ -131,9 +142,15 @@ mod tests {
             assert_eq!(written.text, seen);
             written
         };
-        let (whole, part) = (written(usize::MAX), written(3));
+        let (whole, part) = (written(usize::MAX, &[]), written(3, &[]));
         assert!(whole.text.starts_with(&part.text) && part.text.len() < whole.text.len());
         assert_eq!(part.generation.stop, StopReason::Caller);
+        assert_eq!((whole.stop_string.as_ref(), part.stop_string.as_ref()), (None, None));
+        // the end of the part, as a stop string
+        let end = part.text.chars().last().unwrap().to_string();
+        let stopped = written(usize::MAX, &["none of it".to_owned(), end.clone()]);
+        assert!(whole.text.starts_with(&(stopped.text.clone() + &end)), "{stopped:?}");
+        assert_eq!(stopped.stop_string, Some(end));
         assert!(part.generation.tokens.len() < whole.generation.tokens.len());
     }
 
@@ -143,7 +160,7 @@ mod tests {
         assert_eq!(held_back("a story", &stop), 0);
         assert_eq!(held_back("a story\n", &stop), 1);
         assert_eq!(held_back("a story ###", &stop), 3);
-        assert_eq!(first_stop("one\n\ntwo ### Instruction", &stop), Some(3));
+        assert_eq!(first_stop("one\n\ntwo ### Instruction", &stop), Some((3, "\n\n")));
         assert_eq!(first_stop("one", &["".to_owned()]), None);
     }
 }

@@ -12,7 +12,7 @@ use dfdx_edkm::{
 };
 use edkm_cluster::Temperature;
 use edkm_llama::model::{Distillation, DynamicLlama, DynamicTeacher, Tokens};
-use edkm_store::{Backend, Store};
+use edkm_store::Backend;
 
 use crate::data::sampler::WindowSampler;
 use crate::data::windows::Batch;
@@ -57,7 +57,7 @@ pub struct Trainer<D: EdkmDevice> {
     settings: TrainerSettings,
     /// The model whose predictions are learned, if it is not the text alone.
     teacher: Option<Taught<D>>,
-    store: Store,
+    store: Arc<dyn Backend>,
     device_budget: Option<DeviceBudget>,
     step: u64,
 }
@@ -101,14 +101,14 @@ pub struct StepOutcome {
 
 impl<D: EdkmDevice> Trainer<D> {
     /// A run at its first step. What ops save for backward goes to `store`.
-    pub fn new(model: DynamicLlama<D>, device: D, settings: TrainerSettings, store: Store) -> Self {
+    pub fn new(model: DynamicLlama<D>, device: D, settings: TrainerSettings, store: impl Backend) -> Self {
         let optimizer = AdamW::new(device, settings.optimizer);
         Self {
             model,
             optimizer,
             settings,
             teacher: None,
-            store,
+            store: Arc::new(store),
             device_budget: None,
             step: 0,
         }
@@ -119,7 +119,7 @@ impl<D: EdkmDevice> Trainer<D> {
         model: DynamicLlama<D>,
         optimizer: AdamW<D>,
         settings: TrainerSettings,
-        store: Store,
+        store: impl Backend,
         step: u64,
     ) -> Self {
         Self {
@@ -127,7 +127,7 @@ impl<D: EdkmDevice> Trainer<D> {
             optimizer,
             settings,
             teacher: None,
-            store,
+            store: Arc::new(store),
             device_budget: None,
             step,
         }
@@ -191,8 +191,8 @@ impl<D: EdkmDevice> Trainer<D> {
     }
 
     /// The store, for its report.
-    pub fn store(&self) -> &Store {
-        &self.store
+    pub fn store(&self) -> &dyn Backend {
+        &*self.store
     }
 
     /// One step on the sampler's next windows.
@@ -288,7 +288,7 @@ impl<D: EdkmDevice> Trainer<D> {
 
     /// Cross-entropy of one batch, and what is learned of it, a finite loss, on a tape that adds to `gradients`.
     fn forward(&mut self, batch: Batch, gradients: Gradients<f32, D>) -> Result<(f64, Loss<D>), TrainError> {
-        let mut tape = StoreTape::shared(Arc::new(self.store.clone()) as Arc<dyn Backend>, gradients);
+        let mut tape = StoreTape::shared(self.store.clone(), gradients);
         if let Some(budget) = &self.device_budget {
             tape = tape.with_device_budget(budget);
         }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use edkm_cluster::{Centroids, ClusterError, Counted, Grouping, MatrixShape, Prepared, Spec, Temperature, Trajectory};
 use edkm_palette::{PaletteDType, PaletteSpec, PalettizedMatrix};
+use serde::{Deserialize, Serialize};
 
 use crate::channel_scale::{divided, ChannelScale};
 use crate::ops::linear::ClusteredUse;
@@ -34,6 +35,7 @@ pub struct Clustering {
 
 #[derive(Debug, Clone)]
 struct Inner {
+    name: Option<String>,
     spec: Spec,
     channel_scale: ChannelScale,
     state: Option<Reached>,
@@ -47,7 +49,8 @@ struct Reached {
 }
 
 /// What a run must save to go on with the same bytes: see [`Clustering::state`].
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "SavedState", into = "SavedState")]
 pub struct ClusteringState {
     /// Fingerprint of the weight that `start` served.
     pub fingerprint: u128,
@@ -55,6 +58,44 @@ pub struct ClusteringState {
     pub start: Centroids,
     /// The centroids that it ended with.
     pub last: Centroids,
+}
+
+/// A [`ClusteringState`] as it is written.
+#[derive(Serialize, Deserialize)]
+struct SavedState {
+    /// The lower half first: JSON has no larger numbers.
+    fingerprint: [u64; 2],
+    /// `[palettes, clusters, dim]`
+    start: Vec<f64>,
+    last: Vec<f64>,
+    clusters: u64,
+    dim: u64,
+}
+
+impl From<ClusteringState> for SavedState {
+    fn from(state: ClusteringState) -> Self {
+        Self {
+            fingerprint: [state.fingerprint as u64, (state.fingerprint >> 64) as u64],
+            start: state.start.as_f64_slice().to_vec(),
+            last: state.last.as_f64_slice().to_vec(),
+            clusters: state.last.clusters() as u64,
+            dim: state.last.dim() as u64,
+        }
+    }
+}
+
+impl TryFrom<SavedState> for ClusteringState {
+    type Error = ClusterError;
+
+    fn try_from(saved: SavedState) -> Result<Self, ClusterError> {
+        let centroids = |values| Centroids::from_f64(values, saved.clusters as usize, saved.dim as usize);
+        let [low, high] = saved.fingerprint.map(u128::from);
+        Ok(Self {
+            fingerprint: high << 64 | low,
+            start: centroids(saved.start)?,
+            last: centroids(saved.last)?,
+        })
+    }
 }
 
 /// The palettes of a weight and which entry each of its values takes.
@@ -73,6 +114,7 @@ impl Clustering {
     pub fn new(spec: Spec) -> Self {
         Self {
             inner: Mutex::new(Inner {
+                name: None,
                 spec,
                 channel_scale: ChannelScale::None,
                 state: None,
@@ -84,6 +126,19 @@ impl Clustering {
     pub fn with_channel_scale(self, channel_scale: ChannelScale) -> Self {
         self.lock().channel_scale = channel_scale;
         self
+    }
+
+    /// The name of its weight, for errors: [`name_clusterings`](crate::name_clusterings) gives those of a model.
+    pub fn set_name(&self, name: impl Into<String>) {
+        self.lock().name = Some(name.into());
+    }
+
+    /// An op that clusters its weight, as errors call it.
+    pub(crate) fn label(&self, op: &str) -> String {
+        match &self.lock().name {
+            Some(name) => format!("{op} ({name})"),
+            None => op.to_owned(),
+        }
     }
 
     /// Whether rows are brought to one spread first.

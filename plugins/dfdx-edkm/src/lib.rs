@@ -62,10 +62,11 @@ pub use error::{EdkmError, PalettizeError};
 pub use gradients::{gradients_of, take_gradient};
 pub use half_tensor::{HalfKernel, HalfTensor};
 pub use parameters::{
-    count_parameters, visit_clustered, ClusteredMatrix, ParameterKind, ParameterVisitor, Parameters, ParametersByPart,
+    count_parameters, name_clusterings, visit_clustered, ClusteredMatrix, ParameterKind, ParameterVisitor, Parameters,
+    ParametersByPart,
 };
 pub use save::{SaveAs, SaveForBackward};
-pub use tape::{backward, backward_by_parts, backward_each_part, DeviceBudget, Failure, StoreTape};
+pub use tape::{backward, backward_by_parts, backward_each_part, with_reason, DeviceBudget, Failure, StoreTape};
 
 /// The README's program is compiled and run with the documentation's.
 #[cfg(doctest)]

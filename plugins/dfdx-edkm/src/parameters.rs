@@ -54,7 +54,7 @@ pub trait ParameterVisitor<D: EdkmDevice> {
 }
 
 /// A model whose parameters can be walked, in a fixed order: this crate's layers, dfdx's linear layers, embedding, layer norm and activations, and what dfdx's
-/// wrappers and tuples of up to six make of these. A struct of your own visits its fields.
+/// wrappers and tuples of up to six make of these, in `Vec`, `Option`, `Box` and arrays too. A struct of your own visits its fields.
 #[diagnostic::on_unimplemented(
     message = "the parameters of `{Self}` are not known",
     note = "implement `Parameters` for a struct of your own with the layer in it and visit its tensors, or train with `AdamWOptimizer`, which takes every dfdx module"
@@ -107,6 +107,14 @@ pub(crate) fn as_matrix_shape<S: Shape>(shape: &S) -> MatrixShape {
         [rows, others @ ..] => (*rows, others.iter().product()),
     };
     MatrixShape { rows, cols }
+}
+
+/// Tells each clustering of a model the name of its weight, which its errors have from then on.
+pub fn name_clusterings<D: EdkmDevice>(model: &mut impl Parameters<D>) {
+    let Ok(()) = visit_clustered(model, |weight| {
+        weight.clustering.set_name(weight.name);
+        Ok::<(), std::convert::Infallible>(())
+    });
 }
 
 /// Calls `each` for the clustered weights of a model, in order.

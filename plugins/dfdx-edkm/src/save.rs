@@ -118,7 +118,7 @@ impl SegmentTape {
     pub(crate) fn fail<D: DeviceMemory>(self, error: EdkmError) -> D::Err {
         match self.0 {
             Some(context) => context.failure.set(error),
-            None => tracing::error!(%error, "an op failed in backward"),
+            None => return SaveForBackward::<D>::fail(&NoneTape, error),
         }
         D::failed()
     }
@@ -162,8 +162,7 @@ impl<D: DeviceMemory> SaveForBackward<D> for OwnedTape<f32, D> {
     }
 
     fn fail(&self, error: EdkmError) -> D::Err {
-        tracing::error!(%error, "an op failed");
-        D::failed()
+        SaveForBackward::<D>::fail(&NoneTape, error)
     }
 
     fn segment(&self) -> SegmentTape {

@@ -2,7 +2,7 @@
 
 use dfdx::prelude::*;
 use dfdx_edkm::nn::builders::UnbiasedClusteredLinear;
-use dfdx_edkm::{backward, StoreTape};
+use dfdx_edkm::{backward, name_clusterings, with_reason, EdkmError, StoreTape};
 use edkm_store::{Backend, Store};
 
 type Layer = UnbiasedClusteredLinear<8, 8>;
@@ -25,6 +25,50 @@ fn branches_save_to_the_store_of_the_tape() {
     let (first, second) = (&model.0 .0 .0.weight, &model.1 .0 .1 .0.weight);
     assert_eq!(grads.get(first).array(), expected.get(first).array());
     assert_eq!(grads.get(second).array(), expected.get(second).array());
+}
+
+/// Two tapes before the first forward pass: nothing tells a branch which is its own.
+#[test]
+fn a_branch_in_a_store_that_keeps_numbers_otherwise_is_an_error() {
+    let dev = Cpu::default();
+    let model = dev.build_module::<(Residual<Layer>, Layer), f32>();
+    let x: Tensor<Rank2<4, 8>, f32, _> = dev.sample_normal();
+    let run = |other: Store| {
+        let tape = StoreTape::new(Store::memory(), model.alloc_grads());
+        let _other = StoreTape::<f32, Cpu>::new(other, Gradients::leaky());
+        backward(model.forward(x.clone().put_tape(tape)).square().mean())
+    };
+    let error = run(Store::builder().bf16_activations().build().unwrap())
+        .map(drop)
+        .unwrap_err();
+    assert!(matches!(error, EdkmError::OtherTape), "{error}");
+    let grads = run(Store::memory()).unwrap();
+    let expected = model
+        .forward(x.clone().traced(model.alloc_grads()))
+        .square()
+        .mean()
+        .backward();
+    let weight = &model.0 .0.weight;
+    assert_eq!(grads.get(weight).array(), expected.get(weight).array());
+}
+
+#[test]
+fn the_reason_of_a_failure_without_a_tape() {
+    let dev = Cpu::default();
+    let mut model = dev.build_module::<Layer, f32>();
+    model.weight[[2, 3]] = f32::NAN;
+    let x: Tensor<Rank2<4, 8>, f32, _> = dev.sample_normal();
+    let (output, reason) = with_reason(|| model.try_forward(x.clone()).map(drop));
+    assert!(output.is_err() && reason.unwrap().to_string().contains("weight 19 is NaN"));
+    let (output, reason) = with_reason(|| model.try_forward(x.clone().leaky_trace()).map(drop));
+    assert!(output.is_err() && reason.unwrap().to_string().contains("weight 19 is NaN"));
+    // which layer it is, once that is said
+    let mut models = (model.clone(), model);
+    name_clusterings(&mut models);
+    let (output, reason) = with_reason(|| models.1.try_forward(x.clone()).map(drop));
+    assert!(output.is_err() && reason.unwrap().to_string().contains("linear (1.weight) failed"));
+    let (seven, reason) = with_reason(|| 7);
+    assert!(seven == 7 && reason.is_none());
 }
 
 #[test]

@@ -144,7 +144,7 @@ pub fn run(args: ChatArgs) -> Result<(), Failure> {
         turns.push(Turn {
             instruction: instruction.to_owned(),
             tokens: generation.tokens.len(),
-            stop: stop_name(generation.stop),
+            stop: stop_name(&response.written),
             prompt_tokens: generation.prompt_tokens,
             response: response.written.text,
         });

@@ -87,7 +87,7 @@ pub fn run(args: GenerateArgs) -> Result<(), Failure> {
     output.json(&Figures {
         prompt_tokens: generation.prompt_tokens,
         tokens: generation.tokens.len(),
-        stop: stop_name(generation.stop),
+        stop: stop_name(&written),
         prompt_tokens_per_second: generation.prompt_tokens_per_second(),
         tokens_per_second: generation.decode_tokens_per_second(),
         cache_bytes: generation.cache_bytes,

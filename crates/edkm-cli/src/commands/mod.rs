@@ -15,6 +15,7 @@ pub mod plan;
 
 use edkm_llama::inference::StopReason;
 use edkm_llama::model::Recompute;
+use edkm_train::text_generation::WrittenText;
 use edkm_train::trainer::Update;
 
 /// What `--checkpoint-layers` and `--checkpoint-attention` ask for.
@@ -35,12 +36,13 @@ fn update(in_backward: bool) -> Update {
 }
 
 /// Why a text ended, as `--json` names it.
-fn stop_name(stop: StopReason) -> &'static str {
-    match stop {
+fn stop_name(written: &WrittenText) -> &'static str {
+    match written.generation.stop {
         StopReason::MaxTokens => "token_limit",
         StopReason::ContextFull => "context_limit",
         StopReason::StopToken(_) => "end_token",
-        StopReason::Caller => "stop_string",
+        StopReason::Caller if written.stop_string.is_some() => "stop_string",
+        StopReason::Caller => "reader_gone",
     }
 }
 

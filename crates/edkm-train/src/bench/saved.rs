@@ -9,7 +9,7 @@ use dfdx::prelude::*;
 use dfdx_edkm::{backward, gradients_of, EdkmDevice, StoreTape};
 use edkm_cluster::bench::median;
 use edkm_llama::model::Recompute;
-use edkm_store::{Backend, Quote, Record, Report, Store, StoreError, StoreSpec, Ticket};
+use edkm_store::{Backend, Precision, Quote, Record, Report, Store, StoreError, StoreSpec, Ticket};
 use serde::{Deserialize, Serialize};
 
 use super::device_figures::{DeviceFigures, Watch};
@@ -293,6 +293,10 @@ impl Backend for Listing {
 
     fn report(&self) -> Report {
         self.store.report()
+    }
+
+    fn unsaid_precision(&self) -> Precision {
+        self.store.unsaid_precision()
     }
 }
 

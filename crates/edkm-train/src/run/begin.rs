@@ -1,12 +1,13 @@
 //! The trainer of a run, at its first step or at that of a checkpoint.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use dfdx_edkm::optim::AdamWConfig;
 use dfdx_edkm::EdkmDevice;
 use edkm_llama::model::{DynamicLlama, DynamicTeacher};
 use edkm_llama::names::Parameter;
-use edkm_store::Store;
+use edkm_store::Backend;
 
 use super::checkpoint::RunFolder;
 use super::finetune::{Run, Saved};
@@ -24,7 +25,7 @@ impl<D: EdkmDevice> Run<'_, D> {
     pub(super) fn begin(
         &self,
         mut model: DynamicLlama<D>,
-        store: Store,
+        store: Arc<dyn Backend>,
         teacher: Option<DynamicTeacher<D>>,
         rate_factors: BTreeMap<String, f32>,
         checkpoint: Option<&Saved>,

@@ -1,12 +1,14 @@
 //! Fine-tuning from a folder to a folder.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 use dfdx_edkm::EdkmDevice;
 use edkm_llama::checkpoint::OutputDir;
 use edkm_llama::config::LlamaConfig;
 use edkm_llama::model::DynamicLlama;
+use edkm_store::Backend;
 
 use super::before::Before;
 use super::bits_budget::settle;
@@ -75,12 +77,26 @@ pub fn finetune<D: EdkmDevice>(
     device: &D,
     observer: &mut impl Observer,
 ) -> Result<FinetuneOutcome, TrainError> {
+    finetune_with(settings, || Ok(Arc::new(settings.store.build()?)), device, observer)
+}
+
+/// [`finetune`] with what ops save for backward in a backend of one's own, in place of the store that `settings` describe: `store` makes it, once the input
+/// has been looked at. Memory is estimated as for the store of `settings`.
+///
+/// # Errors
+/// Those of [`finetune`], and of `store`.
+pub fn finetune_with<D: EdkmDevice>(
+    settings: &FinetuneSettings,
+    store: impl FnOnce() -> Result<Arc<dyn Backend>, TrainError>,
+    device: &D,
+    observer: &mut impl Observer,
+) -> Result<FinetuneOutcome, TrainError> {
     let begun = Instant::now();
     // refused before any work
     let estimated = estimate(settings, device)?;
     drop(OutputDir::create(&settings.out, settings.overwrite)?);
     let (place, checkpoint) = place(settings)?;
-    let store = settings.store.build()?;
+    let store = store()?;
     observer.estimate(&estimated);
     if settings.on_limits == OnLimits::Refuse {
         estimated.check()?;

@@ -65,20 +65,20 @@ pub struct StepReport {
     pub remaining: Option<Duration>,
 }
 
-/// Who is told.
+/// Who is told. What is not said otherwise is not heeded.
 pub trait Observer {
     /// The run's folder is there; a `log.txt` that is kept in it goes into the result.
     fn folder(&mut self, _path: &std::path::Path) {}
     /// What the run will take, before it begins.
     fn estimate(&mut self, _estimate: &Estimate) {}
     /// A part of the run begins.
-    fn stage(&mut self, stage: Stage);
+    fn stage(&mut self, _stage: Stage) {}
     /// A share of the current part is done, from 0 to 1.
-    fn progress(&mut self, share: f64);
+    fn progress(&mut self, _share: f64) {}
     /// A step of training is done.
-    fn step(&mut self, report: &StepReport);
+    fn step(&mut self, _report: &StepReport) {}
     /// The current part has ended with a result worth a line.
-    fn result(&mut self, line: &str);
+    fn result(&mut self, _line: &str) {}
     /// Something worth a line was found in a part that goes on.
     fn meanwhile(&mut self, _line: &str) {}
     /// Whether the run shall end: after the present step, with a checkpoint, or after the present measurement if nothing is lost with it.
@@ -105,39 +105,46 @@ pub trait Observer {
     }
 }
 
-/// Who is told is found when the program runs.
-impl Observer for Box<dyn Observer + '_> {
-    fn folder(&mut self, path: &std::path::Path) {
-        (**self).folder(path);
-    }
-    fn estimate(&mut self, estimate: &Estimate) {
-        (**self).estimate(estimate);
-    }
-    fn stage(&mut self, stage: Stage) {
-        (**self).stage(stage);
-    }
-    fn progress(&mut self, share: f64) {
-        (**self).progress(share);
-    }
-    fn step(&mut self, report: &StepReport) {
-        (**self).step(report);
-    }
-    fn result(&mut self, line: &str) {
-        (**self).result(line);
-    }
-    fn meanwhile(&mut self, line: &str) {
-        (**self).meanwhile(line);
-    }
-    fn interrupted(&self) -> bool {
-        (**self).interrupted()
-    }
-    fn go_on(&self) -> Result<(), TrainError> {
-        (**self).go_on()
-    }
-    fn advance(&mut self, share: f64) -> Result<(), TrainError> {
-        (**self).advance(share)
-    }
+// Who is told may be found when the program runs.
+macro_rules! behind_a_pointer {
+    ($pointer:ty) => {
+        impl<O: Observer + ?Sized> Observer for $pointer {
+            fn folder(&mut self, path: &std::path::Path) {
+                (**self).folder(path);
+            }
+            fn estimate(&mut self, estimate: &Estimate) {
+                (**self).estimate(estimate);
+            }
+            fn stage(&mut self, stage: Stage) {
+                (**self).stage(stage);
+            }
+            fn progress(&mut self, share: f64) {
+                (**self).progress(share);
+            }
+            fn step(&mut self, report: &StepReport) {
+                (**self).step(report);
+            }
+            fn result(&mut self, line: &str) {
+                (**self).result(line);
+            }
+            fn meanwhile(&mut self, line: &str) {
+                (**self).meanwhile(line);
+            }
+            fn interrupted(&self) -> bool {
+                (**self).interrupted()
+            }
+            fn go_on(&self) -> Result<(), TrainError> {
+                (**self).go_on()
+            }
+            fn advance(&mut self, share: f64) -> Result<(), TrainError> {
+                (**self).advance(share)
+            }
+        }
+    };
 }
+
+behind_a_pointer!(&mut O);
+behind_a_pointer!(Box<O>);
 
 /// Tells nobody.
 #[derive(Debug, Clone, Copy, Default)]

@@ -7,7 +7,6 @@ use edkm_kernels::LargePages;
 use edkm_llama::checkpoint::{FloatDtype, OutputDir, Sharding};
 use edkm_llama::config::LlamaConfig;
 use edkm_llama::model::DynamicLlama;
-use edkm_store::Backend;
 
 use super::bits_budget::write_rules;
 use super::finetune::Run;

@@ -3,7 +3,6 @@
 use dfdx::prelude::*;
 use dfdx_edkm::{EdkmDevice, ParameterKind, ParameterVisitor, Parameters};
 use edkm_llama::model::DynamicLlama;
-use edkm_store::Backend;
 use serde::{Deserialize, Serialize};
 
 use crate::trainer::Trainer;

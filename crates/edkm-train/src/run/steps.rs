@@ -263,7 +263,7 @@ fn of_step<D: EdkmDevice>(trainer: &Trainer<D>, outcome: &StepOutcome) -> StepMe
         gradient_norm: Some(outcome.gradient_norm),
         tokens: outcome.tokens,
         tokens_per_second: 0.0,
-        saved_bytes: edkm_store::Backend::report(trainer.store()).peak_bytes,
+        saved_bytes: trainer.store().report().peak_bytes,
         rss_bytes: now,
         peak_rss_bytes: peak,
         validation_perplexity: None,

@@ -42,6 +42,7 @@ impl<V: Dim, H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> Llama<V, H, Q, K, F,
         let make = |kind: Kind, layer: usize| {
             let parameter = kind.parameter(&config, layer)?;
             let clustering = Clustering::new(plan.spec(&parameter)?);
+            clustering.set_name(&parameter.name);
             Some(clustering.with_channel_scale(plan.channel_scale(&parameter)))
         };
         fn set<I: Dim, O: Dim, D: EdkmDevice>(projection: &mut Projection<I, O, D>, clustering: Option<Clustering>) {

@@ -24,7 +24,7 @@ pub(super) mod builder {
 ///
 /// The parameters are named as dfdx's `Linear` names them, so its safetensors files load here.
 ///
-/// Takes `[I]`, `[B, I]` and `[B, S, I]`. Dimensions are const (checked by the compiler) or `usize`.
+/// Takes `[I]`, `[B, I]`, `[B, S, I]` and `[B, G, S, I]`. Dimensions are const (checked by the compiler) or `usize`.
 #[derive(Debug, Clone)]
 pub struct ClusteredLinear<I: Dim, O: Dim, E: Dtype, D: Storage<E>> {
     /// The weight that is trained, `[outputs, inputs]`.

@@ -1,11 +1,11 @@
-//! The shapes that layers of matrices take: rows of features, along no, one or two axes.
+//! The shapes that layers of matrices take: rows of features, along up to three axes.
 
 use dfdx::prelude::*;
 
-/// A shape whose last axis has `I` features: `[I]`, `[B, I]` or `[B, S, I]`.
+/// A shape whose last axis has `I` features: `[I]`, `[B, I]`, `[B, S, I]` or `[B, G, S, I]`.
 #[diagnostic::on_unimplemented(
     message = "a layer of `{I}` inputs takes tensors whose last axis has as many, not `{Self}`",
-    label = "expected `(I,)`, `(B, I)` or `(B, S, I)` with `I` = `{I}`"
+    label = "expected `(I,)`, `(B, I)`, `(B, S, I)` or `(B, G, S, I)` with `I` = `{I}`"
 )]
 pub trait RowsOf<I: Dim>: Shape {
     /// The same rows with `O` features.
@@ -39,6 +39,14 @@ impl<B: Dim, S: Dim, I: Dim> RowsOf<I> for (B, S, I) {
     }
 }
 
+impl<B: Dim, G: Dim, S: Dim, I: Dim> RowsOf<I> for (B, G, S, I) {
+    type With<O: Dim> = (B, G, S, O);
+
+    fn with<O: Dim>(&self, features: O) -> (B, G, S, O) {
+        (self.0, self.1, self.2, features)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -59,6 +67,8 @@ mod tests {
         }
         let x_bsi = dev.tensor_from_vec(values.clone(), (Const::<2>, Const::<3>, Const::<4>));
         let (y_bso, z_bso) = (biased.forward(x_bsi.clone()).array(), unbiased.forward(x_bsi).array());
+        let x_bgsi = dev.tensor_from_vec(values.clone(), (Const::<2>, Const::<1>, Const::<3>, Const::<4>));
+        assert_eq!(biased.forward(x_bgsi).array(), y_bso.map(|y_so| [y_so]));
         let x_bi = dev.tensor_from_vec(values.clone(), (6usize, Const::<4>));
         let y_bo = biased.forward(x_bi).as_vec();
         assert_eq!(y_bo, y_bso.as_flattened().as_flattened());

@@ -21,7 +21,7 @@ pub(super) mod builder {
 
 /// y = x W~^T: dfdx's `UnbiasedLinear` with a weight that is clustered while it is trained.
 ///
-/// Takes `[I]`, `[B, I]` and `[B, S, I]`. Dimensions are const (checked by the compiler) or `usize`.
+/// Takes `[I]`, `[B, I]`, `[B, S, I]` and `[B, G, S, I]`. Dimensions are const (checked by the compiler) or `usize`.
 #[derive(Debug, Clone)]
 pub struct UnbiasedClusteredLinear<I: Dim, O: Dim, E: Dtype, D: Storage<E>> {
     /// The weight that is trained, `[outputs, inputs]`.

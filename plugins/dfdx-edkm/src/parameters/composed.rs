@@ -47,6 +47,34 @@ impl<D: EdkmDevice, M: Parameters<D>, const N: usize> Parameters<D> for Repeated
     }
 }
 
+/// Layers in a row, by their places.
+macro_rules! row {
+    ($row:ty $(, $count:ident)?) => {
+        impl<D: EdkmDevice, M: Parameters<D> $(, const $count: usize)?> Parameters<D> for $row {
+            fn visit_parameters<V: ParameterVisitor<D>>(&mut self, prefix: &str, visitor: &mut V) -> Result<(), V::Error> {
+                let mut modules = self.iter_mut().enumerate();
+                modules.try_for_each(|(index, module)| module.visit_parameters(&format!("{prefix}{index}."), visitor))
+            }
+        }
+    };
+}
+
+row!(Vec<M>);
+row!([M; N], N);
+
+impl<D: EdkmDevice, M: Parameters<D>> Parameters<D> for Option<M> {
+    fn visit_parameters<V: ParameterVisitor<D>>(&mut self, prefix: &str, visitor: &mut V) -> Result<(), V::Error> {
+        self.iter_mut()
+            .try_for_each(|module| module.visit_parameters(prefix, visitor))
+    }
+}
+
+impl<D: EdkmDevice, M: Parameters<D>> Parameters<D> for Box<M> {
+    fn visit_parameters<V: ParameterVisitor<D>>(&mut self, prefix: &str, visitor: &mut V) -> Result<(), V::Error> {
+        (**self).visit_parameters(prefix, visitor)
+    }
+}
+
 impl<D: EdkmDevice, const I: usize, const O: usize> Parameters<D> for Linear<I, O, f32, D> {
     fn visit_parameters<V: ParameterVisitor<D>>(&mut self, prefix: &str, visitor: &mut V) -> Result<(), V::Error> {
         let kind = ParameterKind::Linear { clustering: None };

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use edkm_store::Backend;
 
 use super::{DeviceBudget, Failure};
+use crate::EdkmError;
 
 /// Where saved tensors and the reasons of failures go.
 #[derive(Clone, Default)]
@@ -34,6 +35,16 @@ impl Drop for Listening {
     fn drop(&mut self) {
         LISTENER.set(self.0.take());
     }
+}
+
+/// Runs `work`, in which ops have no tape of this crate (a forward pass without a tape, or on dfdx's), and gives the reason of one that failed in it with what
+/// `work` gives: the device's error says only that there was one. Those on a [`StoreTape`](crate::StoreTape) are told by its [`Failure`].
+pub fn with_reason<R>(work: impl FnOnce() -> R) -> (R, Option<EdkmError>) {
+    let failure = Failure::default();
+    let listening = Listening(LISTENER.replace(Some(failure.clone())));
+    let result = work();
+    drop(listening);
+    (result, failure.take())
 }
 
 /// Who is told why an op without a tape failed.

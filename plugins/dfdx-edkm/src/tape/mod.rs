@@ -7,6 +7,7 @@ mod rematerialize;
 mod resident;
 
 pub use backward::{backward, backward_by_parts, backward_each_part};
+pub use context::with_reason;
 pub(crate) use context::{listener, Context};
 pub use failure::Failure;
 pub(crate) use rematerialize::{byte_len, Remake, Remakes, Shared};
@@ -59,6 +60,8 @@ pub struct StoreTape<E, D: Storage<E>> {
     /// Those that it was made with, and those of the tapes that were merged into it. An empty tape has none.
     gradients: Vec<Gradients<E, D>>,
     context: Rc<Context>,
+    /// Made empty by dfdx: whose context it has was found out, not said.
+    is_found: bool,
     /// Where ops of merged tapes leave their reasons.
     other_failures: Vec<Failure>,
     /// What need not be saved, since it can be made again.
@@ -119,6 +122,7 @@ impl<E: 'static, D: Storage<E>> StoreTape<E, D> {
             recorded: Vec::new(),
             gradients: Vec::new(),
             context,
+            is_found: false,
             other_failures: Vec::new(),
             remakes: Remakes::default(),
             residents: None,
@@ -208,7 +212,10 @@ impl<E: 'static, D: Storage<E>> StoreTape<E, D> {
 
 impl<E: 'static, D: Storage<E>> Default for StoreTape<E, D> {
     fn default() -> Self {
-        Self::sharing(Context::current().unwrap_or_default())
+        Self {
+            is_found: true,
+            ..Self::sharing(Context::current().unwrap_or_default())
+        }
     }
 }
 
@@ -238,6 +245,11 @@ impl<E: 'static, D: Storage<E>> Merge<Self> for StoreTape<E, D> {
         };
         kept.gradients.append(&mut joined.gradients);
         if !Rc::ptr_eq(&kept.context, &joined.context) {
+            let precision = |context: &Context| context.store.as_ref().map(|store| store.unsaid_precision());
+            let other = precision(&joined.context).filter(|_| joined.is_found && !joined.recorded.is_empty());
+            if other.is_some_and(|other| precision(&kept.context) != Some(other)) {
+                kept.fail(EdkmError::OtherTape);
+            }
             kept.other_failures.push(joined.failure());
         }
         kept.other_failures.append(&mut joined.other_failures);

@@ -27,7 +27,7 @@ pub use completed::completed;
 pub use folder::{run_folder, ClaimedFolder, RunFolder};
 pub use staged::StagedCheckpoint;
 pub(crate) use state::model_fingerprint;
-pub use state::{OptimizerState, RunState, SavedClustering};
+pub use state::{OptimizerState, RunState};
 
 use std::num::NonZeroU64;
 

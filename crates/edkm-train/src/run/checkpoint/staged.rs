@@ -5,7 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use dfdx_edkm::optim::AdamW;
-use dfdx_edkm::EdkmDevice;
+use dfdx_edkm::{ClusteringState, EdkmDevice};
 use edkm_llama::checkpoint::write_safetensors;
 use edkm_llama::files::{exchange, sync_folder};
 use edkm_llama::model::DynamicLlama;
@@ -13,7 +13,7 @@ use edkm_llama::model::DynamicLlama;
 use super::folder::PARTIAL;
 use super::format::{checksum, write_state, CHECKSUM, MOMENTS, PARAMETERS, STATE};
 use super::state::take;
-use super::{moments, RunFolder, RunState, SavedClustering};
+use super::{moments, RunFolder, RunState};
 use crate::files::write_whole;
 use crate::TrainError;
 
@@ -49,7 +49,7 @@ impl RunFolder {
 pub struct StagedCheckpoint<'f> {
     folder: &'f RunFolder,
     staging: tempfile::TempDir,
-    clusterings: BTreeMap<String, SavedClustering>,
+    clusterings: BTreeMap<String, ClusteringState>,
 }
 
 impl StagedCheckpoint<'_> {

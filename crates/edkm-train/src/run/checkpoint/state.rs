@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use dfdx::prelude::*;
 use dfdx_edkm::optim::AdamWConfig;
 use dfdx_edkm::{ClusteringState, EdkmDevice, ParameterKind, ParameterVisitor, Parameters};
-use edkm_cluster::Centroids;
 use edkm_llama::checkpoint::{Checkpoint, FloatDtype, TensorEntry};
 use edkm_llama::config::LlamaConfig;
 use edkm_llama::model::DynamicLlama;
@@ -26,7 +25,7 @@ pub struct RunState {
     /// The optimizer.
     pub optimizer: OptimizerState,
     /// The palettes reached, by parameter.
-    pub clusterings: BTreeMap<String, SavedClustering>,
+    pub clusterings: BTreeMap<String, ClusteringState>,
     /// The rules for single layers, those of a bits budget among them, as TOML.
     pub layer_rules: String,
     /// What a bits budget chose.
@@ -62,47 +61,12 @@ pub struct OptimizerState {
     pub step: u64,
 }
 
-/// The state of a clustering: see [`ClusteringState`].
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct SavedClustering {
-    fingerprint: u128,
-    /// `[palettes, clusters, dim]`
-    start: Vec<f64>,
-    last: Vec<f64>,
-    clusters: u64,
-    dim: u64,
-}
-
-impl From<ClusteringState> for SavedClustering {
-    fn from(state: ClusteringState) -> Self {
-        Self {
-            fingerprint: state.fingerprint,
-            start: state.start.as_f64_slice().to_vec(),
-            last: state.last.as_f64_slice().to_vec(),
-            clusters: state.last.clusters() as u64,
-            dim: state.last.dim() as u64,
-        }
-    }
-}
-
-impl SavedClustering {
-    fn state(&self) -> Result<ClusteringState, edkm_cluster::ClusterError> {
-        let centroids =
-            |values: &Vec<f64>| Centroids::from_f64(values.clone(), self.clusters as usize, self.dim as usize);
-        Ok(ClusteringState {
-            fingerprint: self.fingerprint,
-            start: centroids(&self.start)?,
-            last: centroids(&self.last)?,
-        })
-    }
-}
-
 /// What a walk over a model finds.
 #[derive(Default)]
 pub(super) struct Taken {
     /// They share the model's memory until they are written, one after the other.
     pub(super) parameters: Vec<TensorEntry<'static>>,
-    pub(super) clusterings: BTreeMap<String, SavedClustering>,
+    pub(super) clusterings: BTreeMap<String, ClusteringState>,
 }
 
 /// Parameters and clusterings of a model.
@@ -123,7 +87,7 @@ impl<D: EdkmDevice> ParameterVisitor<D> for Taken {
         parameter: &mut Tensor<S, f32, D>,
     ) -> Result<(), Self::Error> {
         if let Some(state) = kind.clustering().and_then(|clustering| clustering.state()) {
-            self.clusterings.insert(name.to_owned(), state.into());
+            self.clusterings.insert(name.to_owned(), state);
         }
         let shape = parameter.shape().concrete();
         let parameter = parameter.clone();
@@ -138,9 +102,9 @@ impl<D: EdkmDevice> ParameterVisitor<D> for Taken {
 pub(super) fn put<D: EdkmDevice>(
     model: &mut DynamicLlama<D>,
     parameters: &Checkpoint,
-    clusterings: &BTreeMap<String, SavedClustering>,
+    clusterings: &BTreeMap<String, ClusteringState>,
 ) -> Result<(), TrainError> {
-    struct Put<'a>(&'a Checkpoint, &'a BTreeMap<String, SavedClustering>);
+    struct Put<'a>(&'a Checkpoint, &'a BTreeMap<String, ClusteringState>);
     impl<D: EdkmDevice> ParameterVisitor<D> for Put<'_> {
         type Error = TrainError;
         fn visit<S: Shape>(
@@ -157,13 +121,7 @@ pub(super) fn put<D: EdkmDevice>(
                     reason: format!("{name}: {error}"),
                 })?;
             if let (Some(clustering), Some(saved)) = (kind.clustering(), self.1.get(name)) {
-                let state = saved.state().map_err(|source| {
-                    TrainError::Llama(edkm_llama::LlamaError::Cluster {
-                        name: name.to_owned(),
-                        source,
-                    })
-                })?;
-                clustering.restore(state);
+                clustering.restore(saved.clone());
             }
             Ok(())
         }

@@ -81,7 +81,12 @@ pub fn clustered_weight<S: Shape, D: EdkmDevice, T: SaveForBackward<D>>(
         outputs: rows,
     };
     let clustered = device
-        .cluster("clustered_weight", D::view(&weight), dims.weight_shape(), clustering)
+        .cluster(
+            &clustering.label("clustered_weight"),
+            D::view(&weight),
+            dims.weight_shape(),
+            clustering,
+        )
         .map_err(|error| tape.fail(error))?;
     let out = device
         .clustered_weight_forward(dims, D::view(&weight), &clustered)

@@ -95,7 +95,7 @@ pub(super) fn cluster<D: EdkmDevice, T: SaveForBackward<D>>(
 ) -> Result<Option<ClusteredUse>, D::Err> {
     let Some(clustering) = clustering else { return Ok(None) };
     device
-        .cluster(op, D::view(weight), dims.weight_shape(), clustering)
+        .cluster(&clustering.label(op), D::view(weight), dims.weight_shape(), clustering)
         .map(Some)
         .map_err(|error| tape.fail(error))
 }

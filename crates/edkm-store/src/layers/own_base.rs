@@ -1,0 +1,82 @@
+//! A backend of one's own under the layers of a store.
+
+use std::sync::Arc;
+
+use super::{verify, Layer, Piece};
+use crate::digest::Digest;
+use crate::meter::{Charge, Meter, Side};
+use crate::{Backend, Held, Report, SharedBytes, StoreError, Ticket};
+
+/// Gives the bytes to another backend, and compares what comes back with their checksum.
+pub(crate) struct OwnBase {
+    backend: Arc<dyn Backend>,
+    meter: Arc<Meter>,
+}
+
+const NAME: &str = "base";
+
+impl OwnBase {
+    pub(crate) fn new(backend: Arc<dyn Backend>) -> Self {
+        Self {
+            backend,
+            meter: Meter::new(NAME),
+        }
+    }
+}
+
+struct Kept {
+    ticket: Ticket,
+    digest: Digest,
+    label: &'static str,
+    meter: Arc<Meter>,
+    _charges: [Charge; 2],
+}
+
+impl Layer for OwnBase {
+    fn save(&self, mut piece: Piece) -> Result<Box<dyn Held>, StoreError> {
+        let (len, label) = (piece.bytes().len(), piece.record.label);
+        let (digest, ticket) = self.meter.packing(|| {
+            let digest = piece.digest();
+            self.backend.save(piece.record).map(|ticket| (digest, ticket))
+        })?;
+        self.meter.saved();
+        let kept = ticket.kept_bytes();
+        Ok(Box::new(Kept {
+            ticket,
+            digest,
+            label,
+            meter: self.meter.clone(),
+            _charges: [(Side::Logical, len), (Side::Kept, kept)].map(|(side, bytes)| self.meter.charge(side, bytes)),
+        }))
+    }
+
+    fn quote(&self, piece: Piece) -> Result<usize, StoreError> {
+        Ok(self.backend.quote(&piece.record).kept_bytes)
+    }
+
+    fn report(&self, report: &mut Report) {
+        let of_backend = self.backend.report();
+        (report.held_bytes, report.peak_bytes) = (of_backend.held_bytes, of_backend.peak_bytes);
+        (report.disk_bytes, report.disk_peak_bytes) = (of_backend.disk_bytes, of_backend.disk_peak_bytes);
+        report.layers.push(self.meter.report());
+    }
+}
+
+impl Held for Kept {
+    fn fetch(&self) -> Result<Arc<dyn SharedBytes>, StoreError> {
+        self.meter
+            .unpacking(|| verify(self.ticket.fetch()?, self.digest, self.label, NAME))
+    }
+
+    fn kept_bytes(&self) -> usize {
+        self.ticket.kept_bytes()
+    }
+
+    fn warm(&self) {
+        self.ticket.warm();
+    }
+
+    fn gathers(&self) -> bool {
+        self.ticket.gathers()
+    }
+}

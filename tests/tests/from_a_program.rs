@@ -1,0 +1,116 @@
+//! What a program does beside the command line: a run whose saved tensors go to a backend of its own, and what a clustering has reached in a file of its own.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::Arc;
+
+use dfdx::prelude::*;
+use dfdx_edkm::{Clustering, ClusteringState};
+use edkm_cluster::{Bits, MatrixShape, Spec};
+use edkm_llama::checkpoint::{FloatDtype, Sharding};
+use edkm_llama::config::LlamaConfig;
+use edkm_llama::model::DynamicLlama;
+use edkm_store::{Backend, Precision, Quote, Record, Report, Store, StoreError, Ticket};
+use edkm_train::init::random_weights;
+use edkm_train::run::{finetune, finetune_with, ClusterSettings, DataSource, FinetuneSettings, Observer, StepReport};
+use edkm_train::synthetic;
+
+/// Counts what goes through it.
+struct Counting(Store, Arc<AtomicUsize>);
+
+impl Backend for Counting {
+    fn save(&self, record: Record) -> Result<Ticket, StoreError> {
+        self.1.fetch_add(1, Relaxed);
+        self.0.save(record)
+    }
+
+    fn quote(&self, record: &Record) -> Quote {
+        self.0.quote(record)
+    }
+
+    fn report(&self) -> Report {
+        self.0.report()
+    }
+
+    fn unsaid_precision(&self) -> Precision {
+        self.0.unsaid_precision()
+    }
+}
+
+/// Counts steps.
+struct Steps(u64);
+
+impl Observer for Steps {
+    fn step(&mut self, report: &StepReport) {
+        assert_eq!(report.outcome.step, self.0);
+        self.0 += 1;
+    }
+}
+
+const TEXT: &str = "the fox found a red kite and the dog saw a ball in the park by the old tree";
+
+/// A tiny model of random weights.
+fn write_model(folder: &Path) {
+    std::fs::create_dir(folder).unwrap();
+    std::fs::write(
+        folder.join("tokenizer.json"),
+        synthetic::train_tokenizer(TEXT, 280).unwrap(),
+    )
+    .unwrap();
+    let config = r#"{"model_type": "llama", "vocab_size": 300, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "max_position_embeddings": 32}"#;
+    let config = LlamaConfig::from_json(Path::new("config.json"), config).unwrap();
+    config.write(folder).unwrap();
+    let mut model = DynamicLlama::from_weights(&config, &Cpu::default(), &mut random_weights(1, 2, 0.1)).unwrap();
+    model
+        .write_weights(folder, &[], FloatDtype::F32, Sharding::Single)
+        .unwrap();
+}
+
+#[test]
+fn a_backend_of_ones_own_trains_the_same_model() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = dir.path().join("model");
+    write_model(&model);
+    let settings = |out: &str| FinetuneSettings {
+        evaluation_tokens: 200,
+        sequence: 16,
+        batch: 2,
+        ..FinetuneSettings::new(
+            &model,
+            DataSource::Text(TEXT.repeat(40)),
+            Some(ClusterSettings::new(Bits::new(2).unwrap(), 3)),
+            3,
+            dir.path().join(out),
+        )
+    };
+    let mut steps = Steps(0);
+    // as one that is found when the program runs
+    let mut observer: &mut dyn Observer = &mut steps;
+    let known = finetune(&settings("a"), &Cpu::default(), &mut observer).unwrap();
+    assert_eq!(steps.0, 3);
+
+    let count = Arc::new(AtomicUsize::new(0));
+    let make = || Ok(Arc::new(Counting(Store::marshaling(), count.clone())) as Arc<dyn Backend>);
+    let mut steps = Steps(0);
+    let found = finetune_with(&settings("b"), make, &Cpu::default(), &mut steps).unwrap();
+    assert!(count.load(Relaxed) > 3 * 2, "each layer saves in each step");
+    assert_eq!((steps.0, found.saved_bytes_peak), (3, known.saved_bytes_peak));
+    let [a, b] = ["a", "b"].map(|out| std::fs::read(dir.path().join(out).join("model.safetensors")).unwrap());
+    assert!(a == b, "another model");
+}
+
+#[test]
+fn what_a_clustering_has_reached_goes_through_json() {
+    let spec = Spec::new(Bits::new(2).unwrap());
+    let weight = edkm_testkit::random(1, 64);
+    let clustering = Clustering::new(spec);
+    clustering.cluster(&weight, MatrixShape::new(8, 8)).unwrap();
+    let state = clustering.state().unwrap();
+    let text = serde_json::to_string(&state).unwrap();
+    assert_eq!(serde_json::from_str::<ClusteringState>(&text).unwrap(), state);
+    // centroids that are no whole palettes
+    let damaged = text.replacen("\"clusters\":4", "\"clusters\":3", 1);
+    assert_ne!(damaged, text);
+    assert!(serde_json::from_str::<ClusteringState>(&damaged).is_err());
+}
