@@ -66,6 +66,27 @@ fn saved_counts_what_each_way_keeps_and_lists_the_tensors() {
     assert!(text.contains("attention.q") && text.contains("swiglu.gate"), "{text}");
 }
 
+/// Tensors of 4 MiB, which the allocator would keep for the next.
+#[test]
+#[cfg(target_os = "linux")]
+fn what_the_process_keeps_is_what_the_store_counts() {
+    let sizes = "--hidden 512 --intermediate 512 --heads 8 --batch 8 --seq 256";
+    let mut command = edkm();
+    command.args(["bench", "saved", "--json"]).args(sizes.split(' '));
+    let figures = json(&command.output().unwrap());
+    let rows = figures["rows"].as_array().unwrap();
+    let bytes = |row: &serde_json::Value, key: &str| row[key].as_f64().unwrap();
+    for row in &rows[1..] {
+        let (kept, counted) = (bytes(row, "kept_bytes"), bytes(row, "store_bytes"));
+        assert!((kept - counted).abs() < 0.05 * counted + (1u64 << 20) as f64, "{row}");
+    }
+    assert!(
+        bytes(&rows[0], "kept_bytes") > 2.0 * bytes(&rows[1], "kept_bytes"),
+        "{}",
+        rows[0]
+    );
+}
+
 #[test]
 fn step_says_where_its_time_goes_and_writes_a_trace() {
     let shop = Workshop::new();

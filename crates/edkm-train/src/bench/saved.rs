@@ -8,6 +8,7 @@ use std::time::Instant;
 use dfdx::prelude::*;
 use dfdx_edkm::{backward, gradients_of, EdkmDevice, StoreTape};
 use edkm_cluster::bench::median;
+use edkm_kernels::LargePages;
 use edkm_llama::model::Recompute;
 use edkm_store::{Backend, Precision, Quote, Record, Report, Store, StoreError, StoreSpec, Ticket};
 use serde::{Deserialize, Serialize};
@@ -111,7 +112,7 @@ pub struct SavedTensors {
 
 impl<D: EdkmDevice> LayerBench<D> {
     /// Forward passes of the layer each way, after one that is not counted; on a GPU with their backward passes, `repeats` more of which are timed. The figures of the process's memory
-    /// need an allocator that gives freed memory back at once, as those of [`LayerBench::memory`] do. What is saved goes to the stores of the rows,
+    /// need an allocator that gives freed memory back, at once or when it is told ([`LargePages::give_back`]), as those of [`LayerBench::memory`] do. What is saved goes to the stores of the rows,
     /// whatever the settings say.
     ///
     /// # Errors
@@ -177,11 +178,11 @@ impl<D: EdkmDevice> LayerBench<D> {
         let device = self.x_bsh.device();
         drop(forward(self.input()?)?);
         let mut watch = Watch::begin(device)?;
-        let start = resident_bytes();
+        let start = held_bytes();
         let x = self.input()?;
         watch.forget_copies(device)?;
         let Passed { loss, saved } = forward(x)?;
-        let grown = resident_bytes().and_then(|now| Some(now.saturating_sub(start?)));
+        let grown = held_bytes().and_then(|now| Some(now.saturating_sub(start?)));
         watch.between(device)?;
         let (store, tensors) = match saved {
             Some((bytes, listing)) => (Some(bytes), listing.tensors()),
@@ -213,6 +214,12 @@ impl<D: EdkmDevice> LayerBench<D> {
         kept.seconds = Some(median(times.collect::<Result<_, _>>()?));
         Ok(kept)
     }
+}
+
+/// Resident memory without what the allocator keeps for the next that asks.
+fn held_bytes() -> Option<u64> {
+    LargePages::give_back();
+    resident_bytes()
 }
 
 /// Between forward and backward.
