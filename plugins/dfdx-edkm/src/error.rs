@@ -31,8 +31,8 @@ pub enum EdkmError {
         /// What it was given.
         got: String,
     },
-    /// A branch of `Residual` or `SplitInto` went with another tape, whose store does not give tensors back as this one's does.
-    #[error("a branch of this forward pass was saved by the store of another tape, which keeps numbers otherwise: make each tape right before its own forward pass")]
+    /// A branch of `Residual` or `SplitInto` went with another tape, whose store rounds where this one's does not.
+    #[error("a branch of this forward pass was saved by the store of another tape, which rounds: make each tape right before its own forward pass")]
     OtherTape,
     /// An op adds to a gradient that was taken for good.
     #[error("the gradient of a parameter was taken with its part, and an op before the beginning of that part uses it too: say `begin_part` before its first use")]

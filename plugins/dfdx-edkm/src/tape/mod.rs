@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
 use dfdx::prelude::*;
-use edkm_store::Backend;
+use edkm_store::{Backend, Precision};
 
 use crate::gradients::refill;
 use crate::EdkmError;
@@ -245,9 +245,11 @@ impl<E: 'static, D: Storage<E>> Merge<Self> for StoreTape<E, D> {
         };
         kept.gradients.append(&mut joined.gradients);
         if !Rc::ptr_eq(&kept.context, &joined.context) {
-            let precision = |context: &Context| context.store.as_ref().map(|store| store.unsaid_precision());
-            let other = precision(&joined.context).filter(|_| joined.is_found && !joined.recorded.is_empty());
-            if other.is_some_and(|other| precision(&kept.context) != Some(other)) {
+            let rounds = |tape: &Self| {
+                let store = tape.context.store.as_ref();
+                store.is_some_and(|store| store.unsaid_precision() == Precision::Bf16)
+            };
+            if joined.is_found && !joined.recorded.is_empty() && rounds(&joined) && !rounds(&kept) {
                 kept.fail(EdkmError::OtherTape);
             }
             kept.other_failures.push(joined.failure());
