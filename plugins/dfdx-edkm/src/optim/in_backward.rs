@@ -27,7 +27,7 @@ impl<D: EdkmDevice> AdamW<D> {
     /// one of as many as there are parts. So the norm of all stays within `clip_norm`.
     ///
     /// # Errors
-    /// Those of [`backward_by_parts`]; a number that cannot be used, two parameters of one name in a part; a gradient that is not finite ([`StepError::NotFinite`]) or moments
+    /// Those of [`backward_each_part`]; a number that cannot be used, two parameters of one name in a part; a gradient that is not finite ([`StepError::NotFinite`]) or moments
     /// of another length than their parameter, where later parts have been updated and this one and earlier ones are as they were; the device's.
     pub fn backward_and_step(
         &mut self,
