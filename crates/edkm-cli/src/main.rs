@@ -46,12 +46,15 @@ fn main() -> ExitCode {
                 | TrainError::Stopped),
             ) = error.downcast_ref()
             {
+                let stopped = format!("{stopped}{}", commands::what_to_do(stopped));
                 tracing::info!(target: run_log::PROGRESS, "{stopped}");
                 console::note(stopped);
                 return ExitCode::from(interrupts::INTERRUPTED);
             }
-            tracing::error!(target: run_log::PROGRESS, "{}", commands::Chain(error.as_ref()));
-            console::note(format_args!("error: {}", commands::Chain(error.as_ref())));
+            let what_to_do = error.downcast_ref().map(commands::what_to_do).unwrap_or_default();
+            let said = format!("{}{what_to_do}", commands::Chain(error.as_ref()));
+            tracing::error!(target: run_log::PROGRESS, "{said}");
+            console::note(format_args!("error: {said}"));
             ExitCode::FAILURE
         }
     }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use dfdx_edkm::optim::StepError;
 
 use crate::data::records::Place;
+use crate::run::checkpoint::run_folder;
 
 /// The error of this crate.
 #[derive(Debug, thiserror::Error)]
@@ -293,7 +294,7 @@ pub enum TrainError {
         expected: &'static str,
     },
     /// The run was asked to stop, and can go on.
-    #[error("stopped after {step} of {steps} steps; go on with: edkm finetune --resume {}", out.display())]
+    #[error("stopped after {step} of {steps} steps; {} has what it needs to go on", run_folder(out).display())]
     Interrupted {
         /// Steps that are done.
         step: u64,
@@ -320,7 +321,7 @@ pub enum TrainError {
         difference: String,
     },
     /// A run that was not finished would be lost.
-    #[error("{} holds the checkpoints of a run that was not finished; go on with: edkm finetune --resume {} (or give --overwrite to begin anew)", folder.display(), out.display())]
+    #[error("{} holds the checkpoints of a run that was not finished, which would be lost", folder.display())]
     Unfinished {
         /// The folder of the run.
         folder: PathBuf,

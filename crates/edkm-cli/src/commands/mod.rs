@@ -17,6 +17,7 @@ use edkm_llama::inference::StopReason;
 use edkm_llama::model::Recompute;
 use edkm_train::text_generation::WrittenText;
 use edkm_train::trainer::Update;
+use edkm_train::TrainError;
 
 /// What `--checkpoint-layers` and `--checkpoint-attention` ask for.
 fn recompute(layers: bool, attention: bool) -> Recompute {
@@ -48,6 +49,18 @@ fn stop_name(written: &WrittenText) -> &'static str {
 
 /// What a command can fail with.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// What this program's user can do about a run that ended or cannot begin, behind the error's own words.
+pub fn what_to_do(error: &TrainError) -> String {
+    match error {
+        TrainError::Interrupted { out, .. } => format!("; go on with: edkm finetune --resume {}", out.display()),
+        TrainError::Unfinished { out, .. } => format!(
+            "; go on with: edkm finetune --resume {} (or give --overwrite to begin anew)",
+            out.display()
+        ),
+        _ => String::new(),
+    }
+}
 
 /// An error with all that caused it, each said once.
 pub struct Chain<'a>(pub &'a (dyn std::error::Error + 'static));
