@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::layers::below;
 use crate::{SharedBytes, StoreError};
 
 /// What a layer keeps for one record. Dropping it frees what no other record shares.
@@ -63,17 +64,7 @@ impl Held for Ticket {
         self.held.fetch()
     }
 
-    fn kept_bytes(&self) -> usize {
-        self.held.kept_bytes()
-    }
-
-    fn warm(&self) {
-        self.held.warm();
-    }
-
-    fn gathers(&self) -> bool {
-        self.held.gathers()
-    }
+    below!();
 }
 
 impl std::fmt::Debug for Ticket {

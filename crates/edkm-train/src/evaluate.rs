@@ -60,10 +60,10 @@ pub fn perplexity<D: EdkmDevice>(
         let (tokens, targets) = model_input(batch);
         let (loss, reason) = with_reason(|| model.try_loss(&tokens, targets, NoneTape));
         let loss = loss.map_err(|error| TrainError::Device {
-            reason: match reason {
-                Some(reason) => format!("evaluation: {reason}"),
-                None => format!("evaluation: {error}"),
-            },
+            reason: format!(
+                "evaluation: {}",
+                reason.map_or_else(|| error.to_string(), |reason| reason.to_string())
+            ),
         })?;
         total += f64::from(loss.as_vec()[0]) * weight;
         counted += weight;

@@ -1,15 +1,14 @@
 //! One optimizer step after the other.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::ops::Range;
 use std::sync::Arc;
 
 use dfdx::prelude::*;
 use dfdx_edkm::ops::cross_entropy::Targets;
 use dfdx_edkm::optim::{AdamW, AdamWConfig, StepError};
-use dfdx_edkm::{
-    backward, gradients_of, DeviceBudget, EdkmDevice, ParameterKind, ParameterVisitor, Parameters, StoreTape,
-};
+use dfdx_edkm::{backward, gradients_of, visit_clustered, DeviceBudget, EdkmDevice, StoreTape};
 use edkm_cluster::Temperature;
 use edkm_llama::model::{Distillation, DynamicLlama, DynamicTeacher, Tokens};
 use edkm_store::Backend;
@@ -340,29 +339,14 @@ impl<D: EdkmDevice> Trainer<D> {
 
 /// Sets the temperature of every clustering in the model.
 pub fn set_temperature<D: EdkmDevice>(model: &mut DynamicLlama<D>, unit: TemperatureUnit, value: f64) {
-    struct Set(Temperature);
-    impl<D: EdkmDevice> ParameterVisitor<D> for Set {
-        type Error = std::convert::Infallible;
-        fn visit<S: Shape>(
-            &mut self,
-            _: &str,
-            kind: ParameterKind<'_>,
-            _: &mut Tensor<S, f32, D>,
-        ) -> Result<(), Self::Error> {
-            if let Some(clustering) = kind.clustering() {
-                clustering.set_temperature(self.0);
-            }
-            Ok(())
-        }
-    }
     let temperature = match unit {
         TemperatureUnit::Absolute => Temperature::Absolute(value),
         TemperatureUnit::Relative => Temperature::Relative(value),
     };
-    match model.visit_parameters("", &mut Set(temperature)) {
-        Ok(()) => {}
-        Err(never) => match never {},
-    }
+    let Ok(()) = visit_clustered(model, |weight| {
+        weight.clustering.set_temperature(temperature);
+        Ok::<(), Infallible>(())
+    });
 }
 
 /// A batch as the model takes it.

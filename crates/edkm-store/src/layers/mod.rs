@@ -93,7 +93,7 @@ pub(crate) fn verify(
     }
 }
 
-/// The part of `Held` that a layer with one piece below it leaves to that piece.
+/// The part of [`Held`] that what holds one piece leaves to that piece.
 macro_rules! below {
     () => {
         fn kept_bytes(&self) -> usize {
@@ -109,4 +109,4 @@ macro_rules! below {
         }
     };
 }
-use below;
+pub(crate) use below;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{verify, Layer, Piece};
+use super::{below, verify, Layer, Piece};
 use crate::digest::Digest;
 use crate::meter::{Charge, Meter, Side};
 use crate::{Backend, Held, Report, SharedBytes, StoreError, Ticket};
@@ -25,7 +25,7 @@ impl OwnBase {
 }
 
 struct Kept {
-    ticket: Ticket,
+    held: Ticket,
     digest: Digest,
     label: &'static str,
     meter: Arc<Meter>,
@@ -35,14 +35,14 @@ struct Kept {
 impl Layer for OwnBase {
     fn save(&self, mut piece: Piece) -> Result<Box<dyn Held>, StoreError> {
         let (len, label) = (piece.bytes().len(), piece.record.label);
-        let (digest, ticket) = self.meter.packing(|| {
+        let (digest, held) = self.meter.packing(|| {
             let digest = piece.digest();
-            self.backend.save(piece.record).map(|ticket| (digest, ticket))
+            self.backend.save(piece.record).map(|held| (digest, held))
         })?;
         self.meter.saved();
-        let kept = ticket.kept_bytes();
+        let kept = held.kept_bytes();
         Ok(Box::new(Kept {
-            ticket,
+            held,
             digest,
             label,
             meter: self.meter.clone(),
@@ -65,18 +65,8 @@ impl Layer for OwnBase {
 impl Held for Kept {
     fn fetch(&self) -> Result<Arc<dyn SharedBytes>, StoreError> {
         self.meter
-            .unpacking(|| verify(self.ticket.fetch()?, self.digest, self.label, NAME))
+            .unpacking(|| verify(self.held.fetch()?, self.digest, self.label, NAME))
     }
 
-    fn kept_bytes(&self) -> usize {
-        self.ticket.kept_bytes()
-    }
-
-    fn warm(&self) {
-        self.ticket.warm();
-    }
-
-    fn gathers(&self) -> bool {
-        self.ticket.gathers()
-    }
+    below!();
 }

@@ -1,12 +1,10 @@
 //! Time and memory of one decoder layer, forward and backward: of dfdx's own ops, of ours, clustered, and clustered with checkpointing.
 
+use std::convert::Infallible;
 use std::time::Instant;
 
 use dfdx::prelude::*;
-use dfdx_edkm::{
-    backward, gradients_of, try_checkpoint, DeviceBudget, EdkmDevice, ParameterKind, ParameterVisitor, Parameters,
-    StoreTape,
-};
+use dfdx_edkm::{backward, gradients_of, try_checkpoint, visit_clustered, DeviceBudget, EdkmDevice, StoreTape};
 use edkm_cluster::bench::median;
 use edkm_cluster::Bits;
 use edkm_kernels::LargePages;
@@ -315,26 +313,12 @@ pub(super) fn backward_owned<D: EdkmDevice>(loss: Loss<D, OwnedTape<f32, D>>) ->
 }
 
 pub(super) fn clustering_bytes<D: EdkmDevice>(layer: &FusedDecoderLayer<D>) -> u64 {
-    struct Bytes(u64);
-    impl<D: EdkmDevice> ParameterVisitor<D> for Bytes {
-        type Error = std::convert::Infallible;
-        fn visit<S: Shape>(
-            &mut self,
-            _: &str,
-            kind: ParameterKind<'_>,
-            _: &mut Tensor<S, f32, D>,
-        ) -> Result<(), Self::Error> {
-            self.0 += kind
-                .clustering()
-                .map_or(0, |clustering| clustering.saved_bytes() as u64);
-            Ok(())
-        }
-    }
-    let mut bytes = Bytes(0);
-    match layer.clone().visit_parameters("", &mut bytes) {
-        Ok(()) => bytes.0,
-        Err(never) => match never {},
-    }
+    let mut bytes = 0;
+    let Ok(()) = visit_clustered(&mut layer.clone(), |weight| {
+        bytes += weight.clustering.saved_bytes() as u64;
+        Ok::<(), Infallible>(())
+    });
+    bytes
 }
 
 pub(super) fn device_error(error: impl std::fmt::Display) -> TrainError {

@@ -1,8 +1,7 @@
 //! What all runs of a comparison have in common.
 
-use std::fs::File;
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use dfdx_edkm::ChannelScale;
 use edkm_cluster::KeepZero;
@@ -10,8 +9,9 @@ use edkm_llama::checkpoint::Overwrite;
 use edkm_llama::LlamaError;
 use serde::{Deserialize, Serialize};
 
+use super::lock::Lock;
 use super::{runs, CompareSettings};
-use crate::files::{self, read_capped, write_whole};
+use crate::files::{read_capped, write_whole};
 use crate::TrainError;
 
 const FILE: &str = "conditions.json";
@@ -124,27 +124,5 @@ impl Conditions {
             let theirs = theirs.get(key).unwrap_or(&serde_json::Value::Null);
             format!("{key} is {theirs} there and {value} now")
         })
-    }
-}
-/// Held while a process works on a comparison: `OUT/lock`, which goes with it.
-pub(super) struct Lock {
-    path: PathBuf,
-    /// Locked as long as it is open.
-    _file: File,
-}
-
-impl Lock {
-    fn of(out: &Path) -> Result<Self, TrainError> {
-        let path = out.join("lock");
-        Ok(Self {
-            _file: files::lock(&path)?,
-            path,
-        })
-    }
-}
-
-impl Drop for Lock {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
     }
 }

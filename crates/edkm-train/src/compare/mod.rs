@@ -6,13 +6,15 @@
 //! OUT/table.md         a line for each method and width: mean and spread over the seeds
 //! OUT/compare.json     the same as numbers, and all runs
 //! OUT/compare.svg      perplexity against bits a weight
+//! OUT/lock             there while a process works on it
 //! ```
 //!
-//! All but the first two are written again after each run. A comparison that was stopped goes on where it was: runs that are done are not done
+//! Table, numbers and plot are written again after each run. A comparison that was stopped goes on where it was: runs that are done are not done
 //! again, and a training that was interrupted resumes from its checkpoint.
 
 mod conditions;
 mod contender;
+mod lock;
 mod plot;
 mod runs;
 mod table;

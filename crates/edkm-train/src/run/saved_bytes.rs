@@ -1,7 +1,8 @@
 //! What a run keeps from forward to backward at the most, and what plain DKM would.
 
-use dfdx::prelude::*;
-use dfdx_edkm::{EdkmDevice, ParameterKind, ParameterVisitor, Parameters};
+use std::convert::Infallible;
+
+use dfdx_edkm::{visit_clustered, EdkmDevice};
 use edkm_llama::model::DynamicLlama;
 use serde::{Deserialize, Serialize};
 
@@ -62,27 +63,13 @@ struct Clusterings {
 impl Clusterings {
     fn of<D: EdkmDevice>(model: &mut DynamicLlama<D>) -> Self {
         let mut bytes = Self::default();
-        match model.visit_parameters("", &mut bytes) {
-            Ok(()) => bytes,
-            Err(never) => match never {},
-        }
-    }
-}
-
-impl<D: EdkmDevice> ParameterVisitor<D> for Clusterings {
-    type Error = std::convert::Infallible;
-    fn visit<S: Shape>(
-        &mut self,
-        _: &str,
-        kind: ParameterKind<'_>,
-        parameter: &mut Tensor<S, f32, D>,
-    ) -> Result<(), Self::Error> {
-        if let Some(clustering) = kind.clustering() {
-            let spec = clustering.spec();
-            let map = parameter.shape().num_elements() as u64 / spec.dim() as u64 * spec.clusters() as u64;
-            self.plain_dkm += 4 * map * spec.iterations as u64;
-            self.here += clustering.saved_bytes() as u64;
-        }
-        Ok(())
+        let Ok(()) = visit_clustered(model, |weight| {
+            let spec = weight.clustering.spec();
+            let map = weight.shape.len() as u64 / spec.dim() as u64 * spec.clusters() as u64;
+            bytes.plain_dkm += 4 * map * spec.iterations as u64;
+            bytes.here += weight.clustering.saved_bytes() as u64;
+            Ok::<(), Infallible>(())
+        });
+        bytes
     }
 }

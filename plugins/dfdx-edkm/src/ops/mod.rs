@@ -2,7 +2,7 @@
 //!
 //! All take matrices of run-time shape, `[tokens, features]` row-major; a tensor of any other shape is brought there by dfdx's
 //! `reshape_like`, which keeps storage and gradient. Every save goes through [`crate::SaveForBackward`], and each op frees the
-//! gradient of its output as soon as it has used it (dfdx keeps those of all temporaries to the end of backward).
+//! gradient of its output as soon as it has used it where the gradients have leaves (dfdx keeps those of all temporaries to the end of backward).
 //!
 //! The outputs of RMSNorm, SwiGLU and (in sequences that are short beside the features) attention follow from what these ops save, at little
 //! cost: on a [`crate::StoreTape`] an op that reads them saves nothing. So of a decoder layer are kept: its input, q, k, v, the sum behind

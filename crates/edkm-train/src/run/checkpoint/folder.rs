@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use dfdx_edkm::optim::AdamW;
 use dfdx_edkm::EdkmDevice;
-use edkm_llama::checkpoint::{copy_companions, write_safetensors, Access, Checkpoint, Overwrite};
+use edkm_llama::checkpoint::{copy_companions, write_safetensors, Access, Checkpoint};
 use edkm_llama::config::LlamaConfig;
 use edkm_llama::files::partial_prefix;
 use edkm_llama::model::DynamicLlama;
@@ -19,8 +19,8 @@ use super::{moments, OptimizerState, RunState};
 use crate::files::{self, write_whole};
 use crate::TrainError;
 
-const ARGUMENTS: &str = "arguments.json";
-const LOCK: &str = "lock";
+pub(super) const ARGUMENTS: &str = "arguments.json";
+pub(super) const LOCK: &str = "lock";
 const COMPANIONS: &str = "companions";
 const TEACHER: &str = "teacher.safetensors";
 const STAGING: &str = "staging";
@@ -56,45 +56,12 @@ pub fn run_folder(out: &Path) -> PathBuf {
 /// The folder in which a run keeps what it needs to be resumed.
 #[derive(Debug)]
 pub struct RunFolder {
-    path: PathBuf,
+    pub(super) path: PathBuf,
     /// Held while a process works on the run.
-    lock: Option<File>,
+    pub(super) lock: Option<File>,
 }
 
 impl RunFolder {
-    /// Takes the folder of a run that is to begin, so that no other process takes it.
-    ///
-    /// # Errors
-    /// [`TrainError::Unfinished`] where another run could go on, unless it may be overwritten; [`TrainError::Running`] if another process works on it;
-    /// [`TrainError::ForeignRunFolder`] where a folder of that name holds what is of no run; a system that does not read or write.
-    pub fn claim(out: &Path, overwrite: Overwrite) -> Result<ClaimedFolder, TrainError> {
-        let mut folder = Self::open(out);
-        if let Some(foreign) = folder.foreign()? {
-            return Err(TrainError::ForeignRunFolder {
-                folder: folder.path,
-                found: foreign,
-            });
-        }
-        if overwrite == Overwrite::Refuse && !folder.checkpoints()?.is_empty() {
-            return Err(TrainError::Unfinished {
-                folder: folder.path,
-                out: out.to_path_buf(),
-            });
-        }
-        let is_new = !folder.path.exists();
-        let lock = folder.path.join(LOCK);
-        // again where another process, which did not begin after all, has removed it meanwhile
-        while !lock.exists() || folder.lock.is_none() {
-            fs::create_dir_all(&folder.path).map_err(TrainError::io("make", &folder.path))?;
-            folder.lock = Some(folder.locked()?);
-        }
-        Ok(ClaimedFolder {
-            folder: Some(folder),
-            out: out.to_path_buf(),
-            is_new,
-        })
-    }
-
     /// The folder of a run that may be there, to look at it.
     pub fn open(out: &Path) -> Self {
         Self {
@@ -125,7 +92,7 @@ impl RunFolder {
     }
 
     /// Removes what a process was building when it was killed.
-    fn remove_staging(&self, out: &Path) -> Result<(), TrainError> {
+    pub(super) fn remove_staging(&self, out: &Path) -> Result<(), TrainError> {
         let note = self.path.join(STAGING);
         if !note.exists() {
             return Ok(());
@@ -162,7 +129,7 @@ impl RunFolder {
         Ok(())
     }
 
-    fn locked(&self) -> Result<File, TrainError> {
+    pub(super) fn locked(&self) -> Result<File, TrainError> {
         files::lock(&self.path.join(LOCK))
     }
 
@@ -190,7 +157,7 @@ impl RunFolder {
     }
 
     /// The name of something here that is of no run.
-    fn foreign(&self) -> Result<Option<String>, TrainError> {
+    pub(super) fn foreign(&self) -> Result<Option<String>, TrainError> {
         let entries = match fs::read_dir(&self.path) {
             Ok(entries) => entries,
             Err(why) if why.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -300,7 +267,7 @@ impl RunFolder {
     }
 
     /// Removes all that a run keeps but its lock, first what it would go on with: a process that is killed meanwhile leaves no half of a run.
-    fn clear(&self) -> Result<(), TrainError> {
+    pub(super) fn clear(&self) -> Result<(), TrainError> {
         let arguments = self.arguments_path();
         if arguments.exists() {
             fs::remove_file(&arguments).map_err(TrainError::io("remove", &arguments))?;
@@ -405,53 +372,6 @@ impl RunFolder {
     }
 }
 
-/// The folder of a run that has not begun: if it does not, a folder that was made for it goes again.
-#[derive(Debug)]
-pub struct ClaimedFolder {
-    /// None once the run has begun.
-    folder: Option<RunFolder>,
-    out: PathBuf,
-    /// It was not there before.
-    is_new: bool,
-}
-
-impl ClaimedFolder {
-    /// Begins the run: its folder is empty but for its arguments.
-    ///
-    /// # Errors
-    /// A system that does not write.
-    pub fn begin(mut self, arguments: &str) -> Result<RunFolder, TrainError> {
-        let folder = self.folder.take().expect("begun once");
-        let kept = folder.checkpoints()?.len();
-        if kept > 0 {
-            tracing::warn!(
-                "{}: {kept} checkpoint{} of a run that was not finished {} overwritten",
-                folder.path.display(),
-                if kept == 1 { "" } else { "s" },
-                if kept == 1 { "is" } else { "are" },
-            );
-        }
-        folder.remove_staging(&self.out)?;
-        folder.clear()?;
-        sweep(&self.out);
-        let checkpoints = folder.checkpoints_path();
-        fs::create_dir_all(&checkpoints).map_err(TrainError::io("make", &checkpoints))?;
-        write_whole(&folder.path.join(ARGUMENTS), arguments.as_bytes())?;
-        Ok(folder)
-    }
-}
-
-impl Drop for ClaimedFolder {
-    fn drop(&mut self) {
-        if let Some(RunFolder { path, lock }) = self.folder.take().filter(|_| self.is_new) {
-            let _ = fs::remove_file(path.join(LOCK));
-            drop(lock);
-            // anything else in it stays, and it with that
-            let _ = fs::remove_dir(path);
-        }
-    }
-}
-
 /// Whether a run keeps something of this name, or was writing it when it was killed.
 fn is_own(name: &OsStr) -> bool {
     let name = name.to_string_lossy();
@@ -488,148 +408,4 @@ fn remove(folder: &Path) -> Result<(), TrainError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use dfdx::prelude::Cpu;
-    use dfdx_edkm::optim::AdamWConfig;
-
-    use super::*;
-    use crate::data::sampler::Position;
-    use crate::init::random_weights;
-    use crate::run::checkpoint::OptimizerState;
-
-    fn model(rope_theta: f64) -> DynamicLlama<Cpu> {
-        let config = format!(
-            r#"{{"model_type": "llama", "vocab_size": 8, "hidden_size": 4, "intermediate_size": 4, "num_hidden_layers": 1, "num_attention_heads": 2,
-            "max_position_embeddings": 8, "rope_theta": {rope_theta}}}"#
-        );
-        let config = LlamaConfig::from_json(Path::new("config.json"), &config).unwrap();
-        DynamicLlama::from_weights(&config, &Cpu::default(), &mut random_weights(0, 1, 0.02)).unwrap()
-    }
-
-    /// A checkpoint of the first steps.
-    fn checkpoint(folder: &RunFolder, step: u64) -> PathBuf {
-        let optimizer = AdamW::new(Cpu::default(), AdamWConfig::default());
-        let staged = folder.stage(&mut model(1e4), &optimizer).unwrap();
-        let state = RunState {
-            settings: BTreeMap::new(),
-            step,
-            optimizer: OptimizerState {
-                config: *optimizer.config(),
-                step: 0,
-            },
-            clusterings: BTreeMap::new(),
-            layer_rules: String::new(),
-            bits_chosen: Vec::new(),
-            position: Position {
-                seed: 0,
-                epoch: 0,
-                used: 0,
-                sequence: 1,
-                data: 0,
-            },
-            model: 0,
-            validation: 0,
-            teacher: None,
-            perplexity_before: 1.0,
-            baselines: Vec::new(),
-            non_finite: Default::default(),
-            saved_bytes: Default::default(),
-            training_seconds: 0.0,
-            seconds: 0.0,
-        };
-        staged.finish(state, 2).unwrap()
-    }
-
-    #[test]
-    fn a_claimed_folder_is_for_one_process_and_goes_if_the_run_does_not_begin() {
-        let dir = tempfile::tempdir().unwrap();
-        let (out, run) = (dir.path().join("out"), dir.path().join("out.run"));
-        let claimed = RunFolder::claim(&out, Overwrite::Refuse).unwrap();
-        let second = RunFolder::claim(&out, Overwrite::Replace);
-        assert!(matches!(second, Err(TrainError::Running { .. })), "{second:?}");
-        drop(second);
-        assert!(run.is_dir(), "a refused claim leaves the other's folder");
-        drop(claimed);
-        assert!(!run.exists());
-
-        let begun = RunFolder::claim(&out, Overwrite::Refuse).unwrap().begin("a").unwrap();
-        let step = checkpoint(&begun, 3);
-        drop(begun);
-        let refused = RunFolder::claim(&out, Overwrite::Refuse);
-        assert!(matches!(refused, Err(TrainError::Unfinished { .. })), "{refused:?}");
-        // what may be overwritten is there until the run begins
-        drop(RunFolder::claim(&out, Overwrite::Replace).unwrap());
-        assert!(step.is_dir());
-        let begun = RunFolder::claim(&out, Overwrite::Replace).unwrap().begin("b").unwrap();
-        assert!(!step.exists());
-        assert_eq!(begun.arguments().unwrap(), "b");
-        begun.remove().unwrap();
-        assert_eq!(dir.path().read_dir().unwrap().count(), 0);
-    }
-
-    #[test]
-    fn what_is_of_no_run_stays() {
-        let dir = tempfile::tempdir().unwrap();
-        let (out, run) = (dir.path().join("out"), dir.path().join("out.run"));
-        fs::create_dir(&run).unwrap();
-        fs::write(run.join("train.txt"), "text").unwrap();
-        for overwrite in [Overwrite::Refuse, Overwrite::Replace] {
-            let error = RunFolder::claim(&out, overwrite).unwrap_err().to_string();
-            assert!(error.contains("out.run") && error.contains("train.txt"), "{error}");
-        }
-        assert!(matches!(
-            RunFolder::open_locked(&out),
-            Err(TrainError::NoCheckpoint { .. })
-        ));
-        assert_eq!(run.read_dir().unwrap().count(), 1, "nothing is left in it");
-
-        // put there while a run goes on
-        fs::remove_file(run.join("train.txt")).unwrap();
-        let begun = RunFolder::claim(&out, Overwrite::Refuse).unwrap().begin("").unwrap();
-        fs::write(run.join("notes"), "mine").unwrap();
-        checkpoint(&begun, 1);
-        begun.remove().unwrap();
-        let left: Vec<_> = run
-            .read_dir()
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name())
-            .collect();
-        assert_eq!(left, ["notes"]);
-    }
-
-    #[test]
-    fn a_checkpoint_that_was_moved_aside_for_another_is_found_again() {
-        let dir = tempfile::tempdir().unwrap();
-        let out = dir.path().join("out");
-        let begun = RunFolder::claim(&out, Overwrite::Refuse).unwrap().begin("").unwrap();
-        let step = checkpoint(&begun, 7);
-        drop(begun);
-        // as a process leaves it that is killed where folders cannot be exchanged
-        let parent = step.parent().unwrap();
-        fs::rename(&step, parent.join(".partial-x-old")).unwrap();
-        fs::create_dir(parent.join(".partial-y-old")).unwrap();
-        let folder = RunFolder::open_locked(&out).unwrap();
-        assert_eq!(folder.newest().unwrap().0, step);
-        assert_eq!(parent.read_dir().unwrap().count(), 1);
-    }
-
-    #[test]
-    fn a_model_is_another_one_with_another_configuration() {
-        assert_eq!(model_fingerprint(&mut model(1e4)), model_fingerprint(&mut model(1e4)));
-        assert_ne!(model_fingerprint(&mut model(1e4)), model_fingerprint(&mut model(5e5)));
-    }
-
-    #[test]
-    fn only_what_this_run_was_building_is_removed() {
-        let dir = tempfile::tempdir().unwrap();
-        let out = dir.path().join("out");
-        let begun = RunFolder::claim(&out, Overwrite::Refuse).unwrap().begin("").unwrap();
-        for (name, is_removed) in [(".out.partial-1", true), (".other.partial-1", false), ("mine", false)] {
-            let built = dir.path().canonicalize().unwrap().join(name);
-            fs::create_dir(&built).unwrap();
-            begun.note_staging(&built).unwrap();
-            begun.remove_staging(&out).unwrap();
-            assert_eq!(!built.exists(), is_removed, "{name}");
-        }
-    }
-}
+mod tests;

@@ -16,6 +16,7 @@
 //! altered is recognised, and the one before it used. `OUT.run` is there, and locked, from before the model is read, and is removed when OUT is there.
 //! A folder of that name in which something else lies is never touched.
 
+mod claimed;
 mod completed;
 mod folder;
 mod format;
@@ -23,8 +24,9 @@ mod moments;
 mod staged;
 mod state;
 
+pub use claimed::ClaimedFolder;
 pub use completed::completed;
-pub use folder::{run_folder, ClaimedFolder, RunFolder};
+pub use folder::{run_folder, RunFolder};
 pub use staged::StagedCheckpoint;
 pub(crate) use state::model_fingerprint;
 pub use state::{OptimizerState, RunState};
