@@ -80,6 +80,9 @@ pub struct FinetuneArgs {
     /// Measure the perplexity of what is reached, with the palettes that it would be written with, every N steps
     #[arg(long, value_name = "N")]
     pub eval_every: Option<NonZeroU64>,
+    /// Write the model with the lowest perplexity of those that --eval-every measures and the last one, in place of the last one
+    #[arg(long)]
+    pub keep_best: bool,
     /// Measure rounding and k-means without training too (always done for the embedded model)
     #[arg(long)]
     pub baselines: bool,

@@ -7,11 +7,12 @@ use edkm_llama::checkpoint::Overwrite;
 use edkm_llama::config::LlamaConfig;
 use edkm_train::evaluate::perplexity_in_words;
 use edkm_train::lesson::Lesson;
+use edkm_train::metrics;
 use edkm_train::run::checkpoint::{completed, CheckpointSettings, Start};
 use edkm_train::run::estimate::{estimate, Estimate};
 use edkm_train::run::{
-    count, finetune, free_folder, plan_finetune, DataSource, FinetuneOutcome, FinetuneSettings, Measure, Objective,
-    OnLimits, PlannedLayer, TrainingText,
+    count, finetune, free_folder, plan_finetune, DataSource, FinetuneOutcome, FinetuneSettings, KeptModel, Measure,
+    Objective, OnLimits, PlannedLayer, TrainingText,
 };
 
 use super::{plan, recompute, update, Failure};
@@ -112,8 +113,30 @@ pub fn run(args: FinetuneArgs, log: RunLog) -> Result<(), Failure> {
             later
         ));
     }
+    if let Some((steps, lowest)) = better_on_its_way(&settings, &outcome) {
+        note(format_args!(
+            "the model was better on its way (perplexity {} after {}, {} after {}); --keep-best writes the best that is measured",
+            perplexity_in_words(lowest),
+            count(steps, "step"),
+            perplexity_in_words(outcome.perplexity_after),
+            outcome.steps
+        ));
+    }
     output.json(&outcome)?;
     Ok(())
+}
+
+/// How much lower a perplexity on the way is, of that of the result, to be worth a word.
+const BETTER: f64 = 0.99;
+
+/// Steps and perplexity of a model on the way that was better than the one that is written, and could have been.
+fn better_on_its_way(settings: &FinetuneSettings, outcome: &FinetuneOutcome) -> Option<(u64, f64)> {
+    let steps = metrics::read(&settings.out.join("metrics.jsonl")).ok()?;
+    let measured = steps
+        .iter()
+        .filter_map(|step| Some((step.step + 1, step.validation_perplexity?)));
+    let best = measured.min_by(|a, b| a.1.total_cmp(&b.1))?;
+    (settings.kept_model == KeptModel::Last && best.1 < BETTER * outcome.perplexity_after).then_some(best)
 }
 
 /// A text is taken for new to a model that has so much of its perplexity, or less, after training.
@@ -229,6 +252,10 @@ fn settings_of(args: &FinetuneArgs, embedded_folder: Option<&Path>) -> Result<Fi
         validation,
         evaluation_tokens: args.eval_tokens,
         evaluate_every: args.eval_every,
+        kept_model: match args.keep_best {
+            true => KeptModel::Best,
+            false => KeptModel::Last,
+        },
         objective,
         learning_rate: args.lr.or(usual_rate).unwrap_or(defaults.learning_rate),
         rate_unit: args.lr_unit.into(),
@@ -307,7 +334,17 @@ fn show(output: Output, settings: &FinetuneSettings, outcome: &FinetuneOutcome) 
         let name = with_bits(&format!("{name}, no training"));
         output.line(format!("  {name:26} {:>9}", perplexity_in_words(baseline.perplexity)));
     }
-    let result = with_bits("fine-tuned");
+    if outcome.kept_steps != outcome.steps {
+        let last = with_bits(&format!("after {}", count(outcome.steps, "step")));
+        output.line(format!(
+            "  {last:26} {:>9}",
+            perplexity_in_words(outcome.perplexity_last)
+        ));
+    }
+    let result = match outcome.kept_steps == outcome.steps {
+        true => with_bits("fine-tuned"),
+        false => with_bits(&format!("after {}, kept", outcome.kept_steps)),
+    };
     output.line(format!(
         "  {result:26} {:>9}",
         perplexity_in_words(outcome.perplexity_after)

@@ -11,7 +11,9 @@ use edkm_store::StoreSpec;
 use edkm_train::device_share::DeviceShare;
 use edkm_train::init::random_weights;
 use edkm_train::run::checkpoint::CheckpointSettings;
-use edkm_train::run::{finetune, DataSource, FinetuneSettings, Measure, Objective, OnLimits, OnNonFinite, RateUnit};
+use edkm_train::run::{
+    finetune, DataSource, FinetuneSettings, KeptModel, Measure, Objective, OnLimits, OnNonFinite, RateUnit,
+};
 use edkm_train::synthetic::{self, Split};
 use edkm_train::trainer::Update;
 
@@ -55,6 +57,7 @@ pub fn run(args: MakeDefaultArgs) -> Result<(), Failure> {
         validation: DataSource::Text(embedded::validation_text()),
         evaluation_tokens: 40_000,
         evaluate_every: None,
+        kept_model: KeptModel::Last,
         clustering: None,
         objective: Objective::Text,
         steps: args.steps,

@@ -339,6 +339,11 @@ fn settings_without_a_meaning_are_refused_before_any_work() {
         // once more than fits any list
         (&["--accumulate", "18446744073709551615"], &["--accumulate"]),
         (&["--keep", "0", "--checkpoint-every", "1"], &["--keep", "is 0"]),
+        (&["--keep-best"], &["keep-best is without", "--eval-every"]),
+        (
+            &["--keep-best", "--eval-every", "400", "--steps", "3"],
+            &["keep-best", "every 400 steps of 3"],
+        ),
         (&["--eval-tokens", "32"], &["--eval-tokens", "is 32", "--seq"]),
         (&["--weight-decay", "nan"], &["weight decay is NaN"]),
         (&["--weight-decay", "-1"], &["weight decay is -1"]),

@@ -53,6 +53,14 @@ impl Workshop {
         self.path("out")
     }
 
+    /// Has the text to train on in a tongue that makes the model forget the one it knows, which is in the file that is given: what it learns makes it worse there.
+    pub(crate) fn forgetful(&self) -> PathBuf {
+        let known = self.path("known.txt");
+        std::fs::rename(self.text(), &known).unwrap();
+        std::fs::write(self.text(), "qq zvx kkj wqz xxy\n\n".repeat(200)).unwrap();
+        known
+    }
+
     /// `edkm finetune MODEL --data TEXT --out OUT`, small, with more arguments behind.
     pub(crate) fn finetune(&self, more: &[&str]) -> Output {
         self.finetune_command(more).output().unwrap()

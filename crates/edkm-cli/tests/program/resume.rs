@@ -116,6 +116,53 @@ fn a_run_killed_at_any_moment_ends_with_the_same_bytes() {
     assert!(resumed > 0);
 }
 
+/// Also where it was kept by a process that was killed, after the checkpoint from which the run goes on.
+#[test]
+fn the_best_model_of_a_run_is_the_same_if_it_goes_on() {
+    let begun = || {
+        let shop = Workshop::new();
+        let known = shop.forgetful();
+        let mut command = run(&shop);
+        command.arg("--valid").arg(known);
+        command.args(["--lr", "1e-2", "--no-distill", "--eval-every", "1", "--keep-best"]);
+        (shop, command)
+    };
+    let (undisturbed, mut command) = begun();
+    let figures = json(&command.output().unwrap());
+    assert!(figures["kept_steps"].as_u64().unwrap() < 8, "{figures}");
+
+    let killed = || {
+        let (shop, mut command) = begun();
+        let mut child = quiet(&mut command);
+        wait_for_step(&shop, &mut child, 8);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let best = run_folder(&shop).join("best/model.safetensors");
+        assert!(best.exists());
+        (shop, best)
+    };
+    let (shop, _) = killed();
+    let again = json(&resume(&shop).output().unwrap());
+    for name in ["kept_steps", "perplexity_after", "perplexity_last"] {
+        assert_eq!(again[name], figures[name], "{name}");
+    }
+    assert!(model(&shop) == model(&undisturbed));
+    assert_eq!(steps(&shop), steps(&undisturbed));
+
+    // one that is damaged meanwhile costs itself alone
+    let (shop, best) = killed();
+    std::fs::write(&best, &std::fs::read(&best).unwrap()[..1000]).unwrap();
+    let output = resume(&shop).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        said.contains("the model of the last step is written in place"),
+        "{said}"
+    );
+    let again = json(&output);
+    assert_eq!(again["kept_steps"], STEPS);
+    assert_eq!(again["perplexity_after"], figures["perplexity_last"]);
+}
+
 /// The model that the rest of a run learns from is the one whose clustering began, and the steps before learn the text alone.
 #[test]
 fn a_run_that_clusters_later_learns_from_what_it_had_become() {

@@ -13,6 +13,7 @@ use dfdx_edkm::{
     visit_clustered, ChannelScale, ClusteredMatrix, Clustering, EdkmDevice, ParameterKind, ParameterVisitor, Parameters,
 };
 use edkm_cluster::{Grouping, MatrixShape, Prepared, Spec};
+use edkm_llama::checkpoint::FloatDtype;
 use edkm_llama::model::{palette_spec, DynamicLlama, PalettizedParameter};
 use edkm_llama::LlamaError;
 use edkm_palette::{PaletteDType, PalettizedMatrix};
@@ -287,16 +288,16 @@ fn round_to_nearest(weight: &[f32], shape: MatrixShape, spec: &Spec) -> (Vec<f32
     (palettes.concat(), indices.concat())
 }
 
-/// Gives parameters other numbers: those that `values` has for their name, if it has any.
+/// Gives parameters other numbers: those that `values` has for their name and the numbers they have, if it has any.
 ///
 /// # Errors
 /// The device's, when it cannot hold them.
 pub(crate) fn replace_values<D: EdkmDevice>(
     model: &mut DynamicLlama<D>,
-    values: impl FnMut(&str) -> Option<Vec<f32>>,
+    values: impl FnMut(&str, &dyn Fn() -> Vec<f32>) -> Option<Vec<f32>>,
 ) -> Result<(), TrainError> {
     struct Replace<F>(F);
-    impl<D: EdkmDevice, F: FnMut(&str) -> Option<Vec<f32>>> ParameterVisitor<D> for Replace<F> {
+    impl<D: EdkmDevice, F: FnMut(&str, &dyn Fn() -> Vec<f32>) -> Option<Vec<f32>>> ParameterVisitor<D> for Replace<F> {
         type Error = TrainError;
         fn visit<S: Shape>(
             &mut self,
@@ -304,7 +305,7 @@ pub(crate) fn replace_values<D: EdkmDevice>(
             _: ParameterKind<'_>,
             parameter: &mut Tensor<S, f32, D>,
         ) -> Result<(), TrainError> {
-            let Some(values) = self.0(name) else {
+            let Some(values) = self.0(name, &|| parameter.as_vec()) else {
                 return Ok(());
             };
             let (device, shape) = (parameter.device().clone(), *parameter.shape());
@@ -328,10 +329,34 @@ pub fn with_palettes<D: EdkmDevice>(
     palettes: &[PalettizedParameter],
 ) -> Result<DynamicLlama<D>, TrainError> {
     let mut copy = model.clone();
-    replace_values(&mut copy, |name| {
+    replace_values(&mut copy, |name, _| {
         let palettized = palettes.iter().find(|palettized| palettized.name == name)?;
         Some(palettized.matrix.dequantize())
     })?;
     copy.set_clustering(&|_: &edkm_llama::names::Parameter| None);
+    Ok(copy)
+}
+
+/// [`with_palettes`], and all else in the type that it is written in: what a file with these palettes will say.
+///
+/// # Errors
+/// As [`with_palettes`].
+pub(crate) fn as_written<D: EdkmDevice>(
+    model: &DynamicLlama<D>,
+    palettes: &[PalettizedParameter],
+    dtype: FloatDtype,
+) -> Result<DynamicLlama<D>, TrainError> {
+    let mut copy = with_palettes(model, palettes)?;
+    if dtype == FloatDtype::F32 {
+        return Ok(copy);
+    }
+    let is_palettized = |name: &str| palettes.iter().any(|palettized| palettized.name == name);
+    replace_values(&mut copy, |name, numbers| {
+        (!is_palettized(name)).then(|| {
+            let mut numbers = numbers();
+            dtype.round(&mut numbers);
+            numbers
+        })
+    })?;
     Ok(copy)
 }

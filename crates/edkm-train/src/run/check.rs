@@ -7,7 +7,7 @@ use edkm_llama::config::LlamaConfig;
 use edkm_llama::model::ClusterPlan;
 use edkm_llama::names::parameters;
 
-use super::{ClusterSettings, FinetuneSettings, FirstPalettes, Objective, OnNonFinite};
+use super::{ClusterSettings, FinetuneSettings, FirstPalettes, KeptModel, Objective, OnNonFinite};
 use crate::lesson::Lesson;
 use crate::schedule::LearningRate;
 use crate::trainer::Update;
@@ -22,6 +22,7 @@ pub(super) fn check(settings: &FinetuneSettings) -> Result<(), TrainError> {
     LearningRate::cosine(settings.learning_rate, settings.steps)?;
     check_policy(settings)?;
     check_update(settings)?;
+    check_kept_model(settings)?;
     check_objective(settings.objective)?;
     check_numbers(&[
         ("number of sequences, --batch,", settings.batch),
@@ -157,6 +158,26 @@ fn check_policy(settings: &FinetuneSettings) -> Result<(), TrainError> {
             expected: "--checkpoint-every N with it, or stop, or skip",
         }),
         _ => Ok(()),
+    }
+}
+
+/// The best of what is measured needs measurements.
+fn check_kept_model(settings: &FinetuneSettings) -> Result<(), TrainError> {
+    let refuse = |value| {
+        Err(TrainError::Setting {
+            setting: "keep-best",
+            value,
+            expected: "--eval-every N with it, of fewer steps than the run has",
+        })
+    };
+    match (settings.kept_model, settings.evaluate_every) {
+        (KeptModel::Last, _) => Ok(()),
+        (KeptModel::Best, None) => refuse("without measurements on the way".to_owned()),
+        (KeptModel::Best, Some(every)) if every.get() >= settings.steps => refuse(format!(
+            "with a measurement every {every} steps of {}, none on the way",
+            settings.steps
+        )),
+        (KeptModel::Best, Some(_)) => Ok(()),
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use dfdx_edkm::EdkmDevice;
-use edkm_llama::checkpoint::OutputDir;
+use edkm_llama::checkpoint::{FloatDtype, OutputDir};
 use edkm_llama::config::LlamaConfig;
 use edkm_llama::model::DynamicLlama;
 use edkm_store::Backend;
@@ -38,6 +38,9 @@ pub(super) struct Run<'a, D: EdkmDevice> {
     pub(super) settings: &'a FinetuneSettings,
     pub(super) device: &'a D,
     pub(super) folder: &'a RunFolder,
+    pub(super) config: &'a LlamaConfig,
+    /// The type of what is not clustered, in the result.
+    pub(super) dtype: FloatDtype,
     pub(super) calibration: Calibration<'a>,
     pub(super) validation: &'a TokenStream,
 }
@@ -127,6 +130,8 @@ pub fn finetune_with<D: EdkmDevice>(
         settings: &settings,
         device,
         folder: &folder,
+        config: &inputs.config,
+        dtype: inputs.dtype,
         calibration,
         validation: &inputs.validation,
     };
@@ -189,11 +194,8 @@ pub fn finetune_with<D: EdkmDevice>(
     observer.stage(Stage::Train);
     let trained = run.train(&mut trainer, &mut sampler, &known, (non_finite, teacher), observer)?;
     let beside = Beside {
-        config: &inputs.config,
         tokenizer: &inputs.tokenizer,
         text: inputs.text,
-        validation: &inputs.validation,
-        dtype: inputs.dtype,
         size_before_bytes: inputs.size_bytes,
     };
     let outcome = run.finish(trainer, known, trained, &beside, observer)?;

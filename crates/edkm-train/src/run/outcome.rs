@@ -16,6 +16,10 @@ pub struct FinetuneOutcome {
     pub perplexity_before: f64,
     /// Perplexity of the model as it was written: hard-assigned palettes.
     pub perplexity_after: f64,
+    /// That of the model of the last step, where another one is [kept](super::KeptModel::Best): else the same.
+    pub perplexity_last: f64,
+    /// Steps that made the model that was written.
+    pub kept_steps: u64,
     /// Bits a weight of the compressed tensors, palettes counted; `null` without clustering.
     pub bits_per_weight: Option<f64>,
     /// Bytes of the written model.safetensors.

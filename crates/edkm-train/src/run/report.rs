@@ -7,7 +7,7 @@ use edkm_llama::checkpoint::Checkpoint;
 use edkm_llama::inference::{CacheType, GenerateOptions, InferenceModel, SamplingOptions, Session};
 
 use super::training_text::times;
-use super::{FinetuneOutcome, FinetuneSettings};
+use super::{count, FinetuneOutcome, FinetuneSettings};
 use crate::metrics::StepMetrics;
 use crate::report::{self, BeforeAfter, Contender, ContenderRole, ReportData, Sample, StoreFigures, WeightFigure};
 use crate::text_generation::write_text;
@@ -139,6 +139,10 @@ fn described(settings: &FinetuneSettings, outcome: &FinetuneOutcome) -> Vec<(Str
             format!("{:.1}", outcome.training_seconds),
         ),
     ];
+    if outcome.kept_steps != outcome.steps {
+        let kept = format!("that after {}, the best measured", count(outcome.kept_steps, "step"));
+        rows.push(("model".to_owned(), kept));
+    }
     if let Some(clustering) = &settings.clustering {
         let group = clustering
             .group

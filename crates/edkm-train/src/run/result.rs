@@ -1,20 +1,22 @@
 //! What a run leaves: the folder with the compressed model, and its figures.
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use dfdx_edkm::EdkmDevice;
 use edkm_kernels::LargePages;
-use edkm_llama::checkpoint::{FloatDtype, OutputDir, Sharding};
-use edkm_llama::config::LlamaConfig;
+use edkm_llama::checkpoint::{OutputDir, Sharding, MODEL_FILE};
 use edkm_llama::model::DynamicLlama;
 
 use super::bits_budget::write_rules;
+use super::checkpoint::Measured;
 use super::finetune::Run;
 use super::known::Known;
 use super::texts::document_beginning;
-use super::{report, FinetuneOutcome, NonFiniteCounts, Observer, SavedBytes, Sizes, Stage, TrainingText};
-use crate::data::TokenStream;
-use crate::evaluate::{perplexity, perplexity_in_words};
+use super::{
+    count, report, FinetuneOutcome, KeptModel, NonFiniteCounts, Observer, SavedBytes, Sizes, Stage, TrainingText,
+};
+use crate::evaluate::{perplexity, perplexity_in_words, Perplexity};
 use crate::memory::peak_resident_bytes;
 use crate::metrics::StepMetrics;
 use crate::report::StoreLayerFigures;
@@ -23,13 +25,9 @@ use crate::{Tokenizer, TrainError};
 
 /// What the result is written with, beside the model.
 pub(super) struct Beside<'a> {
-    pub(super) config: &'a LlamaConfig,
     pub(super) tokenizer: &'a Tokenizer,
     /// The text that was trained on.
     pub(super) text: TrainingText,
-    pub(super) validation: &'a TokenStream,
-    /// The type of what is not clustered.
-    pub(super) dtype: FloatDtype,
     /// Bytes of the model's files as they came.
     pub(super) size_before_bytes: u64,
 }
@@ -76,7 +74,7 @@ impl<D: EdkmDevice> Run<'_, D> {
             // it serves to clean up alone
             tracing::warn!("{why}; if this process is killed now, {} stays", out.path().display());
         }
-        let weights = self.write(model, beside, out.path())?;
+        let weights = self.write(model, out.path())?;
         let outcome = self.complete(trained, weights, beside, out.path(), observer);
         match outcome.and_then(|outcome| Ok(out.put().map(|()| outcome)?)) {
             Ok(outcome) => Ok(outcome),
@@ -91,16 +89,16 @@ impl<D: EdkmDevice> Run<'_, D> {
     }
 
     /// Configuration and weights: their sizes, and the bytes of the file.
-    fn write(&self, mut model: DynamicLlama<D>, beside: &Beside<'_>, out: &Path) -> Result<(Sizes, u64), TrainError> {
-        beside.config.write(out)?;
+    fn write(&self, mut model: DynamicLlama<D>, out: &Path) -> Result<(Sizes, u64), TrainError> {
+        self.config.write(out)?;
         let palettes = match &self.settings.clustering {
             Some(clustering) => {
-                write_rules(clustering, beside.config, out)?;
+                write_rules(clustering, self.config, out)?;
                 model.palettize_by_name(&|name| clustering.palette_dtype_of(name))?
             }
             None => Vec::new(),
         };
-        let written = model.write_weights(out, &palettes, beside.dtype, Sharding::Single)?;
+        let written = model.write_weights(out, &palettes, self.dtype, Sharding::Single)?;
         Ok((Sizes::of(&palettes), written.bytes))
     }
 
@@ -108,17 +106,12 @@ impl<D: EdkmDevice> Run<'_, D> {
     fn complete(
         &self,
         trained: Trained,
-        (sizes, size_bytes): (Sizes, u64),
+        (sizes, mut size_bytes): (Sizes, u64),
         beside: &Beside<'_>,
         out: &Path,
         observer: &mut impl Observer,
     ) -> Result<FinetuneOutcome, TrainError> {
-        let Self {
-            settings,
-            folder,
-            device,
-            ..
-        } = self;
+        let Self { settings, folder, .. } = self;
         let Trained {
             known,
             steps,
@@ -131,23 +124,36 @@ impl<D: EdkmDevice> Run<'_, D> {
         std::fs::copy(&metrics, out.join("metrics.jsonl")).map_err(TrainError::io("copy", &metrics))?;
 
         observer.stage(Stage::EvaluateAfter);
-        let written = DynamicLlama::<D>::open(out, device)?;
-        let after = perplexity(&written, beside.validation, settings.sequence, &mut |share| {
-            observer.progress(share);
-            Ok(())
-        })?;
-        drop(written);
+        let last = self.measured(out, observer)?;
         observer.result(&format!(
             "perplexity {} on {} tokens",
-            perplexity_in_words(after.perplexity),
-            after.tokens
+            perplexity_in_words(last.perplexity),
+            last.tokens
         ));
-        let prompt = document_beginning(beside.validation, beside.tokenizer);
+        let mut kept = Measured {
+            steps: settings.steps,
+            perplexity: last.perplexity,
+        };
+        if let Some((dir, best)) = self.better(kept, observer) {
+            let model = dir.join(MODEL_FILE);
+            size_bytes = fs::metadata(&model).map_err(TrainError::io("read", &model))?.len();
+            fs::rename(&model, out.join(MODEL_FILE)).map_err(TrainError::io("rename", &model))?;
+            observer.result(&format!(
+                "perplexity {} after {} of {}: that model is kept",
+                perplexity_in_words(best.perplexity),
+                count(best.steps, "step"),
+                settings.steps
+            ));
+            kept = best;
+        }
+        let prompt = document_beginning(self.validation, beside.tokenizer);
         let sample = report::sample(prompt, beside.tokenizer, &settings.model_dir, out);
 
         let outcome = FinetuneOutcome {
             perplexity_before: known.perplexity_before,
-            perplexity_after: after.perplexity,
+            perplexity_after: kept.perplexity,
+            perplexity_last: last.perplexity,
+            kept_steps: kept.steps,
             bits_per_weight: sizes.bits_per_weight(),
             size_bytes,
             size_before_bytes: beside.size_before_bytes,
@@ -177,5 +183,39 @@ impl<D: EdkmDevice> Run<'_, D> {
         }
         folder.note_result(out, &outcome)?;
         Ok(outcome)
+    }
+
+    /// Perplexity of a model as it was written.
+    fn measured(&self, dir: &Path, observer: &mut impl Observer) -> Result<Perplexity, TrainError> {
+        let written = DynamicLlama::<D>::open(dir, self.device)?;
+        perplexity(&written, self.validation, self.settings.sequence, &mut |share| {
+            observer.progress(share);
+            Ok(())
+        })
+    }
+
+    /// The folder of the model that was kept on the way, if that is better than the last one as it was written; one that cannot be read is none, with a warning.
+    fn better(&self, last: Measured, observer: &mut impl Observer) -> Option<(PathBuf, Measured)> {
+        let kept = match self.settings.kept_model {
+            KeptModel::Last => None,
+            KeptModel::Best => self.folder.best(),
+        };
+        let (dir, best) = kept.filter(|(_, best)| best.perplexity < last.perplexity)?;
+        match self.measured(&dir, observer) {
+            // what is not clustered is written in fewer bits than it was measured in
+            Ok(written) if written.perplexity < last.perplexity => {
+                let perplexity = written.perplexity;
+                Some((dir, Measured { perplexity, ..best }))
+            }
+            Ok(_) => None,
+            Err(why) => {
+                tracing::warn!(
+                    "{}: {why}; the model of the last step is written in place of the one after {}",
+                    dir.display(),
+                    count(best.steps, "step")
+                );
+                None
+            }
+        }
     }
 }

@@ -37,6 +37,17 @@ pub enum Measure {
     No,
 }
 
+/// Which model of a run is written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum KeptModel {
+    /// That of the last step.
+    #[default]
+    Last,
+    /// That with the lowest perplexity of those that were [measured](FinetuneSettings::evaluate_every), the last one among them: for texts that are read so
+    /// often that the model learns them by heart.
+    Best,
+}
+
 /// What a model learns.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub enum Objective {
@@ -93,6 +104,8 @@ pub struct FinetuneSettings {
     pub evaluation_tokens: usize,
     /// Steps after which the perplexity of what is reached is measured, again and again; `None`: only that of the result.
     pub evaluate_every: Option<NonZeroU64>,
+    /// Which model is written.
+    pub kept_model: KeptModel,
     /// How it is clustered; `None` trains it as it is.
     pub clustering: Option<ClusterSettings>,
     /// What the model learns.
@@ -153,6 +166,7 @@ impl FinetuneSettings {
             validation: DataSource::HeldOut,
             evaluation_tokens: 40_000,
             evaluate_every: None,
+            kept_model: KeptModel::Last,
             objective: match clustering {
                 Some(_) => Objective::BEST,
                 None => Objective::Text,
@@ -185,9 +199,14 @@ impl FinetuneSettings {
     /// What determines the numbers of a run, by name, but for the model and the text, which have fingerprints, and the device.
     pub(super) fn determining(&self) -> BTreeMap<String, String> {
         let is_lossy = self.store.is_lossy();
-        let settings: [(&str, &dyn Debug); 16] = [
+        let kept_model = match self.kept_model {
+            KeptModel::Last => (KeptModel::Last, None),
+            KeptModel::Best => (KeptModel::Best, self.evaluate_every),
+        };
+        let settings: [(&str, &dyn Debug); 17] = [
             ("version of the program", &env!("CARGO_PKG_VERSION")),
             ("evaluation_tokens", &self.evaluation_tokens),
+            ("kept_model", &kept_model),
             ("clustering", &self.clustering.is_some()),
             ("store that is lossy", &is_lossy),
             ("on_non_finite", &self.on_non_finite),

@@ -9,12 +9,10 @@ use super::checkpoint::{RunFolder, Start};
 use super::finetune::Run;
 use super::known::Known;
 use super::{
-    before, count, first_palettes, NonFiniteCounts, Objective, Observer, OnNonFinite, Stage, StepReport, MOST_IN_A_ROW,
+    before, first_palettes, NonFiniteCounts, Objective, Observer, OnNonFinite, Stage, StepReport, MOST_IN_A_ROW,
     MOST_ROLLBACKS,
 };
-use crate::compress::with_palettes;
 use crate::data::sampler::WindowSampler;
-use crate::evaluate::{perplexity, perplexity_in_words};
 use crate::memory::Resident;
 use crate::metrics::{self, MetricsWriter, StepMetrics, Throughput};
 use crate::trainer::{StepOutcome, Trainer};
@@ -158,40 +156,6 @@ impl<D: EdkmDevice> Run<'_, D> {
         let steps = trainer.step_count()..self.settings.steps;
         trainer.learn_from(before::teacher(&trainer.model)?, lesson, steps);
         Ok(Some(print))
-    }
-
-    /// The perplexity that the model would have if it were written now, if it is to be measured after this step. Training goes on as if it had not been.
-    ///
-    /// Memory: 4 bytes a clustered weight beside the model.
-    fn reached(&self, trainer: &Trainer<D>, observer: &mut impl Observer) -> Result<Option<f64>, TrainError> {
-        let (settings, done) = (self.settings, trainer.step_count());
-        let due = settings
-            .evaluate_every
-            .is_some_and(|every| done > 0 && done % every == 0);
-        if !due || done == settings.steps {
-            return Ok(None);
-        }
-        let _span = tracing::trace_span!("evaluation").entered();
-        // the clusterings of a copy go their own way
-        let mut model = trainer.model.clone();
-        if let Some(clustering) = &settings.clustering {
-            if done <= clustering.from_step {
-                // not clustered yet
-                model.set_clustering(clustering);
-            }
-            let palettes = model.palettize_by_name(&|name| clustering.palette_dtype_of(name))?;
-            model = with_palettes(&model, &palettes)?;
-        }
-        match perplexity(&model, self.validation, settings.sequence, &mut |_| observer.go_on()) {
-            Ok(measured) => {
-                let words = perplexity_in_words(measured.perplexity);
-                observer.meanwhile(&format!("perplexity {words} after {}", count(done, "step")));
-                Ok(Some(measured.perplexity))
-            }
-            // the step that was made is kept
-            Err(TrainError::Stopped) => Ok(None),
-            Err(error) => Err(error),
-        }
     }
 
     /// Model and optimizer as the newest checkpoint has them; the data goes on. Gives the checkpoint's step.

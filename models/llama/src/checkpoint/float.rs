@@ -39,6 +39,15 @@ impl FloatDtype {
         }
     }
 
+    /// Gives `values` the precision of the type: to nearest, ties to even, as they are written. What is beyond its range becomes infinite.
+    pub fn round(self, values: &mut [f32]) {
+        match self {
+            Self::F32 => (),
+            Self::F16 => round_half::<f16>(values),
+            Self::Bf16 => round_half::<bf16>(values),
+        }
+    }
+
     /// The name of the type in `config.json` (`torch_dtype`).
     pub fn torch_name(self) -> &'static str {
         match self {
@@ -113,6 +122,18 @@ fn position_by_chunk(values: &[f32], find: fn(&[f32]) -> Option<usize>) -> Optio
         .min()
 }
 
+/// There and back.
+fn round_half<H: bytemuck::Pod>(values: &mut [f32])
+where
+    [H]: HalfFloatSliceExt,
+{
+    values.par_chunks_mut(CHUNK).for_each(|chunk| {
+        let mut halves = vec![H::zeroed(); chunk.len()];
+        halves.convert_from_f32_slice(chunk);
+        halves.convert_to_f32_slice(chunk);
+    });
+}
+
 /// Converts, or tells the index of the first value for which that does not go.
 fn encode_half<H: bytemuck::Pod>(values: &[f32], is_finite: fn(&H) -> bool) -> Result<Vec<u8>, usize>
 where
@@ -144,5 +165,35 @@ where
     match bad.min() {
         None => Ok(bytes),
         Some(index) => Err(index),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounded_numbers_are_those_that_are_written() {
+        let values: Vec<f32> = (0..3 * CHUNK / 2).map(|i| (i as f32 * 0.37).sin() * 50.0).collect();
+        let decoded = |dtype| {
+            let bytes = encode("w", &values, dtype).unwrap();
+            let halves = bytes.chunks_exact(2).map(|half| u16::from_le_bytes([half[0], half[1]]));
+            let number = |bits| match dtype {
+                FloatDtype::F16 => f16::from_bits(bits).to_f32(),
+                _ => bf16::from_bits(bits).to_f32(),
+            };
+            halves.map(number).collect::<Vec<f32>>()
+        };
+        for dtype in [FloatDtype::F16, FloatDtype::Bf16] {
+            let mut rounded = values.clone();
+            dtype.round(&mut rounded);
+            assert!(rounded != values && rounded == decoded(dtype), "{dtype}");
+        }
+        let mut same = values.clone();
+        FloatDtype::F32.round(&mut same);
+        assert_eq!(same, values);
+        let mut beyond = [1e30];
+        FloatDtype::F16.round(&mut beyond);
+        assert_eq!(beyond, [f32::INFINITY]);
     }
 }

@@ -12,6 +12,7 @@ use edkm_llama::config::LlamaConfig;
 use edkm_llama::files::partial_prefix;
 use edkm_llama::model::DynamicLlama;
 
+use super::best::BEST;
 use super::completed::WRITTEN;
 use super::format::{damaged, read_state, MOMENTS, PARAMETERS};
 use super::state::{model_fingerprint, put, take};
@@ -28,7 +29,7 @@ const METRICS: &str = "metrics.jsonl";
 const LOG: &str = "log.txt";
 const CHECKPOINTS: &str = "checkpoints";
 /// All that a run keeps.
-const OWN: [&str; 9] = [
+const OWN: [&str; 10] = [
     ARGUMENTS,
     LOCK,
     COMPANIONS,
@@ -37,6 +38,7 @@ const OWN: [&str; 9] = [
     METRICS,
     LOG,
     CHECKPOINTS,
+    BEST,
     WRITTEN,
 ];
 /// The largest path that is read.
@@ -79,6 +81,7 @@ impl RunFolder {
         folder.check_begun()?;
         folder.lock = Some(folder.locked()?);
         folder.remove_partial()?;
+        folder.remove_partial_best()?;
         folder.remove_staging(out)?;
         Ok(folder)
     }

@@ -8,6 +8,7 @@
 //! OUT.run/teacher.safetensors            the model when its clustering began, if that was not at the first step and it is learned from
 //! OUT.run/metrics.jsonl                  one object a step; copied into OUT at the end
 //! OUT.run/checkpoints/step-000000000400/ parameters.safetensors, moments.safetensors, state.bin, xxh3
+//! OUT.run/best/                          the best model that was measured, as it would be written, where the run keeps it
 //! OUT.run/staging                        at the end: the folder in which OUT is built
 //! OUT.run/written.json                   at the very end: which model OUT will hold
 //! ```
@@ -16,6 +17,7 @@
 //! altered is recognised, and the one before it used. `OUT.run` is there, and locked, from before the model is read, and is removed when OUT is there.
 //! A folder of that name in which something else lies is never touched.
 
+mod best;
 mod claimed;
 mod completed;
 mod folder;
@@ -24,6 +26,7 @@ mod moments;
 mod staged;
 mod state;
 
+pub(crate) use best::Measured;
 pub use claimed::ClaimedFolder;
 pub use completed::completed;
 pub use folder::{run_folder, RunFolder};

@@ -10,7 +10,7 @@ use super::sizes::ModelSizes;
 use super::{share, sum, Share};
 use crate::report::{MOST_CENTROIDS, TALL_CENTROIDS};
 use crate::run::float_dtype::float_dtype;
-use crate::run::{plan, FinetuneSettings, PlannedLayer};
+use crate::run::{plan, FinetuneSettings, KeptModel, PlannedLayer};
 use crate::TrainError;
 
 /// Bytes of a line of metrics.jsonl.
@@ -35,7 +35,8 @@ pub(super) fn shares(
 ) -> Result<Vec<Share>, TrainError> {
     let model = model_sizes(settings, config, checkpoint);
     let metrics = METRICS_LINE.saturating_mul(settings.steps);
-    let mut out = vec![share("OUT: weights", weights(settings, config, checkpoint)?)];
+    let weights = weights(settings, config, checkpoint)?;
+    let mut out = vec![share("OUT: weights", weights)];
     let beside = COMPANIONS.iter().map(|name| settings.model_dir.join(name));
     let tokenizer = beside
         .filter_map(|path| std::fs::metadata(path).ok())
@@ -58,9 +59,15 @@ pub(super) fn shares(
         share("OUT.run: tokenizer", tokenizer),
     ];
     let beside: Vec<Share> = beside.into_iter().chain(teacher).collect();
-    let training = checkpoints(kept.saturating_add(1));
-    let training: Vec<Share> = training.into_iter().chain(beside.iter().cloned()).collect();
+    let best = |models: u64| {
+        let bytes = models.saturating_mul(weights);
+        (settings.kept_model == KeptModel::Best).then(|| share("OUT.run: best model", bytes))
+    };
+    // while a better one is written the one before is there
+    let training = checkpoints(kept.saturating_add(1)).into_iter().chain(best(2));
+    let training: Vec<Share> = training.chain(beside.iter().cloned()).collect();
     out.extend(checkpoints(kept));
+    out.extend(best(1));
     out.extend(beside);
     Ok(match sum(&training) > sum(&out) {
         true => training,

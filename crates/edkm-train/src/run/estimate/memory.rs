@@ -108,7 +108,10 @@ pub(super) fn stages(
         with([kept.clone(), training(settings, model, place)].concat()),
     ));
     if settings.evaluate_every.is_some() {
-        let palettized = share("palettized model", model.clustered + model.clustered / 4);
+        let palettized = share(
+            "palettized model",
+            model.clustered + model.clustered / 4 + model.rounded,
+        );
         stages.push(always(
             "evaluation within training",
             with([kept.clone(), vec![palettized, evaluation]].concat()),

@@ -41,6 +41,8 @@ pub(super) struct ModelSizes {
     pub(super) teacher_layer: u64,
     /// The parameters that are clustered.
     pub(super) clustered: u64,
+    /// The parameters that are not and are written in 16 bits.
+    pub(super) rounded: u64,
     /// The largest matrix that is clustered, and its copy where rows are scaled.
     pub(super) clustering_buffers: u64,
     /// What clusterings keep of their palettes, from a step to the next and for backward.
@@ -94,7 +96,7 @@ impl ModelSizes {
     ) -> Self {
         let (mut all, mut largest, mut halves, mut clustered, mut clustering_buffers, mut head_buffers) =
             (0, 0, 0, 0, 0, 0);
-        let mut palettes = 0;
+        let (mut palettes, mut rounded) = (0, 0);
         for parameter in parameters(config) {
             let bytes = F32 * parameter.shape.iter().map(|&n| n as u64).product::<u64>();
             all += bytes;
@@ -103,6 +105,9 @@ impl ModelSizes {
                 halves += bytes / 2;
             }
             let Some((clustering, spec)) = clustering.and_then(|c| Some((c, c.spec(&parameter)?))) else {
+                if is_half(&parameter.name) {
+                    rounded += bytes;
+                }
                 continue;
             };
             palettes = bytes_of_palettes(&spec, &parameter.shape).saturating_add(palettes);
@@ -130,6 +135,7 @@ impl ModelSizes {
             teacher: all - halves,
             teacher_layer: 2 * halves / (config.num_hidden_layers as u64).max(1),
             clustered,
+            rounded,
             clustering_buffers,
             palettes,
             head: F32 * vocabulary * hidden,

@@ -151,7 +151,7 @@ pub(super) fn set_weight<D: EdkmDevice>(
     bits: Bits,
 ) -> Result<(), TrainError> {
     let mut values = Some(layer.palettized(bits)?.dequantize());
-    replace_values(model, |name| values.take_if(|_| name == layer.candidate.name))
+    replace_values(model, |name, _| values.take_if(|_| name == layer.candidate.name))
 }
 
 #[cfg(test)]
