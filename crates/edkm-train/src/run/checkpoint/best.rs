@@ -109,7 +109,10 @@ mod tests {
         let folder = RunFolder::claim(&out, Overwrite::Refuse).unwrap().begin("{}").unwrap();
         assert_eq!(folder.best(), None);
         for steps in [3, 5] {
-            let write = |path: &Path| Ok(fs::write(path.join("model"), [steps as u8]).unwrap());
+            let write = |path: &Path| {
+                fs::write(path.join("model"), [steps as u8]).unwrap();
+                Ok(())
+            };
             folder.keep_best(measured(steps), write).unwrap();
             let (path, kept) = folder.best().unwrap();
             assert_eq!(
