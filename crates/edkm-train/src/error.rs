@@ -378,6 +378,14 @@ pub enum TrainError {
         /// What changed.
         what: &'static str,
     },
+    /// A model that another one cannot learn from.
+    #[error("{} cannot be learned from: {reason}", folder.display())]
+    Teacher {
+        /// Its folder.
+        folder: PathBuf,
+        /// Why.
+        reason: String,
+    },
     /// A run that is to go on in another way than it began.
     #[error(
         "the run began with {setting} {began}, and is to go on with {now}: it goes on as it began, or is begun anew"

@@ -198,6 +198,14 @@ impl Tokenizer {
         Ok(())
     }
 
+    /// The first token that two tokenizers both have and do not have alike: its number, and what it is in each.
+    pub(crate) fn first_other_token(&self, other: &Self) -> Option<(u32, String, String)> {
+        let both = |token| Some((self.inner.id_to_token(token)?, other.inner.id_to_token(token)?));
+        (0..=self.largest.min(other.largest))
+            .filter_map(|token| both(token).map(|(ours, theirs)| (token, ours, theirs)))
+            .find(|(_, ours, theirs)| ours != theirs)
+    }
+
     /// The file the tokenizer was read from.
     pub fn path(&self) -> &Path {
         &self.path

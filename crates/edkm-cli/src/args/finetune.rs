@@ -62,17 +62,21 @@ pub struct FinetuneArgs {
     #[arg(long, value_name = "FROM:TO", num_args = 0..=1, require_equals = true, default_value_t = Objective::LESSON.share.into(), default_missing_value = "1")]
     pub distill: Range,
     /// The weight of the distance of the hidden states behind each layer from those of the same model, each token's relative to the size of its
-    /// state, which comes to the loss besides, in the same way; 0 leaves them free
-    #[arg(long, value_name = "FROM:TO", allow_hyphen_values = true, default_value_t = Objective::LESSON.hidden.into())]
-    pub distill_hidden: Range,
+    /// state, which comes to the loss besides, in the same way; 0 leaves them free. Without it 1:0.3, and 0 with a --teacher of other layers
+    #[arg(long, value_name = "FROM:TO", allow_hyphen_values = true)]
+    pub distill_hidden: Option<Range>,
     /// Both fade besides as training takes the model beyond what it was: they are gone once it predicts a batch better than that model by so many nats a token. inf: they stay
     #[arg(long, value_name = "NATS", default_value_t = Objective::LESSON.fade)]
     pub distill_fade: f32,
+    /// Learn from the model in this folder (or hf:OWNER/NAME), at all steps, in place of the model as it came: a larger one of the same vocabulary, or the
+    /// original of a MODEL_DIR that is compressed already
+    #[arg(long, value_name = "DIR", conflicts_with = "no_distill")]
+    pub teacher: Option<PathBuf>,
     /// The same as --distill=0 --distill-hidden 0: the text alone, in three quarters of a step's time
     #[arg(long, conflicts_with_all = ["distill", "distill_hidden", "distill_fade"])]
     pub no_distill: bool,
     /// Train the model as it is, without clustering, on the text alone
-    #[arg(long, conflicts_with_all = ["lr_unit", "baselines", "distill", "distill_hidden", "distill_fade"])]
+    #[arg(long, conflicts_with_all = ["lr_unit", "baselines", "teacher", "distill", "distill_hidden", "distill_fade"])]
     pub no_cluster: bool,
     /// Tokens of the validation text that are used
     #[arg(long, value_name = "N", default_value_t = 40_000)]

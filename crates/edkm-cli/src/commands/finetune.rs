@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use dfdx_edkm::EdkmDevice;
-use edkm_llama::checkpoint::Overwrite;
+use edkm_llama::checkpoint::{Checkpoint, Overwrite};
 use edkm_llama::config::LlamaConfig;
 use edkm_train::evaluate::perplexity_in_words;
-use edkm_train::lesson::Lesson;
+use edkm_train::lesson::{Lesson, Ramp};
 use edkm_train::metrics;
 use edkm_train::run::checkpoint::{completed, CheckpointSettings, Start};
 use edkm_train::run::estimate::{estimate, Estimate};
@@ -89,6 +89,12 @@ pub fn run(args: FinetuneArgs, log: RunLog) -> Result<(), Failure> {
         let work = DryRun { settings: &settings };
         return super::dry_run::show(output, &args.device.run(work)?, settings.on_limits);
     }
+    if settings.teacher_dir.is_none() && settings.taught_from() == Some(0) && is_compressed(&settings.model_dir) {
+        note(format_args!(
+            "{} is compressed already, and will learn from itself; with --teacher ORIGINAL it learns from the model that it was made of",
+            settings.model_dir.display()
+        ));
+    }
     tracing::info!(target: PROGRESS, "edkm {}: {}", env!("CARGO_PKG_VERSION"), settings.checkpoints.arguments);
     let outcome = args.device.run(Training {
         settings: &settings,
@@ -137,6 +143,12 @@ fn better_on_its_way(settings: &FinetuneSettings, outcome: &FinetuneOutcome) -> 
         .filter_map(|step| Some((step.step + 1, step.validation_perplexity?)));
     let best = measured.min_by(|a, b| a.1.total_cmp(&b.1))?;
     (settings.kept_model == KeptModel::Last && best.1 < BETTER * outcome.perplexity_after).then_some(best)
+}
+
+/// Whether a model has palettes. One that cannot be read is refused elsewhere.
+fn is_compressed(model_dir: &Path) -> bool {
+    let has_palettes = |checkpoint: Checkpoint| checkpoint.weight_names().any(|name| checkpoint.is_palettized(name));
+    Checkpoint::open(model_dir).is_ok_and(has_palettes)
 }
 
 /// A text is taken for new to a model that has so much of its perplexity, or less, after training.
@@ -219,19 +231,25 @@ fn settings_of(args: &FinetuneArgs, embedded_folder: Option<&Path>) -> Result<Fi
         .valid
         .as_ref()
         .map_or(held_out, |path| files(std::slice::from_ref(path)));
+    let model_dir = match (&args.model_dir, embedded_folder) {
+        (Some(dir), _) => hub::folder(dir)?,
+        (None, Some(folder)) => folder.to_path_buf(),
+        (None, None) => return Err("no model".into()),
+    };
+    let teacher_dir = args.teacher.as_deref().map(hub::folder).transpose()?;
+    let hidden = match (args.distill_hidden, &teacher_dir) {
+        (Some(hidden), _) => hidden.into(),
+        (None, Some(teacher)) if !have_states_alike(&model_dir, teacher)? => Ramp::constant(0.0),
+        (None, _) => Objective::LESSON.hidden,
+    };
     let lesson = Lesson {
         share: args.distill.into(),
-        hidden: args.distill_hidden.into(),
+        hidden,
         fade: args.distill_fade,
     };
     let objective = match args.no_distill || args.no_cluster || lesson.is_nothing() {
         true => Objective::Text,
         false => Objective::Teacher(lesson),
-    };
-    let model_dir = match (&args.model_dir, embedded_folder) {
-        (Some(dir), _) => hub::folder(dir)?,
-        (None, Some(folder)) => folder.to_path_buf(),
-        (None, None) => return Err("no model".into()),
     };
     let (clustering, usual_rate) = match args.no_cluster {
         true => (None, None),
@@ -257,6 +275,7 @@ fn settings_of(args: &FinetuneArgs, embedded_folder: Option<&Path>) -> Result<Fi
             false => KeptModel::Last,
         },
         objective,
+        teacher_dir,
         learning_rate: args.lr.or(usual_rate).unwrap_or(defaults.learning_rate),
         rate_unit: args.lr_unit.into(),
         weight_decay: args.weight_decay,
@@ -282,6 +301,12 @@ fn settings_of(args: &FinetuneArgs, embedded_folder: Option<&Path>) -> Result<Fi
         },
         ..defaults
     })
+}
+
+/// Whether two models have hidden states that can be compared.
+fn have_states_alike(model: &Path, teacher: &Path) -> Result<bool, Failure> {
+    let sizes = |dir: &Path| LlamaConfig::read(dir).map(|config| (config.num_hidden_layers, config.hidden_size));
+    Ok(sizes(model)? == sizes(teacher)?)
 }
 
 /// What each layer of the store did, as a table.

@@ -60,6 +60,7 @@ pub fn run(args: MakeDefaultArgs) -> Result<(), Failure> {
         kept_model: KeptModel::Last,
         clustering: None,
         objective: Objective::Text,
+        teacher_dir: None,
         steps: args.steps,
         learning_rate: args.lr,
         rate_unit: RateUnit::default(),

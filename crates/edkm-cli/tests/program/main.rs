@@ -18,5 +18,6 @@ mod layers;
 mod mishaps;
 mod results;
 mod resume;
+mod teacher;
 mod whole_path;
 mod written_over;

@@ -66,7 +66,7 @@ impl<D: EdkmDevice> Before<D> {
             }
         };
         let teacher = match settings.taught_from() {
-            Some(0) => Some(teacher(model)?),
+            Some(0) if settings.teacher_dir.is_none() => Some(teacher(model)?),
             _ => None,
         };
         if let Some(clustering) = &settings.clustering {

@@ -66,9 +66,11 @@ impl<D: EdkmDevice> Run<'_, D> {
         trainer = trainer.with_rate_factors(rate_factors);
         // behind a first step the moments are there, and so are the weights that a teacher had shared
         let is_there = checkpoint.is_some_and(|(_, state)| state.step > 0);
+        let shared = teacher.as_ref().filter(|_| settings.teacher_dir.is_none());
+        let shared = shared.map_or(0, DynamicTeacher::shared_bytes);
         let with_first_step = match is_there {
             true => 0,
-            false => moment_bytes(&config, settings.moments) + teacher.as_ref().map_or(0, DynamicTeacher::shared_bytes),
+            false => moment_bytes(&config, settings.moments) + shared,
         };
         let step = trainer.step_count();
         let begins_later = settings.taught_from().filter(|&from| from > 0);

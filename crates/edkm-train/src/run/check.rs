@@ -19,6 +19,9 @@ const MOST: usize = 1 << 30;
 /// Everything but what needs the model or the text.
 pub(super) fn check(settings: &FinetuneSettings) -> Result<(), TrainError> {
     check_apart(&settings.model_dir, &settings.out)?;
+    if let Some(teacher) = &settings.teacher_dir {
+        check_apart(teacher, &settings.out)?;
+    }
     LearningRate::cosine(settings.learning_rate, settings.steps)?;
     check_policy(settings)?;
     check_update(settings)?;

@@ -136,6 +136,10 @@ pub fn finetune_with<D: EdkmDevice>(
         validation: &inputs.validation,
     };
     let state = checkpoint.as_ref().map(|(_, state)| state);
+    let (other, other_print) = match inputs.teacher.take() {
+        Some(other) => (Some(other.teacher), Some(other.fingerprint)),
+        None => (None, None),
+    };
     let before = match Before::take(&settings, &mut inputs.model, &inputs.validation, state, observer) {
         // there is nothing yet to go on from
         Err(TrainError::Stopped) if state.is_none() => {
@@ -157,14 +161,22 @@ pub fn finetune_with<D: EdkmDevice>(
     let (non_finite, saved_bytes) = state
         .map(|state| (state.non_finite, state.saved_bytes))
         .unwrap_or_default();
-    let teacher = state.and_then(|state| state.teacher);
+    let teacher = match state {
+        Some(state) => state.teacher,
+        None => other_print,
+    };
+    if other_print.is_some() && teacher != other_print {
+        return Err(TrainError::Changed {
+            what: "model that is learned from",
+        });
+    }
     if let Some(state) = state {
         sampler = WindowSampler::resume(&inputs.training, settings.sequence, state.position)?;
     }
     let mut trainer = run.begin(
         inputs.model,
         store,
-        before.teacher,
+        other.or(before.teacher),
         before.rate_factors,
         checkpoint.as_ref(),
         observer,

@@ -6,6 +6,7 @@ use edkm_llama::config::LlamaConfig;
 use edkm_llama::model::DynamicLlama;
 
 use super::float_dtype::float_dtype;
+use super::other_teacher::OtherTeacher;
 use super::texts::texts;
 use super::{FinetuneSettings, Observer, Stage, TrainingText};
 use crate::data::TokenStream;
@@ -15,6 +16,8 @@ use crate::{Tokenizer, TrainError};
 pub(super) struct Inputs<D: EdkmDevice> {
     pub(super) config: LlamaConfig,
     pub(super) model: DynamicLlama<D>,
+    /// A model of another folder to learn from.
+    pub(super) teacher: Option<OtherTeacher<D>>,
     /// Bytes of the model's files.
     pub(super) size_bytes: u64,
     /// The type of what is not clustered, in them and in the result.
@@ -38,6 +41,9 @@ impl<D: EdkmDevice> Inputs<D> {
     ) -> Result<Self, TrainError> {
         observer.stage(Stage::LoadModel);
         let config = LlamaConfig::read(&settings.model_dir)?;
+        let tokenizer = Tokenizer::from_dir(&settings.model_dir)?;
+        tokenizer.check_vocabulary(config.vocab_size)?;
+        let teacher = OtherTeacher::read(settings, &tokenizer, device)?;
         let checkpoint = Checkpoint::open(&settings.model_dir)?;
         let mut model = DynamicLlama::from_checkpoint(&checkpoint, &config, device)?;
         model.recompute = settings.recompute;
@@ -45,14 +51,13 @@ impl<D: EdkmDevice> Inputs<D> {
         drop(checkpoint);
 
         observer.stage(Stage::LoadData);
-        let tokenizer = Tokenizer::from_dir(&settings.model_dir)?;
-        tokenizer.check_vocabulary(config.vocab_size)?;
         let (training, validation) = texts(settings, &tokenizer)?;
         let text = TrainingText::of(&training, settings);
         observer.result(&text.line(settings));
         Ok(Self {
             config,
             model,
+            teacher,
             size_bytes,
             dtype,
             tokenizer,

@@ -18,6 +18,7 @@ mod known;
 mod layers;
 mod non_finite;
 mod observer;
+mod other_teacher;
 mod outcome;
 mod plan;
 mod rate_factors;

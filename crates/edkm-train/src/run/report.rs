@@ -139,6 +139,10 @@ fn described(settings: &FinetuneSettings, outcome: &FinetuneOutcome) -> Vec<(Str
             format!("{:.1}", outcome.training_seconds),
         ),
     ];
+    if let Some(teacher) = &settings.teacher_dir {
+        let name = teacher.file_name().unwrap_or_default().to_string_lossy();
+        rows.push(("learned from".to_owned(), name.into_owned()));
+    }
     if outcome.kept_steps != outcome.steps {
         let kept = format!("that after {}, the best measured", count(outcome.kept_steps, "step"));
         rows.push(("model".to_owned(), kept));

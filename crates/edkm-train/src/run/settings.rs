@@ -54,7 +54,8 @@ pub enum Objective {
     /// The text.
     #[default]
     Text,
-    /// What the model said of the text before it was clustered, and the text; the text alone in steps before the clustering begins.
+    /// What the model said of the text before it was clustered, and the text; the text alone in steps before the clustering begins. Or what another model
+    /// says of it ([`FinetuneSettings::teacher_dir`]).
     Teacher(Lesson),
 }
 
@@ -110,6 +111,8 @@ pub struct FinetuneSettings {
     pub clustering: Option<ClusterSettings>,
     /// What the model learns.
     pub objective: Objective,
+    /// The folder of the model that it learns from, at all steps, if that is not the model as it came: one of the same vocabulary.
+    pub teacher_dir: Option<PathBuf>,
     /// Steps of training.
     pub steps: u64,
     /// Peak learning rate.
@@ -171,6 +174,7 @@ impl FinetuneSettings {
                 Some(_) => Objective::BEST,
                 None => Objective::Text,
             },
+            teacher_dir: None,
             learning_rate: clustering.as_ref().map_or(1e-3, ClusterSettings::learning_rate),
             clustering,
             steps,
@@ -239,10 +243,11 @@ impl FinetuneSettings {
         (1..self.steps).contains(&step) && !self.clustering.as_ref().is_none_or(keeps_zeros)
     }
 
-    /// The first step that learns from a teacher, if one does: that at which the clustering begins. The teacher is the model as it is then.
+    /// The first step that learns from a teacher, if one does: that at which the clustering begins, where the teacher is the model as it is then, else 0.
     pub fn taught_from(&self) -> Option<u64> {
         match self.objective {
             Objective::Text => None,
+            Objective::Teacher(_) if self.teacher_dir.is_some() => Some(0),
             Objective::Teacher(_) => Some(self.clustering.as_ref().map_or(0, |clustering| clustering.from_step)),
         }
     }

@@ -84,7 +84,9 @@ impl<D: EdkmDevice> Run<'_, D> {
             }
             if let Some(clustering) = &settings.clustering {
                 if clustering.from_step > 0 && clustering.from_step == done {
-                    teacher = self.begin_lesson(trainer)?;
+                    if settings.taught_from() == Some(done) {
+                        teacher = self.begin_lesson(trainer)?;
+                    }
                     trainer.model.set_clustering(clustering);
                     first_palettes::find(
                         &mut trainer.model,

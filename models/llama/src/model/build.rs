@@ -35,55 +35,85 @@ impl<V: Dim, H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> Llama<V, H, Q, K, F,
     /// # Errors
     /// A configuration that [is none](LlamaConfig::validate), or does not fit const dimensions; the errors of `weights`; the device's.
     pub fn from_weights(config: &LlamaConfig, device: &D, weights: &mut impl WeightSource) -> Result<Self, LlamaError> {
+        let mut build = Build::new(config, device, weights)?;
+        let embed_VH = build.tensor(Kind::EmbedTokens)?;
+        let layers = (0..config.num_hidden_layers).map(|index| build.layer(index));
+        let layers = layers.collect::<Result<_, _>>()?;
+        build.around(embed_VH, layers)
+    }
+}
+
+/// What the making of each part needs.
+pub(super) struct Build<'a, D, W> {
+    config: &'a LlamaConfig,
+    device: &'a D,
+    weights: &'a mut W,
+    rotary: Arc<Table>,
+    layer: usize,
+}
+
+impl<'a, D: EdkmDevice, W: WeightSource> Build<'a, D, W> {
+    pub(super) fn new(config: &'a LlamaConfig, device: &'a D, weights: &'a mut W) -> Result<Self, LlamaError> {
         config.validate(Path::new("the configuration"))?;
-        let mut build = Build {
+        let positions = config.max_position_embeddings;
+        Ok(Self {
             config,
             device,
             weights,
+            rotary: Arc::new(Table::new(&inverse_frequencies(config), positions)),
             layer: 0,
-        };
-        let positions = config.max_position_embeddings;
-        let rotary = Arc::new(Table::new(&inverse_frequencies(config), positions));
-        let embed_VH = build.tensor(Kind::EmbedTokens)?;
-        let mut layers = Vec::with_capacity(config.num_hidden_layers);
-        for index in 0..config.num_hidden_layers {
-            build.layer = index;
-            layers.push(DecoderLayer {
-                input_norm: build.norm(Kind::InputNorm)?,
-                query: build.projection(Kind::Query, Kind::QueryBias)?,
-                key: build.projection(Kind::Key, Kind::KeyBias)?,
-                value: build.projection(Kind::Value, Kind::ValueBias)?,
-                output: build.projection(Kind::Output, Kind::OutputBias)?,
-                head_norms: match config.query_key_norm {
-                    true => Some(HeadNorms {
-                        query: build.norm(Kind::QueryNorm)?,
-                        key: build.norm(Kind::KeyNorm)?,
-                    }),
-                    false => None,
-                },
-                post_attention_norm: build.norm(Kind::PostAttentionNorm)?,
-                gate: build.projection(Kind::Gate, Kind::GateBias)?,
-                up: build.projection(Kind::Up, Kind::UpBias)?,
-                down: build.projection(Kind::Down, Kind::DownBias)?,
-                attention: AttentionSettings {
-                    heads: config.num_attention_heads,
-                    kv_heads: config.num_key_value_heads,
-                    head_dim: config.head_dim,
-                    rotary: rotary.clone(),
-                },
-            });
-        }
-        let norm = build.norm(Kind::FinalNorm)?;
-        let head = match config.tie_word_embeddings {
+        })
+    }
+
+    /// A decoder layer.
+    pub(super) fn layer<H: Dim, Q: Dim, K: Dim, F: Dim>(
+        &mut self,
+        index: usize,
+    ) -> Result<DecoderLayer<H, Q, K, F, D>, LlamaError> {
+        self.layer = index;
+        Ok(DecoderLayer {
+            input_norm: self.norm(Kind::InputNorm)?,
+            query: self.projection(Kind::Query, Kind::QueryBias)?,
+            key: self.projection(Kind::Key, Kind::KeyBias)?,
+            value: self.projection(Kind::Value, Kind::ValueBias)?,
+            output: self.projection(Kind::Output, Kind::OutputBias)?,
+            head_norms: match self.config.query_key_norm {
+                true => Some(HeadNorms {
+                    query: self.norm(Kind::QueryNorm)?,
+                    key: self.norm(Kind::KeyNorm)?,
+                }),
+                false => None,
+            },
+            post_attention_norm: self.norm(Kind::PostAttentionNorm)?,
+            gate: self.projection(Kind::Gate, Kind::GateBias)?,
+            up: self.projection(Kind::Up, Kind::UpBias)?,
+            down: self.projection(Kind::Down, Kind::DownBias)?,
+            attention: AttentionSettings {
+                heads: self.config.num_attention_heads,
+                kv_heads: self.config.num_key_value_heads,
+                head_dim: self.config.head_dim,
+                rotary: self.rotary.clone(),
+            },
+        })
+    }
+
+    /// The model of these layers: what lies behind them is made last.
+    pub(super) fn around<V: Dim, H: Dim, Q: Dim, K: Dim, F: Dim>(
+        &mut self,
+        embed_VH: Tensor<(V, H), f32, D>,
+        layers: Vec<DecoderLayer<H, Q, K, F, D>>,
+    ) -> Result<Llama<V, H, Q, K, F, D>, LlamaError> {
+        let norm = self.norm(Kind::FinalNorm)?;
+        let head = match self.config.tie_word_embeddings {
             true => None,
             false => Some(Projection {
-                weight: build.tensor(Kind::Head)?,
+                weight: self.tensor(Kind::Head)?,
                 bias: None,
                 clustering: None,
             }),
         };
-        Ok(Self {
-            config: config.clone(),
+        Ok(Llama {
+            config: self.config.clone(),
             embed_VH,
             embed_clustering: None,
             layers,
@@ -92,18 +122,8 @@ impl<V: Dim, H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> Llama<V, H, Q, K, F,
             recompute: Recompute::default(),
         })
     }
-}
 
-/// What the making of each part needs.
-struct Build<'a, D, W> {
-    config: &'a LlamaConfig,
-    device: &'a D,
-    weights: &'a mut W,
-    layer: usize,
-}
-
-impl<D: EdkmDevice, W: WeightSource> Build<'_, D, W> {
-    fn tensor<S: Shape>(&mut self, kind: Kind) -> Result<Tensor<S, f32, D>, LlamaError> {
+    pub(super) fn tensor<S: Shape>(&mut self, kind: Kind) -> Result<Tensor<S, f32, D>, LlamaError> {
         match self.optional(kind)? {
             Some(tensor) => Ok(tensor),
             None => Err(LlamaError::ConstDimension {

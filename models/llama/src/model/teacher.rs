@@ -6,7 +6,11 @@ use dfdx_edkm::nn::RmsNorm;
 use dfdx_edkm::ops::{as_matrix, Matrix};
 use dfdx_edkm::{Clustering, EdkmDevice, HalfTensor};
 
-use super::{AttentionSettings, DecoderLayer, HeadNorms, Llama, Projection, Residual, Tokens};
+use super::build::Build;
+use super::{AttentionSettings, DecoderLayer, HeadNorms, Llama, Projection, Residual, Tokens, WeightSource};
+use crate::config::LlamaConfig;
+use crate::names::Kind;
+use crate::LlamaError;
 
 /// A [`Llama`] that is not trained, with the same outputs to the bit. Matrices of the decoder that lose nothing in 16 bits, as those of most published models,
 /// are kept so, and widened for the layer that runs: 2 bytes a parameter, and 4 of one layer for as long as it runs. Everything else, and matrices with
@@ -37,6 +41,26 @@ impl<V: Dim, H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> Teacher<V, H, Q, K, 
                 recompute: model.recompute,
             },
             layers: model.layers.iter().map(FrozenLayer::new).collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// The model that `config` describes, read layer by layer: of one layer alone there are 4 bytes a parameter meanwhile.
+    ///
+    /// # Errors
+    /// A configuration that [is none](LlamaConfig::validate), or does not fit const dimensions; the errors of `weights`; the device's.
+    pub fn from_weights(config: &LlamaConfig, device: &D, weights: &mut impl WeightSource) -> Result<Self, LlamaError> {
+        let mut build = Build::new(config, device, weights)?;
+        let embed_VH = build.tensor(Kind::EmbedTokens)?;
+        let layer = |index| {
+            FrozenLayer::new(&build.layer(index)?).map_err(|error| LlamaError::Device {
+                name: format!("layer {index}"),
+                reason: error.to_string(),
+            })
+        };
+        let layers = (0..config.num_hidden_layers).map(layer).collect::<Result<_, _>>()?;
+        Ok(Self {
+            around: build.around(embed_VH, Vec::new())?,
+            layers,
         })
     }
 
@@ -212,17 +236,23 @@ mod tests {
     use half::{bf16, f16};
 
     use super::*;
-    use crate::config::LlamaConfig;
     use crate::model::DynamicLlama;
     use crate::names::Parameter;
 
     /// Three layers: with numbers of bf16, of f16, and others.
     fn model() -> DynamicLlama<Cpu> {
+        DynamicLlama::from_weights(&config(), &Cpu::default(), &mut weights()).unwrap()
+    }
+
+    fn config() -> LlamaConfig {
         let json = r#"{"model_type": "llama", "vocab_size": 50, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3,
             "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 32, "attention_bias": true}"#;
-        let config = LlamaConfig::from_json(Path::new("config.json"), json).unwrap();
+        LlamaConfig::from_json(Path::new("config.json"), json).unwrap()
+    }
+
+    fn weights() -> impl FnMut(&Parameter) -> Result<Vec<f32>, LlamaError> {
         let mut seed = 0;
-        let mut weight = |parameter: &Parameter| {
+        move |parameter: &Parameter| {
             seed += 1;
             let numbers = random(seed, parameter.shape.iter().product()).into_iter();
             Ok(match parameter.layer {
@@ -230,14 +260,19 @@ mod tests {
                 Some(1) => numbers.map(|x| f16::from_f32(x).to_f32()).collect(),
                 _ => numbers.collect(),
             })
-        };
-        DynamicLlama::from_weights(&config, &Cpu::default(), &mut weight).unwrap()
+        }
     }
 
     #[test]
     fn a_teacher_has_the_outputs_of_its_model() {
         let model = model();
-        let teacher = Teacher::new(&model).unwrap();
+        let read = Teacher::from_weights(&config(), &Cpu::default(), &mut weights()).unwrap();
+        for teacher in [Teacher::new(&model).unwrap(), read] {
+            has_outputs_of(&teacher, &model);
+        }
+    }
+
+    fn has_outputs_of(teacher: &DynamicTeacher<Cpu>, model: &DynamicLlama<Cpu>) {
         let tokens = Tokens {
             ids: (0..14).collect(),
             batch: 2,

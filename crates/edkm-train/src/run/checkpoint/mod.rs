@@ -31,7 +31,7 @@ pub use claimed::ClaimedFolder;
 pub use completed::completed;
 pub use folder::{run_folder, RunFolder};
 pub use staged::StagedCheckpoint;
-pub(crate) use state::model_fingerprint;
+pub(crate) use state::{model_fingerprint, Fingerprint};
 pub use state::{OptimizerState, RunState};
 
 use std::num::NonZeroU64;

@@ -36,7 +36,7 @@ pub struct RunState {
     pub model: u64,
     /// Fingerprint of the validation text.
     pub validation: u64,
-    /// Fingerprint of the model that is learned from, if that is in the run's folder.
+    /// Fingerprint of the model that is learned from, if that is in the run's folder or in one of its own.
     pub teacher: Option<u64>,
     /// Perplexity of the model as it came.
     pub perplexity_before: f64,
@@ -131,30 +131,51 @@ pub(super) fn put<D: EdkmDevice>(
 
 /// A hash of all parameters and of what the configuration says of how they are used, to recognise the model when a run is resumed.
 pub(crate) fn model_fingerprint<D: EdkmDevice>(model: &mut DynamicLlama<D>) -> u64 {
-    struct Hash(xxhash_rust::xxh3::Xxh3);
-    impl<D: EdkmDevice> ParameterVisitor<D> for Hash {
-        type Error = std::convert::Infallible;
-        fn visit<S: Shape>(
-            &mut self,
-            name: &str,
-            _: ParameterKind<'_>,
-            parameter: &mut Tensor<S, f32, D>,
-        ) -> Result<(), Self::Error> {
-            self.0.update(name.as_bytes());
-            for number in parameter.as_vec() {
-                self.0.update(&number.to_le_bytes());
-            }
-            Ok(())
+    let mut fingerprint = Fingerprint::new(&model.config);
+    match model.visit_parameters("", &mut fingerprint) {
+        Ok(()) => fingerprint.finish(),
+        Err(never) => match never {},
+    }
+}
+
+/// [`model_fingerprint`] in the making, of parameters that come in another order.
+pub(crate) struct Fingerprint(xxhash_rust::xxh3::Xxh3);
+
+impl Fingerprint {
+    /// Of a model without parameters.
+    pub(crate) fn new(config: &LlamaConfig) -> Self {
+        let mut hash = xxhash_rust::xxh3::Xxh3::new();
+        let config = LlamaConfig {
+            extra: Default::default(),
+            ..config.clone()
+        };
+        hash.update(format!("{config:?}").as_bytes());
+        Self(hash)
+    }
+
+    /// With one more parameter.
+    pub(crate) fn add(&mut self, name: &str, numbers: &[f32]) {
+        self.0.update(name.as_bytes());
+        for number in numbers {
+            self.0.update(&number.to_le_bytes());
         }
     }
-    let mut hash = Hash(xxhash_rust::xxh3::Xxh3::new());
-    let config = LlamaConfig {
-        extra: Default::default(),
-        ..model.config.clone()
-    };
-    hash.0.update(format!("{config:?}").as_bytes());
-    match model.visit_parameters("", &mut hash) {
-        Ok(()) => hash.0.digest(),
-        Err(never) => match never {},
+
+    /// The hash.
+    pub(crate) fn finish(self) -> u64 {
+        self.0.digest()
+    }
+}
+
+impl<D: EdkmDevice> ParameterVisitor<D> for Fingerprint {
+    type Error = std::convert::Infallible;
+    fn visit<S: Shape>(
+        &mut self,
+        name: &str,
+        _: ParameterKind<'_>,
+        parameter: &mut Tensor<S, f32, D>,
+    ) -> Result<(), Self::Error> {
+        self.add(name, &parameter.as_vec());
+        Ok(())
     }
 }

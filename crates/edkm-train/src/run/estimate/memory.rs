@@ -53,6 +53,7 @@ pub(super) fn stages(
         Place::Host { held } => (self::held(held, text, model), vec![encoding(text)]),
         Place::Device { .. } => (vec![share("rotary table", model.rotary)], Vec::new()),
     };
+    let held = [held, vec![other_teacher(model)]].concat();
     let with = |shares: Vec<Share>| [held.clone(), shares].concat();
     let weights = share("weights", model.parameters);
     let evaluation = share("evaluation", evaluation(settings, model));
@@ -219,10 +220,17 @@ fn kept(settings: &FinetuneSettings, model: &ModelSizes) -> Vec<Share> {
     ]
 }
 
-/// The model that is learned from, if one is.
+/// The model that is learned from, if it is another one: it is there from the beginning.
+fn other_teacher(model: &ModelSizes) -> Share {
+    let bytes = if model.has_other_teacher() { model.teacher } else { 0 };
+    share("teacher", bytes)
+}
+
+/// The model as it came, or as its clustering began, if that is what is learned from.
 fn teacher(settings: &FinetuneSettings, model: &ModelSizes) -> Share {
     let bytes = match settings.taught_from() {
         None => 0,
+        Some(_) if model.has_other_teacher() => 0,
         Some(0) => model.teacher,
         // trained numbers are not of 16 bits
         Some(_) => model.parameters,
@@ -248,7 +256,7 @@ fn training(settings: &FinetuneSettings, model: &ModelSizes, place: Place) -> Ve
     };
     let teacher_layer = match settings.taught_from() {
         None => 0,
-        Some(0) => model.teacher_layer.saturating_add(model.forward_of_layer(tokens)),
+        Some(0) => model.teacher_layer.saturating_add(model.forward_of_teacher(tokens)),
         Some(_) => model.forward_of_layer(tokens),
     };
     let forward = model.loss(tokens, models(settings)).max(teacher_layer);
@@ -320,7 +328,8 @@ fn on_device(settings: &FinetuneSettings, model: &ModelSizes, free: u64) -> u64 
         DeviceShare::AtMost(bytes) => bytes.0,
         // half of what is left beside all that stays
         DeviceShare::WhatFits => {
-            let stays = model.parameters + model.gradients + model.moments + teacher(settings, model).bytes;
+            let teacher = teacher(settings, model).bytes + other_teacher(model).bytes;
+            let stays = model.parameters + model.gradients + model.moments + teacher;
             what_fits(free, stays)
         }
     };

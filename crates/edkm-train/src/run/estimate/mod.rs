@@ -20,6 +20,7 @@ use serde::Serialize;
 use self::memory::Place;
 use self::sizes::ModelSizes;
 use super::check::{check, check_clustering_of};
+use super::other_teacher::check_teacher;
 use super::{check_sequence, DataSource, FinetuneSettings};
 use crate::data::data_files;
 use crate::{Tokenizer, TrainError};
@@ -123,13 +124,18 @@ pub fn estimate<D: EdkmDevice>(settings: &FinetuneSettings, device: &D) -> Resul
     let limits = Limits::now(&settings.out, device_bytes);
     let config = LlamaConfig::read(&settings.model_dir)?;
     check_sequence(settings.sequence, settings.evaluation_tokens, &config)?;
+    check_teacher(settings, &config)?;
     if let Some(clustering) = &settings.clustering {
         check_clustering_of(&config, clustering)?;
     }
     let checkpoint = Checkpoint::open(&settings.model_dir)?;
     let tokenizer = Tokenizer::from_dir(&settings.model_dir)?;
     let text = TextSizes::of(settings, &tokenizer)?;
-    let sizes = model_sizes(settings, &config, &checkpoint);
+    let mut sizes = model_sizes(settings, &config, &checkpoint);
+    if let Some(dir) = &settings.teacher_dir {
+        let teacher = model_sizes(settings, &LlamaConfig::read(dir)?, &Checkpoint::open(dir)?);
+        sizes = sizes.learning_from(teacher);
+    }
     let held = limits.held_bytes;
     let place = device_bytes.map_or(Place::Host { held }, |free| Place::Device { free });
     let memory = memory::stages(settings, &sizes, &text, place);

@@ -62,6 +62,8 @@ pub(super) struct ModelSizes {
     before_norms: u64,
     vocabulary: u64,
     pub(super) layers: u64,
+    /// The model that is learned from, where it is another.
+    other_teacher: Option<Box<ModelSizes>>,
 }
 
 /// What a clustering keeps of its palettes, each with as many repetitions as go into backward: where they started from and ended, in f64 and f32, for the step
@@ -152,7 +154,28 @@ impl ModelSizes {
             },
             vocabulary,
             layers: config.num_hidden_layers as u64,
+            other_teacher: None,
         }
+    }
+
+    /// The same, of a run that learns from another model.
+    pub(super) fn learning_from(self, teacher: ModelSizes) -> Self {
+        Self {
+            teacher: teacher.teacher + teacher.rotary,
+            teacher_layer: teacher.teacher_layer,
+            other_teacher: Some(Box::new(teacher)),
+            ..self
+        }
+    }
+
+    /// Whether the model that is learned from is another.
+    pub(super) fn has_other_teacher(&self) -> bool {
+        self.other_teacher.is_some()
+    }
+
+    /// What a layer of the model that is learned from holds while it runs, beside its numbers.
+    pub(super) fn forward_of_teacher(&self, tokens: u64) -> u64 {
+        self.other_teacher.as_deref().unwrap_or(self).forward_of_layer(tokens)
     }
 
     /// Hidden states of so many tokens.

@@ -1,0 +1,103 @@
+//! A model of another folder that a run learns from.
+
+use std::path::Path;
+
+use dfdx_edkm::EdkmDevice;
+use edkm_llama::checkpoint::Checkpoint;
+use edkm_llama::config::LlamaConfig;
+use edkm_llama::model::DynamicTeacher;
+use edkm_llama::names::Parameter;
+use edkm_llama::LlamaError;
+
+use super::check::check_positions;
+use super::checkpoint::Fingerprint;
+use super::{FinetuneSettings, Objective};
+use crate::{Tokenizer, TrainError};
+
+/// The model, and what it is recognised by when the run goes on.
+pub(super) struct OtherTeacher<D: EdkmDevice> {
+    pub(super) teacher: DynamicTeacher<D>,
+    pub(super) fingerprint: u64,
+}
+
+impl<D: EdkmDevice> OtherTeacher<D> {
+    /// That of `settings`, if they name one. Of a layer that lies there in 16 bits so much is held, and 4 bytes a parameter while it is read.
+    ///
+    /// # Errors
+    /// A folder that cannot be read, or a tokenizer in it that has another token somewhere.
+    pub(super) fn read(
+        settings: &FinetuneSettings,
+        tokenizer: &Tokenizer,
+        device: &D,
+    ) -> Result<Option<Self>, TrainError> {
+        let Some(dir) = &settings.teacher_dir else {
+            return Ok(None);
+        };
+        check_tokens(dir, tokenizer)?;
+        let config = LlamaConfig::read(dir)?;
+        let checkpoint = Checkpoint::open(dir)?;
+        checkpoint.verify(&config)?;
+        let mut fingerprint = Fingerprint::new(&config);
+        let mut weights = |parameter: &Parameter| -> Result<Vec<f32>, LlamaError> {
+            let weight = checkpoint.weight(&parameter.name, &parameter.shape)?.into_dense();
+            fingerprint.add(&parameter.name, &weight);
+            Ok(weight)
+        };
+        let teacher = DynamicTeacher::from_weights(&config, device, &mut weights)?;
+        Ok(Some(Self {
+            teacher,
+            fingerprint: fingerprint.finish(),
+        }))
+    }
+}
+
+/// Refuses a model that one of `config` cannot learn from as `settings` want it: reads no weights.
+pub(super) fn check_teacher(settings: &FinetuneSettings, config: &LlamaConfig) -> Result<(), TrainError> {
+    let Some(dir) = &settings.teacher_dir else {
+        return Ok(());
+    };
+    let Objective::Teacher(lesson) = settings.objective else {
+        return Err(TrainError::Teacher {
+            folder: dir.clone(),
+            reason: "nothing is to be learned from it".to_owned(),
+        });
+    };
+    let teacher = LlamaConfig::read(dir)?;
+    let differs = |what: &str, theirs: usize, ours: usize, rest: &str| match theirs == ours {
+        true => Ok(()),
+        false => Err(TrainError::Teacher {
+            folder: dir.clone(),
+            reason: format!("it has {theirs} {what}, and the model that learns has {ours}{rest}"),
+        }),
+    };
+    differs(
+        "tokens",
+        teacher.vocab_size,
+        config.vocab_size,
+        ": it must be the same vocabulary",
+    )?;
+    if !lesson.hidden.is_zero() {
+        let rest = ": their hidden states cannot be compared, only what they predict (--distill-hidden 0)";
+        differs("layers", teacher.num_hidden_layers, config.num_hidden_layers, rest)?;
+        differs("numbers a hidden state", teacher.hidden_size, config.hidden_size, rest)?;
+    }
+    check_positions(settings.sequence, &teacher)
+}
+
+/// Refuses a folder with a tokenizer that has another token than `ours` somewhere; it may have none.
+fn check_tokens(dir: &Path, ours: &Tokenizer) -> Result<(), TrainError> {
+    if !dir.join("tokenizer.json").exists() {
+        tracing::warn!(
+            "{}: no tokenizer.json; its tokens are taken to be those of the model that learns",
+            dir.display()
+        );
+        return Ok(());
+    }
+    match ours.first_other_token(&Tokenizer::from_dir(dir)?) {
+        None => Ok(()),
+        Some((id, ours, theirs)) => Err(TrainError::Teacher {
+            folder: dir.to_path_buf(),
+            reason: format!("its token {id} is {theirs:?}, and that of the model that learns is {ours:?}: it must be the same vocabulary"),
+        }),
+    }
+}
