@@ -4,6 +4,7 @@ use std::io::{ErrorKind, Write};
 use std::ops::ControlFlow;
 use std::sync::OnceLock;
 
+pub use edkm_train::memory::bytes_in_words as bytes;
 use serde::Serialize;
 
 use crate::commands::Failure;
@@ -112,22 +113,6 @@ pub fn bytes_or_unknown(count: Option<u64>) -> String {
     count.map_or("an unknown amount".to_owned(), bytes)
 }
 
-/// Bytes in the unit that suits them.
-pub fn bytes(count: u64) -> String {
-    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let mut value = count as f64;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    if unit == 0 {
-        format!("{count} B")
-    } else {
-        format!("{value:.2} {}", UNITS[unit])
-    }
-}
-
 /// A time in the unit that suits it, with three digits or all that are before the point.
 pub fn duration(seconds: f64) -> String {
     let (value, unit) = match seconds {
@@ -145,21 +130,13 @@ pub fn duration(seconds: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{bytes, duration};
+    use super::duration;
 
     #[test]
     fn durations_have_units() {
         assert_eq!(
             [0.0, 3.604e-5, 0.0732, 0.9876, 1.85, 187.4].map(duration),
             ["0.00 us", "36.0 us", "73.2 ms", "988 ms", "1.85 s", "187 s"]
-        );
-    }
-
-    #[test]
-    fn bytes_have_units() {
-        assert_eq!(
-            [bytes(0), bytes(1023), bytes(1536), bytes(5 << 30)],
-            ["0 B", "1023 B", "1.50 KiB", "5.00 GiB"]
         );
     }
 }

@@ -6,15 +6,20 @@ use std::time::{Duration, Instant};
 
 use edkm_train::run::estimate::Estimate;
 use edkm_train::run::{Observer, Stage, StepReport};
+use edkm_train::TrainError;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::commands::dry_run;
-use crate::console::Output;
+use crate::console::{note, Output};
 use crate::interrupts::Interrupts;
 use crate::run_log::{RunLog, PROGRESS};
 
 /// Plain lines come at most this often.
 const LINE_EVERY: Duration = Duration::from_secs(5);
+
+/// How long a disk without room for a checkpoint is left before the next try, and how often.
+const TRIED_EVERY: Duration = Duration::from_secs(5);
+const MOST_TRIES: u32 = 360;
 
 /// Shows a run.
 pub struct Progress {
@@ -25,6 +30,8 @@ pub struct Progress {
     last_logged: Option<Instant>,
     interrupts: Interrupts,
     log: Option<RunLog>,
+    /// To write the checkpoint of a run that is to end.
+    tries: u32,
 }
 
 impl Progress {
@@ -38,6 +45,7 @@ impl Progress {
             last_logged: None,
             interrupts: Interrupts::default(),
             log: None,
+            tries: 0,
         }
     }
 
@@ -70,6 +78,19 @@ impl Drop for Progress {
 impl Observer for Progress {
     fn interrupted(&self) -> bool {
         self.interrupts.asked()
+    }
+
+    fn try_again(&mut self, why: &TrainError) -> bool {
+        if self.tries == 0 {
+            self.clear();
+            note(format_args!(
+                "{why}; the checkpoint is in memory alone: make room, and it is tried again every {} seconds for half an hour (another signal ends the process, and what was trained is lost)",
+                TRIED_EVERY.as_secs()
+            ));
+        }
+        self.tries += 1;
+        std::thread::sleep(TRIED_EVERY);
+        self.tries <= MOST_TRIES
     }
 
     fn folder(&mut self, path: &Path) {

@@ -68,7 +68,12 @@ impl Started {
     /// What a run was to write, if it is named by the folder of its checkpoints.
     pub fn out_of(named: &Path) -> PathBuf {
         let out = named.with_extension("");
-        match run_folder(&out) == named && named.is_dir() && !run_folder(named).exists() {
+        let is_folder_of_run = match named.exists() {
+            true => named.is_dir(),
+            // it goes when the run is done
+            false => out.is_dir(),
+        };
+        match run_folder(&out) == named && is_folder_of_run && !run_folder(named).exists() {
             true => out,
             false => named.to_path_buf(),
         }

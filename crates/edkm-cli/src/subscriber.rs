@@ -1,6 +1,6 @@
 //! Who listens to the program's spans and events: standard error, the log of a run, a trace file, the account of a step's phases.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use edkm_train::bench::phases::{Phase, PhaseTimes};
@@ -40,11 +40,25 @@ impl Trace {
             return Ok(());
         }
         self.file.as_file().sync_all()?;
+        if !is_whole(&self.file)? {
+            let path = self.path.display();
+            return Err(format!("cannot write the trace {path}: it ends in the middle; is the disk full?").into());
+        }
         self.file
             .persist(&self.path)
             .map_err(|error| format!("cannot write the trace {}: {}", self.path.display(), error.error))?;
         Ok(())
     }
+}
+
+/// Whether a trace ends as it should: who writes it tells nobody that it could not.
+fn is_whole(file: &NamedTempFile) -> std::io::Result<bool> {
+    let mut file = file.reopen()?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(8)))?;
+    let mut end = Vec::new();
+    file.read_to_end(&mut end)?;
+    Ok(end.trim_ascii_end().ends_with(b"]"))
 }
 
 /// Sets up the subscriber. Without a trace file and an account no span is on: its cost is the comparison of a level.

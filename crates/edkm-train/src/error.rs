@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use dfdx_edkm::optim::StepError;
 
 use crate::data::records::Place;
+use crate::memory::bytes_in_words;
 use crate::run::checkpoint::run_folder;
 
 /// The error of this crate.
@@ -55,7 +56,7 @@ pub enum TrainError {
         source: edkm_cluster::ClusterError,
     },
     /// Work that would need more memory than there is.
-    #[error("{what} needs {:.1} GiB of memory, and {:.1} GiB are free; make it smaller", gib(*needed), gib(*available))]
+    #[error("{what} needs {} of memory, and {} are free; make it smaller", bytes_in_words(*needed), bytes_in_words(*available))]
     Memory {
         /// What would be done.
         what: &'static str,
@@ -66,9 +67,9 @@ pub enum TrainError {
     },
     /// A run that would need more than there is.
     #[error(
-        "the run needs about {:.1} GiB of {what}, and {:.1} GiB are there; give {lower}, or begin all the same with --ignore-limits",
-        gib(*needed),
-        gib(*available)
+        "the run needs about {} of {what}, and {} are there; give {lower}, or begin all the same with --ignore-limits",
+        bytes_in_words(*needed),
+        bytes_in_words(*available)
     )]
     NotEnough {
         /// `memory` or `disk`.
@@ -349,7 +350,7 @@ pub enum TrainError {
         folder: PathBuf,
     },
     /// A model that is trained, and could not be put in its place whole.
-    #[error("{source}; the trained model is kept in {}, without what should have come after this", kept.display())]
+    #[error("{source}; the trained model is kept in {}, where it can be used; what is missing is what should have come after this", kept.display())]
     KeptBeside {
         /// The folder with its weights.
         kept: PathBuf,
@@ -450,8 +451,4 @@ fn no_text(paths: &[PathBuf]) -> String {
         true => "no data file was given; name at least one (.txt, .json or .jsonl)".to_owned(),
         false => format!("no text in {}", names.join(", ")),
     }
-}
-
-fn gib(bytes: u64) -> f64 {
-    bytes as f64 / (1u64 << 30) as f64
 }

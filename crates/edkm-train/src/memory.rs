@@ -100,6 +100,22 @@ fn parse(status: &str, key: &str) -> Option<u64> {
         .checked_mul(1024)
 }
 
+/// Bytes in the unit that suits them.
+pub fn bytes_in_words(count: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut value = count as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 {
+        format!("{count} B")
+    } else {
+        format!("{value:.2} {}", UNITS[unit])
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -146,5 +162,18 @@ mod tests {
         assert!(filled.iter().step_by(4096).all(|&byte| byte == 1));
         assert!(resident_bytes().unwrap() > 64 << 20);
         assert!(peak_resident_bytes().unwrap() >= before.max(64 << 20));
+    }
+
+    #[test]
+    fn bytes_have_units() {
+        assert_eq!(
+            [
+                bytes_in_words(0),
+                bytes_in_words(1023),
+                bytes_in_words(1536),
+                bytes_in_words(5 << 30)
+            ],
+            ["0 B", "1023 B", "1.50 KiB", "5.00 GiB"]
+        );
     }
 }

@@ -173,9 +173,15 @@ impl Tokenizer {
         self.special.end.first().copied()
     }
 
-    /// All tokens at which generation stops.
+    /// All tokens that end a response or a text.
     pub fn end_tokens(&self) -> &[u32] {
         &self.special.end
+    }
+
+    /// All tokens at which generation stops: those that end a text, and the one that begins another, which is what a model writes that has learned plain texts.
+    pub fn stop_tokens(&self) -> Vec<u32> {
+        let begin = self.special.begin.filter(|begin| !self.special.end.contains(begin));
+        self.special.end.iter().copied().chain(begin).collect()
     }
 
     /// One more than the largest token: the rows that an embedding needs.

@@ -1,6 +1,7 @@
 //! How a run clusters: the part of `edkm finetune`'s arguments that becomes [`ClusterSettings`].
 
 use std::path::Path;
+use std::str::FromStr;
 
 use clap::{value_parser, Args as ClapArgs, ValueEnum};
 use edkm_cluster::{Bits, GradientMode, Initialization};
@@ -53,9 +54,42 @@ pub struct ClusterArgs {
     #[arg(long, value_enum, default_value_t = Gradient::Unrolled)]
     pub gradient: Gradient,
     /// Train the model as it is, on the text alone, for so many steps first; what it is then is what the rest of the run learns from, in place of the model as it
-    /// came. For text unlike what the model knows: half of the steps
-    #[arg(long, value_name = "STEPS", default_value_t = 0)]
-    pub cluster_from: u64,
+    /// came. A number, or a share of all steps, as 50%, which is right for text unlike what the model knows
+    #[arg(long, value_name = "STEPS", default_value = "0")]
+    pub cluster_from: Steps,
+}
+
+/// So many steps, or a share of those of a run.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Steps {
+    /// So many.
+    Number(u64),
+    /// From 0 to 1.
+    Share(f64),
+}
+
+impl Steps {
+    fn of(self, steps: u64) -> u64 {
+        match self {
+            Self::Number(number) => number,
+            Self::Share(share) => (share * steps as f64).round() as u64,
+        }
+    }
+}
+
+impl FromStr for Steps {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let refused = || format!("`{text}`: write steps as 200, or their share of all as 50%");
+        match text.strip_suffix('%') {
+            None => text.parse().map(Self::Number).map_err(|_| refused()),
+            Some(percent) => match percent.parse::<f64>() {
+                Ok(percent) if (0.0..=100.0).contains(&percent) => Ok(Self::Share(percent / 100.0)),
+                _ => Err(refused()),
+            },
+        }
+    }
 }
 
 /// `--temperature-unit`
@@ -144,9 +178,26 @@ impl ClusterArgs {
                 Gradient::StraightThrough => GradientMode::StraightThrough,
             },
             temperature,
-            from_step: self.cluster_from,
+            from_step: self.cluster_from.of(steps),
             ..defaults
         };
         Ok((settings, ClusterSettings::learning_rate_for(bits)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_are_a_number_or_a_share() {
+        let of = |text: &str| text.parse::<Steps>().map(|steps| steps.of(301));
+        assert_eq!(
+            ["0", "200", "50%", "0%", "33.3%"].map(|text| of(text).unwrap()),
+            [0, 200, 151, 0, 100]
+        );
+        for bad in ["", "%", "half", "-1", "101%", "nan%", "1.5"] {
+            assert!(of(bad).unwrap_err().contains("50%"), "{bad}");
+        }
     }
 }

@@ -59,7 +59,7 @@ pub struct FinetuneArgs {
     pub seed: u64,
     /// The share of the loss that is the distance to the predictions of the model as it came (with --cluster-from, as it was when its clustering began), the
     /// rest being the text's: at the first step that learns from it and at the last, in a straight line, or one number for all
-    #[arg(long, value_name = "FROM:TO", num_args = 0..=1, require_equals = true, default_value_t = Objective::LESSON.share.into(), default_missing_value = "1")]
+    #[arg(long, value_name = "FROM:TO", allow_hyphen_values = true, default_value_t = Objective::LESSON.share.into())]
     pub distill: Range,
     /// The weight of the distance of the hidden states behind each layer from those of the same model, each token's relative to the size of its
     /// state, which comes to the loss besides, in the same way; 0 leaves them free. Without it 1:0.3, and 0 with a --teacher of other layers

@@ -75,7 +75,7 @@ pub fn run(args: ChatArgs) -> Result<(), Failure> {
     let cache_bytes = session.cache_bytes();
     let options = GenerateOptions {
         max_tokens: args.tokens,
-        stop_tokens: tokenizer.end_tokens().to_vec(),
+        stop_tokens: tokenizer.stop_tokens(),
         sampling: args.sampling.options(),
     };
     let system = args.system.as_deref();

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use edkm_llama::inference::InferenceModel;
 use edkm_train::data::TokenStream;
 use edkm_train::evaluate::packed_perplexity;
+use edkm_train::run::count;
 use edkm_train::tasks::{self, Answered, Question, Scores, Task, TaskSet};
 use edkm_train::Tokenizer;
 use serde::Serialize;
@@ -192,6 +193,16 @@ fn prepare(request: &TaskRequest, args: &EvalArgs) -> Result<Prepared, Failure> 
     let set = TaskSet::new(questions, args.limit, args.few_shot, examples.as_deref());
     if set.questions().is_empty() {
         return Err("--limit 0 leaves no question; give at least 1".into());
+    }
+    if set.fewest_examples() < args.few_shot {
+        let file = request.few_shot_data.as_deref().unwrap_or(&request.data);
+        return Err(format!(
+            "--few-shot {}: {} has no more than {} for one of the questions; give fewer, or more in --few-shot-data",
+            args.few_shot,
+            file.display(),
+            count(set.fewest_examples() as u64, "example")
+        )
+        .into());
     }
     Ok(Prepared::Choice(task, set))
 }

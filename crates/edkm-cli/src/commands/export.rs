@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use edkm_llama::checkpoint::{export_coreml_torch, export_hugging_face, ExportSettings, Overwrite, Sharding};
 use edkm_llama::LlamaError;
-use edkm_train::run::{Observer, Stage};
+use edkm_train::run::{check_apart, Observer, Stage};
 use edkm_train::TrainError;
 use serde::Serialize;
 
@@ -27,6 +27,7 @@ struct Figures<'f> {
 pub fn run(args: ExportArgs) -> Result<(), Failure> {
     let output = Output::new(args.json);
     let model_dir = hub::folder(&args.model_dir)?;
+    check_apart(&model_dir, &args.out)?;
     let settings = ExportSettings {
         dtype: args.dtype.into(),
         sharding: match args.to {

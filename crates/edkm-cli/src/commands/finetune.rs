@@ -1,5 +1,6 @@
 //! `edkm finetune`
 
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use dfdx_edkm::EdkmDevice;
@@ -16,7 +17,7 @@ use edkm_train::run::{
 };
 
 use super::{plan, recompute, update, Failure};
-use crate::args::{FinetuneArgs, Range};
+use crate::args::FinetuneArgs;
 use crate::console::{bytes, note, Output};
 use crate::device::OnDevice;
 use crate::embedded;
@@ -35,8 +36,13 @@ pub fn run(args: FinetuneArgs, log: RunLog) -> Result<(), Failure> {
             let out = &Started::out_of(out);
             if let Some(figures) = completed(&std::path::absolute(out)?)? {
                 note(format_args!("the run is complete: {} is whole", out.display()));
-                // whether JSON was asked for was said to the run, whose figures they are
-                return Output::Json.json(&figures);
+                // whether JSON was asked for was said to the run, whose figures they are: a person is told in words
+                let output = Output::new(args.json || !std::io::stdout().is_terminal());
+                for (name, key) in [("original", "perplexity_before"), ("fine-tuned", "perplexity_after")] {
+                    let perplexity = figures[key].as_f64().map_or("?".to_owned(), perplexity_in_words);
+                    output.line(format!("perplexity, {name:10} {perplexity:>10}"));
+                }
+                return output.json(&figures);
             }
             let here = &args;
             let (mut args, started) = Started::read(out)?;
@@ -93,6 +99,12 @@ pub fn run(args: FinetuneArgs, log: RunLog) -> Result<(), Failure> {
         note(format_args!(
             "{} is compressed already, and will learn from itself; with --teacher ORIGINAL it learns from the model that it was made of",
             settings.model_dir.display()
+        ));
+    }
+    if let Some(every) = settings.evaluate_every.filter(|every| every.get() >= settings.steps) {
+        note(format_args!(
+            "--eval-every {every} measures nothing on the way of {}",
+            count(settings.steps, "step")
         ));
     }
     tracing::info!(target: PROGRESS, "edkm {}: {}", env!("CARGO_PKG_VERSION"), settings.checkpoints.arguments);
@@ -198,26 +210,8 @@ impl OnDevice for Training<'_> {
     }
 }
 
-/// What `--distill` without a share says.
-const LEFT_OUT: Range = Range { from: 1.0, to: None };
-
-/// `--distill 0.5` names a folder 0.5, since the share may be left out.
-fn check_share(args: &FinetuneArgs) -> Result<(), Failure> {
-    match &args.model_dir {
-        Some(dir) if args.distill == LEFT_OUT && !dir.exists() && dir.to_string_lossy().parse::<Range>().is_ok() => {
-            let share = dir.display();
-            Err(format!(
-                "there is no model folder {share}; a share of distillation is written with `=`: --distill={share}"
-            )
-            .into())
-        }
-        _ => Ok(()),
-    }
-}
-
 fn settings_of(args: &FinetuneArgs, embedded_folder: Option<&Path>) -> Result<FinetuneSettings, Failure> {
     args.device.check()?;
-    check_share(args)?;
     let files = |paths: &[PathBuf]| DataSource::Files(paths.to_vec());
     let (data, held_out) = match (args.data.as_slice(), embedded_folder) {
         ([], Some(_)) => (

@@ -53,7 +53,7 @@ pub fn run(args: GenerateArgs) -> Result<(), Failure> {
     let mut session = Session::new(&model, context, args.sampling.cache.into())?;
     let options = GenerateOptions {
         max_tokens: args.tokens,
-        stop_tokens: tokenizer.end_tokens().to_vec(),
+        stop_tokens: tokenizer.stop_tokens(),
         sampling: args.sampling.options(),
     };
     output.piece(&text);

@@ -58,6 +58,16 @@ pub fn what_to_do(error: &TrainError) -> String {
             "; go on with: edkm finetune --resume {} (or give --overwrite to begin anew)",
             out.display()
         ),
+        TrainError::NoCheckpoint { folder, .. } => {
+            let unfinished = folder.with_extension("unfinished");
+            match unfinished.is_dir() {
+                true => format!(
+                    "; the trained model of a run that could not end is in {}",
+                    unfinished.display()
+                ),
+                false => String::new(),
+            }
+        }
         _ => String::new(),
     }
 }

@@ -442,10 +442,15 @@ fn a_plan_needs_no_folder_to_write() {
 }
 
 #[test]
-fn a_share_of_distillation_without_its_sign_is_explained() {
+fn a_share_of_distillation_is_one_number_or_two() {
     let shop = Workshop::new();
-    let output = edkm().args(["finetune", "--distill", "0.5"]).output().unwrap();
-    assert_refused(&output, &["no model folder 0.5", "--distill=0.5"], &shop.out());
+    for share in ["0.5", "0.5:0.1"] {
+        let output = shop.finetune(&["--distill", share, "--dry-run"]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let output = shop.finetune(&["--distill", "half"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("0.15:0.002"));
 }
 
 #[test]

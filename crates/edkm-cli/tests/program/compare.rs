@@ -215,6 +215,37 @@ fn a_comparison_goes_on_where_it_was_and_refuses_another() {
     assert_eq!(done(&shop), 1);
 }
 
+/// Another choice of methods adds to what is there.
+#[test]
+fn what_was_compared_before_stays_in_the_table() {
+    let shop = Workshop::new();
+    json(
+        &compare(&shop, &["--methods", "rtn,kmeans", "--bits", "3"])
+            .output()
+            .unwrap(),
+    );
+    let figures = json(
+        &compare(&shop, &["--methods", "kmeans", "--bits", "4"])
+            .output()
+            .unwrap(),
+    );
+    let rows = |figures: &serde_json::Value| {
+        let rows = figures["rows"].as_array().unwrap().clone();
+        rows.iter()
+            .map(|row| {
+                (
+                    row["method"].as_str().unwrap().to_owned(),
+                    row["width"].as_f64().unwrap(),
+                )
+            })
+            .collect::<Vec<_>>()
+    };
+    let all = [("kmeans", 4.0), ("rtn", 3.0), ("kmeans", 3.0)].map(|(method, width)| (method.to_owned(), width));
+    assert_eq!(rows(&figures), all);
+    let table = std::fs::read_to_string(shop.out().join("table.md")).unwrap();
+    assert_eq!(table.matches("| kmeans |").count(), 2, "{table}");
+}
+
 #[test]
 fn vectors_and_single_layers_are_compared_too() {
     let shop = Workshop::new();

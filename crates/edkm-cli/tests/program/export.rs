@@ -143,6 +143,21 @@ fn coreml_buffers_stand_beside_weights_that_are_all_in_their_tables() {
 }
 
 #[test]
+fn a_model_is_not_replaced_by_its_export() {
+    let shop = Workshop::new();
+    let model = compressed(&shop);
+    let bytes = || std::fs::read(model.join("model.safetensors")).unwrap();
+    let before = bytes();
+    for to in ["hf", "coreml-torch"] {
+        let output = export(&model, to, &model, &["--overwrite"]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("the model would be lost"), "{said}");
+        assert!(bytes() == before);
+    }
+}
+
+#[test]
 fn a_folder_that_holds_something_is_left_alone() {
     let shop = Workshop::new();
     for to in ["hf", "coreml-torch"] {

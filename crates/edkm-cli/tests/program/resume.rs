@@ -307,6 +307,59 @@ fn hangups_are_ignored() -> bool {
     mask.is_none_or(|mask| u64::from_str_radix(mask.trim(), 16).unwrap() & 1 != 0)
 }
 
+/// Moves the folder of the checkpoints away, so that none can be written.
+fn block(shop: &Workshop) {
+    let folder = run_folder(shop).join("checkpoints");
+    std::fs::rename(&folder, run_folder(shop).join("away")).unwrap();
+    std::fs::write(folder, "").unwrap();
+}
+
+fn unblock(shop: &Workshop) {
+    let folder = run_folder(shop).join("checkpoints");
+    std::fs::remove_file(&folder).unwrap();
+    std::fs::rename(run_folder(shop).join("away"), folder).unwrap();
+}
+
+#[test]
+fn a_checkpoint_that_cannot_be_written_does_not_end_the_run() {
+    let shop = Workshop::new();
+    let mut child = quiet(run(&shop).args(["--checkpoint-every", "4", "--steps", "200"]));
+    wait_for_step(&shop, &mut child, 1);
+    block(&shop);
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    assert!(
+        said.contains("training goes on, and there is no checkpoint of"),
+        "{said}"
+    );
+    assert!(shop.out().join("model.safetensors").exists());
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupted_run_waits_for_room_for_its_checkpoint() {
+    use std::io::Read;
+    let shop = Workshop::new();
+    let mut child = quiet(run(&shop).args(["--checkpoint-every", "1000", "--steps", "500"]));
+    wait_for_step(&shop, &mut child, 2);
+    block(&shop);
+    let kill = format!("kill -s INT {}", child.id());
+    assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+    let (mut pipe, mut said) = (child.stderr.take().unwrap(), String::new());
+    let mut piece = [0; 256];
+    while !said.contains("make room") {
+        let read = pipe.read(&mut piece).unwrap();
+        assert!(read > 0, "{said}");
+        said.push_str(&String::from_utf8_lossy(&piece[..read]));
+    }
+    unblock(&shop);
+    pipe.read_to_string(&mut said).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130), "{said}");
+    assert!(said.contains("go on with: edkm finetune --resume"), "{said}");
+    assert_eq!(checkpoints(&shop).len(), 1);
+}
+
 #[cfg(unix)]
 #[test]
 fn an_interrupt_ends_the_step_and_says_how_to_go_on() {
@@ -366,7 +419,7 @@ fn a_run_is_not_resumed_with_another_model_or_text() {
         assert_eq!(output.status.code(), Some(1), "{message}");
         assert!(message.contains(what) && !message.contains("panicked"), "{message}");
     };
-    refused("data fingerprint");
+    refused("training text");
     std::fs::write(shop.text(), text).unwrap();
     let config = std::fs::read_to_string(shop.config()).unwrap();
     let mut other: serde_json::Value = serde_json::from_str(&config).unwrap();

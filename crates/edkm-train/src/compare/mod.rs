@@ -108,8 +108,10 @@ pub fn compare<D: EdkmDevice>(
     observer.stage(Stage::LoadData);
     let tokenizer = Tokenizer::from_dir(&settings.model_dir)?;
     tokenizer.check_vocabulary(config.vocab_size)?;
-    let training = stream(&settings.data, &tokenizer)?;
-    let mut validation = stream(&settings.validation, &tokenizer)?;
+    let mut read = |source| {
+        stream(source, &tokenizer, &mut |share| observer.advance(share)).map_err(|error| stopped(error, settings))
+    };
+    let (training, mut validation) = (read(&settings.data)?, read(&settings.validation)?);
     validation.truncate(settings.evaluation_tokens);
     check_length(&training, settings.sequence, "the training text")?;
     check_length(&validation, settings.sequence, "the validation text")?;
@@ -144,6 +146,13 @@ pub fn compare<D: EdkmDevice>(
         conditions,
     };
     drop(model);
+    // what was run before under the same conditions is in the table too
+    let mut all = plan.clone();
+    for run in &done {
+        if let Some(earlier) = Planned::of(run).filter(|_| !all.iter().any(|planned| planned.is(run))) {
+            all.push(earlier);
+        }
+    }
     let wanted = |run: &RunFigures| plan.iter().any(|planned| planned.is(run));
     let (count, known) = (plan.len(), done.iter().filter(|run| wanted(run)).count());
     if known > 0 {
@@ -159,12 +168,12 @@ pub fn compare<D: EdkmDevice>(
         runs::append(&settings.out, &run)?;
         let words = run.in_words();
         done.push(run);
-        comparison.fill(&plan, &done);
+        comparison.fill(&all, &done);
         comparison.write(&settings.out)?;
-        let finished = comparison.runs.len();
+        let finished = done.iter().filter(|run| wanted(run)).count();
         observer.result(&format!("run {finished} of {count}: {words}"));
     }
-    comparison.fill(&plan, &done);
+    comparison.fill(&all, &done);
     comparison.write(&settings.out)?;
     Ok(comparison)
 }
@@ -237,6 +246,16 @@ fn planned(settings: &CompareSettings) -> Vec<Planned> {
 }
 
 impl Planned {
+    /// The run that these are the figures of; `None` for a method that is not known any more.
+    fn of(run: &RunFigures) -> Option<Self> {
+        let width = run.width.map(|width| width.to_string().parse());
+        Some(Self {
+            contender: run.method.parse().ok()?,
+            width: width.transpose().ok()?,
+            seed: run.seed,
+        })
+    }
+
     fn is(&self, run: &RunFigures) -> bool {
         run.method == self.contender.name() && run.width == self.width.map(Width::bits) && run.seed == self.seed
     }

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 use self::records::{Place, Record};
+use crate::run::OnProgress;
 use crate::template::Learned;
 use crate::{Tokenizer, TrainError};
 
@@ -95,12 +96,14 @@ pub struct Turn {
 
 /// All documents of a run, encoded and joined: each with the begin token in front.
 ///
-/// Memory: 4 bytes a token, and one more once a prompt has been added; 8 bytes a document.
+/// Memory: 4 bytes a token, and one more once a prompt has been added; 8 bytes a document, and 8 more of a record.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TokenStream {
     tokens: Vec<u32>,
     /// Where documents begin.
     begins: Vec<usize>,
+    /// Where what has no place of its own begins: a record, which stands for itself, or a whole text, whose documents follow each other.
+    parts: Vec<usize>,
     /// Which tokens count when they are predicted; `None` while all do.
     counted: Option<Vec<bool>>,
 }
@@ -112,17 +115,34 @@ impl TokenStream {
     /// A file that cannot be read, is not what its ending says, or cannot be encoded; [`TrainError::EmptyData`] if there is
     /// no text in any of them.
     pub fn from_files(paths: &[PathBuf], tokenizer: &Tokenizer) -> Result<Self, TrainError> {
+        Self::read(paths, tokenizer, &mut |_| Ok(()))
+    }
+
+    /// [`Self::from_files`]. `progress` is told which share of the files' bytes is encoded, and may end it.
+    pub(crate) fn read(
+        paths: &[PathBuf],
+        tokenizer: &Tokenizer,
+        progress: &mut OnProgress<'_>,
+    ) -> Result<Self, TrainError> {
         let mut stream = Self::default();
-        for path in data_files(paths)?.iter() {
+        let files = data_files(paths)?;
+        let bytes_of = |path: &PathBuf| std::fs::metadata(path).map_or(0, |about| about.len());
+        let (all, mut before) = (files.iter().map(bytes_of).sum::<u64>().max(1), 0);
+        for path in files.iter() {
+            let format = DataFormat::of(path)?;
+            stream.begin_part();
             let mut waiting = Batcher {
                 stream: &mut stream,
+                are_apart: format != DataFormat::Text,
+                encoded: 0,
+                progress: &mut |encoded| progress(((before + encoded) as f64 / all as f64).min(1.0)),
                 tokenizer,
                 documents: Vec::new(),
                 bytes: 0,
                 passed_over: 0,
                 unknown_role: None,
             };
-            match DataFormat::of(path)? {
+            match format {
                 DataFormat::Text => text::for_each(path, |document| waiting.add(Document::Plain(document)))?,
                 DataFormat::Array => records::for_each_in_array(path, waiting.records(path))?,
                 DataFormat::Lines => records::for_each_line(path, waiting.records(path))?,
@@ -141,6 +161,7 @@ impl TokenStream {
                     waiting.passed_over
                 );
             }
+            before += bytes_of(path);
         }
         if stream.tokens.is_empty() {
             return Err(TrainError::EmptyData { paths: paths.to_vec() });
@@ -163,16 +184,34 @@ impl TokenStream {
     pub fn from_tokens(tokens: Vec<u32>) -> Self {
         Self {
             begins: (!tokens.is_empty()).then_some(0).into_iter().collect(),
+            parts: Vec::new(),
             tokens,
             counted: None,
         }
     }
 
-    /// Encodes documents, in parallel, and appends them in order.
+    /// A stream of records of so many tokens each, of which those count that are marked.
+    #[cfg(test)]
+    pub(crate) fn of_records(tokens: Vec<u32>, counted: Vec<bool>, record: usize) -> Self {
+        let begins: Vec<usize> = (0..tokens.len()).step_by(record).collect();
+        Self {
+            parts: begins.clone(),
+            begins,
+            tokens,
+            counted: Some(counted),
+        }
+    }
+
+    /// Encodes documents, in parallel, and appends them in order, as parts of a text that stays in this order.
     ///
     /// # Errors
     /// If one cannot be encoded; the stream is then as it was.
     pub fn append(&mut self, documents: &[Document], tokenizer: &Tokenizer) -> Result<(), TrainError> {
+        self.extend(documents, false, tokenizer)
+    }
+
+    /// [`Self::append`], of documents that stand for themselves if they `are_apart`.
+    fn extend(&mut self, documents: &[Document], are_apart: bool, tokenizer: &Tokenizer) -> Result<(), TrainError> {
         let encoded: Vec<Encoded> = documents
             .par_iter()
             .map(|document| Encoded::new(document, tokenizer))
@@ -190,10 +229,32 @@ impl TokenStream {
             }
             if !tokens.is_empty() {
                 self.begins.push(self.tokens.len());
+                if are_apart {
+                    self.begin_part();
+                }
             }
             self.tokens.extend(tokens);
         }
         Ok(())
+    }
+
+    /// What comes next has no place of its own.
+    fn begin_part(&mut self) {
+        // that the first begins at 0 needs no word
+        if !self.is_empty() && self.parts.last() != Some(&self.len()) {
+            self.parts.push(self.len());
+        }
+    }
+
+    /// What may change places: the records, which stand for themselves, and whole texts. In order, and together all of the stream.
+    pub(crate) fn parts(&self) -> impl Iterator<Item = Range<usize>> + '_ {
+        let within = self
+            .parts
+            .iter()
+            .copied()
+            .filter(|&begin| begin > 0 && begin < self.len());
+        let begins = std::iter::once(0).chain(within.clone());
+        begins.zip(within.chain([self.len()])).map(|(begin, end)| begin..end)
     }
 
     /// The tokens.
@@ -232,8 +293,9 @@ impl TokenStream {
     /// Keeps the first `tokens` tokens.
     pub fn truncate(&mut self, tokens: usize) {
         self.tokens.truncate(tokens);
-        self.begins
-            .truncate(self.begins.partition_point(|&begin| begin < tokens));
+        for begins in [&mut self.begins, &mut self.parts] {
+            begins.truncate(begins.partition_point(|&begin| begin < tokens));
+        }
         if let Some(counted) = &mut self.counted {
             counted.truncate(tokens);
         }
@@ -242,17 +304,20 @@ impl TokenStream {
     /// Takes the last `share` of the tokens (from 0 to 1) off and returns it.
     pub fn split_off_share(&mut self, share: f64) -> Self {
         let at = self.len() - ((self.len() as f64 * share.clamp(0.0, 1.0)) as usize).min(self.len());
-        let begin = self.begins.partition_point(|&begin| begin < at);
-        let mut begins = self.begins.split_off(begin);
-        begins.iter_mut().for_each(|begin| *begin -= at);
+        let [begins, parts] = [&mut self.begins, &mut self.parts].map(|begins| {
+            let mut rest = begins.split_off(begins.partition_point(|&begin| begin < at));
+            rest.iter_mut().for_each(|begin| *begin -= at);
+            rest
+        });
         Self {
             tokens: self.tokens.split_off(at),
             begins,
+            parts,
             counted: self.counted.as_mut().map(|counted| counted.split_off(at)),
         }
     }
 
-    /// A hash of the tokens and of which of them count, to recognise the data when a run is resumed.
+    /// A hash of the tokens, of which of them count and of what may change places, to recognise the data when a run is resumed.
     pub fn fingerprint(&self) -> u64 {
         let mut hash = xxhash_rust::xxh3::Xxh3::new();
         for &token in &self.tokens {
@@ -260,6 +325,9 @@ impl TokenStream {
         }
         for &counts in self.counted.iter().flatten() {
             hash.update(&[u8::from(counts)]);
+        }
+        for part in self.parts().skip(1) {
+            hash.update(&(part.start as u64).to_le_bytes());
         }
         hash.digest()
     }
@@ -326,6 +394,11 @@ impl Encoded {
 /// Collects documents until there are enough to encode them in parallel.
 struct Batcher<'a> {
     stream: &'a mut TokenStream,
+    /// Whether each document stands for itself.
+    are_apart: bool,
+    /// Bytes of the documents so far, and who is told.
+    encoded: u64,
+    progress: &'a mut dyn FnMut(u64) -> Result<(), TrainError>,
     tokenizer: &'a Tokenizer,
     documents: Vec<Document>,
     bytes: usize,
@@ -367,10 +440,10 @@ impl<'a> Batcher<'a> {
     }
 
     fn encode(&mut self) -> Result<(), TrainError> {
-        self.stream.append(&self.documents, self.tokenizer)?;
+        self.stream.extend(&self.documents, self.are_apart, self.tokenizer)?;
         self.documents.clear();
-        self.bytes = 0;
-        Ok(())
+        self.encoded += std::mem::take(&mut self.bytes) as u64;
+        (self.progress)(self.encoded)
     }
 }
 

@@ -1,8 +1,10 @@
 //! The order of the training data, which can be saved at any step and resumed to the same batches.
 //!
-//! An epoch cuts the stream into windows of `S + 1` tokens with stride `S`, from a random offset below `S` (so that the cuts
-//! fall elsewhere in every epoch), and goes through them in random order. Offset and order follow from the seed and the
+//! An epoch lays what stands for itself (the records of a file, whole texts) in random order, cuts that into windows of `S + 1` tokens with stride `S`, from a
+//! random offset below `S` (so that the cuts fall elsewhere in every epoch), and goes through them in random order. All of it follows from the seed and the
 //! number of the epoch alone, so the position of a run is three numbers.
+
+use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
@@ -28,13 +30,12 @@ pub struct Position {
 
 /// Draws batches of windows for ever.
 ///
-/// A batch that reaches the end of an epoch goes on in the next, so all have `B` sequences. Memory: 8 bytes a window.
+/// A batch that reaches the end of an epoch goes on in the next, so all have `B` sequences. Memory: 8 bytes a window, and 16 a record.
 #[derive(Clone, Debug)]
 pub struct WindowSampler<'a> {
     stream: &'a TokenStream,
     position: Position,
-    /// Where the windows of this epoch begin, in the order of the epoch.
-    starts: Vec<usize>,
+    epoch: Epoch,
 }
 
 impl<'a> WindowSampler<'a> {
@@ -63,32 +64,37 @@ impl<'a> WindowSampler<'a> {
             false => Err(TrainError::Position { what, saved, current }),
         };
         same("sequence length", saved.sequence, sequence as u64)?;
-        same("data fingerprint", saved.data, stream.fingerprint())?;
+        if saved.data != stream.fingerprint() {
+            return Err(TrainError::Changed { what: "training text" });
+        }
         let sampler = Self::at(stream, sequence, saved)?;
         // The largest position that this epoch has is what a position beyond it is compared with.
         same(
             "number of windows used",
             saved.used,
-            saved.used.min(sampler.starts.len() as u64),
+            saved.used.min(sampler.windows() as u64),
         )?;
         Ok(sampler)
     }
 
     /// The next batch of `batch` sequences.
     pub fn next_batch(&mut self, batch: usize) -> Batch {
-        let mut chosen = Vec::with_capacity(batch);
-        while chosen.len() < batch {
-            let rest = &self.starts[self.position.used as usize..];
-            let taken = rest.len().min(batch - chosen.len());
-            chosen.extend(&rest[..taken]);
+        let sequence = self.position.sequence as usize;
+        let mut chosen = Batch::new(sequence);
+        while chosen.batch < batch {
+            let rest = &self.epoch.starts[self.position.used as usize..];
+            let taken = rest.len().min(batch - chosen.batch);
+            for &start in &rest[..taken] {
+                chosen.push(self.stream, self.epoch.order.pieces(start..start + sequence + 1));
+            }
             self.position.used += taken as u64;
-            if taken == rest.len() {
+            if self.position.used == self.epoch.starts.len() as u64 {
                 self.position.epoch += 1;
                 self.position.used = 0;
-                self.starts = epoch_starts(self.stream, self.position);
+                self.epoch = Epoch::new(self.stream, self.position);
             }
         }
-        Batch::of(self.stream, self.position.sequence as usize, &chosen)
+        chosen
     }
 
     /// Where the sampler is: what comes next follows from this and the data alone.
@@ -98,7 +104,7 @@ impl<'a> WindowSampler<'a> {
 
     /// Windows in the present epoch.
     pub fn windows(&self) -> usize {
-        self.starts.len()
+        self.epoch.starts.len()
     }
 
     fn at(stream: &'a TokenStream, sequence: usize, position: Position) -> Result<Self, TrainError> {
@@ -109,25 +115,110 @@ impl<'a> WindowSampler<'a> {
         Ok(Self {
             stream,
             position,
-            starts: epoch_starts(stream, position),
+            epoch: Epoch::new(stream, position),
         })
     }
 }
 
-/// The windows of an epoch in its order. Windows in which nothing counts (all of it prompt) are left out; an epoch may
-/// be empty when few tokens count, but not all of them: the offsets together reach every token.
-fn epoch_starts(stream: &TokenStream, position: Position) -> Vec<usize> {
-    let sequence = position.sequence as usize;
-    let mut random = generator(position.seed, position.epoch);
-    let predicted = stream.len() - 1;
-    let offsets = sequence.min(predicted - sequence + 1);
-    let offset = below(&mut random, offsets as u64) as usize;
-    let mut starts: Vec<usize> = (0..(predicted - offset) / sequence)
-        .map(|window| offset + window * sequence)
-        .filter(|start| (start + 1..=start + sequence).any(|target| stream.counts(target)))
-        .collect();
-    shuffle(&mut random, &mut starts);
-    starts
+/// The share of a text's windows in which something counts, as a run of these settings draws them: the mean of its first epochs.
+pub(crate) fn share_with_something(stream: &TokenStream, sequence: usize, seed: u64) -> f64 {
+    const EPOCHS: u64 = 4;
+    if stream.counted() == stream.len() || stream.len() <= sequence || sequence == 0 {
+        return 1.0;
+    }
+    let (mut drawn, mut all) = (0, 0);
+    for epoch in 0..EPOCHS {
+        let position = Position {
+            seed,
+            epoch,
+            used: 0,
+            sequence: sequence as u64,
+            data: 0,
+        };
+        let epoch = Epoch::new(stream, position);
+        drawn += epoch.starts.len();
+        all += epoch.all;
+    }
+    drawn as f64 / all.max(1) as f64
+}
+
+/// The windows of an epoch.
+#[derive(Clone, Debug)]
+struct Epoch {
+    order: Order,
+    /// Where the windows begin in the text of this order, in the order in which they are drawn.
+    starts: Vec<usize>,
+    /// Windows that there are, those in which nothing counts among them.
+    all: usize,
+}
+
+impl Epoch {
+    /// Windows in which nothing counts (all of it prompt) are left out; an epoch may be empty when few tokens count, but not all of them: the offsets
+    /// together reach every token.
+    fn new(stream: &TokenStream, position: Position) -> Self {
+        let sequence = position.sequence as usize;
+        let mut random = generator(position.seed, position.epoch);
+        let predicted = stream.len() - 1;
+        let offsets = sequence.min(predicted - sequence + 1);
+        let offset = below(&mut random, offsets as u64) as usize;
+        let mut parts: Vec<Range<usize>> = stream.parts().collect();
+        // of a single one nothing is drawn
+        shuffle(&mut random, &mut parts);
+        let order = Order::of(&parts);
+        let all = (predicted - offset) / sequence;
+        let counts = |start: &usize| {
+            let mut targets = order.pieces(start + 1..start + sequence + 1).flatten();
+            targets.any(|target| stream.counts(target))
+        };
+        let windows = (0..all).map(|window| offset + window * sequence);
+        let mut starts: Vec<usize> = windows.filter(counts).collect();
+        shuffle(&mut random, &mut starts);
+        Self { order, starts, all }
+    }
+}
+
+/// The text of an epoch: the parts of a stream in an order of their own.
+#[derive(Clone, Debug)]
+struct Order {
+    /// Where each part begins in it, and where in the stream.
+    parts: Vec<[usize; 2]>,
+    tokens: usize,
+}
+
+impl Order {
+    /// The text in which these parts follow each other.
+    fn of(parts: &[Range<usize>]) -> Self {
+        let mut tokens = 0;
+        let parts = parts.iter().map(|part| {
+            let begin = tokens;
+            tokens += part.len();
+            [begin, part.start]
+        });
+        Self {
+            parts: parts.collect(),
+            tokens,
+        }
+    }
+
+    /// Where in the stream a range of the text lies.
+    fn pieces(&self, mut range: Range<usize>) -> impl Iterator<Item = Range<usize>> + '_ {
+        let mut part = self.parts.partition_point(|[begin, _]| *begin <= range.start);
+        std::iter::from_fn(move || {
+            if range.is_empty() {
+                return None;
+            }
+            let [begin, from] = self.parts[part - 1];
+            let end = self
+                .parts
+                .get(part)
+                .map_or(self.tokens, |[next, _]| *next)
+                .min(range.end);
+            let piece = from + range.start - begin..from + end - begin;
+            range.start = end;
+            part += 1;
+            Some(piece)
+        })
+    }
 }
 
 #[cfg(test)]
@@ -163,6 +254,52 @@ mod tests {
         let batch = sampler.next_batch(3);
         assert_eq!((batch.batch, sampler.position().epoch), (3, 3));
         assert_eq!(batch.inputs, [0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3]);
+    }
+
+    /// Records of 7 tokens whose numbers follow each other.
+    fn records(count: usize) -> TokenStream {
+        let tokens: Vec<u32> = (0..7 * count as u32).collect();
+        let counted = vec![true; tokens.len()];
+        TokenStream::of_records(tokens, counted, 7)
+    }
+
+    #[test]
+    fn records_have_other_neighbours_in_every_epoch() {
+        let stream = records(60);
+        let mut sampler = WindowSampler::new(&stream, 20, 3).unwrap();
+        let mut neighbours = Vec::new();
+        for _ in 0..3 {
+            let batch = sampler.next_batch(sampler.windows());
+            assert_eq!(batch.inputs.len(), 20 * batch.batch);
+            let mut pairs = Vec::new();
+            for (&input, &target) in batch.inputs.iter().zip(&batch.targets) {
+                // a record is whole, and what follows it is the beginning of another
+                match (input + 1) % 7 {
+                    0 => pairs.push((input, target)),
+                    _ => assert_eq!(target, input + 1),
+                }
+                assert!(target % 7 != 0 || (input + 1) % 7 == 0);
+            }
+            let mut seen = batch.inputs.clone();
+            seen.sort_unstable();
+            seen.dedup();
+            assert_eq!(seen.len(), batch.inputs.len(), "a token came twice");
+            assert!(
+                pairs.iter().any(|(input, target)| input + 1 != *target),
+                "the order of the file"
+            );
+            neighbours.push(pairs);
+        }
+        let again = |a: usize, b: usize| neighbours[a].iter().filter(|pair| neighbours[b].contains(pair)).count();
+        assert!(again(0, 1) < 10 && again(1, 2) < 10, "{neighbours:?}");
+        // a text keeps its order
+        let text = counting(420);
+        let batch = WindowSampler::new(&text, 20, 3).unwrap().next_batch(18);
+        assert!(batch
+            .inputs
+            .iter()
+            .zip(&batch.targets)
+            .all(|(input, target)| input + 1 == *target));
     }
 
     #[test]
@@ -205,13 +342,7 @@ mod tests {
         assert!(WindowSampler::resume(&stream, 7, position).is_ok());
         let error = WindowSampler::resume(&other, 7, position).unwrap_err();
         assert!(
-            matches!(
-                error,
-                TrainError::Position {
-                    what: "data fingerprint",
-                    ..
-                }
-            ),
+            matches!(error, TrainError::Changed { what: "training text" }),
             "{error}"
         );
         let error = WindowSampler::resume(&stream, 8, position).unwrap_err();
@@ -233,10 +364,13 @@ mod tests {
     proptest! {
         #[test]
         fn a_resumed_run_draws_the_same_batches(
-            tokens in 2usize..120, sequence in 1usize..20, batch in 1usize..9, before in 0usize..40, seed: u64,
+            tokens in 2usize..120, sequence in 1usize..20, batch in 1usize..9, before in 0usize..40, seed: u64, are_records: bool,
         ) {
             prop_assume!(tokens > sequence);
-            let stream = counting(tokens);
+            let stream = match are_records {
+                true => records(tokens.div_ceil(7)),
+                false => counting(tokens),
+            };
             let mut undisturbed = WindowSampler::new(&stream, sequence, seed).unwrap();
             for _ in 0..before {
                 undisturbed.next_batch(batch);

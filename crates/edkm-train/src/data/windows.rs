@@ -1,5 +1,7 @@
 //! A stream of tokens cut into sequences: what a model is given, and what it has to predict.
 
+use std::ops::Range;
+
 use super::TokenStream;
 use crate::TrainError;
 
@@ -20,7 +22,7 @@ pub struct Batch {
 
 impl Batch {
     /// An empty batch of sequences of `sequence` tokens.
-    fn new(sequence: usize) -> Self {
+    pub(super) fn new(sequence: usize) -> Self {
         Self {
             inputs: Vec::new(),
             targets: Vec::new(),
@@ -30,20 +32,32 @@ impl Batch {
         }
     }
 
-    /// Adds the window that begins at `start`.
-    fn push(&mut self, stream: &TokenStream, start: usize) {
-        let end = start + self.sequence;
-        self.inputs.extend(&stream.tokens()[start..end]);
-        self.targets.extend(&stream.tokens()[start + 1..=end]);
-        self.weights
-            .extend((start + 1..=end).map(|position| if stream.counts(position) { 1.0 } else { 0.0 }));
+    /// Adds the window of `S + 1` tokens that these pieces of the stream make.
+    pub(super) fn push(&mut self, stream: &TokenStream, pieces: impl Iterator<Item = Range<usize>>) {
+        let begin = self.targets.len();
+        for piece in pieces {
+            // the first token of the window is given alone, the last one predicted alone
+            let is_first = self.targets.len() == begin && self.inputs.len() == begin;
+            let predicted = piece.start + usize::from(is_first)..piece.end;
+            self.inputs.extend(&stream.tokens()[piece]);
+            self.targets.extend(&stream.tokens()[predicted.clone()]);
+            self.weights
+                .extend(predicted.map(|position| if stream.counts(position) { 1.0 } else { 0.0 }));
+        }
+        self.inputs.pop();
         self.batch += 1;
+        debug_assert_eq!(
+            (self.inputs.len(), self.targets.len()),
+            (begin + self.sequence, begin + self.sequence)
+        );
     }
 
     /// The batch of the windows that begin at `starts`.
     pub(super) fn of(stream: &TokenStream, sequence: usize, starts: &[usize]) -> Self {
         let mut batch = Self::new(sequence);
-        starts.iter().for_each(|&start| batch.push(stream, start));
+        for &start in starts {
+            batch.push(stream, std::iter::once(start..start + sequence + 1));
+        }
         batch
     }
 

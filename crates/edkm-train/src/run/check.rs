@@ -7,7 +7,7 @@ use edkm_llama::config::LlamaConfig;
 use edkm_llama::model::ClusterPlan;
 use edkm_llama::names::parameters;
 
-use super::{ClusterSettings, FinetuneSettings, FirstPalettes, KeptModel, Objective, OnNonFinite};
+use super::{count, ClusterSettings, FinetuneSettings, FirstPalettes, KeptModel, Objective, OnNonFinite};
 use crate::lesson::Lesson;
 use crate::schedule::LearningRate;
 use crate::trainer::Update;
@@ -56,13 +56,13 @@ pub(crate) fn check_batch(batch: usize) -> Result<(), TrainError> {
 /// What of a clustering depends neither on the layers nor on the text.
 pub(super) fn check_clustering(clustering: &ClusterSettings, steps: u64) -> Result<(), TrainError> {
     let from = clustering.from_step;
-    let begins = from == 0 || from < steps;
-    holds(
-        "number of steps before clustering, --cluster-from,",
-        from,
-        "less than --steps",
-        begins,
-    )?;
+    if from > 0 && from >= steps {
+        return Err(TrainError::Setting {
+            setting: "number of steps before clustering, --cluster-from,",
+            value: format!("{from} in a run of {}", count(steps, "step")),
+            expected: "less than --steps",
+        });
+    }
     let falls = clustering.temperature.steps();
     holds(
         "number of steps over which the temperature falls",
@@ -137,7 +137,10 @@ fn holds(
 }
 
 /// A result is not put in the place of the model that it comes from, and not around it.
-pub(super) fn check_apart(model_dir: &Path, out: &Path) -> Result<(), TrainError> {
+///
+/// # Errors
+/// [`TrainError::Setting`] if it would be.
+pub fn check_apart(model_dir: &Path, out: &Path) -> Result<(), TrainError> {
     let (Ok(model), Ok(out)) = (model_dir.canonicalize(), out.canonicalize()) else {
         // one of them is not there: another check says so, or there is nothing to lose
         return Ok(());

@@ -88,7 +88,7 @@ pub fn plan_compress<D: EdkmDevice>(
     observer: &mut impl Observer,
 ) -> Result<Vec<PlannedLayer>, TrainError> {
     let text = settings.calibration.as_ref().map(|calibration| PlanText {
-        load: |tokenizer: &Tokenizer| stream(&calibration.data, tokenizer),
+        load: |tokenizer: &Tokenizer| stream(&calibration.data, tokenizer, &mut |_| Ok(())),
         sequence: calibration.sequence,
         windows: calibration.windows,
         seed: calibration.seed,
@@ -158,7 +158,8 @@ pub fn compress_folder<D: EdkmDevice>(
             check_positions(sequence, &config)?;
             let tokenizer = Tokenizer::from_dir(&settings.model_dir)?;
             tokenizer.check_vocabulary(config.vocab_size)?;
-            Some((calibration, stream(&calibration.data, &tokenizer)?))
+            let text = stream(&calibration.data, &tokenizer, &mut |share| observer.advance(share))?;
+            Some((calibration, text))
         }
         _ => None,
     };

@@ -104,7 +104,11 @@ pub fn finetune_with<D: EdkmDevice>(
     if settings.on_limits == OnLimits::Refuse {
         estimated.check()?;
     }
-    let mut inputs = Inputs::read(settings, device, observer)?;
+    let mut inputs = Inputs::read(settings, device, observer).map_err(|error| match (&checkpoint, error) {
+        // the checkpoint is there
+        (Some((_, state)), TrainError::Stopped) => interrupted_at(state.step, settings),
+        (_, error) => error,
+    })?;
     let mut sampler = WindowSampler::new(&inputs.training, settings.sequence, settings.seed)?;
     let calibration = Calibration {
         stream: &inputs.training,
@@ -147,13 +151,7 @@ pub fn finetune_with<D: EdkmDevice>(
             return Err(TrainError::Stopped);
         }
         // the checkpoint is there
-        Err(TrainError::Stopped) => {
-            return Err(TrainError::Interrupted {
-                step: state.map_or(0, |state| state.step),
-                steps: settings.steps,
-                out: settings.out.clone(),
-            })
-        }
+        Err(TrainError::Stopped) => return Err(interrupted_at(state.map_or(0, |state| state.step), &settings)),
         before => before?,
     };
     let (earlier, earlier_training) =
@@ -213,6 +211,15 @@ pub fn finetune_with<D: EdkmDevice>(
     let outcome = run.finish(trainer, known, trained, &beside, observer)?;
     folder.remove()?;
     Ok(outcome)
+}
+
+/// The end of a run that goes on from a checkpoint of that step.
+fn interrupted_at(step: u64, settings: &FinetuneSettings) -> TrainError {
+    TrainError::Interrupted {
+        step,
+        steps: settings.steps,
+        out: settings.out.clone(),
+    }
 }
 
 /// Where a run is kept.
@@ -319,7 +326,7 @@ pub fn plan_finetune<D: EdkmDevice>(
         });
     };
     let text = PlanText {
-        load: |tokenizer: &Tokenizer| Ok(texts(settings, tokenizer)?.0),
+        load: |tokenizer: &Tokenizer| Ok(texts(settings, tokenizer, &mut |_| Ok(()))?.0),
         sequence: settings.sequence,
         windows: CALIBRATION_WINDOWS,
         seed: settings.seed,

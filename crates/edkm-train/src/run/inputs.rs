@@ -51,7 +51,7 @@ impl<D: EdkmDevice> Inputs<D> {
         drop(checkpoint);
 
         observer.stage(Stage::LoadData);
-        let (training, validation) = texts(settings, &tokenizer)?;
+        let (training, validation) = texts(settings, &tokenizer, &mut |share| observer.advance(share))?;
         let text = TrainingText::of(&training, settings);
         observer.result(&text.line(settings));
         Ok(Self {

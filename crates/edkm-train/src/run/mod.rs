@@ -33,6 +33,7 @@ mod texts;
 mod training_text;
 
 pub use bits_budget::{choose_bits, widths_in_words, BitsChoice};
+pub use check::check_apart;
 pub(crate) use check::{check_batch, check_positions, check_sequence};
 pub use clustering::ClusterSettings;
 pub(crate) use compress_folder::check_method;

@@ -85,6 +85,11 @@ pub trait Observer {
     fn interrupted(&self) -> bool {
         false
     }
+    /// The checkpoint of a run that was interrupted cannot be written, so that what was trained is in memory alone: whether to try once more. Who says so
+    /// lets some time pass first.
+    fn try_again(&mut self, _why: &TrainError) -> bool {
+        false
+    }
     /// Between two measurements: an error if the run shall end.
     ///
     /// # Errors
@@ -132,6 +137,9 @@ macro_rules! behind_a_pointer {
             }
             fn interrupted(&self) -> bool {
                 (**self).interrupted()
+            }
+            fn try_again(&mut self, why: &TrainError) -> bool {
+                (**self).try_again(why)
             }
             fn go_on(&self) -> Result<(), TrainError> {
                 (**self).go_on()

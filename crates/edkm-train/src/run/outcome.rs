@@ -36,7 +36,7 @@ pub struct FinetuneOutcome {
     pub training_text: TrainingText,
     /// Wall time of the whole run.
     pub seconds: f64,
-    /// Wall time of training alone, and of choosing the bits of each layer for a budget.
+    /// Wall time of training alone, measurements on its way among it, and of choosing the bits of each layer for a budget.
     pub training_seconds: f64,
     /// The most memory that the process has held; `null` where the system does not tell.
     pub peak_rss_bytes: Option<u64>,

@@ -58,6 +58,7 @@ impl<D: EdkmDevice> Run<'_, D> {
         if is_best {
             let kept = self.folder.keep_best(measured, |dir| {
                 self.config.write(dir)?;
+                self.folder.copy_companions(dir)?;
                 model.write_weights(dir, &palettes, self.dtype, Sharding::Single)?;
                 Ok(())
             });

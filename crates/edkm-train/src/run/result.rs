@@ -88,8 +88,10 @@ impl<D: EdkmDevice> Run<'_, D> {
         }
     }
 
-    /// Configuration and weights: their sizes, and the bytes of the file.
+    /// Tokenizer, configuration and weights: their sizes, and the bytes of the file.
     fn write(&self, mut model: DynamicLlama<D>, out: &Path) -> Result<(Sizes, u64), TrainError> {
+        // first what is small: if the disk is full behind the weights, the model can be used all the same
+        self.folder.copy_companions(out)?;
         self.config.write(out)?;
         let palettes = match &self.settings.clustering {
             Some(clustering) => {
@@ -102,7 +104,7 @@ impl<D: EdkmDevice> Run<'_, D> {
         Ok((Sizes::of(&palettes), written.bytes))
     }
 
-    /// All that OUT has beside configuration and weights.
+    /// All that OUT has beside the model.
     fn complete(
         &self,
         trained: Trained,
@@ -119,7 +121,6 @@ impl<D: EdkmDevice> Run<'_, D> {
             saved_bytes,
             ..
         } = trained;
-        folder.copy_companions(out)?;
         let metrics = folder.metrics();
         std::fs::copy(&metrics, out.join("metrics.jsonl")).map_err(TrainError::io("copy", &metrics))?;
 

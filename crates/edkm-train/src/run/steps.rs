@@ -1,15 +1,15 @@
 //! All steps of a run: figures, checkpoints, and what is done about numbers that are not finite.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use dfdx_edkm::EdkmDevice;
 use edkm_llama::names::Parameter;
 
-use super::checkpoint::{RunFolder, Start};
+use super::checkpoint::{RunFolder, RunState, Start};
 use super::finetune::Run;
 use super::known::Known;
 use super::{
-    before, first_palettes, NonFiniteCounts, Objective, Observer, OnNonFinite, Stage, StepReport, MOST_IN_A_ROW,
+    before, count, first_palettes, NonFiniteCounts, Objective, Observer, OnNonFinite, Stage, StepReport, MOST_IN_A_ROW,
     MOST_ROLLBACKS,
 };
 use crate::data::sampler::WindowSampler;
@@ -40,6 +40,8 @@ impl<D: EdkmDevice> Run<'_, D> {
         let settings = self.settings;
         let mut writer = MetricsWriter::resume(&self.folder.metrics(), trainer.step_count())?;
         let mut throughput = Throughput::default();
+        // what a measurement takes
+        let mut measuring = Duration::ZERO;
         let mut steps = metrics::read(&self.folder.metrics())?;
         // the step whose checkpoint is the state of now
         let mut saved = match settings.checkpoints.start {
@@ -64,13 +66,24 @@ impl<D: EdkmDevice> Run<'_, D> {
                 .checkpoints
                 .every
                 .is_some_and(|every| done > 0 && (done % every == 0 || done == settings.steps));
-            if (interrupted || due) && saved != Some(done) {
-                writer.sync()?;
+            while (interrupted || due) && saved != Some(done) {
                 let state = known.state(trainer, sampler.position(), mishaps.counts, teacher);
-                let (model, optimizer) = trainer.model_and_optimizer();
-                let staged = self.folder.stage(model, optimizer)?;
-                staged.finish(state, settings.checkpoints.keep)?;
-                saved = Some(done);
+                match self.checkpoint(trainer, &mut writer, state) {
+                    Ok(()) => saved = Some(done),
+                    Err(why) if interrupted => {
+                        if !observer.try_again(&why) {
+                            return Err(why);
+                        }
+                    }
+                    Err(why) => {
+                        // the training is worth more, and the checkpoint before is there
+                        tracing::warn!(
+                            "{why}; training goes on, and there is no checkpoint of {}",
+                            count(done, "step")
+                        );
+                        break;
+                    }
+                }
             }
             if interrupted {
                 return Err(TrainError::Interrupted {
@@ -111,7 +124,9 @@ impl<D: EdkmDevice> Run<'_, D> {
                         outcome,
                         steps: settings.steps,
                         tokens_per_second: metrics.tokens_per_second,
-                        remaining: throughput.remaining(rest),
+                        remaining: throughput
+                            .remaining(rest)
+                            .map(|steps| steps + self.measuring_left(trainer, measuring)),
                     });
                     metrics
                 }
@@ -139,13 +154,41 @@ impl<D: EdkmDevice> Run<'_, D> {
                 }
                 Err(error) => return Err(error),
             };
+            let start = Instant::now();
             let metrics = StepMetrics {
                 validation_perplexity: self.reached(trainer, observer)?,
                 ..metrics
             };
+            if metrics.validation_perplexity.is_some() {
+                measuring = start.elapsed();
+            }
             writer.write(&metrics)?;
             steps.push(metrics);
         }
+    }
+
+    /// The time of the measurements to come, each taking so long.
+    fn measuring_left(&self, trainer: &Trainer<D>, measuring: Duration) -> Duration {
+        let every = self.settings.evaluate_every;
+        let until = |step: u64| every.map_or(0, |every| step / every.get());
+        // the last step's comes when training is done; that of the present one is still to come
+        let [last, before] = [self.settings.steps, trainer.step_count()].map(|step| until(step.saturating_sub(1)));
+        let left = last.saturating_sub(before);
+        measuring.saturating_mul(u32::try_from(left).unwrap_or(u32::MAX))
+    }
+
+    /// Writes a checkpoint of now.
+    fn checkpoint(
+        &self,
+        trainer: &mut Trainer<D>,
+        metrics: &mut MetricsWriter,
+        state: RunState,
+    ) -> Result<(), TrainError> {
+        metrics.sync()?;
+        let (model, optimizer) = trainer.model_and_optimizer();
+        let staged = self.folder.stage(model, optimizer)?;
+        staged.finish(state, self.settings.checkpoints.keep)?;
+        Ok(())
     }
 
     /// What the model has become without clustering is what the rest of the run learns from, if it learns from a model. Kept in the run's folder; gives its

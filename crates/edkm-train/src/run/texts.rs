@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::DataSource;
+use super::{DataSource, OnProgress};
 use crate::data::windows::check_length;
 use crate::data::{data_files, TokenStream};
 use crate::run::FinetuneSettings;
@@ -17,13 +17,17 @@ const LONGEST_PROMPT: usize = 256;
 /// The share of the text that is held out if there is no other to measure on.
 const HELD_OUT: f64 = 0.1;
 
-/// The tokens of a text that stands for itself.
+/// The tokens of a text that stands for itself; `progress` may end the reading.
 ///
 /// # Errors
 /// Text that cannot be read; [`DataSource::HeldOut`], which is a part of another text.
-pub(crate) fn stream(source: &DataSource, tokenizer: &Tokenizer) -> Result<TokenStream, TrainError> {
+pub(crate) fn stream(
+    source: &DataSource,
+    tokenizer: &Tokenizer,
+    progress: &mut OnProgress<'_>,
+) -> Result<TokenStream, TrainError> {
     match source {
-        DataSource::Files(paths) => TokenStream::from_files(paths, tokenizer),
+        DataSource::Files(paths) => TokenStream::read(paths, tokenizer, progress),
         DataSource::Text(text) => TokenStream::from_text(text, tokenizer),
         DataSource::HeldOut => Err(TrainError::Setting {
             setting: "text",
@@ -37,6 +41,7 @@ pub(crate) fn stream(source: &DataSource, tokenizer: &Tokenizer) -> Result<Token
 pub(super) fn texts(
     settings: &FinetuneSettings,
     tokenizer: &Tokenizer,
+    progress: &mut OnProgress<'_>,
 ) -> Result<(TokenStream, TokenStream), TrainError> {
     if let Some(both) = in_both(settings)? {
         tracing::warn!(
@@ -44,14 +49,20 @@ pub(super) fn texts(
             both.display()
         );
     }
-    let mut training = stream(&settings.data, tokenizer)?;
+    let mut training = stream(&settings.data, tokenizer, progress)?;
     let mut validation = match &settings.validation {
         DataSource::HeldOut => training.split_off_share(HELD_OUT),
-        other => stream(other, tokenizer)?,
+        other => stream(other, tokenizer, progress)?,
     };
     validation.truncate(settings.evaluation_tokens);
     check_length(&training, settings.sequence, "the training text")?;
-    check_length(&validation, settings.sequence, "the validation text")?;
+    let measured_on = match settings.validation {
+        DataSource::HeldOut => {
+            "the last tenth of the text, held out to measure on for want of a validation text (--valid),"
+        }
+        _ => "the validation text",
+    };
+    check_length(&validation, settings.sequence, measured_on)?;
     Ok((training, validation))
 }
 

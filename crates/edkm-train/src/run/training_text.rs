@@ -9,6 +9,7 @@ use edkm_llama::config::LlamaConfig;
 use super::check::{check, check_positions};
 use super::texts::texts;
 use super::FinetuneSettings;
+use crate::data::sampler::share_with_something;
 use crate::data::TokenStream;
 use crate::report::thousands;
 use crate::{Tokenizer, TrainError};
@@ -22,7 +23,9 @@ pub struct TrainingText {
     pub tokens: usize,
     /// Those of them that count in the loss.
     pub counted: usize,
-    /// How often all steps go through it: the tokens of the steps over those of the text.
+    /// The share of it that is read: what is left out are windows that are all prompt.
+    pub read_share: f64,
+    /// How often all steps go through it: the tokens of the steps over those of the text that are read.
     pub epochs: f64,
 }
 
@@ -40,7 +43,7 @@ impl TrainingText {
         check_positions(settings.sequence, &LlamaConfig::read(&settings.model_dir)?)?;
         let tokenizer = Tokenizer::from_dir(&settings.model_dir)?;
         let quiet = tracing::subscriber::NoSubscriber::default();
-        let (training, _) = tracing::subscriber::with_default(quiet, || texts(settings, &tokenizer))?;
+        let (training, _) = tracing::subscriber::with_default(quiet, || texts(settings, &tokenizer, &mut |_| Ok(())))?;
         Ok(Self::of(&training, settings))
     }
 
@@ -50,7 +53,7 @@ impl TrainingText {
     /// A number that is not finite, or not above 0.
     pub fn steps(&self, settings: &FinetuneSettings, epochs: f64) -> Result<u64, TrainError> {
         match epochs.is_finite() && epochs > 0.0 {
-            true => Ok((epochs * self.tokens as f64 / tokens_a_step(settings)).ceil() as u64),
+            true => Ok((epochs * self.tokens_read() / tokens_a_step(settings)).ceil() as u64),
             false => Err(TrainError::Setting {
                 setting: "number of times through the text, --epochs,",
                 value: epochs.to_string(),
@@ -61,12 +64,26 @@ impl TrainingText {
 
     /// That of a run on `stream`.
     pub(super) fn of(stream: &TokenStream, settings: &FinetuneSettings) -> Self {
-        Self {
+        let text = Self {
             documents: stream.documents(),
             tokens: stream.len(),
             counted: stream.counted(),
-            epochs: epochs(stream.len(), settings),
+            read_share: share_with_something(stream, settings.sequence, settings.seed),
+            epochs: 0.0,
+        };
+        Self {
+            epochs: text.times(settings),
+            ..text
         }
+    }
+
+    fn tokens_read(&self) -> f64 {
+        self.tokens as f64 * self.read_share
+    }
+
+    /// How often all steps of a run go through it.
+    fn times(&self, settings: &FinetuneSettings) -> f64 {
+        settings.steps as f64 * tokens_a_step(settings) / self.tokens_read().max(1.0)
     }
 
     /// A line for people, with the steps that go through it.
@@ -75,7 +92,7 @@ impl TrainingText {
             "training text: {self}; {} of {} tokens: {} times through it",
             count(settings.steps, "step"),
             thousands(tokens_a_step(settings) as u64),
-            times(epochs(self.tokens, settings))
+            times(self.times(settings))
         )
     }
 }
@@ -89,11 +106,6 @@ impl fmt::Display for TrainingText {
             false => write!(f, "{documents}, {tokens} ({} count)", thousands(self.counted as u64)),
         }
     }
-}
-
-/// How often all steps go through so many tokens.
-fn epochs(tokens: usize, settings: &FinetuneSettings) -> f64 {
-    settings.steps as f64 * tokens_a_step(settings) / tokens.max(1) as f64
 }
 
 /// Tokens of a step. The product may be beyond all integers: whether such a step fits is asked elsewhere.
@@ -119,6 +131,7 @@ pub(super) fn times(epochs: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::sampler::WindowSampler;
     use crate::run::DataSource;
 
     /// 400 steps of 2,048 tokens.
@@ -139,6 +152,7 @@ mod tests {
             documents: 1234,
             tokens: 412_345,
             counted: 298_765,
+            read_share: 1.0,
             epochs: 400.0 * 2048.0 / 412_345.0,
         };
         assert_eq!(
@@ -170,6 +184,28 @@ mod tests {
         for epochs in [0.0, -1.0, f64::NAN, f64::INFINITY] {
             assert!(steps(20_480, epochs).unwrap_err().to_string().contains("--epochs"));
         }
+    }
+
+    /// Long prompts: most windows have nothing to learn and are never drawn.
+    #[test]
+    fn what_is_never_read_is_not_gone_through() {
+        let settings = settings();
+        let mut counted = vec![false; 100_000];
+        for at in (0..counted.len()).step_by(1000) {
+            counted[at..at + 20].fill(true);
+        }
+        let stream = TokenStream::of_records(vec![0; counted.len()], counted, 1000);
+        let text = TrainingText::of(&stream, &settings);
+        assert!((0.2..0.35).contains(&text.read_share), "{}", text.read_share);
+        let steps = text.steps(&settings, 3.0).unwrap();
+        let mut sampler = WindowSampler::new(&stream, settings.sequence, settings.seed).unwrap();
+        for _ in 0..steps {
+            sampler.next_batch(settings.batch * settings.accumulate);
+        }
+        let done = sampler.position().epoch as f64 + sampler.position().used as f64 / sampler.windows() as f64;
+        assert!((done - 3.0).abs() < 0.2, "{done}");
+        let all = FinetuneSettings { steps, ..settings };
+        assert!((TrainingText::of(&stream, &all).epochs - 3.0).abs() < 0.1);
     }
 
     #[test]

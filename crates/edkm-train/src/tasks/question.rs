@@ -57,6 +57,8 @@ pub struct TaskSet {
     questions: Vec<Question>,
     /// Questions of each subject, in order.
     subjects: Vec<usize>,
+    /// Examples in front of the question that has the fewest.
+    fewest_examples: usize,
 }
 
 impl TaskSet {
@@ -65,11 +67,11 @@ impl TaskSet {
     /// Examples are the first of `examples` of the same subject; without `examples`, the first questions of the set itself other
     /// than the one that is asked. (The harness takes the first for MMLU, and draws them at random for other tasks.)
     pub fn new(questions: Vec<Question>, limit: Option<usize>, few_shot: usize, examples: Option<&[Question]>) -> Self {
-        let (mut asked, mut subjects) = (Vec::new(), Vec::new());
+        let (mut asked, mut subjects, mut fewest_examples) = (Vec::new(), Vec::new(), few_shot);
         for subject in questions.chunk_by(|a, b| a.description == b.description) {
             let count = subject.len().min(limit.unwrap_or(usize::MAX));
             for (number, question) in subject[..count].iter().enumerate() {
-                let front: String = match examples {
+                let front: Vec<String> = match examples {
                     Some(examples) => examples
                         .iter()
                         .filter(|example| example.description == question.description)
@@ -82,6 +84,8 @@ impl TaskSet {
                         .map(|other| subject[other].solved())
                         .collect(),
                 };
+                fewest_examples = fewest_examples.min(front.len());
+                let front = front.concat();
                 let mut question = question.clone();
                 for choice in &mut question.choices {
                     choice.context = format!("{}{front}{}", question.description, choice.context);
@@ -95,12 +99,18 @@ impl TaskSet {
         Self {
             questions: asked,
             subjects,
+            fewest_examples,
         }
     }
 
     /// The questions, their contexts whole.
     pub fn questions(&self) -> &[Question] {
         &self.questions
+    }
+
+    /// Examples in front of the question that has the fewest: as many as were asked for, if there are so many.
+    pub fn fewest_examples(&self) -> usize {
+        self.fewest_examples
     }
 
     /// Numbers of questions of the subjects, in order.

@@ -20,9 +20,13 @@ pub struct GenerateOptions {
 }
 
 impl GenerateOptions {
-    /// Up to 256 tokens, ended by the tokens that the model's configuration says.
+    /// Up to 256 tokens, ended by the tokens that the model's configuration says: those that end a text, and the one that begins another.
     pub fn for_model(model: &InferenceModel) -> Self {
-        let stop_tokens = model.config().eos_token_ids.clone();
+        let config = model.config();
+        let begin = config
+            .bos_token_id
+            .filter(|begin| !config.eos_token_ids.contains(begin));
+        let stop_tokens = config.eos_token_ids.iter().copied().chain(begin).collect();
         Self {
             max_tokens: 256,
             stop_tokens,

@@ -147,7 +147,7 @@ mod tests {
         for (memory, disk, parts) in [
             ((1 << 30) + (1 << 20) + 1, 0, ["memory", "--checkpoint-layers"]),
             (0, (1 << 30) - 9, ["disk", "--keep"]),
-            (5 << 40, 0, ["5120.0 GiB", "1.0 GiB"]),
+            (5 << 40, 0, ["5.00 TiB", "1.00 GiB"]),
         ] {
             let message = estimate(memory, disk).check().unwrap_err().to_string();
             for part in parts {
