@@ -3,10 +3,13 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
+use dfdx::optim::UnusedTensors;
 use dfdx::prelude::*;
+use dfdx::tensor::UniqueId;
 
 use crate::device::{contiguous, DeviceMemory};
-use crate::gradients::{lend_gradient, output_gradient};
+use crate::gradients::{gradient_slot, lend_gradient, output_gradient};
+use crate::ops::add::AddKernel;
 use crate::save::SegmentTape;
 use crate::{SaveAs, SaveForBackward, StoreTape};
 
@@ -15,7 +18,7 @@ pub fn checkpoint<M, S, Out, D, T>(module: &M, x: Tensor<S, f32, D, T>) -> Tenso
 where
     S: Shape,
     Out: Shape,
-    D: DeviceMemory,
+    D: AddKernel,
     T: SaveForBackward<D>,
     M: Module<Tensor<S, f32, D>, Output = Tensor<Out, f32, D>, Error = D::Err>
         + Module<Tensor<S, f32, D, StoreTape<f32, D>>, Output = Tensor<Out, f32, D, StoreTape<f32, D>>, Error = D::Err>
@@ -37,7 +40,7 @@ pub fn try_checkpoint<M, S, Out, D, T>(module: &M, x: Tensor<S, f32, D, T>) -> R
 where
     S: Shape,
     Out: Shape,
-    D: DeviceMemory,
+    D: AddKernel,
     T: SaveForBackward<D>,
     M: Module<Tensor<S, f32, D>, Output = Tensor<Out, f32, D>, Error = D::Err>
         + Module<Tensor<S, f32, D, StoreTape<f32, D>>, Output = Tensor<Out, f32, D, StoreTape<f32, D>>, Error = D::Err>
@@ -64,7 +67,7 @@ pub fn try_rematerialize<M, S, Out, D, T>(
 where
     S: Shape,
     Out: Shape,
-    D: DeviceMemory,
+    D: AddKernel,
     T: SaveForBackward<D>,
     M: Module<Tensor<S, f32, D, StoreTape<f32, D>>, Output = Tensor<Out, f32, D, StoreTape<f32, D>>, Error = D::Err>
         + 'static,
@@ -89,7 +92,7 @@ fn segment<M, S, Out, D, T>(
 where
     S: Shape,
     Out: Shape,
-    D: DeviceMemory,
+    D: AddKernel,
     T: SaveForBackward<D>,
     M: Module<Tensor<S, f32, D, StoreTape<f32, D>>, Output = Tensor<Out, f32, D, StoreTape<f32, D>>, Error = D::Err>
         + 'static,
@@ -106,9 +109,11 @@ where
         return Ok(out.put_tape(tape));
     }
     let device = x.device().clone();
-    let (x_ghost, out_ghost) = (x.ghost(), out.ghost());
+    let (x_ghost, out_ghost, x_id) = (x.ghost(), out.ghost(), id(&x));
     let segment = Rc::new(Segment::<M, S, Out, D, T> {
         module: again(),
+        device: device.clone(),
+        x: x_id,
         tape: segment_tape,
         state: RefCell::new(State::Saved(tape.save(x, SaveAs::local("checkpoint.x"))?)),
     });
@@ -120,24 +125,42 @@ where
     tape.add_checked_op(move |grads| {
         let _span = tracing::trace_span!("checkpoint backward").entered();
         let Rerun { x, out, tape } = segment.take()?;
-        let inner_x_ghost = x.ghost();
-        // The loaded tensor may be another one for dfdx: let its gradient grow on top of what x has, as it would without checkpoint.
-        let grad_x = lend_gradient(&device, grads.get_or_alloc_mut(&x_ghost)?, &x_ghost)?;
+        let (inner_x_ghost, is_x) = (x.ghost(), id(&x) == x_id);
+        // Where the loaded tensor is another one for dfdx its gradient grows on top of what x has, as it would without checkpoint. Meanwhile a module that holds
+        // x itself finds a gradient of x to add to.
+        let mut grad_x = lend_gradient(&device, grads.get_or_alloc_mut(&x_ghost)?, &x_ghost)?;
+        if !is_x {
+            *grads.get_or_alloc_mut(&x_ghost)? = device.negative_zeros(x_ghost.shape().num_elements())?;
+        }
         *grads.get_or_alloc_mut(&inner_x_ghost)? = grad_x;
         let grad_out = output_gradient(&device, grads.get_or_alloc_mut(&out_ghost)?, &out_ghost)?;
         *grads.get_or_alloc_mut(&out)? = grad_out;
         drop((x, out));
         tape.run(grads)?;
-        let grad_x = lend_gradient(&device, grads.get_or_alloc_mut(&inner_x_ghost)?, &inner_x_ghost)?;
+        grad_x = lend_gradient(&device, grads.get_or_alloc_mut(&inner_x_ghost)?, &inner_x_ghost)?;
+        if !is_x {
+            let of_x = gradient_slot(&device, grads.get_or_alloc_mut(&x_ghost)?, &x_ghost)?;
+            device.add_backward(of_x, &mut grad_x)?;
+        }
         *grads.get_or_alloc_mut(&x_ghost)? = grad_x;
         Ok(())
     });
     Ok(out.put_tape(tape))
 }
 
+/// What dfdx knows a tensor and its gradient by; those made later have greater ones.
+fn id<S: Shape, D: DeviceMemory>(tensor: &Tensor<S, f32, D>) -> UniqueId {
+    let mut ids = UnusedTensors::default();
+    ids.add(tensor);
+    ids.ids[0]
+}
+
 /// A segment from its forward pass to its backward pass.
 struct Segment<M, S: Shape, Out: Shape, D: DeviceMemory, T: SaveForBackward<D>> {
     module: M,
+    device: D,
+    /// The tensor that it is applied to.
+    x: UniqueId,
     tape: SegmentTape,
     state: RefCell<State<S, Out, D, T>>,
 }
@@ -170,7 +193,12 @@ where
             State::Run(rerun) => Ok(rerun),
             State::Done => Err(D::failed()),
             State::Saved(saved) => {
-                let x = T::load(saved)?;
+                let before = id(&self.device.try_zeros::<Rank0>()?);
+                let mut x = T::load(saved)?;
+                // A store may give another tensor of the same numbers that this pass has: a gradient is not theirs together.
+                if id(&x) != self.x && id(&x) <= before {
+                    x = self.device.tensor_from_host(x.as_vec(), *x.shape())?;
+                }
                 let tape = self.tape.clone().tape();
                 let out = self.module.try_forward(x.clone().put_tape(tape))?;
                 let (out, tape) = contiguous(out)?.split_tape();

@@ -61,7 +61,8 @@ pub trait SaveForBackward<D: DeviceMemory>: Tape<f32, D> + 'static {
     /// The store's or the device's, as one of the device; the reason is in the tape's [`Failure`].
     fn save<S: Shape>(&mut self, tensor: Tensor<S, f32, D>, how: SaveAs) -> Result<Self::Saved<S>, D::Err>;
 
-    /// Gives the tensor back, once.
+    /// Gives the tensor back, once: the same numbers. To dfdx it may be another one, of another id; where a store keeps contents once, that of another tensor that
+    /// had the same.
     ///
     /// # Errors
     /// As for [`save`](Self::save).

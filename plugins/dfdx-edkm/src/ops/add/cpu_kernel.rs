@@ -17,4 +17,10 @@ impl AddKernel for Cpu {
         add_assign(grad, grad_out);
         Ok(())
     }
+
+    fn negative_zeros(&self, len: usize) -> Result<Buffer, CpuError> {
+        let mut numbers = self.try_alloc_len(len)?;
+        numbers.fill(-0.0);
+        Ok(numbers)
+    }
 }

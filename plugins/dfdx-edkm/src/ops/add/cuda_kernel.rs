@@ -17,4 +17,11 @@ impl AddKernel for Cuda {
         let gpu = Gpu::of_memory(grad_out).map_err(error_of_device)?;
         elementwise::add_assign(&*gpu, (&mut **grad).into(), (&**grad_out).into()).map_err(error_of_device)
     }
+
+    fn negative_zeros(&self, len: usize) -> Result<Buffer, CudaError> {
+        let mut numbers = Storage::<f32>::try_alloc_len(self, len)?;
+        let gpu = Gpu::of_memory(&numbers).map_err(error_of_device)?;
+        elementwise::scale(&*gpu, (&mut *numbers).into(), -1.0).map_err(error_of_device)?;
+        Ok(numbers)
+    }
 }

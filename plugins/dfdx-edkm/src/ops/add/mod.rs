@@ -22,6 +22,9 @@ pub trait AddKernel: DeviceMemory {
         grad_out: &<Self as Storage<f32>>::Vec,
         grad: &mut <Self as Storage<f32>>::Vec,
     ) -> Result<(), Self::Err>;
+
+    /// So many -0.0: what changes no bit of a number that it is added to, nor of one that is added to it.
+    fn negative_zeros(&self, len: usize) -> Result<<Self as Storage<f32>>::Vec, Self::Err>;
 }
 
 /// x + y. Saves nothing.
