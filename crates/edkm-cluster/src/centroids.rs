@@ -161,6 +161,23 @@ impl Centroids {
         }
     }
 
+    /// These, with the palettes that are given in place of theirs; `None` if none is.
+    pub(crate) fn with_palettes(&self, palettes: Vec<Option<Vec<f64>>>) -> Option<Self> {
+        palettes.iter().any(Option::is_some).then(|| {
+            let palette = |(index, given): (usize, Option<Vec<f64>>)| match given {
+                // as `from_palettes` has them
+                Some(given) => given.into_iter().map(|c| (c as f32).into()).collect(),
+                None => self.group_f64(index).to_vec(),
+            };
+            let values: Vec<f64> = palettes.into_iter().enumerate().flat_map(palette).collect();
+            Centroids {
+                palette: values.iter().map(|&c| c as f32).collect(),
+                values,
+                ..*self
+            }
+        })
+    }
+
     /// Bytes on the heap.
     pub(crate) fn bytes(&self) -> usize {
         12 * self.values.len()

@@ -80,6 +80,24 @@ impl Counted {
         Centroids::from_palettes(palettes, &self.spec)
     }
 
+    /// As [`Prepared::begun_anew`](crate::Prepared::begun_anew), with the same result for the same weights.
+    ///
+    /// # Errors
+    /// [`ClusterError::Centroids`] when `last` has other palettes than the matrix.
+    pub fn begun_anew(
+        &self,
+        last: &Centroids,
+        is_wanted: &(dyn Fn(usize, usize) -> bool + Sync),
+    ) -> Result<Option<Centroids>, ClusterError> {
+        last.check_for(self.shape, &self.spec)?;
+        let engine = engine(self.spec.vector);
+        let begun = for_palettes(self.palettes.iter().enumerate().collect(), |(palette, distinct)| {
+            is_wanted(palette, engine.rows(self.source(), distinct))
+                .then(|| engine.start(self.source(), distinct, Start::Alike(Initialization::KMeans)))
+        });
+        Ok(last.with_palettes(begun))
+    }
+
     /// As [`Prepared::iterate`](crate::Prepared::iterate), with the same result for the same weights.
     ///
     /// # Errors

@@ -101,6 +101,27 @@ impl<'w> Prepared<'w> {
         Ok(Centroids::from_palettes(palettes, &self.spec))
     }
 
+    /// `last`, with those palettes as [`initial`](Prepared::initial) has them for which `is_wanted` holds, of their number and that of the different 16-bit values
+    /// of their weights (with vectors: of the vectors); `None` if it holds for none.
+    ///
+    /// # Errors
+    /// [`ClusterError::Centroids`] when `last` has other palettes than the matrix.
+    pub fn begun_anew(
+        &self,
+        last: &Centroids,
+        is_wanted: &(dyn Fn(usize, usize) -> bool + Sync),
+    ) -> Result<Option<Centroids>, ClusterError> {
+        last.check_for(self.shape, &self.spec)?;
+        let palettes: Vec<_> = self.sources().zip(&self.palettes).enumerate().collect();
+        let begun = for_palettes(palettes, |(palette, (source, distinct))| {
+            is_wanted(palette, self.engine().rows(source, distinct)).then(|| {
+                self.engine()
+                    .start(source, distinct, Start::Alike(Initialization::KMeans))
+            })
+        });
+        Ok(last.with_palettes(begun))
+    }
+
     /// As [`initial`](Prepared::initial), with the squared error of each weight multiplied by its importance (for instance the mean of its
     /// squared gradients, SqueezeLLM, arXiv 2306.07629); that of a vector by the mean importance of its weights.
     ///

@@ -7,7 +7,7 @@ use crate::{SharedBytes, StoreError};
 
 /// What a layer keeps for one record. Dropping it frees what no other record shares.
 pub trait Held: Send + Sync {
-    /// The bytes that were saved.
+    /// The bytes that were saved. Asked for again by a layer that holds one content for several records, when those that had it have let go of it.
     ///
     /// # Errors
     /// Whatever keeps it from giving them back: damage, a disk or a learner that fails.

@@ -128,6 +128,31 @@ fn layers_act_above_a_base_of_ones_own() {
     }
 }
 
+/// A whole store as the base of another: what it has packed, or fetched ahead, is given to each record of one content.
+#[test]
+fn a_base_that_overlaps_gives_a_content_to_all_its_records() {
+    for compresses in [false, true] {
+        let below = Store::builder();
+        let below = match compresses {
+            true => below.compress(PlaneCodec::Adaptive),
+            false => below,
+        };
+        let below = below.overlap(1u64 << 20).build().unwrap();
+        let store = Store::builder().marshal().base(below.clone()).build().unwrap();
+        let tickets: Vec<Ticket> = [3, 5, 3, 3]
+            .iter()
+            .map(|&seed| store.save(record(&numbers(seed))).unwrap())
+            .collect();
+        for (seed, ticket) in [3, 5, 3, 3].into_iter().zip(tickets).rev() {
+            // let go of before the next one asks
+            let bytes = ticket.load().unwrap();
+            assert_eq!(bytes.as_bytes(), bytes_of(&numbers(seed)), "{compresses}");
+        }
+        drop(store);
+        assert_eq!(below.report().held_bytes, 0);
+    }
+}
+
 #[test]
 fn what_a_base_damages_is_found() {
     let (secret, damages) = secret();

@@ -84,10 +84,11 @@ impl Chat {
         })
     }
 
-    /// Begins anew.
+    /// Begins anew: the next turn is the first, with its random numbers.
     pub fn clear(&mut self) {
         self.messages.clear();
         self.tokens.clear();
+        self.turns = 0;
     }
 
     /// The session, for its memory.

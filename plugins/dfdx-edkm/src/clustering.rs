@@ -1,6 +1,5 @@
 //! What a clustered weight remembers between steps.
 
-use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use edkm_cluster::{Centroids, ClusterError, Counted, Grouping, MatrixShape, Prepared, Spec, Temperature, Trajectory};
@@ -235,7 +234,10 @@ impl Clustering {
                 Some(trajectory) => return Ok(trajectory),
                 None => weight.iterate(&state.start)?,
             },
-            Some(state) => weight.iterate(&*start_after(weight, &state.last)?)?,
+            Some(state) => match start_after(weight, &state.last)? {
+                Some(start) => weight.iterate(&start)?,
+                None => weight.iterate(&state.last)?,
+            },
             None => weight.iterate(&weight.initial()?)?,
         };
         Ok(self.settle(fingerprint, trajectory))
@@ -341,18 +343,34 @@ pub fn palette_spec(spec: &Spec, dtype: PaletteDType) -> PaletteSpec {
     }
 }
 
-/// Where a weight begins that comes after another one: where that ended. But centroids that coincide have the same share in every weight and never part
-/// again, as those that were found for a weight of one value or two (zeros, signs): palettes that have collapsed begin as if they were the first.
-fn start_after<'c>(weight: &impl Iterable, last: &'c Centroids) -> Result<Cow<'c, Centroids>, ClusterError> {
-    if !some_have_collapsed(last) {
-        return Ok(Cow::Borrowed(last));
+/// Where a weight begins that comes after another one, if that is not where that ended. Centroids that coincide have the same share in every weight and never
+/// part again: where there are weights for more of them (they were few values at first, zeros, signs, another palette's, or the palette was too soft for so
+/// many), a palette begins as if it were the first.
+fn start_after(weight: &impl Iterable, last: &Centroids) -> Result<Option<Centroids>, ClusterError> {
+    if !some_may_begin_anew(last) {
+        return Ok(None);
     }
-    let anew = weight.initial()?;
-    let palettes = (0..last.groups()).flat_map(|group| match has_collapsed(last, group) {
-        true => anew.group_f64(group),
-        false => last.group_f64(group),
-    });
-    Centroids::from_f64(palettes.copied().collect(), last.clusters(), last.dim()).map(Cow::Owned)
+    weight.begun_anew(last, &|palette, values| {
+        may_begin_anew(last, palette) && last.distinct(palette) < values
+    })
+}
+
+/// So many different scalars are enough for a palette to go on with.
+const ENOUGH: usize = 16;
+
+/// Whether a palette has collapsed, or has fewer scalars than are enough, having lost two or more to others: one more is worth less than what a new beginning in the
+/// middle of training costs. What vectors begin with takes long: of theirs those that have collapsed.
+fn may_begin_anew(centroids: &Centroids, group: usize) -> bool {
+    let has_lost = || {
+        let distinct = centroids.distinct(group);
+        distinct < ENOUGH && centroids.clusters() - distinct >= 2
+    };
+    has_collapsed(centroids, group) || (centroids.dim() == 1 && has_lost())
+}
+
+/// Whether some palette has.
+pub(crate) fn some_may_begin_anew(centroids: &Centroids) -> bool {
+    (0..centroids.groups()).any(|group| may_begin_anew(centroids, group))
 }
 
 /// Whether a palette has no more than one or two different centroids, and could have more.
@@ -361,16 +379,16 @@ pub(crate) fn has_collapsed(centroids: &Centroids, group: usize) -> bool {
     distinct <= 2 && distinct < centroids.clusters()
 }
 
-/// Whether some palette has.
-pub(crate) fn some_have_collapsed(centroids: &Centroids) -> bool {
-    (0..centroids.groups()).any(|group| has_collapsed(centroids, group))
-}
-
 /// A weight that is ready to be clustered, by its numbers or by how often each occurs.
 pub(crate) trait Iterable {
     fn fingerprint(&self) -> u128;
     fn initial(&self) -> Result<Centroids, ClusterError>;
     fn iterate(&self, start: &Centroids) -> Result<Trajectory, ClusterError>;
+    fn begun_anew(
+        &self,
+        last: &Centroids,
+        is_wanted: &(dyn Fn(usize, usize) -> bool + Sync),
+    ) -> Result<Option<Centroids>, ClusterError>;
 }
 
 impl Iterable for Prepared<'_> {
@@ -385,6 +403,14 @@ impl Iterable for Prepared<'_> {
     fn iterate(&self, start: &Centroids) -> Result<Trajectory, ClusterError> {
         Prepared::iterate(self, start)
     }
+
+    fn begun_anew(
+        &self,
+        last: &Centroids,
+        is_wanted: &(dyn Fn(usize, usize) -> bool + Sync),
+    ) -> Result<Option<Centroids>, ClusterError> {
+        Prepared::begun_anew(self, last, is_wanted)
+    }
 }
 
 impl Iterable for Counted {
@@ -398,6 +424,14 @@ impl Iterable for Counted {
 
     fn iterate(&self, start: &Centroids) -> Result<Trajectory, ClusterError> {
         Counted::iterate(self, start)
+    }
+
+    fn begun_anew(
+        &self,
+        last: &Centroids,
+        is_wanted: &(dyn Fn(usize, usize) -> bool + Sync),
+    ) -> Result<Option<Centroids>, ClusterError> {
+        Counted::begun_anew(self, last, is_wanted)
     }
 }
 

@@ -10,8 +10,8 @@ use dfdx_edkm::nn::builders::{ClusteredEmbedding, ClusteredLinear, RmsNorm, Unbi
 use dfdx_edkm::nn::IntoClustered;
 use dfdx_edkm::optim::{AdamW, AdamWConfig};
 use dfdx_edkm::{
-    backward, count_parameters, visit_clustered, Bits, ParameterKind, ParameterVisitor, Parameters, Spec, StoreTape,
-    VectorLen,
+    backward, count_parameters, visit_clustered, Bits, Clustering, MatrixShape, ParameterKind, ParameterVisitor,
+    Parameters, Spec, StoreTape, VectorLen,
 };
 use edkm_store::Store;
 
@@ -165,6 +165,40 @@ fn a_step_that_cannot_be_made_changes_nothing() {
     let mut says = |config, rate, scale| refused(config, &mut model, rate, scale);
     assert_eq!(says(config, f64::NAN, 1.0), "the learning rate is NaN");
     assert_eq!(says(config, 0.1, f64::INFINITY), "the scale of the gradients is inf");
+    // finite, and infinite as f32
+    assert_eq!(says(config, 1e39, 1.0), format!("the learning rate is {}", 1e39));
+    for (what, config) in [
+        (
+            "first beta is 1",
+            AdamWConfig {
+                betas: [1.0, 0.9],
+                ..config
+            },
+        ),
+        (
+            "second beta is NaN",
+            AdamWConfig {
+                betas: [0.9, f32::NAN],
+                ..config
+            },
+        ),
+        (
+            "eps is inf",
+            AdamWConfig {
+                eps: f32::INFINITY,
+                ..config
+            },
+        ),
+        (
+            "weight decay is NaN",
+            AdamWConfig {
+                weight_decay: f32::NAN,
+                ..config
+            },
+        ),
+    ] {
+        assert_eq!(says(config, 0.1, 1.0), format!("the {what}"));
+    }
     for clip_norm in [-1.0, f64::NAN] {
         let config = AdamWConfig { clip_norm, ..config };
         assert_eq!(says(config, 0.1, 1.0), format!("the norm to clip at is {clip_norm}"));
@@ -221,5 +255,29 @@ fn a_layer_that_begins_at_zero_learns() {
     for spec in [spec, pairs] {
         let losses = losses_from_zeros(spec);
         assert!(losses[99] < 0.2 * losses[0], "{} {}", losses[0], losses[99]);
+    }
+}
+
+/// Weights that were few values at first (another palette's) move apart, and so do their centroids.
+#[test]
+fn centroids_that_coincide_part_where_there_are_weights_for_them() {
+    let shape = MatrixShape::new(16, 32);
+    let noise = edkm_testkit::random(7, shape.rows * shape.cols);
+    for values in [2, 3] {
+        let clustering = Clustering::new(Spec::new(Bits::new(3).unwrap()));
+        let few: Vec<f32> = noise
+            .iter()
+            .map(|x| (x * values as f32).floor() / values as f32)
+            .collect();
+        let distinct = |weight: &[f32]| clustering.cluster(weight, shape).unwrap().trajectory.last().distinct(0);
+        let at_first = distinct(&few);
+        assert!(at_first < 8, "{values}: {at_first}");
+        let moved: Vec<f32> = few.iter().zip(&noise).map(|(few, x)| few + 0.3 * x).collect();
+        assert_eq!(distinct(&moved), 8, "{values}");
+        // where there are no more values it goes on as it was
+        let shifted: Vec<f32> = moved.iter().map(|x| x * 1.01).collect();
+        let before = clustering.state().unwrap();
+        distinct(&shifted);
+        assert_eq!(clustering.state().unwrap().start, before.last);
     }
 }

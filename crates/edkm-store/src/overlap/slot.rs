@@ -24,18 +24,22 @@ enum Phase {
     Working,
     /// Stored; what had to be read for it may have been read ahead.
     Stored {
-        held: Box<dyn Held>,
-        _ahead: Option<Flight>,
+        held: Arc<dyn Held>,
+        ahead: Option<Flight>,
+        is_loaded: bool,
     },
     /// Fetched ahead; what was stored is freed.
     Fetched {
         result: Result<Arc<dyn SharedBytes>, StoreError>,
         kept_bytes: usize,
-        _ahead: Flight,
+        ahead: Flight,
+    },
+    /// Fetched ahead and loaded, for who asks again: a layer around this store that has one content for several records.
+    Given {
+        bytes: Arc<dyn SharedBytes>,
+        kept_bytes: usize,
     },
     Failed(StoreError),
-    /// Loaded.
-    Taken,
 }
 
 impl Slot {
@@ -68,7 +72,11 @@ impl Slot {
             }
         };
         let held = guarded(|| piece.record.arrive().and_then(|()| top.save(piece)))?;
-        self.set(Phase::Stored { held, _ahead: None });
+        self.set(Phase::Stored {
+            held: Arc::from(held),
+            ahead: None,
+            is_loaded: false,
+        });
         Ok(())
     }
 
@@ -82,7 +90,9 @@ impl Slot {
         let held = {
             let mut phase = lock(&self.phase);
             match std::mem::replace(&mut *phase, Phase::Working) {
-                Phase::Stored { held, .. } => held,
+                Phase::Stored {
+                    held, is_loaded: false, ..
+                } => held,
                 other => {
                     *phase = other;
                     // The flight is dropped after the lock, with the parameters.
@@ -99,7 +109,8 @@ impl Slot {
             self.set(match warmed {
                 Ok(()) => Phase::Stored {
                     held,
-                    _ahead: Some(flight),
+                    ahead: Some(flight),
+                    is_loaded: false,
                 },
                 Err(error) => Phase::Failed(error),
             });
@@ -112,7 +123,7 @@ impl Slot {
             self.set(Phase::Fetched {
                 result,
                 kept_bytes,
-                _ahead: flight,
+                ahead: flight,
             });
         }
     }
@@ -133,23 +144,61 @@ impl Slot {
         use_it(&mut phase)
     }
 
-    /// The record. Once.
+    /// The record.
     pub(super) fn take(&self) -> Result<Arc<dyn SharedBytes>, StoreError> {
-        match self.settled(|phase| std::mem::replace(phase, Phase::Taken)) {
-            Phase::Stored { held, .. } => held.fetch(),
-            Phase::Fetched { result, .. } => result,
-            Phase::Failed(error) => Err(error),
-            Phase::Waiting(_) | Phase::Working | Phase::Taken => Err(StoreError::Worker {
-                reason: "the record was loaded before".to_owned(),
-            }),
+        enum Found {
+            Stored(Arc<dyn Held>, Option<Flight>),
+            Given(Result<Arc<dyn SharedBytes>, StoreError>, Option<Flight>),
+        }
+        let found = self.settled(|phase| match std::mem::replace(phase, Phase::Working) {
+            Phase::Stored { held, ahead, .. } => {
+                *phase = Phase::Stored {
+                    held: held.clone(),
+                    ahead: None,
+                    is_loaded: true,
+                };
+                Found::Stored(held, ahead)
+            }
+            Phase::Fetched {
+                result,
+                kept_bytes,
+                ahead,
+            } => {
+                *phase = match result.clone() {
+                    Ok(bytes) => Phase::Given { bytes, kept_bytes },
+                    Err(error) => Phase::Failed(error),
+                };
+                Found::Given(result, Some(ahead))
+            }
+            Phase::Given { bytes, kept_bytes } => {
+                let again = bytes.clone();
+                *phase = Phase::Given { bytes, kept_bytes };
+                Found::Given(Ok(again), None)
+            }
+            Phase::Failed(error) => {
+                *phase = Phase::Failed(error.clone());
+                Found::Given(Err(error), None)
+            }
+            // it has been waited for
+            Phase::Waiting(_) | Phase::Working => Found::Given(
+                Err(StoreError::Worker {
+                    reason: "the record is neither stored nor lost".to_owned(),
+                }),
+                None,
+            ),
+        });
+        // not under the lock; what was in flight has arrived
+        match found {
+            Found::Stored(held, _ahead) => held.fetch(),
+            Found::Given(result, _ahead) => result,
         }
     }
 
     pub(super) fn kept_bytes(&self) -> usize {
         self.settled(|phase| match phase {
             Phase::Stored { held, .. } => held.kept_bytes(),
-            Phase::Fetched { kept_bytes, .. } => *kept_bytes,
-            Phase::Waiting(_) | Phase::Working | Phase::Failed(_) | Phase::Taken => 0,
+            Phase::Fetched { kept_bytes, .. } | Phase::Given { kept_bytes, .. } => *kept_bytes,
+            Phase::Waiting(_) | Phase::Working | Phase::Failed(_) => 0,
         })
     }
 }

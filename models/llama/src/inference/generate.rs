@@ -90,8 +90,9 @@ fn per_second(count: usize, time: Duration) -> f64 {
 /// Reads `prompt` behind what the session has read, then generates tokens and hands over each as it is chosen.
 ///
 /// `on_token` ends it by [`ControlFlow::Break`]; that is where a caller who turns tokens into text looks for stop strings.
-/// The session has then read all tokens but the last one handed over: a later call begins its prompt with that one, or uses
-/// [`Session::keep_common_prefix`] with the whole conversation.
+/// The session has then read all tokens but the last one handed over, with which a later call begins its prompt; where it ended at a
+/// [stop token](StopReason::StopToken), which is not handed over, it has read that last one too. [`Session::keep_common_prefix`] with the whole conversation
+/// serves both.
 ///
 /// # Errors
 /// Options out of range, and those of [`Session::prefill`].

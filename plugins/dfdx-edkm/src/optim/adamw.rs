@@ -160,17 +160,34 @@ impl<D: EdkmDevice> AdamW<D> {
 
     /// Refuses what would make every parameter a NaN.
     pub(super) fn check(&self, learning_rate: f64, gradient_scale: f64) -> Result<(), StepError> {
-        let clip_norm = self.config.clip_norm;
-        for (what, value, is_usable) in [
-            ("learning rate", learning_rate, learning_rate.is_finite()),
-            ("scale of the gradients", gradient_scale, gradient_scale.is_finite()),
+        let AdamWConfig {
+            betas: [beta1, beta2],
+            eps,
+            weight_decay,
+            clip_norm,
+            ..
+        } = self.config;
+        let is_beta = |beta: f32| (0.0..1.0).contains(&beta);
+        let as_f32_is_finite = |value: f64| (value as f32).is_finite();
+        let settings = [
+            ("learning rate", learning_rate, as_f32_is_finite(learning_rate)),
+            (
+                "scale of the gradients",
+                gradient_scale,
+                as_f32_is_finite(gradient_scale),
+            ),
             ("norm to clip at", clip_norm, clip_norm > 0.0),
-        ] {
-            if !is_usable {
-                return Err(StepError::Setting { what, value });
-            }
+            ("first beta", beta1.into(), is_beta(beta1)),
+            ("second beta", beta2.into(), is_beta(beta2)),
+            ("eps", eps.into(), eps.is_finite() && eps >= 0.0),
+            ("weight decay", weight_decay.into(), weight_decay.is_finite()),
+        ];
+        let factors = self.rate_factors.values();
+        let factors = factors.map(|&factor| ("factor of a learning rate", factor.into(), factor.is_finite()));
+        match settings.into_iter().chain(factors).find(|(_, _, is_usable)| !is_usable) {
+            None => Ok(()),
+            Some((what, value, _)) => Err(StepError::Setting { what, value }),
         }
-        Ok(())
     }
 
     /// Refuses moments that are not those of a parameter of that shape.

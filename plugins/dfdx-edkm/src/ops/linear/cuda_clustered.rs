@@ -15,7 +15,7 @@ use edkm_cuda::repetitions::{self, Found, Kept, Settings, Starts};
 use edkm_cuda::{elementwise, Array, Slice, SliceMut};
 
 use super::{ClusteredUse, LinearDims};
-use crate::clustering::some_have_collapsed;
+use crate::clustering::{has_collapsed, some_may_begin_anew};
 use crate::device::cuda::{error_of_op, half};
 use crate::{ChannelScale, Clustering, EdkmError};
 
@@ -64,8 +64,8 @@ fn cluster_there(
     clustering: &Clustering,
 ) -> Result<Option<OnDevice>, EdkmError> {
     let refused = |source| EdkmError::Cluster { op: op.into(), source };
-    // palettes that begin anew do so on the host
-    let Some(state) = clustering.state().filter(|state| !some_have_collapsed(&state.last)) else {
+    // palettes that may begin anew do so on the host
+    let Some(state) = clustering.state().filter(|state| !some_may_begin_anew(&state.last)) else {
         return Ok(None);
     };
     let fingerprints = Fingerprints::new(shape, spec);
@@ -242,7 +242,9 @@ pub(crate) fn backward_accumulate(
 ) -> Result<(), EdkmError> {
     let (shape, spec) = (dims.weight_shape(), &clustered.spec);
     let _span = tracing::trace_span!("cluster backward", rows = shape.rows, cols = shape.cols).entered();
-    if !by_tables(clustered) || some_have_collapsed(clustered.trajectory.start()) {
+    let start = clustered.trajectory.start();
+    let some_have_collapsed = (0..start.groups()).any(|palette| has_collapsed(start, palette));
+    if !by_tables(clustered) || some_have_collapsed {
         let weight = weight.to_host(gpu).map_err(error_of_op)?;
         let mut upstream = grad_clustered.to_host(gpu).map_err(error_of_op)?;
         let mut total = vec![0.0; weight.len()];
