@@ -11,7 +11,8 @@ use crate::{Precision, Record, Report, StoreError, Ticket};
 /// [`DType::U8`](crate::DType::U8) and [exact](Precision::Exact), so that no layer takes them for numbers.
 ///
 /// What [`Held::fetch`](crate::Held::fetch) returns are the bytes that were saved, in any [`SharedBytes`](crate::SharedBytes). The tape of `dfdx-edkm` compares
-/// their number ([`StoreError::OtherLength`]) when it loads a tensor; a backend that may damage them compares checksums itself.
+/// their number ([`StoreError::OtherLength`]) when it loads a tensor; a backend that may damage them compares checksums itself. Under the layers of a store it
+/// waits for no thread that saves (see [`Codec`](crate::Codec)).
 ///
 /// ```
 /// use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

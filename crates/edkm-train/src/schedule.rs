@@ -48,13 +48,13 @@ impl LearningRate {
     /// The schedule of a run of `steps` steps.
     ///
     /// # Errors
-    /// [`TrainError::Setting`] for a peak that is negative or not finite, or a fraction or floor outside 0 to 1.
+    /// [`TrainError::Setting`] for a peak that is negative or beyond f32, or a fraction or floor outside 0 to 1.
     pub fn new(peak: f64, warm_up: WarmUp, decay: Decay, steps: u64) -> Result<Self, TrainError> {
         check(
             "learning rate",
             peak,
-            "a number from 0",
-            (0.0..f64::INFINITY).contains(&peak),
+            "a number from 0, and no more than f32 has",
+            (0.0..=f64::from(f32::MAX)).contains(&peak),
         )?;
         let warm_up = match warm_up {
             WarmUp::Steps(count) => count.min(steps),

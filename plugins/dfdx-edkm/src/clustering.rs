@@ -306,7 +306,7 @@ impl Clustering {
     /// ```
     ///
     /// # Errors
-    /// As [`Clustering::cluster`]; a centroid that `dtype` cannot hold.
+    /// As [`Clustering::cluster`]; a centroid that is beyond the range of `dtype`. (What is closer to zero than its smallest number becomes zero: in f16 below 3e-8.)
     pub fn palettize(
         &self,
         weight: &[f32],

@@ -16,7 +16,8 @@ use crate::{EdkmDevice, EdkmError, ParameterKind, ParameterVisitor, Parameters, 
 type Numbers<D> = <D as Storage<f32>>::Vec;
 
 /// Gradients that keep those of the parameters of `model` to the end of a backward pass and no others: what dfdx's `alloc_grads` is for its const modules, for
-/// all that has [`Parameters`]. It takes no memory before there is a gradient.
+/// all that has [`Parameters`]. It takes no memory before there is a gradient. (A walk over parameters borrows the model as its own: the gradients are made on a line
+/// before that of the forward pass.)
 ///
 /// Into the gradients that one backward pass returns the next may be accumulated.
 pub fn gradients_of<D: EdkmDevice>(model: &mut impl Parameters<D>) -> Gradients<f32, D> {

@@ -281,3 +281,34 @@ fn centroids_that_coincide_part_where_there_are_weights_for_them() {
         assert_eq!(clustering.state().unwrap().start, before.last);
     }
 }
+
+#[test]
+fn a_parameter_without_a_rate_is_frozen() {
+    let dev = Cpu::default();
+    let x: Tensor<Rank2<5, 8>, f32, _> = dev.sample_normal();
+    let gradients_of_all = |model: &(dfdx::nn::modules::Linear<8, 8, f32, Cpu>,)| {
+        let tape = StoreTape::new(Store::marshaling(), model.alloc_grads());
+        backward(model.forward(x.clone().put_tape(tape)).square().mean()).unwrap()
+    };
+    let mut model = (dev.build_module::<Linear<8, 8>, f32>(),);
+    let mut adamw = AdamW::new(dev.clone(), AdamWConfig::default());
+    let mut gradients = gradients_of_all(&model);
+    let norm = adamw.norm(&mut model, &mut gradients).unwrap();
+    adamw.set_rate_factors([("0.bias".to_owned(), 0.0)].into());
+    let before = (model.0.weight.as_vec(), model.0.bias.as_vec());
+    let mut gradients = gradients_of_all(&model);
+    let of_weight = gradients.get(&model.0.weight).as_vec();
+    let of_weight: f64 = of_weight.iter().map(|&g| f64::from(g) * f64::from(g)).sum();
+    let clipped = adamw.step(&mut model, &mut gradients, 1e-2, 1.0).unwrap();
+    assert!(
+        clipped < norm && (clipped - of_weight.sqrt()).abs() < 1e-5 * norm,
+        "{clipped} {norm}"
+    );
+    assert!(model.0.weight.as_vec() != before.0 && model.0.bias.as_vec() == before.1);
+    assert_eq!(adamw.moments().keys().collect::<Vec<_>>(), ["0.weight"]);
+
+    adamw.set_rate_factors([("0.weigth".to_owned(), 0.5)].into());
+    let mut gradients = gradients_of_all(&model);
+    let error = adamw.step(&mut model, &mut gradients, 1e-2, 1.0).unwrap_err();
+    assert!(error.to_string().contains("0.weigth"), "{error}");
+}

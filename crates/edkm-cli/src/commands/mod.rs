@@ -15,6 +15,7 @@ pub mod plan;
 
 use edkm_llama::inference::StopReason;
 use edkm_llama::model::Recompute;
+use edkm_train::run::checkpoint::RunFolder;
 use edkm_train::text_generation::WrittenText;
 use edkm_train::trainer::Update;
 use edkm_train::TrainError;
@@ -53,7 +54,13 @@ pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 /// What this program's user can do about a run that ended or cannot begin, behind the error's own words.
 pub fn what_to_do(error: &TrainError) -> String {
     match error {
-        TrainError::Interrupted { out, .. } => format!("; go on with: edkm finetune --resume {}", out.display()),
+        TrainError::Interrupted { out, .. } => {
+            let best = RunFolder::open(out).best_model();
+            let best = best.map_or(String::new(), |best| {
+                format!(" (the best model so far is in {})", best.display())
+            });
+            format!("; go on with: edkm finetune --resume {}{best}", out.display())
+        }
         TrainError::Unfinished { out, .. } => format!(
             "; go on with: edkm finetune --resume {} (or give --overwrite to begin anew)",
             out.display()

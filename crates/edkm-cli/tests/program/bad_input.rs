@@ -348,6 +348,7 @@ fn settings_without_a_meaning_are_refused_before_any_work() {
         (&["--weight-decay", "nan"], &["weight decay is NaN"]),
         (&["--weight-decay", "-1"], &["weight decay is -1"]),
         (&["--lr", "-1"], &["learning rate is -1", "from 0"]),
+        (&["--lr", "1e39"], &["learning rate is 1000", "f32"]),
         (&["--temperature", "-1"], &["temperature", "-1"]),
         (&["--temperature", "-1:-2"], &["temperature is -1"]),
         (&["--distill-hidden", "-1:0"], &["hidden states", "-1"]),

@@ -49,6 +49,12 @@ fn a_conversation_is_remembered_until_it_is_cleared() {
     let cleared = turns("Tell a story.\n/clear\nTell a story.\n", &greedy);
     assert_eq!(cleared[0]["response"], cleared[1]["response"]);
     assert_eq!(cleared[0]["response"], twice[0]["response"]);
+    let sampled = turns(
+        "Tell a story.\n/clear\nTell a story.\nTell a story.\n",
+        &["--temperature", "2"],
+    );
+    assert_eq!(sampled[0]["response"], sampled[1]["response"]);
+    assert_ne!(sampled[1]["response"], sampled[2]["response"]);
     // a context without room for both turns begins anew, to the same response
     let all = twice[0]["prompt_tokens"].as_u64().unwrap() + 12 + 2;
     let small = chat(

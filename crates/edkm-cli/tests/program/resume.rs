@@ -307,6 +307,27 @@ fn hangups_are_ignored() -> bool {
     mask.is_none_or(|mask| u64::from_str_radix(mask.trim(), 16).unwrap() & 1 != 0)
 }
 
+#[cfg(unix)]
+#[test]
+fn the_best_model_of_an_interrupted_run_can_be_used() {
+    let shop = Workshop::new();
+    let mut child = quiet(run(&shop).args(["--steps", "500", "--eval-every", "1", "--keep-best"]));
+    wait_for_step(&shop, &mut child, 2);
+    let kill = format!("kill -s INT {}", child.id());
+    assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(130), "{said}");
+    let best = run_folder(&shop).join("best");
+    assert!(
+        said.contains(&format!("(the best model so far is in {})", best.display())),
+        "{said}"
+    );
+    let mut eval = edkm();
+    eval.arg("eval").arg(best).arg("--data").arg(shop.text());
+    assert!(json(&eval.args(["--seq", "32", "--json"]).output().unwrap())["perplexity"].is_f64());
+}
+
 /// Moves the folder of the checkpoints away, so that none can be written.
 fn block(shop: &Workshop) {
     let folder = run_folder(shop).join("checkpoints");

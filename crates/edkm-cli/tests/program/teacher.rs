@@ -133,7 +133,7 @@ fn a_teacher_of_other_layers_teaches_what_it_predicts() {
         &output,
         &[
             "teacher",
-            "layers, and the model that learns has 1",
+            "layers, and the model that learns has 1 layer",
             "--distill-hidden 0",
         ],
         &refused,

@@ -14,6 +14,9 @@ use std::fmt;
 /// What `encode` returned, `decode` must turn into the same bytes; the store compares checksums of both sides, so a codec
 /// that errs is an error and not a wrong gradient. A panic in a codec is caught and reported as an error.
 ///
+/// A codec that works in parallel does so in threads of its own: under a layer that keeps a content once, threads that save the same content wait for it, and
+/// where those are the threads of the pool that it waits for (a program that goes through its batches with rayon), nobody goes on.
+///
 /// ```
 /// use std::sync::Arc;
 /// use edkm_store::{Backend, Codec, CodecError, DType, Record, Store};

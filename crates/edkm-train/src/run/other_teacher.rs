@@ -11,7 +11,7 @@ use edkm_llama::LlamaError;
 
 use super::check::check_positions;
 use super::checkpoint::Fingerprint;
-use super::{FinetuneSettings, Objective};
+use super::{count, FinetuneSettings, Objective};
 use crate::{Tokenizer, TrainError};
 
 /// The model, and what it is recognised by when the run goes on.
@@ -63,23 +63,27 @@ pub(super) fn check_teacher(settings: &FinetuneSettings, config: &LlamaConfig) -
         });
     };
     let teacher = LlamaConfig::read(dir)?;
-    let differs = |what: &str, theirs: usize, ours: usize, rest: &str| match theirs == ours {
+    let same = |theirs: usize, ours: usize, what: &str, rest: &str| match theirs == ours {
         true => Ok(()),
         false => Err(TrainError::Teacher {
             folder: dir.clone(),
-            reason: format!("it has {theirs} {what}, and the model that learns has {ours}{rest}"),
+            reason: format!(
+                "it has {}, and the model that learns has {}: {rest}",
+                count(theirs as u64, what),
+                count(ours as u64, what)
+            ),
         }),
     };
-    differs(
-        "tokens",
+    same(
         teacher.vocab_size,
         config.vocab_size,
-        ": it must be the same vocabulary",
+        "token",
+        "it must be the same vocabulary",
     )?;
     if !lesson.hidden.is_zero() {
-        let rest = ": their hidden states cannot be compared, only what they predict (--distill-hidden 0)";
-        differs("layers", teacher.num_hidden_layers, config.num_hidden_layers, rest)?;
-        differs("numbers a hidden state", teacher.hidden_size, config.hidden_size, rest)?;
+        let rest = "their hidden states cannot be compared, only what they predict (--distill-hidden 0)";
+        same(teacher.num_hidden_layers, config.num_hidden_layers, "layer", rest)?;
+        same(teacher.hidden_size, config.hidden_size, "hidden number", rest)?;
     }
     check_positions(settings.sequence, &teacher)
 }

@@ -136,9 +136,7 @@ impl<D: EdkmDevice> Run<'_, D> {
             perplexity: last.perplexity,
         };
         if let Some((dir, best)) = self.better(kept, observer) {
-            let model = dir.join(MODEL_FILE);
-            size_bytes = fs::metadata(&model).map_err(TrainError::io("read", &model))?.len();
-            fs::rename(&model, out.join(MODEL_FILE)).map_err(TrainError::io("rename", &model))?;
+            size_bytes = put_in_place(&dir.join(MODEL_FILE), &out.join(MODEL_FILE))?;
             observer.result(&format!(
                 "perplexity {} after {} of {}: that model is kept",
                 perplexity_in_words(best.perplexity),
@@ -219,4 +217,14 @@ impl<D: EdkmDevice> Run<'_, D> {
             }
         }
     }
+}
+
+/// Has `model` in the place of another one too, and gives its bytes. It stays where it is: a run that is killed now and goes on finds it there.
+fn put_in_place(model: &Path, place: &Path) -> Result<u64, TrainError> {
+    fs::remove_file(place).map_err(TrainError::io("remove", place))?;
+    let by_copy = |_| fs::copy(model, place).and_then(|_| fs::File::open(place)?.sync_all());
+    fs::hard_link(model, place)
+        .or_else(by_copy)
+        .map_err(TrainError::io("write", place))?;
+    Ok(fs::metadata(place).map_err(TrainError::io("read", place))?.len())
 }

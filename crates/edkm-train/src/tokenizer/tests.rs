@@ -87,6 +87,11 @@ fn questions_begin_as_the_model_s_own_tokenizer_has_it() {
             ("tokenizer_config.json", said.as_bytes()),
         ]);
         let tokenizer = Tokenizer::from_dir(dir.path()).unwrap();
+        assert_eq!(
+            tokenizer.stop_tokens(),
+            [2, 1],
+            "the end, and the beginning of another text"
+        );
         let tokens = tokenizer.encode_question("the fox").unwrap();
         assert_eq!(tokens[0] == 1, begins, "{said}");
         // in training documents must be told apart

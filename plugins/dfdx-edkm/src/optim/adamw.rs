@@ -83,10 +83,15 @@ impl<D: EdkmDevice> AdamW<D> {
         }
     }
 
-    /// The same, with the learning rate of each parameter that is named multiplied by a factor of its own. They are no part of the
-    /// [`state`](Self::state): who restores an optimizer gives them again.
+    /// The same, with the learning rate of each parameter that is named multiplied by a factor of its own. One of 0 freezes its parameter: it has no moments, and its
+    /// gradient no part in the norm that is clipped. They are no part of the [`state`](Self::state): who restores an optimizer gives them again.
     pub fn with_rate_factors(self, rate_factors: BTreeMap<String, f32>) -> Self {
         Self { rate_factors, ..self }
+    }
+
+    /// [`Self::with_rate_factors`] from the next step on.
+    pub fn set_rate_factors(&mut self, rate_factors: BTreeMap<String, f32>) {
+        self.rate_factors = rate_factors;
     }
 
     /// The factors of learning rates, by parameter.
@@ -120,7 +125,7 @@ impl<D: EdkmDevice> AdamW<D> {
     /// `gradient_scale` multiplies the gradients first (one over the number of accumulated batches).
     ///
     /// # Errors
-    /// A norm that is not finite ([`StepError::NotFinite`] names the parameter), a number that cannot be used, two parameters of one name, moments of another length
+    /// A norm that is not finite ([`StepError::NotFinite`] names the parameter), a number that cannot be used, two parameters of one name, a factor for none, moments of another length
     /// than their parameter: nothing is changed then. The device's errors.
     pub fn step(
         &mut self,
@@ -146,7 +151,7 @@ impl<D: EdkmDevice> AdamW<D> {
     /// The norm of all gradients of `model`.
     ///
     /// # Errors
-    /// The first parameter with a gradient that is not finite, with the name of another one, or with moments that are not its own.
+    /// The first parameter with a gradient that is not finite, with the name of another one, or with moments that are not its own; a factor of a learning rate for none.
     pub fn norm(&self, model: &mut impl Parameters<D>, gradients: &mut Gradients<f32, D>) -> Result<f64, StepError> {
         let mut norm = Norm {
             gradients,
@@ -155,7 +160,11 @@ impl<D: EdkmDevice> AdamW<D> {
             names: Names::default(),
         };
         model.visit_parameters("", &mut norm)?;
-        Ok(norm.sum_of_squares.sqrt())
+        let is_unknown = |name: &&String| !norm.names.has(name);
+        match self.rate_factors.keys().find(is_unknown) {
+            None => Ok(norm.sum_of_squares.sqrt()),
+            Some(name) => Err(StepError::NoParameter { name: name.clone() }),
+        }
     }
 
     /// Refuses what would make every parameter a NaN.
@@ -188,6 +197,11 @@ impl<D: EdkmDevice> AdamW<D> {
             None => Ok(()),
             Some((what, value, _)) => Err(StepError::Setting { what, value }),
         }
+    }
+
+    /// Whether a parameter stays as it is.
+    pub(super) fn is_frozen(&self, name: &str) -> bool {
+        self.rate_factors.get(name) == Some(&0.0)
     }
 
     /// Refuses moments that are not those of a parameter of that shape.
@@ -227,6 +241,9 @@ impl<D: EdkmDevice> AdamW<D> {
         gradient: &<D as Storage<f32>>::Vec,
         mut hyper: Hyper,
     ) -> Result<(), StepError> {
+        if self.is_frozen(name) {
+            return Ok(());
+        }
         if matches!(kind, ParameterKind::Vector) {
             hyper.weight_decay = 0.0;
         }
@@ -341,6 +358,12 @@ pub enum StepError {
         /// The other one.
         second: String,
     },
+    /// A factor of a learning rate for a parameter that the model has not.
+    #[error("there is a factor of the learning rate for {name}, and no parameter of that name")]
+    NoParameter {
+        /// The name.
+        name: String,
+    },
     /// Moments of another length than the parameter that has their name.
     #[error("the moments of {parameter} are not those of its {numbers} numbers: they were kept for another model")]
     Moments {
@@ -412,6 +435,10 @@ pub(super) struct Names {
 }
 
 impl Names {
+    fn has(&self, name: &str) -> bool {
+        self.names.contains(name)
+    }
+
     pub(super) fn add<S: Shape, D: EdkmDevice>(
         &mut self,
         name: &str,
@@ -453,6 +480,9 @@ impl<D: EdkmDevice> ParameterVisitor<D> for Norm<'_, D> {
     ) -> Result<(), StepError> {
         self.names.add(name, parameter)?;
         self.optimizer.check_moments(name, parameter.shape())?;
+        if self.optimizer.is_frozen(name) {
+            return Ok(());
+        }
         let gradient = gradient_of(self.gradients, name, parameter)?;
         self.sum_of_squares += sum_of_squares(&self.optimizer.device, name, gradient)?;
         Ok(())

@@ -87,6 +87,9 @@ impl<D: EdkmDevice> ParameterVisitor<D> for Begin<'_, D> {
         _: ParameterKind<'_>,
         parameter: &mut Tensor<S, f32, D>,
     ) -> Result<(), StepError> {
+        if self.0.is_frozen(name) {
+            return Ok(());
+        }
         let begun = self.0.begin_moments(name, parameter.shape());
         begun.map_err(|error| device_error(name, error))
     }
@@ -173,7 +176,9 @@ impl<D: EdkmDevice> ParameterVisitor<D> for Pass<'_, '_, D> {
         let Some(factor) = self.factor else {
             self.names.add(name, parameter)?;
             optimizer.check_moments(name, parameter.shape())?;
-            self.sum_of_squares += sum_of_squares(&optimizer.device, name, slot)?;
+            if !optimizer.is_frozen(name) {
+                self.sum_of_squares += sum_of_squares(&optimizer.device, name, slot)?;
+            }
             return Ok(());
         };
         let gradient = take_gradient(self.gradients, parameter).map_err(|e| device_error(name, e))?;

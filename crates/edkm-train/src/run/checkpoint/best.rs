@@ -49,6 +49,11 @@ impl RunFolder {
         }
     }
 
+    /// The folder of the best model that was measured, which is whole, if the run keeps it.
+    pub fn best_model(&self) -> Option<PathBuf> {
+        self.best().map(|(path, _)| path)
+    }
+
     /// Keeps a model that `write` puts into a folder, in place of the one that was kept.
     ///
     /// # Errors
