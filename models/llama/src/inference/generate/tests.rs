@@ -131,7 +131,8 @@ fn a_conversation_goes_on_where_it_ended() {
 #[test]
 fn options_come_from_the_model_and_are_checked() {
     let model = dense_model(&config());
-    assert_eq!(GenerateOptions::for_model(&model).stop_tokens, [2]);
+    // the end of a text, and the beginning of another
+    assert_eq!(GenerateOptions::for_model(&model).stop_tokens, [2, 1]);
     let mut session = Session::new(&model, 60, CacheType::F32).unwrap();
     let sampling = SamplingOptions {
         top_p: 2.0,
