@@ -62,7 +62,7 @@ pub struct FinetuneArgs {
     #[arg(long, value_name = "FROM:TO", allow_hyphen_values = true, default_value_t = Objective::LESSON.share.into())]
     pub distill: Range,
     /// The weight of the distance of the hidden states behind each layer from those of the same model, each token's relative to the size of its
-    /// state, which comes to the loss besides, in the same way; 0 leaves them free. Without it 1:0.3, and 0 with a --teacher of other layers
+    /// state, which comes to the loss besides, in the same way; 0 leaves them free. Without it 1:0.3, and 0 with a --teacher of other layers or width
     #[arg(long, value_name = "FROM:TO", allow_hyphen_values = true)]
     pub distill_hidden: Option<Range>,
     /// Both fade besides as training takes the model beyond what it was: they are gone once it predicts a batch better than that model by so many nats a token. inf: they stay

@@ -201,7 +201,7 @@ impl<D: EdkmDevice> Run<'_, D> {
         };
         let (dir, best) = kept.filter(|(_, best)| best.perplexity < last.perplexity)?;
         match self.measured(&dir, observer) {
-            // what is not clustered is written in fewer bits than it was measured in
+            // measured again: the figures of a result are those of its file
             Ok(written) if written.perplexity < last.perplexity => {
                 let perplexity = written.perplexity;
                 Some((dir, Measured { perplexity, ..best }))
