@@ -6,9 +6,9 @@
 use crate::engine::{engine, Source};
 use crate::fingerprint::fingerprint;
 use crate::half_key::{from_rank, KEYS};
-use crate::init::{Initialization, Start};
+use crate::init::Initialization;
 use crate::parallel::{execution, for_palettes, Execution};
-use crate::prepared::trajectory_of;
+use crate::prepared::{begun_anew, first_palettes, trajectory_of};
 use crate::scalar::histogram::Distinct;
 use crate::scalar::{self, Occupied};
 use crate::shape::check_length;
@@ -74,10 +74,7 @@ impl Counted {
 
     /// As [`Prepared::initial`](crate::Prepared::initial), with the same result for the same weights.
     pub fn initial(&self) -> Centroids {
-        let palettes = for_palettes(self.palettes.iter().collect(), |distinct| {
-            engine(self.spec.vector).start(self.source(), distinct, Start::Alike(Initialization::KMeans))
-        });
-        Centroids::from_palettes(palettes, &self.spec)
+        first_palettes(self.counted_sources(), &self.spec, Initialization::KMeans)
     }
 
     /// As [`Prepared::begun_anew`](crate::Prepared::begun_anew), with the same result for the same weights.
@@ -90,12 +87,7 @@ impl Counted {
         is_wanted: &(dyn Fn(usize, usize) -> bool + Sync),
     ) -> Result<Option<Centroids>, ClusterError> {
         last.check_for(self.shape, &self.spec)?;
-        let engine = engine(self.spec.vector);
-        let begun = for_palettes(self.palettes.iter().enumerate().collect(), |(palette, distinct)| {
-            is_wanted(palette, engine.rows(self.source(), distinct))
-                .then(|| engine.start(self.source(), distinct, Start::Alike(Initialization::KMeans)))
-        });
-        Ok(last.with_palettes(begun))
+        Ok(begun_anew(self.counted_sources(), last, &self.spec, is_wanted))
     }
 
     /// As [`Prepared::iterate`](crate::Prepared::iterate), with the same result for the same weights.
@@ -121,6 +113,10 @@ impl Counted {
             spec: &self.spec,
             execution: execution_for(self.shape, &self.spec),
         }
+    }
+
+    fn counted_sources(&self) -> Vec<(Source<'_>, &Distinct)> {
+        self.palettes.iter().map(|distinct| (self.source(), distinct)).collect()
     }
 }
 

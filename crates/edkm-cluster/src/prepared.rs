@@ -95,10 +95,7 @@ impl<'w> Prepared<'w> {
                 needed: "1",
             });
         }
-        let palettes = for_palettes(self.sources().zip(&self.palettes).collect(), |(source, distinct)| {
-            self.engine().start(source, distinct, Start::Alike(initialization))
-        });
-        Ok(Centroids::from_palettes(palettes, &self.spec))
+        Ok(first_palettes(self.counted_sources(), &self.spec, initialization))
     }
 
     /// `last`, with those palettes as [`initial`](Prepared::initial) has them for which `is_wanted` holds, of their number and that of the different 16-bit values
@@ -112,14 +109,7 @@ impl<'w> Prepared<'w> {
         is_wanted: &(dyn Fn(usize, usize) -> bool + Sync),
     ) -> Result<Option<Centroids>, ClusterError> {
         last.check_for(self.shape, &self.spec)?;
-        let palettes: Vec<_> = self.sources().zip(&self.palettes).enumerate().collect();
-        let begun = for_palettes(palettes, |(palette, (source, distinct))| {
-            is_wanted(palette, self.engine().rows(source, distinct)).then(|| {
-                self.engine()
-                    .start(source, distinct, Start::Alike(Initialization::KMeans))
-            })
-        });
-        Ok(last.with_palettes(begun))
+        Ok(begun_anew(self.counted_sources(), last, &self.spec, is_wanted))
     }
 
     /// As [`initial`](Prepared::initial), with the squared error of each weight multiplied by its importance (for instance the mean of its
@@ -195,9 +185,44 @@ impl<'w> Prepared<'w> {
         self.weights.chunks(self.weights_per_palette()).map(source)
     }
 
+    /// The same, each with its distinct values.
+    fn counted_sources(&self) -> Vec<(Source<'_>, &Distinct)> {
+        self.sources().zip(&self.palettes).collect()
+    }
+
     fn weights_per_palette(&self) -> usize {
         self.spec.grouping.weights_per_palette(self.shape)
     }
+}
+
+/// [`Prepared::initial_by`], of palettes with their distinct values.
+pub(crate) fn first_palettes(
+    palettes: Vec<(Source<'_>, &Distinct)>,
+    spec: &Spec,
+    initialization: Initialization,
+) -> Centroids {
+    let first = for_palettes(palettes, |(source, distinct)| {
+        engine(spec.vector).start(source, distinct, Start::Alike(initialization))
+    });
+    Centroids::from_palettes(first, spec)
+}
+
+/// [`Prepared::begun_anew`], of palettes with their distinct values.
+pub(crate) fn begun_anew(
+    palettes: Vec<(Source<'_>, &Distinct)>,
+    last: &Centroids,
+    spec: &Spec,
+    is_wanted: &(dyn Fn(usize, usize) -> bool + Sync),
+) -> Option<Centroids> {
+    let engine = engine(spec.vector);
+    let begun = for_palettes(
+        palettes.into_iter().enumerate().collect(),
+        |(palette, (source, distinct))| {
+            is_wanted(palette, engine.rows(source, distinct))
+                .then(|| engine.start(source, distinct, Start::Alike(Initialization::KMeans)))
+        },
+    );
+    last.with_palettes(begun)
 }
 
 /// The trajectory of palettes that were iterated.

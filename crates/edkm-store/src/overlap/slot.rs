@@ -28,16 +28,12 @@ enum Phase {
         ahead: Option<Flight>,
         is_loaded: bool,
     },
-    /// Fetched ahead; what was stored is freed.
+    /// Fetched ahead; what was stored is freed. It stays for who asks again: a layer around this store that has one content for several records.
     Fetched {
         result: Result<Arc<dyn SharedBytes>, StoreError>,
         kept_bytes: usize,
-        ahead: Flight,
-    },
-    /// Fetched ahead and loaded, for who asks again: a layer around this store that has one content for several records.
-    Given {
-        bytes: Arc<dyn SharedBytes>,
-        kept_bytes: usize,
+        /// Until it is asked for.
+        ahead: Option<Flight>,
     },
     Failed(StoreError),
 }
@@ -123,7 +119,7 @@ impl Slot {
             self.set(Phase::Fetched {
                 result,
                 kept_bytes,
-                ahead: flight,
+                ahead: Some(flight),
             });
         }
     }
@@ -150,35 +146,13 @@ impl Slot {
             Stored(Arc<dyn Held>, Option<Flight>),
             Given(Result<Arc<dyn SharedBytes>, StoreError>, Option<Flight>),
         }
-        let found = self.settled(|phase| match std::mem::replace(phase, Phase::Working) {
-            Phase::Stored { held, ahead, .. } => {
-                *phase = Phase::Stored {
-                    held: held.clone(),
-                    ahead: None,
-                    is_loaded: true,
-                };
-                Found::Stored(held, ahead)
+        let found = self.settled(|phase| match phase {
+            Phase::Stored { held, ahead, is_loaded } => {
+                *is_loaded = true;
+                Found::Stored(held.clone(), ahead.take())
             }
-            Phase::Fetched {
-                result,
-                kept_bytes,
-                ahead,
-            } => {
-                *phase = match result.clone() {
-                    Ok(bytes) => Phase::Given { bytes, kept_bytes },
-                    Err(error) => Phase::Failed(error),
-                };
-                Found::Given(result, Some(ahead))
-            }
-            Phase::Given { bytes, kept_bytes } => {
-                let again = bytes.clone();
-                *phase = Phase::Given { bytes, kept_bytes };
-                Found::Given(Ok(again), None)
-            }
-            Phase::Failed(error) => {
-                *phase = Phase::Failed(error.clone());
-                Found::Given(Err(error), None)
-            }
+            Phase::Fetched { result, ahead, .. } => Found::Given(result.clone(), ahead.take()),
+            Phase::Failed(error) => Found::Given(Err(error.clone()), None),
             // it has been waited for
             Phase::Waiting(_) | Phase::Working => Found::Given(
                 Err(StoreError::Worker {
@@ -197,7 +171,7 @@ impl Slot {
     pub(super) fn kept_bytes(&self) -> usize {
         self.settled(|phase| match phase {
             Phase::Stored { held, .. } => held.kept_bytes(),
-            Phase::Fetched { kept_bytes, .. } | Phase::Given { kept_bytes, .. } => *kept_bytes,
+            Phase::Fetched { kept_bytes, .. } => *kept_bytes,
             Phase::Waiting(_) | Phase::Working | Phase::Failed(_) => 0,
         })
     }

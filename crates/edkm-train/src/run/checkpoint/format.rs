@@ -119,3 +119,16 @@ pub(super) fn write_state(path: &Path, state: &RunState) -> Result<(), TrainErro
         }
     })?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::MAGIC;
+
+    #[test]
+    fn the_list_of_files_has_the_version_that_is_written() {
+        let list = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/support.md");
+        let list = std::fs::read_to_string(list).expect("the list of what is supported");
+        let row = format!("| run checkpoints (`OUT.run/checkpoints/step-*`) | {}, in", MAGIC[8]);
+        assert!(list.contains(&row), "no row begins {row:?}");
+    }
+}
