@@ -140,9 +140,12 @@ pub struct FinetuneArgs {
     #[arg(long, value_enum, default_value_t = NonFinitePolicy::Stop)]
     pub on_non_finite: NonFinitePolicy,
     /// Go on with the run that was to write OUT, from its newest whole checkpoint. All else is as it was started: only --json, --ignore-limits,
-    /// --dry-run and --trace may be given with it
+    /// --dry-run, --trace and --finish may be given with it
     #[arg(long, value_name = "OUT")]
     pub resume: Option<PathBuf>,
+    /// With --resume: write the model as that checkpoint has it, in place of the steps that are left. The run is over then
+    #[arg(long, requires = "resume")]
+    pub finish: bool,
     /// Show what memory and disk the run would take, by part, and end
     #[arg(long)]
     pub dry_run: bool,
@@ -170,7 +173,7 @@ fn conflicts(arg: Arg) -> Arg {
         true => arg.conflicts_with("no_cluster"),
         false => arg,
     };
-    match ["resume", "json", "ignore_limits", "dry_run", "trace"].contains(&arg.get_id().as_str()) {
+    match ["resume", "finish", "json", "ignore_limits", "dry_run", "trace"].contains(&arg.get_id().as_str()) {
         true => arg,
         false => arg.conflicts_with("resume"),
     }

@@ -50,7 +50,11 @@ pub fn run(args: FinetuneArgs, log: RunLog) -> Result<(), Failure> {
             args.ignore_limits |= here.ignore_limits;
             args.dry_run = here.dry_run;
             args.clustering.palettes.rules = Some(started.layers()?);
-            (args, Start::Resume, started)
+            let start = match here.finish {
+                true => Start::Finish,
+                false => Start::Resume,
+            };
+            (args, start, started)
         }
     };
     let output = Output::new(args.json);
@@ -402,9 +406,12 @@ fn show(output: Output, settings: &FinetuneSettings, outcome: &FinetuneOutcome) 
     if let Some(note) = outcome.non_finite.note() {
         output.line(note);
     }
+    let steps = match outcome.steps == outcome.planned_steps {
+        true => count(outcome.steps, "step"),
+        false => format!("{} of {}", outcome.steps, count(outcome.planned_steps, "step")),
+    };
     output.line(format!(
-        "{}, {}, {:.1} s of {:.1} s in all",
-        count(outcome.steps, "step"),
+        "{steps}, {}, {:.1} s of {:.1} s in all",
         count(outcome.tokens, "token"),
         outcome.training_seconds,
         outcome.seconds

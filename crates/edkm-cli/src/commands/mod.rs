@@ -59,7 +59,10 @@ pub fn what_to_do(error: &TrainError) -> String {
             let best = best.map_or(String::new(), |best| {
                 format!(" (the best model so far is in {})", best.display())
             });
-            format!("; go on with: edkm finetune --resume {}{best}", out.display())
+            format!(
+                "; go on with: edkm finetune --resume {}{best}; with --finish behind it the model is written as it is",
+                out.display()
+            )
         }
         TrainError::Unfinished { out, .. } => format!(
             "; go on with: edkm finetune --resume {} (or give --overwrite to begin anew)",

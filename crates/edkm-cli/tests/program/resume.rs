@@ -163,6 +163,46 @@ fn the_best_model_of_a_run_is_the_same_if_it_goes_on() {
     assert_eq!(again["perplexity_after"], figures["perplexity_last"]);
 }
 
+/// What is written is what was measured on the way, before clustering begins and behind it.
+#[test]
+fn a_run_is_ended_where_it_is() {
+    for from in ["3", "11"] {
+        let shop = Workshop::new();
+        let mut command = run(&shop);
+        command.args(["--eval-every", "1", "--lr", "1e-2", "--cluster-from", from]);
+        let mut child = quiet(&mut command);
+        wait_for_step(&shop, &mut child, 5);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let newest = checkpoints(&shop).pop().unwrap();
+        let newest = newest.file_name().unwrap().to_string_lossy().into_owned();
+        let done: usize = newest["step-".len()..].parse().unwrap();
+        assert!(done < STEPS, "killed too late");
+        let output = resume(&shop).arg("--finish").output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let is_late = done <= from.parse().unwrap();
+        assert_eq!(said.contains("the palettes not at all"), is_late, "{said}");
+        let figures = json(&output);
+        assert_eq!([&figures["steps"], &figures["kept_steps"]], [done, done]);
+        assert_eq!(figures["planned_steps"], STEPS);
+        assert!(figures["bits_per_weight"].as_f64().is_some_and(|bits| bits < 8.0));
+        let steps = steps(&shop);
+        assert_eq!(steps.len(), done);
+        assert_eq!(steps[done - 1]["validation_perplexity"], figures["perplexity_after"]);
+        let epochs = figures["training_text"]["epochs"].as_f64().unwrap();
+        let tokens = figures["training_text"]["tokens"].as_f64().unwrap();
+        assert!(
+            (epochs * tokens / figures["tokens"].as_f64().unwrap() - 1.0).abs() < 0.1,
+            "{figures}"
+        );
+        // it is over
+        assert!(!run_folder(&shop).exists());
+        let written = model(&shop);
+        assert_eq!(json(&resume(&shop).arg("--json").output().unwrap())["steps"], done);
+        assert!(model(&shop) == written);
+    }
+}
+
 /// The model that the rest of a run learns from is the one whose clustering began, and the steps before learn the text alone.
 #[test]
 fn a_run_that_clusters_later_learns_from_what_it_had_become() {

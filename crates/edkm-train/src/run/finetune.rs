@@ -72,6 +72,8 @@ pub(super) struct Run<'a, D: EdkmDevice> {
 /// # }
 /// ```
 ///
+/// With [`Start::Finish`] the model is written as the checkpoint has it: the run is over then.
+///
 /// # Errors
 /// Input that cannot be used (before any work), a step that fails, a folder that cannot be written; [`TrainError::Interrupted`] and
 /// [`TrainError::Stopped`], if the observer asks for it.
@@ -201,7 +203,9 @@ pub fn finetune_with<D: EdkmDevice>(
         },
     };
 
-    observer.stage(Stage::Train);
+    if settings.checkpoints.start != Start::Finish {
+        observer.stage(Stage::Train);
+    }
     let trained = run.train(&mut trainer, &mut sampler, &known, (non_finite, teacher), observer)?;
     let beside = Beside {
         tokenizer: &inputs.tokenizer,
@@ -237,7 +241,7 @@ fn place(settings: &FinetuneSettings) -> Result<(Place, Option<Saved>), TrainErr
             let claimed = RunFolder::claim(&settings.out, settings.overwrite)?;
             Ok((Place::New(claimed), None))
         }
-        Start::Resume => {
+        Start::Resume | Start::Finish => {
             let folder = RunFolder::open_locked(&settings.out)?;
             let newest = newest(&folder, settings.steps)?;
             same_settings(settings, &newest.1)?;

@@ -28,6 +28,8 @@ pub struct FinetuneOutcome {
     pub size_before_bytes: u64,
     /// Steps of training.
     pub steps: u64,
+    /// Steps that it was to have: more, where it was [ended](super::checkpoint::Start::Finish) before.
+    pub planned_steps: u64,
     /// Losses and gradients that were not finite.
     pub non_finite: NonFiniteCounts,
     /// Tokens the model has read in training.

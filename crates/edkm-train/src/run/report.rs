@@ -124,9 +124,16 @@ pub(super) fn data(
     })
 }
 
+fn steps_in_words(outcome: &FinetuneOutcome) -> String {
+    match outcome.steps == outcome.planned_steps {
+        true => outcome.steps.to_string(),
+        false => format!("{} of {}", outcome.steps, outcome.planned_steps),
+    }
+}
+
 fn described(settings: &FinetuneSettings, outcome: &FinetuneOutcome) -> Vec<(String, String)> {
     let mut rows = vec![
-        ("steps".to_owned(), outcome.steps.to_string()),
+        ("steps".to_owned(), steps_in_words(outcome)),
         ("tokens".to_owned(), outcome.tokens.to_string()),
         ("training text".to_owned(), outcome.training_text.to_string()),
         ("times through it".to_owned(), times(outcome.training_text.epochs)),

@@ -36,6 +36,8 @@ pub(super) struct Beside<'a> {
 struct Trained {
     known: Known,
     training_seconds: f64,
+    /// Steps that are done.
+    done: u64,
     steps: Vec<StepMetrics>,
     non_finite: NonFiniteCounts,
     store: edkm_store::Report,
@@ -57,6 +59,7 @@ impl<D: EdkmDevice> Run<'_, D> {
     ) -> Result<FinetuneOutcome, TrainError> {
         let training_seconds = known.clock.training_seconds();
         let (store, saved_bytes) = (trainer.store().report(), SavedBytes::of(&mut trainer));
+        let done = trainer.step_count();
         // optimizer and teacher have done their part
         let model = trainer.into_model();
         LargePages::give_back();
@@ -64,6 +67,7 @@ impl<D: EdkmDevice> Run<'_, D> {
             saved_bytes: known.saved_bytes.max(saved_bytes),
             known,
             training_seconds,
+            done,
             steps,
             non_finite,
             store,
@@ -116,6 +120,7 @@ impl<D: EdkmDevice> Run<'_, D> {
         let Self { settings, folder, .. } = self;
         let Trained {
             known,
+            done,
             steps,
             store,
             saved_bytes,
@@ -132,7 +137,7 @@ impl<D: EdkmDevice> Run<'_, D> {
             last.tokens
         ));
         let mut kept = Measured {
-            steps: settings.steps,
+            steps: done,
             perplexity: last.perplexity,
         };
         if let Some((dir, best)) = self.better(kept, observer) {
@@ -141,7 +146,7 @@ impl<D: EdkmDevice> Run<'_, D> {
                 "perplexity {} after {} of {}: that model is kept",
                 perplexity_in_words(best.perplexity),
                 count(best.steps, "step"),
-                settings.steps
+                done
             ));
             kept = best;
         }
@@ -156,10 +161,11 @@ impl<D: EdkmDevice> Run<'_, D> {
             bits_per_weight: sizes.bits_per_weight(),
             size_bytes,
             size_before_bytes: beside.size_before_bytes,
-            steps: settings.steps,
+            steps: done,
+            planned_steps: settings.steps,
             non_finite: trained.non_finite,
             tokens: steps.iter().map(|step| step.tokens).sum(),
-            training_text: beside.text,
+            training_text: beside.text.of_steps(settings, done),
             seconds: known.clock.seconds(),
             training_seconds: trained.training_seconds,
             peak_rss_bytes: peak_resident_bytes(),

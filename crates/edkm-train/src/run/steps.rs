@@ -45,9 +45,13 @@ impl<D: EdkmDevice> Run<'_, D> {
         let mut steps = metrics::read(&self.folder.metrics())?;
         // the step whose checkpoint is the state of now
         let mut saved = match settings.checkpoints.start {
-            Start::Resume => Some(trainer.step_count()),
+            Start::Resume | Start::Finish => Some(trainer.step_count()),
             Start::Fresh => None,
         };
+        if settings.checkpoints.start == Start::Finish {
+            self.cluster_at_last(trainer);
+            return Ok((steps, non_finite));
+        }
         let mut mishaps = Mishaps {
             counts: non_finite,
             ..Mishaps::default()
@@ -164,6 +168,20 @@ impl<D: EdkmDevice> Run<'_, D> {
             }
             writer.write(&metrics)?;
             steps.push(metrics);
+        }
+    }
+
+    /// Has a model clustered that is written before its clustering began: by k-means alone.
+    fn cluster_at_last(&self, trainer: &mut Trainer<D>) {
+        let done = trainer.step_count();
+        if let Some(clustering) = &self.settings.clustering {
+            if clustering.from_step > 0 && done <= clustering.from_step {
+                tracing::warn!(
+                    "clustering was to begin after {}, and {done} are done: the weights have been trained without it, and the palettes not at all",
+                    count(clustering.from_step, "step")
+                );
+                trainer.model.set_clustering(clustering);
+            }
         }
     }
 

@@ -72,8 +72,16 @@ impl TrainingText {
             epochs: 0.0,
         };
         Self {
-            epochs: text.times(settings),
+            epochs: text.times(settings, settings.steps),
             ..text
+        }
+    }
+
+    /// That of a run that ends after so many steps.
+    pub(super) fn of_steps(self, settings: &FinetuneSettings, steps: u64) -> Self {
+        Self {
+            epochs: self.times(settings, steps),
+            ..self
         }
     }
 
@@ -81,9 +89,9 @@ impl TrainingText {
         self.tokens as f64 * self.read_share
     }
 
-    /// How often all steps of a run go through it.
-    fn times(&self, settings: &FinetuneSettings) -> f64 {
-        settings.steps as f64 * tokens_a_step(settings) / self.tokens_read().max(1.0)
+    /// How often so many steps of a run go through it.
+    fn times(&self, settings: &FinetuneSettings, steps: u64) -> f64 {
+        steps as f64 * tokens_a_step(settings) / self.tokens_read().max(1.0)
     }
 
     /// A line for people, with the steps that go through it.
@@ -92,7 +100,7 @@ impl TrainingText {
             "training text: {self}; {} of {} tokens: {} times through it",
             count(settings.steps, "step"),
             thousands(tokens_a_step(settings) as u64),
-            times(self.times(settings))
+            times(self.times(settings, settings.steps))
         )
     }
 }

@@ -68,4 +68,6 @@ pub enum Start {
     Fresh,
     /// At its newest checkpoint that is whole.
     Resume,
+    /// There too, and at its end: the model is written as it is, without the steps that are left. The run is over then.
+    Finish,
 }
