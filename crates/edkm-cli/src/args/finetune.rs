@@ -175,7 +175,8 @@ fn conflicts(arg: Arg) -> Arg {
     };
     match ["resume", "finish", "json", "ignore_limits", "dry_run", "trace"].contains(&arg.get_id().as_str()) {
         true => arg,
-        false => arg.conflicts_with("resume"),
+        // with finish too: what conflicts with the other argument that this one requires is taken for a reason to do without
+        false => arg.conflicts_with_all(["resume", "finish"]),
     }
 }
 

@@ -309,6 +309,10 @@ fn have_states_alike(model: &Path, teacher: &Path) -> Result<bool, Failure> {
 
 /// What each layer of the store did, as a table.
 fn show_store(output: Output, outcome: &FinetuneOutcome) {
+    if outcome.store_layers.iter().all(|layer| layer.saves == 0) {
+        // this process made no step
+        return;
+    }
     output.line(format!(
         "  {:18}{:>12}{:>12}{:>9}{:>9}{:>10}{:>12}",
         "layer of the store", "given", "kept", "saves", "hits", "packing", "unpacking"

@@ -433,6 +433,19 @@ fn a_folder_to_write_that_is_a_file_or_holds_a_model() {
 }
 
 #[test]
+fn only_a_run_that_has_begun_can_be_finished() {
+    let shop = Workshop::new();
+    for output in [
+        shop.finetune(&["--finish"]),
+        edkm().args(["finetune", "--finish"]).output().unwrap(),
+    ] {
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains("--finish"), "{said}");
+    }
+}
+
+#[test]
 fn a_plan_needs_no_folder_to_write() {
     let shop = Workshop::new();
     let output = shop.compress("rtn", &["--bits", "3", "--plan"]).output().unwrap();
