@@ -148,8 +148,21 @@ impl TemperatureSchedule {
             ..=2.0 => 1.0,
             _ => steps as f64 / 400.0,
         };
+        Self::falling_from((0.5 * share).clamp(0.15, 0.5), steps)
+    }
+
+    /// [`annealed`](Self::annealed) for a model that has such palettes already: with more than 2 bits from 0.1, since a softer beginning gives away some of what
+    /// they have.
+    pub fn trained_on(bits: f64, steps: u64) -> Self {
+        match bits {
+            ..=2.0 => Self::annealed(bits, steps),
+            _ => Self::falling_from(0.1, steps),
+        }
+    }
+
+    fn falling_from(from: f64, steps: u64) -> Self {
         let annealing = Annealing::Exponential {
-            from: (0.5 * share).clamp(0.15, 0.5),
+            from,
             to: 0.002,
             share: 1.0,
         };

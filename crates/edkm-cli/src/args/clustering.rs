@@ -6,7 +6,7 @@ use std::str::FromStr;
 use clap::{value_parser, Args as ClapArgs, ValueEnum};
 use edkm_cluster::{Bits, GradientMode, Initialization};
 use edkm_llama::config::LlamaConfig;
-use edkm_train::run::{ClusterSettings, FirstPalettes};
+use edkm_train::run::{ClusterSettings, FirstPalettes, ModelPalettes};
 use edkm_train::schedule::{Annealing, TemperatureSchedule, TemperatureUnit};
 
 use super::{PaletteArgs, Range};
@@ -31,8 +31,8 @@ pub struct ClusterArgs {
     /// Show what each weight matrix would get, and end
     #[arg(long, conflicts_with = "dry_run")]
     pub plan: bool,
-    /// Softness of the assignment: at the first step that clusters and at the last, falling exponentially, or one number for all; without it 0.5:0.002, with more than 2 bits a weight and in
-    /// fewer than 400 steps from less in proportion, 0.15 the least
+    /// Softness of the assignment: at the first step that clusters and at the last, falling exponentially, or one number for all; without it 0.5:0.002, with more than 2 bits a weight from
+    /// 0.1 where the model has such palettes already, and in fewer than 400 steps from less in proportion, 0.15 the least
     #[arg(long, value_name = "FROM:TO", allow_hyphen_values = true)]
     pub temperature: Option<Range>,
     /// What the temperature is measured in
@@ -156,7 +156,11 @@ impl ClusterArgs {
             Unit::Absolute => TemperatureUnit::Absolute,
         };
         let temperature = match self.temperature {
-            None => TemperatureSchedule::annealed(bits, steps),
+            // a model that cannot be read is refused elsewhere
+            None => match ModelPalettes::compare(model_dir, &defaults) {
+                Ok(ModelPalettes::Alike) => TemperatureSchedule::trained_on(bits, steps),
+                _ => TemperatureSchedule::annealed(bits, steps),
+            },
             Some(Range { to: None, .. }) if self.temperature_share != 1.0 => {
                 return Err(
                     "--temperature-share is for a temperature that falls: give it as --temperature FROM:TO".into(),

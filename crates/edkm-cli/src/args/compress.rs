@@ -42,7 +42,8 @@ pub struct CompressArgs {
     /// How palettes are found
     #[arg(long, value_enum)]
     pub method: CompressMethod,
-    /// Bits of an index: each weight matrix takes 2^BITS values; 3 where --layers gives a matrix none
+    /// Bits of an index: each weight matrix takes 2^BITS values. Not needed with --bits-budget, nor with --layers (3 then, where its rules
+    /// give a matrix none)
     #[arg(long, required_unless_present_any = ["bits_budget", "layers"], value_parser = value_parser!(u8).range(1..=8))]
     pub bits: Option<u8>,
     /// Choose the bits of each layer so that they are so many a weight, palettes counted, where the loss feels them most; looks at the text

@@ -13,7 +13,7 @@ use edkm_train::run::checkpoint::{completed, CheckpointSettings, Start};
 use edkm_train::run::estimate::{estimate, Estimate};
 use edkm_train::run::{
     count, finetune, free_folder, plan_finetune, DataSource, FinetuneOutcome, FinetuneSettings, KeptModel, Measure,
-    Objective, OnLimits, PlannedLayer, TrainingText,
+    ModelPalettes, Objective, OnLimits, PlannedLayer, TrainingText,
 };
 
 use super::{plan, recompute, update, Failure};
@@ -99,11 +99,15 @@ pub fn run(args: FinetuneArgs, log: RunLog) -> Result<(), Failure> {
         let work = DryRun { settings: &settings };
         return super::dry_run::show(output, &args.device.run(work)?, settings.on_limits);
     }
-    if settings.teacher_dir.is_none() && settings.taught_from() == Some(0) && is_compressed(&settings.model_dir) {
+    let is_compressed = is_compressed(&settings.model_dir);
+    if settings.teacher_dir.is_none() && settings.taught_from() == Some(0) && is_compressed {
         note(format_args!(
             "{} is compressed already, and will learn from itself; with --teacher ORIGINAL it learns from the model that it was made of",
             settings.model_dir.display()
         ));
+    }
+    if start == Start::Fresh {
+        say_other_palettes(&settings)?;
     }
     if let Some(every) = settings.evaluate_every.filter(|every| every.get() >= settings.steps) {
         note(format_args!(
@@ -126,8 +130,10 @@ pub fn run(args: FinetuneArgs, log: RunLog) -> Result<(), Failure> {
         ));
     }
     let later = settings.steps / 2;
-    let was_new = outcome.perplexity_after < NEW_TEXT * outcome.perplexity_before;
-    if was_new && settings.taught_from() == Some(0) && settings.may_cluster_from(later) {
+    // of a compressed model it is the palettes that get better
+    let was_new = outcome.perplexity_after < NEW_TEXT * outcome.perplexity_before && !is_compressed;
+    let is_usual = settings.taught_from() == Some(0) && settings.teacher_dir.is_none();
+    if was_new && is_usual && settings.may_cluster_from(later) {
         note(format_args!(
             "the text was new to the model (perplexity {} before, {} after); such runs reach more if they learn the text first, as with --cluster-from {}",
             perplexity_in_words(outcome.perplexity_before),
@@ -159,6 +165,33 @@ fn better_on_its_way(settings: &FinetuneSettings, outcome: &FinetuneOutcome) -> 
         .filter_map(|step| Some((step.step + 1, step.validation_perplexity?)));
     let best = measured.min_by(|a, b| a.1.total_cmp(&b.1))?;
     (settings.kept_model == KeptModel::Last && best.1 < BETTER * outcome.perplexity_after).then_some(best)
+}
+
+/// Says which palettes of a compressed model the run makes others of: it was not told what the model was made with.
+fn say_other_palettes(settings: &FinetuneSettings) -> Result<(), Failure> {
+    let Some(clustering) = &settings.clustering else {
+        return Ok(());
+    };
+    let ModelPalettes::Other(other) = ModelPalettes::compare(&settings.model_dir, clustering)? else {
+        return Ok(());
+    };
+    let rules = settings.model_dir.join("layers.toml");
+    let options = match rules.exists() {
+        true => format!("--layers {}", rules.display()),
+        false => "the options that it was made with (--bits, --group, ...)".to_owned(),
+    };
+    let more = match other.more {
+        0 => String::new(),
+        more => format!("; and {more} more"),
+    };
+    note(format_args!(
+        "{} is compressed otherwise than this run compresses ({}: {} there, {} here{more}); to train its palettes on, give {options}",
+        settings.model_dir.display(),
+        other.name,
+        other.there,
+        other.here
+    ));
+    Ok(())
 }
 
 /// Whether a model has palettes. One that cannot be read is refused elsewhere.
@@ -395,7 +428,7 @@ fn show(output: Output, settings: &FinetuneSettings, outcome: &FinetuneOutcome) 
         ));
     }
     output.line(format!(
-        "kept for backward in all    {:>10}  (at the peak, activations)",
+        "kept for backward by ops    {:>10}  (at the peak, activations)",
         bytes(outcome.saved_bytes_peak)
     ));
     show_store(output, outcome);

@@ -230,3 +230,47 @@ fn a_run_goes_on_with_the_teacher_that_it_had() {
     json(&resume());
     assert!(weights(&shop.out()) == weights(&shop.path("whole")));
 }
+
+#[test]
+fn a_compressed_model_that_gets_other_palettes_is_pointed_out() {
+    let shop = Workshop::new();
+    let made_with = ["--bits", "2", "--group", "8", "--embedding-bits", "8"];
+    let (original, small) = (shop.model(), shop.out());
+    let compressed = shop.compress("rtn", &made_with).arg("--out").arg(&small).output();
+    assert!(compressed.unwrap().status.success());
+    let said = |more: &[&str]| {
+        let mut command = edkm();
+        command.arg("finetune").arg(&small).arg("--data").arg(shop.text());
+        command
+            .arg("--teacher")
+            .arg(&original)
+            .arg("--out")
+            .arg(shop.path("again"));
+        command.args([
+            "--steps",
+            "60",
+            "--seq",
+            "32",
+            "--batch",
+            "2",
+            "--eval-tokens",
+            "100",
+            "--overwrite",
+        ]);
+        let output = command.args(more).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{said}");
+        said
+    };
+    let other = said(&[]);
+    let first = "model.embed_tokens.weight: 8 bits in groups of 8 there, not clustered here; and ";
+    assert!(other.contains(first) && other.contains("--bits, --group"), "{other}");
+    // it gets better by far, on text that it knew once
+    assert!(!other.contains("new to the model"), "{other}");
+    let alike = said(&made_with);
+    assert!(!alike.contains("compressed otherwise"), "{alike}");
+    let rules = small.join("layers.toml");
+    std::fs::write(&rules, "[[layer]]\npattern = \"*\"\nbits = 2\ngroup = 8\n").unwrap();
+    let other = said(&made_with[..2]);
+    assert!(other.contains(&format!("give --layers {}", rules.display())), "{other}");
+}

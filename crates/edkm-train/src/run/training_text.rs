@@ -85,8 +85,10 @@ impl TrainingText {
         }
     }
 
+    /// Of a text so short that the first time through it has nothing to learn, all.
     fn tokens_read(&self) -> f64 {
-        self.tokens as f64 * self.read_share
+        let share = if self.read_share > 0.0 { self.read_share } else { 1.0 };
+        self.tokens as f64 * share
     }
 
     /// How often so many steps of a run go through it.
@@ -192,6 +194,21 @@ mod tests {
         for epochs in [0.0, -1.0, f64::NAN, f64::INFINITY] {
             assert!(steps(20_480, epochs).unwrap_err().to_string().contains("--epochs"));
         }
+    }
+
+    /// One record, whose windows as they lie the first time are all prompt.
+    #[test]
+    fn a_text_of_which_nothing_is_read_at_first_is_gone_through_all_the_same() {
+        let settings = settings();
+        let text = TrainingText {
+            documents: 1,
+            tokens: 104,
+            counted: 6,
+            read_share: 0.0,
+            epochs: 0.0,
+        };
+        assert_eq!(text.steps(&settings, 100.0).unwrap(), 6);
+        assert!((text.times(&settings, 6) - 6.0 * 2048.0 / 104.0).abs() < 1e-9);
     }
 
     /// Long prompts: most windows have nothing to learn and are never drawn.
