@@ -139,8 +139,11 @@ mod tests {
         for ((x, vectorised), lanes) in x.iter().zip(&vectorised).zip(&lanes) {
             // One bit pattern for all NaN.
             let bits = |x: f32| if x.is_nan() { u32::MAX } else { x.to_bits() };
-            assert_eq!(bits(exp(*x)), bits(*vectorised), "exp({x}) in a loop");
-            assert_eq!(bits(exp(*x)), bits(*lanes), "exp({x}) in lanes");
+            assert_eq!(bits(*vectorised), bits(*lanes), "exp({x}) in a loop and in lanes");
+            // outside of both it is the C library that multiplies and adds, and that of MinGW does not round once
+            if cfg!(not(all(windows, target_env = "gnu"))) {
+                assert_eq!(bits(exp(*x)), bits(*vectorised), "exp({x})");
+            }
         }
     }
 

@@ -10,6 +10,7 @@ mod avx512;
 mod block;
 mod dot;
 mod drive;
+mod fused;
 mod isa;
 mod lanes;
 #[cfg(target_arch = "aarch64")]

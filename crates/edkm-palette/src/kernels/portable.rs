@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 
+use super::fused;
 use super::lanes::{Job, Lanes};
 use crate::layout::{WordLanes, TILE_ROWS};
 use crate::tables::{Column, FloatLanes, Lookup, TilePalettes};
@@ -55,7 +56,7 @@ impl Lanes for Portable {
 
     #[inline(always)]
     fn fma(self, a: FloatLanes, b: FloatLanes, c: FloatLanes) -> FloatLanes {
-        std::array::from_fn(|i| a[i].mul_add(b[i], c[i]))
+        std::array::from_fn(|i| fused::mul_add(a[i], b[i], c[i]))
     }
 
     #[inline(always)]

@@ -25,7 +25,8 @@ impl Axis {
             low.abs().max(1.0) * 0.1
         };
         let rough = range / 4.0;
-        let power = 10f64.powf(rough.log10().floor());
+        // not `powf`, which the C library of MinGW rounds otherwise: ticks would not be round numbers
+        let power = 10f64.powi(rough.log10().floor() as i32);
         let step = [1.0, 2.0, 5.0, 10.0]
             .map(|factor| factor * power)
             .into_iter()
