@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tracing_subscriber::fmt::MakeWriter;
@@ -19,7 +19,8 @@ pub struct RunLog(Arc<Mutex<State>>);
 
 enum State {
     Waiting(Vec<u8>),
-    Open(File),
+    /// The file, absolute, opened for each line: Windows does not move a folder in which one is open, and the run's goes when it is done.
+    Begun(PathBuf),
 }
 
 impl Default for State {
@@ -34,21 +35,25 @@ impl RunLog {
     /// # Errors
     /// A file that cannot be written.
     pub fn open_in(&self, folder: &Path) -> std::io::Result<()> {
-        let mut file = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .open(folder.join("log.txt"))?;
+        let path = std::path::absolute(folder.join("log.txt"))?;
+        let mut file = appending().create(true).open(&path)?;
         let mut state = self.state();
         if let State::Waiting(early) = &*state {
             file.write_all(early)?;
         }
-        *state = State::Open(file);
+        *state = State::Begun(path);
         Ok(())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn appending() -> OpenOptions {
+    let mut options = File::options();
+    options.append(true);
+    options
 }
 
 /// What the layer is given.
@@ -60,7 +65,7 @@ impl Write for Handle {
             State::Waiting(early) if early.len() + bytes.len() <= WAITING => early.extend_from_slice(bytes),
             State::Waiting(_) => {}
             // A log that cannot be written does not end the run: its figures and checkpoints say so if the disk is full.
-            State::Open(file) => drop(file.write_all(bytes)),
+            State::Begun(path) => drop(appending().open(path).and_then(|mut file| file.write_all(bytes))),
         }
         Ok(bytes.len())
     }

@@ -74,7 +74,9 @@ pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
 /// # Errors
 /// [`TrainError::Running`] if another process has it; a system that does not write.
 pub(crate) fn lock(path: &Path) -> Result<File, TrainError> {
-    let file = File::create(path).map_err(TrainError::io("create", path))?;
+    // not emptied: Windows refuses that while another process has it locked
+    let file = File::options().write(true).create(true).truncate(false).open(path);
+    let file = file.map_err(TrainError::io("create", path))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(TrainError::Running {

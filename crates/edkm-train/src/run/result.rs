@@ -228,7 +228,9 @@ impl<D: EdkmDevice> Run<'_, D> {
 /// Has `model` in the place of another one too, and gives its bytes. It stays where it is: a run that is killed now and goes on finds it there.
 fn put_in_place(model: &Path, place: &Path) -> Result<u64, TrainError> {
     fs::remove_file(place).map_err(TrainError::io("remove", place))?;
-    let by_copy = |_| fs::copy(model, place).and_then(|_| fs::File::open(place)?.sync_all());
+    // Windows flushes only handles that may write
+    let sync = |_| fs::File::options().write(true).open(place)?.sync_all();
+    let by_copy = |_| fs::copy(model, place).and_then(sync);
     fs::hard_link(model, place)
         .or_else(by_copy)
         .map_err(TrainError::io("write", place))?;

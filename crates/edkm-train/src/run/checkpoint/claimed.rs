@@ -83,7 +83,11 @@ impl ClaimedFolder {
 
 impl Drop for ClaimedFolder {
     fn drop(&mut self) {
-        if let Some(RunFolder { path, lock }) = self.folder.take().filter(|_| self.is_new) {
+        if let Some(RunFolder { path, mut lock }) = self.folder.take().filter(|_| self.is_new) {
+            // Windows may keep the name of a file, and so its folder, until it is closed
+            if cfg!(windows) {
+                drop(lock.take());
+            }
             let _ = fs::remove_file(path.join(LOCK));
             drop(lock);
             // anything else in it stays, and it with that
