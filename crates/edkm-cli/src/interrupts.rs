@@ -6,8 +6,6 @@ use std::time::Duration;
 
 use edkm_train::run::Stage;
 use indicatif::ProgressBar;
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::flag::{register, register_conditional_shutdown};
 
 use crate::console::note;
 
@@ -43,10 +41,7 @@ impl Interrupts {
     pub fn listen() -> std::io::Result<Self> {
         let interrupts = Self::default();
         let ends_at_once = Arc::new(AtomicBool::new(false));
-        for signal in [SIGINT, SIGTERM].into_iter().chain(hangup()) {
-            register_conditional_shutdown(signal, INTERRUPTED.into(), ends_at_once.clone())?;
-            register(signal, interrupts.asked.clone())?;
-        }
+        register(&interrupts.asked, &ends_at_once)?;
         let (asked, shown) = (interrupts.asked.clone(), interrupts.shown.clone());
         std::thread::Builder::new()
             .name("interrupts".to_owned())
@@ -85,6 +80,29 @@ impl Interrupts {
     }
 }
 
+/// Has signals set `asked`, or end the process once `ends_at_once` is set.
+#[cfg(unix)]
+fn register(asked: &Arc<AtomicBool>, ends_at_once: &Arc<AtomicBool>) -> std::io::Result<()> {
+    use signal_hook::consts::{SIGINT, SIGTERM};
+    use signal_hook::flag;
+    for signal in [SIGINT, SIGTERM].into_iter().chain(hangup()) {
+        flag::register_conditional_shutdown(signal, INTERRUPTED.into(), ends_at_once.clone())?;
+        flag::register(signal, asked.clone())?;
+    }
+    Ok(())
+}
+
+/// The same for Ctrl-C and Ctrl-Break. A console that is closed, a session or a system that ends leave no time for more.
+#[cfg(windows)]
+fn register(asked: &Arc<AtomicBool>, ends_at_once: &Arc<AtomicBool>) -> std::io::Result<()> {
+    let (asked, ends_at_once) = (asked.clone(), ends_at_once.clone());
+    let handler = move || match ends_at_once.load(Ordering::Relaxed) {
+        true => std::process::exit(INTERRUPTED.into()),
+        false => asked.store(true, Ordering::Relaxed),
+    };
+    ctrlc::set_handler(handler).map_err(std::io::Error::other)
+}
+
 /// The signal of a terminal that is gone, unless it is to be ignored (`nohup`), which Linux tells.
 #[cfg(target_os = "linux")]
 fn hangup() -> Option<i32> {
@@ -95,7 +113,7 @@ fn hangup() -> Option<i32> {
     (ignored & 1 << (SIGHUP - 1) == 0).then_some(SIGHUP)
 }
 
-#[cfg(not(target_os = "linux"))]
+#[cfg(all(unix, not(target_os = "linux")))]
 fn hangup() -> Option<i32> {
     None
 }

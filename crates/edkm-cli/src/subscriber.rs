@@ -3,6 +3,7 @@
 use std::io::{IsTerminal, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
+use edkm_llama::files::canonical;
 use edkm_train::bench::phases::{Phase, PhaseTimes};
 use edkm_train::run::checkpoint::run_folder;
 use tempfile::NamedTempFile;
@@ -114,7 +115,8 @@ pub fn init(
         }))
     });
     let messages = tracing_subscriber::fmt::layer()
-        .with_ansi(std::io::stderr().is_terminal())
+        // consoles of Windows before its version 10 show the codes themselves, and later ones do where they are not asked first
+        .with_ansi(cfg!(unix) && std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .with_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into()))
         .with_filter(filter_fn(|metadata| metadata.target() != PROGRESS));
@@ -133,7 +135,7 @@ pub fn init(
 
 /// Where the file at `path` lies, wherever the process goes: behind links, if it is there.
 fn place(path: &Path) -> std::io::Result<PathBuf> {
-    match path.canonicalize() {
+    match canonical(path) {
         Ok(found) => Ok(found),
         Err(_) => std::path::absolute(path),
     }
@@ -144,7 +146,7 @@ fn folder_around(place: &Path, out: &Path) -> Option<PathBuf> {
     let out = std::path::absolute(out).ok()?;
     let mut folders = [run_folder(&out), out].into_iter();
     folders.find(|folder| {
-        let behind_links = folder.canonicalize();
+        let behind_links = canonical(folder);
         place.starts_with(folder) || behind_links.is_ok_and(|folder| place.starts_with(folder))
     })
 }

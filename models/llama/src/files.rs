@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io::{self, BufWriter, Write},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use crate::LlamaError;
@@ -27,6 +27,15 @@ pub(crate) fn open_regular(path: &Path) -> Result<(File, u64), LlamaError> {
 /// Whether there is something at `path`. A folder that may not be read, or links in a circle, are errors and no absence.
 pub(crate) fn exists(path: &Path) -> Result<bool, LlamaError> {
     path.try_exists().map_err(|source| LlamaError::io("find", path, source))
+}
+
+/// The path of what is there, absolute, without links and dots; on Windows without `\\?\` in front of it where it can do without, as people write it and as
+/// [`std::path::absolute`] has it.
+///
+/// # Errors
+/// Those of the system.
+pub fn canonical(path: &Path) -> io::Result<PathBuf> {
+    dunce::canonicalize(path)
 }
 
 /// Writes a file so that `path` holds either what it held before or all of the new content, whatever happens in between.

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use edkm_cluster::{Initialization, KeepZero, Spec};
 use edkm_llama::config::LlamaConfig;
+use edkm_llama::files::canonical;
 use edkm_llama::model::ClusterPlan;
 use edkm_llama::names::parameters;
 
@@ -141,7 +142,7 @@ fn holds(
 /// # Errors
 /// [`TrainError::Setting`] if it would be.
 pub fn check_apart(model_dir: &Path, out: &Path) -> Result<(), TrainError> {
-    let (Ok(model), Ok(out)) = (model_dir.canonicalize(), out.canonicalize()) else {
+    let (Ok(model), Ok(out)) = (canonical(model_dir), canonical(out)) else {
         // one of them is not there: another check says so, or there is nothing to lose
         return Ok(());
     };

@@ -177,13 +177,13 @@ pub fn copy_companions(from: &Path, to: &Path) -> Result<(), LlamaError> {
 /// The path without links and dots, so that the folder beside it is on the same file system.
 fn resolve(target: &Path) -> Result<PathBuf, LlamaError> {
     let failed = |source| LlamaError::io("find", target, source);
-    let path = match fs::canonicalize(target) {
+    let path = match files::canonical(target) {
         Ok(path) => path,
         Err(e) if e.kind() == io::ErrorKind::NotFound => std::path::absolute(target).map_err(failed)?,
         Err(e) => return Err(failed(e)),
     };
     let here = std::env::current_dir()
-        .and_then(fs::canonicalize)
+        .and_then(|here| files::canonical(&here))
         .is_ok_and(|here| here.starts_with(&path));
     // A folder that one is in, or the root, cannot be put in another's place.
     if here || path.file_name().is_none() {

@@ -80,13 +80,19 @@ impl RunFolder {
         Ok(sync_folder(&self.path)?)
     }
 
-    /// Removes a model that a process was killed over.
+    /// Removes a model that a process was killed over; the one before takes its place again where it was moved aside (`edkm_llama::files::exchange`).
     pub(super) fn remove_partial_best(&self) -> Result<(), TrainError> {
         let prefix = partial_prefix(Path::new(BEST));
         for entry in fs::read_dir(&self.path).map_err(TrainError::io("read", &self.path))? {
             let path = entry.map_err(TrainError::io("read", &self.path))?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            if name.starts_with(&prefix) && path.is_dir() {
+            let place = self.path.join(BEST);
+            if !name.starts_with(&prefix) || !path.is_dir() {
+                continue;
+            }
+            if name.ends_with("-old") && !place.exists() {
+                fs::rename(&path, &place).map_err(TrainError::io("rename", &place))?;
+            } else {
                 fs::remove_dir_all(&path).map_err(TrainError::io("remove", &path))?;
             }
         }
@@ -138,6 +144,14 @@ mod tests {
             .collect();
         names.sort();
         assert_eq!(names, ["arguments.json", "best", "checkpoints", "lock"]);
+
+        // killed while the better one had not yet taken the place of the one before
+        fs::rename(folder.path().join("best"), folder.path().join(".best.partial-x-old")).unwrap();
+        fs::create_dir(folder.path().join(".best.partial-x")).unwrap();
+        drop(folder);
+        let folder = RunFolder::open_locked(&out).unwrap();
+        assert_eq!(folder.best().unwrap().1, measured(5));
+        assert!(!folder.path().join(".best.partial-x").exists());
 
         fs::write(folder.path().join("best/measured.json"), "{").unwrap();
         assert_eq!(folder.best(), None);

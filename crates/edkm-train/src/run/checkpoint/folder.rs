@@ -9,7 +9,7 @@ use dfdx_edkm::optim::AdamW;
 use dfdx_edkm::EdkmDevice;
 use edkm_llama::checkpoint::{copy_companions, write_safetensors, Access, Checkpoint};
 use edkm_llama::config::LlamaConfig;
-use edkm_llama::files::partial_prefix;
+use edkm_llama::files::{canonical, partial_prefix};
 use edkm_llama::model::DynamicLlama;
 
 use super::best::BEST;
@@ -103,13 +103,22 @@ impl RunFolder {
         let built = String::from_utf8(files::read_capped(&note, STAGING_LIMIT)?).unwrap_or_default();
         let built = Path::new(&built);
         // behind links, as it is built
-        let out = out.canonicalize().or_else(|_| std::path::absolute(out));
-        let is_of = |out: PathBuf| {
+        let out = canonical(out).or_else(|_| std::path::absolute(out));
+        let is_of = |out: &PathBuf| {
             let name = built.file_name().unwrap_or_default().to_string_lossy();
-            built.parent() == out.parent() && name.starts_with(&partial_prefix(&out))
+            built.parent() == out.parent() && name.starts_with(&partial_prefix(out))
         };
-        if out.is_ok_and(is_of) && built.is_dir() {
-            fs::remove_dir_all(built).map_err(TrainError::io("remove", built))?;
+        if let Some(out) = out.ok().filter(is_of) {
+            // what was to be replaced, moved aside where a system cannot exchange folders (`edkm_llama::files::exchange`)
+            let mut aside = built.as_os_str().to_owned();
+            aside.push("-old");
+            let aside = Path::new(&aside);
+            if aside.is_dir() && !out.exists() {
+                fs::rename(aside, &out).map_err(TrainError::io("rename", &out))?;
+            }
+            for left in [built, aside].into_iter().filter(|left| left.is_dir()) {
+                fs::remove_dir_all(left).map_err(TrainError::io("remove", left))?;
+            }
         }
         fs::remove_file(&note).map_err(TrainError::io("remove", &note))
     }

@@ -135,10 +135,36 @@ fn only_what_this_run_was_building_is_removed() {
     let out = dir.path().join("out");
     let begun = RunFolder::claim(&out, Overwrite::Refuse).unwrap().begin("").unwrap();
     for (name, is_removed) in [(".out.partial-1", true), (".other.partial-1", false), ("mine", false)] {
-        let built = dir.path().canonicalize().unwrap().join(name);
+        let built = canonical(dir.path()).unwrap().join(name);
         fs::create_dir(&built).unwrap();
         begun.note_staging(&built).unwrap();
         begun.remove_staging(&out).unwrap();
         assert_eq!(!built.exists(), is_removed, "{name}");
+    }
+}
+
+#[test]
+fn what_was_moved_aside_for_the_result_of_a_run_is_put_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let begun = RunFolder::claim(&out, Overwrite::Refuse).unwrap().begin("").unwrap();
+    // as a process leaves it that is killed where folders cannot be exchanged: before the result is in its place, and behind that
+    for (is_there, kept) in [(false, "before"), (true, "result")] {
+        let folder = canonical(dir.path()).unwrap();
+        let (built, aside) = (folder.join(".out.partial-1"), folder.join(".out.partial-1-old"));
+        fs::create_dir(&aside).unwrap();
+        fs::write(aside.join("before"), "").unwrap();
+        match is_there {
+            true => {
+                fs::create_dir(&out).unwrap();
+                fs::write(out.join("result"), "").unwrap();
+            }
+            false => fs::create_dir(&built).unwrap(),
+        }
+        begun.note_staging(&built).unwrap();
+        begun.remove_staging(&out).unwrap();
+        assert!(out.join(kept).exists(), "{kept}");
+        assert!(!built.exists() && !aside.exists());
+        fs::remove_dir_all(&out).unwrap();
     }
 }
