@@ -15,7 +15,7 @@ pub struct GenerateArgs {
     /// The text to go on with
     #[arg(long, allow_hyphen_values = true, required_unless_present = "prompt_file")]
     pub prompt: Option<String>,
-    /// A file with that text, but for a line's end at its end; - is standard input
+    /// A file with that text, but for a line's end at its end; line ends may be those of Windows; - is standard input
     #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
     pub prompt_file: Option<PathBuf>,
     /// The most tokens to generate

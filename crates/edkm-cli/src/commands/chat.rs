@@ -103,7 +103,8 @@ pub fn run(args: ChatArgs) -> Result<(), Failure> {
             unanswered += 1;
             continue;
         };
-        let instruction = match text.trim() {
+        // a mark that some programs of Windows put in front of what they hand over
+        let instruction = match text.trim_start_matches('\u{feff}').trim() {
             "" => continue,
             "/clear" => {
                 chat.clear();

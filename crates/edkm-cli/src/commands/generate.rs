@@ -123,6 +123,7 @@ fn prompt(args: &GenerateArgs) -> Result<String, Failure> {
         let at = why.utf8_error().valid_up_to();
         format!("{name} is no UTF-8 at byte {at}")
     })?;
-    let text = text.strip_suffix('\n').unwrap_or(&text);
-    Ok(text.strip_suffix('\r').unwrap_or(text).to_owned())
+    // as in the text that models are trained on here: without the mark and the line ends of Windows
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text).replace("\r\n", "\n");
+    Ok(text.strip_suffix('\n').unwrap_or(&text).to_owned())
 }

@@ -41,7 +41,7 @@ fn a_conversation_is_remembered_until_it_is_cleared() {
         figures["turns"].as_array().unwrap().clone()
     };
     let greedy = ["--temperature", "0"];
-    let twice = turns("Tell a story.\n\nTell a story.\n", &greedy);
+    let twice = turns("\u{feff}Tell a story.\r\n\nTell a story.\n", &greedy);
     assert_eq!(twice.len(), 2);
     assert_eq!(twice[0]["instruction"], "Tell a story.");
     // the second turn reads only what is new: the template's preamble is not repeated
@@ -301,7 +301,7 @@ fn texts_may_begin_with_a_minus() {
 fn a_prompt_from_a_file_or_from_standard_input_is_the_same() {
     let shop = Workshop::new();
     let file = shop.path("prompt.txt");
-    std::fs::write(&file, "Once upon a time\n").unwrap();
+    std::fs::write(&file, "Once upon a time\nthere was\n").unwrap();
     let generate = |arguments: &[&str], input: &str| {
         let mut command = edkm();
         command
@@ -320,18 +320,25 @@ fn a_prompt_from_a_file_or_from_standard_input_is_the_same() {
         child.wait_with_output().unwrap()
     };
     let file = file.to_str().unwrap();
-    let given = generate(&["--prompt", "Once upon a time"], "");
+    let given = generate(&["--prompt", "Once upon a time\nthere was"], "");
     assert!(given.status.success() && !given.stdout.is_empty());
     assert_eq!(generate(&["--prompt-file", file], "").stdout, given.stdout);
     assert_eq!(
-        generate(&["--prompt-file", "-"], "Once upon a time\r\n").stdout,
+        generate(&["--prompt-file", "-"], "\u{feff}Once upon a time\r\nthere was\r\n").stdout,
         given.stdout
     );
     std::fs::write(file, [b'O', 0xff]).unwrap();
+    let long = shop.path("long.txt");
+    std::fs::write(&long, vec![b'O'; (16 << 20) + 1]).unwrap();
+    let endless = if cfg!(unix) {
+        "/dev/zero"
+    } else {
+        long.to_str().unwrap()
+    };
     for (arguments, part) in [
         (&["--prompt-file", file][..], "is no UTF-8 at byte 1"),
         (&["--prompt-file", "nowhere.txt"], "cannot read nowhere.txt"),
-        (&["--prompt-file", "/dev/zero"], "more than 16777216 bytes"),
+        (&["--prompt-file", endless], "more than 16777216 bytes"),
     ] {
         assert_refused(&generate(arguments, ""), &[part], &shop.out());
     }
