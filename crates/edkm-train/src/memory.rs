@@ -26,8 +26,8 @@ pub struct Resident {
 impl Resident {
     /// What the system says, asked once. `None` where it does not tell (outside Linux).
     pub fn read() -> Self {
-        // absent outside Linux; nothing there depends on this file
-        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        // nothing elsewhere depends on this file
+        let status = of_linux("/proc/self/status").unwrap_or_default();
         Self {
             now: parse(&status, "VmRSS:"),
             peak: parse(&status, "VmHWM:"),
@@ -40,15 +40,22 @@ impl Resident {
 pub fn reset_peak_resident() {
     LargePages::give_back();
     // "5" resets the peak and nothing else: proc_pid_clear_refs(5). A kernel without it leaves the peak as it was.
-    let _ = std::fs::write("/proc/self/clear_refs", "5");
+    if cfg!(target_os = "linux") {
+        let _ = std::fs::write("/proc/self/clear_refs", "5");
+    }
 }
 
 /// The memory that this process can take without the system having to swap and within what its control groups may hold (as in a container),
 /// in bytes. `None` where the system does not tell (outside Linux).
 pub fn available_bytes() -> Option<u64> {
-    let machine = parse(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:")?;
-    let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let machine = parse(&of_linux("/proc/meminfo")?, "MemAvailable:")?;
+    let groups = of_linux("/proc/self/cgroup").unwrap_or_default();
     Some(machine.min(left_in_groups(Path::new("/sys/fs/cgroup"), &groups).unwrap_or(u64::MAX)))
+}
+
+/// A file in which Linux tells something. On other systems it would be anybody's, on Windows on the drive that one is on.
+fn of_linux(path: &str) -> Option<String> {
+    cfg!(target_os = "linux").then(|| std::fs::read_to_string(path).ok())?
 }
 
 /// What is left to the process in its control groups and in those around them, versions 1 and 2. `None`: they have no limit.

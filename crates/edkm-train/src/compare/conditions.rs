@@ -92,7 +92,8 @@ impl Conditions {
         } else {
             let mut entries = match out.read_dir() {
                 Err(why) if why.kind() == ErrorKind::NotFound => None,
-                Err(why) if why.kind() == ErrorKind::NotADirectory => {
+                // not by the kind of the error, of which Windows has several
+                Err(_) if out.is_file() => {
                     return Err(LlamaError::OutputNoFolder {
                         path: out.to_path_buf(),
                         found: "a file",
