@@ -83,19 +83,24 @@ fn estimates_are_near_what_the_run_takes() {
 #[test]
 fn a_run_that_cannot_fit_is_refused_with_figures() {
     let shop = Workshop::new();
-    let memory = ["--batch", "1000000000"];
-    for more in [&[][..], &["--dry-run"]] {
-        let output = shop.finetune(&[&memory[..], more].concat());
-        assert_refused(
-            &output,
-            &["TiB of memory", "are there", "--batch", "--ignore-limits"],
-            &shop.out(),
-        );
+    // where the program asks the system what there is
+    if cfg!(target_os = "linux") {
+        let memory = ["--batch", "1000000000"];
+        for more in [&[][..], &["--dry-run"]] {
+            let output = shop.finetune(&[&memory[..], more].concat());
+            assert_refused(
+                &output,
+                &["TiB of memory", "are there", "--batch", "--ignore-limits"],
+                &shop.out(),
+            );
+        }
+        let output = shop.finetune(&["--accumulate", "1000000000"]);
+        assert_refused(&output, &["of memory", "a smaller --accumulate"], &shop.out());
     }
-    let output = shop.finetune(&["--accumulate", "1000000000"]);
-    assert_refused(&output, &["of memory", "a smaller --accumulate"], &shop.out());
-    let output = shop.finetune(&["--steps", "1000000000000000"]);
-    assert_refused(&output, &[" of disk", "are there", "--out"], &shop.out());
+    if cfg!(unix) {
+        let output = shop.finetune(&["--steps", "1000000000000000"]);
+        assert_refused(&output, &[" of disk", "are there", "--out"], &shop.out());
+    }
     let output = shop.finetune(&["--batch", "1000000000", "--dry-run", "--ignore-limits"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let shown = String::from_utf8(output.stdout).unwrap();

@@ -104,6 +104,15 @@ fn generate(shop: &Workshop, name: &str, endpoint: &str) -> Output {
 #[test]
 fn a_model_is_downloaded_once_and_then_used_without_a_network() {
     let shop = Workshop::new();
+    // wine 8 says that it has made a link and has not, and the cache is made of links
+    #[cfg(windows)]
+    {
+        let link = shop.path("link");
+        if std::os::windows::fs::symlink_file(shop.config(), &link).is_ok() && !link.exists() {
+            println!("skipped: links are not made here");
+            return;
+        }
+    }
     let hub = Hub::serve(shop.model());
     let first = json(&generate(&shop, "hf:OWNER/tiny", &hub.endpoint));
     assert!(hub.answers.load(Ordering::Relaxed) > 4);

@@ -11,6 +11,8 @@ mod dry_run;
 mod eval;
 mod eval_every;
 mod export;
+// its limits are those of a shell
+#[cfg(target_os = "linux")]
 mod hostile;
 mod hub;
 mod interrupts;

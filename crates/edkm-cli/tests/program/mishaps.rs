@@ -1,7 +1,10 @@
 //! Numbers that are not finite, disks that are full, two processes at one run: each ends in a clear message or in a right result.
 
+#[cfg(unix)]
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+#[cfg(unix)]
+use std::process::Command;
+use std::process::{Child, Output, Stdio};
 
 use crate::common::{edkm, json, wait_for_step, Workshop};
 
@@ -169,6 +172,7 @@ fn a_run_does_not_need_its_original_to_end() {
 }
 
 /// A run with checkpoints that replaces a model.
+#[cfg(unix)]
 fn replacing_run(shop: &Workshop) -> String {
     format!(
         "exec '{}' finetune '{}' --data '{}' --out '{}' --overwrite --steps 3 --seq 32 --batch 2 --eval-tokens 100 --checkpoint-every 1 --seed 1",
@@ -180,6 +184,7 @@ fn replacing_run(shop: &Workshop) -> String {
 }
 
 /// Every file of a folder, with its content.
+#[cfg(unix)]
 fn contents(folder: &Path) -> Vec<(std::ffi::OsString, Vec<u8>)> {
     let mut all: Vec<_> = folder
         .read_dir()
@@ -192,6 +197,7 @@ fn contents(folder: &Path) -> Vec<(std::ffi::OsString, Vec<u8>)> {
 }
 
 /// The run must have ended well, or with an error that names a file, and the model that was there is whole.
+#[cfg(unix)]
 fn assert_nothing_lost(output: &Output, shop: &Workshop, before: &[(std::ffi::OsString, Vec<u8>)], wanted: &[u8]) {
     let said = message(output);
     assert!(!said.contains("panicked"), "{said}");

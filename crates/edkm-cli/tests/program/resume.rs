@@ -375,6 +375,7 @@ fn block(shop: &Workshop) {
     std::fs::write(folder, "").unwrap();
 }
 
+#[cfg(unix)]
 fn unblock(shop: &Workshop) {
     let folder = run_folder(shop).join("checkpoints");
     std::fs::remove_file(&folder).unwrap();

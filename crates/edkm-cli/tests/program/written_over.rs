@@ -63,6 +63,7 @@ fn a_model_or_a_text_is_not_written_over() {
     }
     for (output, part) in [
         (trace(&BENCH, &shop.model()), "is a folder"),
+        #[cfg(unix)]
         (trace(&BENCH, "/dev/null".as_ref()), "not a file"),
         (log_samples(&shop, &shop.path("labels.lst")), "is read by this command"),
         (

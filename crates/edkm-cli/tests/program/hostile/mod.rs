@@ -78,7 +78,6 @@ fn limited(arguments: &[String]) -> Output {
         .unwrap()
 }
 
-#[cfg(target_os = "linux")]
 #[test]
 fn every_hostile_input_is_refused_quickly_and_in_little_memory() {
     let cases: Vec<Case> = [texts::cases(), tasks::cases(), models::cases(), runs::cases()]

@@ -379,8 +379,11 @@ mod tests {
             iterations: 3,
             learners: 8,
         };
-        let error = run(&settings, |_| ()).unwrap_err().to_string();
-        assert!(error.contains("the ablation") && error.contains("GiB"), "{error}");
+        // where the system tells what there is
+        if available_bytes().is_some() {
+            let error = run(&settings, |_| ()).unwrap_err().to_string();
+            assert!(error.contains("the ablation") && error.contains("GiB"), "{error}");
+        }
         let error = run(
             &AblationSettings {
                 learners: 0,
