@@ -82,3 +82,35 @@ impl MakeWriter<'_> for RunLog {
         Handle(self.clone())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_folder_of_a_log_may_go_at_any_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let (folder, aside) = (dir.path().join("out.run"), dir.path().join("aside"));
+        std::fs::create_dir(&folder).unwrap();
+        let log = RunLog::default();
+        let mut lines = log.make_writer();
+        lines.write_all(b"before\n").unwrap();
+        log.open_in(&folder).unwrap();
+        lines.write_all(b"within\n").unwrap();
+        let path = folder.join("log.txt");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "before\nwithin\n");
+        // Windows does not move a folder with an open file, wine and others do
+        #[cfg(target_os = "linux")]
+        for open in std::fs::read_dir("/proc/self/fd").unwrap() {
+            let leads_to = std::fs::read_link(open.unwrap().path());
+            assert!(leads_to.map_or(true, |open| open != path), "{} is open", path.display());
+        }
+        std::fs::rename(&folder, &aside).unwrap();
+        lines.write_all(b"behind\n").unwrap();
+        assert!(!folder.exists());
+        assert_eq!(
+            std::fs::read_to_string(aside.join("log.txt")).unwrap(),
+            "before\nwithin\n"
+        );
+    }
+}

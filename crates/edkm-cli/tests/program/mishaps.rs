@@ -1,6 +1,5 @@
 //! Numbers that are not finite, disks that are full, two processes at one run: each ends in a clear message or in a right result.
 
-#[cfg(unix)]
 use std::path::Path;
 #[cfg(unix)]
 use std::process::Command;
@@ -184,7 +183,6 @@ fn replacing_run(shop: &Workshop) -> String {
 }
 
 /// Every file of a folder, with its content.
-#[cfg(unix)]
 fn contents(folder: &Path) -> Vec<(std::ffi::OsString, Vec<u8>)> {
     let mut all: Vec<_> = folder
         .read_dir()
