@@ -25,8 +25,8 @@ impl Axis {
             low.abs().max(1.0) * 0.1
         };
         let rough = range / 4.0;
-        // not `powf`, which the C library of MinGW rounds otherwise: ticks would not be round numbers
-        let power = 10f64.powi(rough.log10().floor() as i32);
+        // read, not computed: powers of ten from the C library of MinGW are not round, and ticks would not be
+        let power = format!("1e{}", rough.log10().floor()).parse().unwrap_or(rough);
         let step = [1.0, 2.0, 5.0, 10.0]
             .map(|factor| factor * power)
             .into_iter()
