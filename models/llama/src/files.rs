@@ -103,7 +103,7 @@ pub fn sync_folder(folder: &Path) -> Result<(), LlamaError> {
 /// none.
 ///
 /// # Errors
-/// Those of the system; both are then as they were, unless a folder that was moved aside (`A-old`) can be moved no further.
+/// Those of the system; both are then as they were, unless a folder that was [moved aside](moved_aside) can be moved no further.
 pub fn exchange(a: &Path, b: &Path) -> io::Result<()> {
     #[cfg(any(target_os = "linux", target_os = "macos"))]
     {
@@ -118,14 +118,40 @@ pub fn exchange(a: &Path, b: &Path) -> io::Result<()> {
 
 /// Moves `b` aside for an instant; puts it back if `a` cannot take its place.
 pub(crate) fn exchange_by_renaming(a: &Path, b: &Path) -> io::Result<()> {
-    let mut aside = a.as_os_str().to_owned();
-    aside.push("-old");
+    let aside = moved_aside(a);
     fs::rename(b, &aside)?;
     if let Err(error) = fs::rename(a, b) {
         fs::rename(&aside, b)?;
         return Err(error);
     }
     fs::rename(&aside, a)
+}
+
+/// What the name of a folder that was moved aside ends with.
+const ASIDE: &str = "-old";
+
+/// Where [`exchange`] moves a folder for an instant whose place is taken by `built`.
+pub fn moved_aside(built: &Path) -> PathBuf {
+    let mut aside = built.as_os_str().to_owned();
+    aside.push(ASIDE);
+    aside.into()
+}
+
+/// Whether a folder of this name was [moved aside](moved_aside).
+pub fn is_moved_aside(path: &Path) -> bool {
+    path.as_os_str().as_encoded_bytes().ends_with(ASIDE.as_bytes())
+}
+
+/// Clears away a folder that a process left when it was killed over what was to take the `place`: what was [moved aside](moved_aside) from there takes it
+/// again if nothing has; all else is removed.
+///
+/// # Errors
+/// Those of the system.
+pub fn clear_left(left: &Path, place: &Path) -> Result<(), LlamaError> {
+    if is_moved_aside(left) && !exists(place)? {
+        return fs::rename(left, place).map_err(|source| LlamaError::io("rename", place, source));
+    }
+    fs::remove_dir_all(left).map_err(|source| LlamaError::io("remove", left, source))
 }
 
 #[cfg(test)]
@@ -151,6 +177,27 @@ mod tests {
         .unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"new");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_was_moved_aside_takes_its_place_again_if_nothing_has() {
+        let dir = tempfile::tempdir().unwrap();
+        let (place, built) = (dir.path().join("x"), dir.path().join(".x.partial-1"));
+        let aside = moved_aside(&built);
+        for folder in [&built, &aside] {
+            fs::create_dir(folder).unwrap();
+            fs::write(folder.join("of"), folder.as_os_str().as_encoded_bytes()).unwrap();
+        }
+        clear_left(&built, &place).unwrap();
+        assert!(!built.exists() && !place.exists());
+        clear_left(&aside, &place).unwrap();
+        assert_eq!(
+            fs::read(place.join("of")).unwrap(),
+            aside.as_os_str().as_encoded_bytes()
+        );
+        fs::create_dir(&aside).unwrap();
+        clear_left(&aside, &place).unwrap();
+        assert!(!aside.exists() && place.join("of").exists());
     }
 
     #[cfg(unix)]

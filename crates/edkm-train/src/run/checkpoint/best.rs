@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use edkm_llama::files::{exchange, partial_prefix, sync_folder};
+use edkm_llama::files::{clear_left, exchange, partial_prefix, sync_folder};
 use serde::{Deserialize, Serialize};
 
 use super::RunFolder;
@@ -80,20 +80,14 @@ impl RunFolder {
         Ok(sync_folder(&self.path)?)
     }
 
-    /// Removes a model that a process was killed over; the one before takes its place again where it was moved aside (`edkm_llama::files::exchange`).
+    /// Removes a model that a process was killed over; the one before takes its place again where it was moved aside.
     pub(super) fn remove_partial_best(&self) -> Result<(), TrainError> {
         let prefix = partial_prefix(Path::new(BEST));
         for entry in fs::read_dir(&self.path).map_err(TrainError::io("read", &self.path))? {
             let path = entry.map_err(TrainError::io("read", &self.path))?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            let place = self.path.join(BEST);
-            if !name.starts_with(&prefix) || !path.is_dir() {
-                continue;
-            }
-            if name.ends_with("-old") && !place.exists() {
-                fs::rename(&path, &place).map_err(TrainError::io("rename", &place))?;
-            } else {
-                fs::remove_dir_all(&path).map_err(TrainError::io("remove", &path))?;
+            if name.starts_with(&prefix) && path.is_dir() {
+                clear_left(&path, &self.path.join(BEST))?;
             }
         }
         Ok(())

@@ -9,7 +9,7 @@ use dfdx_edkm::optim::AdamW;
 use dfdx_edkm::EdkmDevice;
 use edkm_llama::checkpoint::{copy_companions, write_safetensors, Access, Checkpoint};
 use edkm_llama::config::LlamaConfig;
-use edkm_llama::files::{canonical, partial_prefix};
+use edkm_llama::files::{canonical, clear_left, is_moved_aside, moved_aside, partial_prefix};
 use edkm_llama::model::DynamicLlama;
 
 use super::best::BEST;
@@ -109,15 +109,8 @@ impl RunFolder {
             built.parent() == out.parent() && name.starts_with(&partial_prefix(out))
         };
         if let Some(out) = out.ok().filter(is_of) {
-            // what was to be replaced, moved aside where a system cannot exchange folders (`edkm_llama::files::exchange`)
-            let mut aside = built.as_os_str().to_owned();
-            aside.push("-old");
-            let aside = Path::new(&aside);
-            if aside.is_dir() && !out.exists() {
-                fs::rename(aside, &out).map_err(TrainError::io("rename", &out))?;
-            }
-            for left in [built, aside].into_iter().filter(|left| left.is_dir()) {
-                fs::remove_dir_all(left).map_err(TrainError::io("remove", left))?;
+            for left in [&moved_aside(built), built].into_iter().filter(|left| left.is_dir()) {
+                clear_left(left, &out)?;
             }
         }
         fs::remove_file(&note).map_err(TrainError::io("remove", &note))
@@ -127,16 +120,11 @@ impl RunFolder {
     fn remove_partial(&self) -> Result<(), TrainError> {
         let torn = |name: &OsStr| name.to_string_lossy().starts_with(PARTIAL);
         for path in self.entries(torn)? {
-            // moved aside for one of the same step, where a system cannot exchange them (`edkm_llama::files::exchange`)
-            let state = path.to_string_lossy().ends_with("-old").then(|| read_state(&path));
-            if let Some(Ok(state)) = state {
-                let place = self.checkpoint_path(state.step);
-                if !place.exists() {
-                    fs::rename(&path, &place).map_err(TrainError::io("rename", &place))?;
-                    continue;
-                }
+            match read_state(&path).ok().filter(|_| is_moved_aside(&path)) {
+                // moved aside for one of the same step
+                Some(state) => clear_left(&path, &self.checkpoint_path(state.step))?,
+                None => fs::remove_dir_all(&path).map_err(TrainError::io("remove", &path))?,
             }
-            fs::remove_dir_all(&path).map_err(TrainError::io("remove", &path))?;
         }
         Ok(())
     }
