@@ -1,10 +1,9 @@
 //! How a run clusters: the part of `edkm finetune`'s arguments that becomes [`ClusterSettings`].
 
-use std::path::Path;
 use std::str::FromStr;
 
 use clap::{value_parser, Args as ClapArgs, ValueEnum};
-use edkm_cluster::{Bits, GradientMode, Initialization};
+use edkm_cluster::{Bits, GradientMode, Initialization, Spec};
 use edkm_llama::config::LlamaConfig;
 use edkm_train::run::{ClusterSettings, FirstPalettes, ModelPalettes};
 use edkm_train::schedule::{Annealing, TemperatureSchedule, TemperatureUnit};
@@ -19,9 +18,10 @@ pub const HEADING: &str = "Clustering";
 #[derive(Debug, ClapArgs)]
 #[command(next_help_heading = HEADING)]
 pub struct ClusterArgs {
-    /// Bits of an index: each weight matrix takes 2^BITS values
-    #[arg(long, default_value_t = 3, value_parser = value_parser!(u8).range(1..=8))]
-    pub bits: u8,
+    /// Bits of an index: each weight matrix takes 2^BITS values. Without it 3; but a MODEL_DIR that is compressed already keeps the palettes that it has if
+    /// neither this nor any other option of palettes is given (--bits-budget, --group ... --layers)
+    #[arg(long, value_parser = value_parser!(u8).range(1..=8))]
+    pub bits: Option<u8>,
     /// The palettes
     #[command(flatten)]
     pub palettes: PaletteArgs,
@@ -138,14 +138,29 @@ pub enum Gradient {
 }
 
 impl ClusterArgs {
-    /// The settings for a run of `steps` steps of the model in a folder, and the learning rate that is right for them.
+    /// Whether nothing is said of palettes: a model that has some keeps them.
+    pub fn keep_palettes(&self) -> bool {
+        self.bits.is_none() && self.bits_budget.is_none() && !self.palettes.are_given()
+    }
+
+    /// The settings for a run of `steps` steps of a model, and the learning rate that is right for them. The model is `compressed` if it has palettes.
     ///
     /// # Errors
-    /// A temperature or a share that cannot be used, or would not be; a model whose configuration cannot be read.
-    pub fn settings(&self, steps: u64, model_dir: &Path) -> Result<(ClusterSettings, f64), Failure> {
-        let defaults = ClusterSettings::new(Bits::new(self.bits)?, steps);
-        let defaults = self.palettes.settings(self.bits_budget, defaults)?;
-        let bits = defaults.bits_a_weight(&LlamaConfig::read(model_dir)?);
+    /// A temperature or a share that cannot be used, or would not be.
+    pub fn settings(
+        &self,
+        steps: u64,
+        config: &LlamaConfig,
+        compressed: Option<&ModelPalettes>,
+    ) -> Result<(ClusterSettings, f64), Failure> {
+        let bits = self.bits.map_or(Ok(Spec::default().bits), Bits::new)?;
+        let mut defaults = self
+            .palettes
+            .settings(self.bits_budget, ClusterSettings::new(bits, steps))?;
+        if let Some(palettes) = compressed.filter(|_| self.keep_palettes()) {
+            defaults.rules = palettes.rules()?;
+        }
+        let bits = defaults.bits_a_weight(config);
         if let (Gradient::StraightThrough, Some(_)) = (self.gradient, self.temperature) {
             return Err(
                 "--gradient straight-through assigns each weight to one centroid; leave --temperature out, which softens the assignment".into(),
@@ -156,10 +171,9 @@ impl ClusterArgs {
             Unit::Absolute => TemperatureUnit::Absolute,
         };
         let temperature = match self.temperature {
-            // a model that cannot be read is refused elsewhere
-            None => match ModelPalettes::compare(model_dir, &defaults) {
-                Ok(ModelPalettes::Alike) => TemperatureSchedule::trained_on(bits, steps),
-                _ => TemperatureSchedule::annealed(bits, steps),
+            None => match compressed.map(|palettes| palettes.others(&defaults)) {
+                Some(None) => TemperatureSchedule::trained_on(bits, steps),
+                Some(Some(_)) | None => TemperatureSchedule::annealed(bits, steps),
             },
             Some(Range { to: None, .. }) if self.temperature_share != 1.0 => {
                 return Err(

@@ -41,6 +41,22 @@ pub struct PaletteArgs {
 }
 
 impl PaletteArgs {
+    /// Whether they say anything of palettes.
+    pub fn are_given(&self) -> bool {
+        let Self {
+            group,
+            palette_dtype,
+            per_channel_scale,
+            embedding_bits,
+            vector,
+            keep_zero,
+            layers,
+            rules,
+        } = self;
+        let has_value = group.is_some() || palette_dtype.is_some() || embedding_bits.is_some();
+        has_value || *per_channel_scale || vector != "1" || *keep_zero || layers.is_some() || rules.is_some()
+    }
+
     /// `settings` with these palettes, whose bits a `budget` may have.
     ///
     /// # Errors

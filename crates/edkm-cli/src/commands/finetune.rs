@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use dfdx_edkm::EdkmDevice;
-use edkm_llama::checkpoint::{Checkpoint, Overwrite};
+use edkm_llama::checkpoint::Overwrite;
 use edkm_llama::config::LlamaConfig;
 use edkm_train::evaluate::perplexity_in_words;
 use edkm_train::lesson::{Lesson, Ramp};
@@ -67,13 +67,14 @@ pub fn run(args: FinetuneArgs, log: RunLog) -> Result<(), Failure> {
         }
     };
     let embedded_folder = embedded_folder.as_ref().map(|folder| folder.path());
-    let mut settings = settings_of(&args, embedded_folder)?;
+    let inputs = Inputs::of(&args, embedded_folder)?;
+    let mut settings = settings_of(&args, &inputs)?;
     if let Some(epochs) = args.epochs {
         output.progress("reading the text, for --epochs");
         let text = TrainingText::read(&settings)?;
         args.steps = text.steps(&settings, epochs)?;
         started = started.with_steps(args.steps);
-        settings = settings_of(&args, embedded_folder)?;
+        settings = settings_of(&args, &inputs)?;
         if args.dry_run {
             output.line(text.line(&settings));
         }
@@ -99,15 +100,15 @@ pub fn run(args: FinetuneArgs, log: RunLog) -> Result<(), Failure> {
         let work = DryRun { settings: &settings };
         return super::dry_run::show(output, &args.device.run(work)?, settings.on_limits);
     }
-    let is_compressed = is_compressed(&settings.model_dir);
+    let is_compressed = inputs.compressed.is_some();
     if settings.teacher_dir.is_none() && settings.taught_from() == Some(0) && is_compressed {
         note(format_args!(
             "{} is compressed already, and will learn from itself; with --teacher ORIGINAL it learns from the model that it was made of",
             settings.model_dir.display()
         ));
     }
-    if start == Start::Fresh {
-        say_other_palettes(&settings)?;
+    if let (Start::Fresh, Some(palettes)) = (start, &inputs.compressed) {
+        say_palettes(&args, &settings, palettes);
     }
     if let Some(every) = settings.evaluate_every.filter(|every| every.get() >= settings.steps) {
         note(format_args!(
@@ -167,37 +168,29 @@ fn better_on_its_way(settings: &FinetuneSettings, outcome: &FinetuneOutcome) -> 
     (settings.kept_model == KeptModel::Last && best.1 < BETTER * outcome.perplexity_after).then_some(best)
 }
 
-/// Says which palettes of a compressed model the run makes others of: it was not told what the model was made with.
-fn say_other_palettes(settings: &FinetuneSettings) -> Result<(), Failure> {
+/// Says whether the palettes of a compressed model stay what they are: the run may not have been told what the model was made with.
+fn say_palettes(args: &FinetuneArgs, settings: &FinetuneSettings, palettes: &ModelPalettes) {
     let Some(clustering) = &settings.clustering else {
-        return Ok(());
+        return;
     };
-    let ModelPalettes::Other(other) = ModelPalettes::compare(&settings.model_dir, clustering)? else {
-        return Ok(());
-    };
-    let rules = settings.model_dir.join("layers.toml");
-    let options = match rules.exists() {
-        true => format!("--layers {}", rules.display()),
-        false => "the options that it was made with (--bits, --group, ...)".to_owned(),
-    };
-    let more = match other.more {
-        0 => String::new(),
-        more => format!("; and {more} more"),
-    };
-    note(format_args!(
-        "{} is compressed otherwise than this run compresses ({}: {} there, {} here{more}); to train its palettes on, give {options}",
-        settings.model_dir.display(),
-        other.name,
-        other.there,
-        other.here
-    ));
-    Ok(())
-}
-
-/// Whether a model has palettes. One that cannot be read is refused elsewhere.
-fn is_compressed(model_dir: &Path) -> bool {
-    let has_palettes = |checkpoint: Checkpoint| checkpoint.weight_names().any(|name| checkpoint.is_palettized(name));
-    Checkpoint::open(model_dir).is_ok_and(has_palettes)
+    let model_dir = settings.model_dir.display();
+    match palettes.others(clustering) {
+        None if args.clustering.keep_palettes() => note(format_args!(
+            "{model_dir} is compressed, and its palettes stay what they are ({}); --bits and the other options of palettes make other ones",
+            palettes.in_words()
+        )),
+        None => {}
+        Some(other) => {
+            let more = match other.more {
+                0 => String::new(),
+                more => format!("; and {more} more"),
+            };
+            note(format_args!(
+                "{model_dir} is compressed otherwise than this run compresses ({}: {} there, {} here{more}); to train its palettes on, give no option of palettes",
+                other.name, other.there, other.here
+            ));
+        }
+    }
 }
 
 /// A text is taken for new to a model that has so much of its perplexity, or less, after training.
@@ -247,30 +240,55 @@ impl OnDevice for Training<'_> {
     }
 }
 
-fn settings_of(args: &FinetuneArgs, embedded_folder: Option<&Path>) -> Result<FinetuneSettings, Failure> {
-    args.device.check()?;
-    let files = |paths: &[PathBuf]| DataSource::Files(paths.to_vec());
-    let (data, held_out) = match (args.data.as_slice(), embedded_folder) {
-        ([], Some(_)) => (
-            DataSource::Text(embedded::training_text()),
-            DataSource::Text(embedded::validation_text()),
-        ),
-        ([], None) => return Err("no text to train on; name it with --data FILE (.txt, .json or .jsonl)".into()),
-        (paths, _) => (files(paths), DataSource::HeldOut),
-    };
-    let validation = args
-        .valid
-        .as_ref()
-        .map_or(held_out, |path| files(std::slice::from_ref(path)));
-    let model_dir = match (&args.model_dir, embedded_folder) {
-        (Some(dir), _) => hub::folder(dir)?,
-        (None, Some(folder)) => folder.to_path_buf(),
-        (None, None) => return Err("no model".into()),
-    };
+/// What a run reads, as far as it is known before the run begins.
+struct Inputs {
+    model_dir: PathBuf,
+    config: LlamaConfig,
+    /// The palettes of a model that has some.
+    compressed: Option<ModelPalettes>,
+    data: DataSource,
+    validation: DataSource,
+    /// It is the embedded model.
+    is_embedded: bool,
+}
+
+impl Inputs {
+    fn of(args: &FinetuneArgs, embedded_folder: Option<&Path>) -> Result<Self, Failure> {
+        args.device.check()?;
+        let files = |paths: &[PathBuf]| DataSource::Files(paths.to_vec());
+        let (data, held_out) = match (args.data.as_slice(), embedded_folder) {
+            ([], Some(_)) => (
+                DataSource::Text(embedded::training_text()),
+                DataSource::Text(embedded::validation_text()),
+            ),
+            ([], None) => return Err("no text to train on; name it with --data FILE (.txt, .json or .jsonl)".into()),
+            (paths, _) => (files(paths), DataSource::HeldOut),
+        };
+        let validation = args
+            .valid
+            .as_ref()
+            .map_or(held_out, |path| files(std::slice::from_ref(path)));
+        let model_dir = match (&args.model_dir, embedded_folder) {
+            (Some(dir), _) => hub::folder(dir)?,
+            (None, Some(folder)) => folder.to_path_buf(),
+            (None, None) => return Err("no model".into()),
+        };
+        Ok(Self {
+            config: LlamaConfig::read(&model_dir)?,
+            compressed: ModelPalettes::read(&model_dir)?,
+            model_dir,
+            data,
+            validation,
+            is_embedded: embedded_folder.is_some(),
+        })
+    }
+}
+
+fn settings_of(args: &FinetuneArgs, inputs: &Inputs) -> Result<FinetuneSettings, Failure> {
     let teacher_dir = args.teacher.as_deref().map(hub::folder).transpose()?;
     let hidden = match (args.distill_hidden, &teacher_dir) {
         (Some(hidden), _) => hidden.into(),
-        (None, Some(teacher)) if !have_states_alike(&model_dir, teacher)? => Ramp::constant(0.0),
+        (None, Some(teacher)) if !have_states_alike(&inputs.config, teacher)? => Ramp::constant(0.0),
         (None, _) => Objective::LESSON.hidden,
     };
     let lesson = Lesson {
@@ -285,20 +303,28 @@ fn settings_of(args: &FinetuneArgs, embedded_folder: Option<&Path>) -> Result<Fi
     let (clustering, usual_rate) = match args.no_cluster {
         true => (None, None),
         false => {
-            let (clustering, rate) = args.clustering.settings(args.steps, &model_dir)?;
+            let (clustering, rate) =
+                args.clustering
+                    .settings(args.steps, &inputs.config, inputs.compressed.as_ref())?;
             (Some(clustering), Some(rate))
         }
     };
-    let baselines = if args.baselines || embedded_folder.is_some() {
+    let baselines = if args.baselines || inputs.is_embedded {
         Measure::Yes
     } else {
         Measure::No
     };
     let (store, device_share) = args.device.storage(args.store.as_deref(), args.device_memory)?;
     let out = args.out.clone().unwrap_or_else(|| free_folder(Path::new(DEFAULT_OUT)));
-    let defaults = FinetuneSettings::new(model_dir, data, clustering, args.steps, out);
+    let defaults = FinetuneSettings::new(
+        inputs.model_dir.clone(),
+        inputs.data.clone(),
+        clustering,
+        args.steps,
+        out,
+    );
     Ok(FinetuneSettings {
-        validation,
+        validation: inputs.validation.clone(),
         evaluation_tokens: args.eval_tokens,
         evaluate_every: args.eval_every,
         kept_model: match args.keep_best {
@@ -335,9 +361,9 @@ fn settings_of(args: &FinetuneArgs, embedded_folder: Option<&Path>) -> Result<Fi
 }
 
 /// Whether two models have hidden states that can be compared.
-fn have_states_alike(model: &Path, teacher: &Path) -> Result<bool, Failure> {
-    let sizes = |dir: &Path| LlamaConfig::read(dir).map(|config| (config.num_hidden_layers, config.hidden_size));
-    Ok(sizes(model)? == sizes(teacher)?)
+fn have_states_alike(model: &LlamaConfig, teacher: &Path) -> Result<bool, Failure> {
+    let sizes = |config: &LlamaConfig| (config.num_hidden_layers, config.hidden_size);
+    Ok(sizes(model) == sizes(&LlamaConfig::read(teacher)?))
 }
 
 /// What each layer of the store did, as a table.

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use dfdx_edkm::EdkmDevice;
+use edkm_cluster::KeepZero;
 use edkm_llama::config::LlamaConfig;
 use edkm_llama::model::DynamicLlama;
 use serde::{Deserialize, Serialize};
@@ -114,13 +115,16 @@ pub(super) fn settle<D: EdkmDevice>(
     }
 }
 
-/// Writes `OUT/layers.toml`, if there are rules: what `--layers` takes to get the same again, without any other setting of palettes.
+/// The file in a compressed model's folder that says how its palettes were made, where `model.safetensors` does not.
+pub(super) const RULES: &str = "layers.toml";
+
+/// Writes [`OUT/layers.toml`](RULES), if there are rules or zeros that stay: what `--layers` takes to get the same again, without any other setting of palettes.
 ///
 /// # Errors
 /// A file that cannot be written.
 pub(super) fn write_rules(clustering: &ClusterSettings, config: &LlamaConfig, out: &Path) -> Result<(), TrainError> {
-    if clustering.rules != LayerRules::default() {
-        let path = out.join("layers.toml");
+    if clustering.rules != LayerRules::default() || clustering.keep_zero == KeepZero::Exact {
+        let path = out.join(RULES);
         let rules = clustering.as_rules(config);
         std::fs::write(&path, rules.to_toml()).map_err(TrainError::io("write", &path))?;
     }
