@@ -52,7 +52,7 @@ impl fmt::Display for PaletteDType {
             PaletteDType::F32 => "f32",
             PaletteDType::F16 => "f16",
             PaletteDType::Bf16 => "bf16",
-            PaletteDType::I8 => "i8",
+            PaletteDType::I8 => "int8",
         })
     }
 }

@@ -16,9 +16,9 @@ pub struct CompareArgs {
     /// Text to train on and to look at: .txt, .json or .jsonl, or a folder with such files; may be repeated
     #[arg(long, value_name = "FILE", action = ArgAction::Append, requires = "valid")]
     pub data: Vec<PathBuf>,
-    /// Text to measure on
-    #[arg(long, value_name = "FILE", requires = "data")]
-    pub valid: Option<PathBuf>,
+    /// Text to measure on, of the same kinds; may be repeated
+    #[arg(long, value_name = "FILE", action = ArgAction::Append, requires = "data")]
+    pub valid: Vec<PathBuf>,
     /// What is compared: rtn, kmeans, weighted-kmeans, gptq, gptq-even (without training), dkm (as finetune does it), dkm-text (without
     /// distillation), straight-through (hard assignment), uncompressed (training alone)
     #[arg(

@@ -105,7 +105,7 @@ pub enum Command {
     Eval(EvalArgs),
     /// Let a model go on with a text
     Generate(GenerateArgs),
-    /// Give a model instructions, one a line, and read its responses, in its chat template (without one, in Alpaca's); /clear begins anew, /exit ends
+    /// Give a model instructions, one a line, and read its responses, in its chat template (without one, in Alpaca's); /clear begins anew, /exit ends, /help shows these
     Chat(ChatArgs),
     /// Write a model for other programs: plain weights, or palettes for Core ML
     Export(ExportArgs),
@@ -153,8 +153,9 @@ impl Command {
         match self {
             Command::Finetune(args) => {
                 let layers = &args.clustering.palettes.layers;
-                let singles = [&args.model_dir, &args.valid, layers].into_iter().flatten();
-                args.data.iter().chain(singles).map(PathBuf::as_path).collect()
+                let singles = [&args.model_dir, layers].into_iter().flatten();
+                let files = args.data.iter().chain(&args.valid).chain(singles);
+                files.map(PathBuf::as_path).collect()
             }
             Command::Bench { bench } => match bench {
                 BenchCommand::Generate(args) => vec![Path::new(&args.config)],

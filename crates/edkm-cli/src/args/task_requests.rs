@@ -18,8 +18,10 @@ pub enum TaskName {
     /// dev.jsonl
     Winogrande,
     /// ARC-Easy-Test.jsonl
+    #[value(alias = "arc_easy")]
     ArcEasy,
     /// ARC-Challenge-Test.jsonl
+    #[value(alias = "arc_challenge")]
     ArcChallenge,
     /// SUBJECT_test.csv, or a folder of such files
     Mmlu,

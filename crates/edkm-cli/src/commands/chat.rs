@@ -57,6 +57,10 @@ impl Rate {
     }
 }
 
+/// What may be typed.
+const HELP: &str =
+    "One instruction a line; /clear begins anew, /exit, /quit or the end of input (Ctrl-D) ends, /help shows this.";
+
 pub fn run(args: ChatArgs) -> Result<(), Failure> {
     let output = Output::new(args.json);
     args.device.check_inference()?;
@@ -84,7 +88,7 @@ pub fn run(args: ChatArgs) -> Result<(), Failure> {
     let input = std::io::stdin();
     let asks = input.is_terminal();
     if asks {
-        note("One instruction a line; /clear begins anew, /exit or the end of input (Ctrl-D) ends.");
+        note(HELP);
     }
     let (mut turns, mut decoded, mut read) = (Vec::new(), Rate::default(), Rate::default());
     let mut unanswered = 0;
@@ -108,6 +112,10 @@ pub fn run(args: ChatArgs) -> Result<(), Failure> {
             "" => continue,
             "/clear" => {
                 chat.clear();
+                continue;
+            }
+            "/help" => {
+                note(HELP);
                 continue;
             }
             "/exit" | "/quit" => break,

@@ -29,8 +29,8 @@ pub fn run(args: CompareArgs) -> Result<(), Failure> {
             (Some(folder), path)
         }
     };
-    let (data, validation) = match (args.data.is_empty(), args.valid) {
-        (false, Some(valid)) => (DataSource::Files(args.data), DataSource::Files(vec![valid])),
+    let (data, validation) = match (args.data.is_empty(), args.valid.is_empty()) {
+        (false, false) => (DataSource::Files(args.data), DataSource::Files(args.valid)),
         _ => (
             DataSource::Text(embedded::training_text()),
             DataSource::Text(embedded::validation_text()),

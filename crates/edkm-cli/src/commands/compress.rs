@@ -3,6 +3,7 @@
 use dfdx::prelude::*;
 use edkm_cluster::{Bits, Spec};
 use edkm_llama::checkpoint::Overwrite;
+use edkm_llama::config::LlamaConfig;
 use edkm_train::run::{
     compress_folder, plan_compress, CalibrationSettings, ClusterSettings, CompressSettings, DataSource,
 };
@@ -44,6 +45,10 @@ pub fn run(args: CompressArgs) -> Result<(), Failure> {
     if args.plan {
         let layers = plan_compress(&settings, &Cpu::default(), &mut progress)?;
         return plan::show(output, layers);
+    }
+    // a folder without one is refused with the reason
+    if let Ok(config) = LlamaConfig::read(&settings.model_dir) {
+        plan::note_if_larger(&config, &settings.clustering);
     }
     if !settings.model_dir.join("tokenizer.json").exists() {
         note("the model has no tokenizer.json: eval, generate and chat will need one beside what is written");

@@ -115,7 +115,7 @@ pub fn run(args: EvalArgs) -> Result<(), Failure> {
                         tasks::evaluate(&candidate.model, &candidate.tokenizer, set, |done| counter.set(done))?;
                     drop(counter);
                     if let Some(samples) = &mut samples {
-                        samples.write(&candidate.name, *task, set, &answered)?;
+                        samples.write(&candidate.name, (*task, &request.data), set, &answered)?;
                     }
                     choice(*task, args.few_shot, set, &answered)
                 }
@@ -147,6 +147,14 @@ fn check(args: &EvalArgs) -> Result<(), Failure> {
         let file = file.display();
         return Err(format!(
             "perplexity has no questions, and so no use for {file}: say what to measure with --task, as in --task piqa --data FILE --labels FILE"
+        )
+        .into());
+    }
+    let examples = requests.iter().find_map(|request| request.few_shot_data.as_ref());
+    if let Some(file) = examples.filter(|_| args.few_shot == 0) {
+        return Err(format!(
+            "--few-shot-data {} is where solved examples come from; say how many with --few-shot N",
+            file.display()
         )
         .into());
     }
@@ -314,10 +322,20 @@ fn show(output: Output, results: &[Measured]) -> Result<(), Failure> {
         });
     }
     for result in results {
-        if let Measures::Choice { items, shortened, .. } = result.measures {
+        if let Measures::Choice {
+            items,
+            shortened,
+            few_shot,
+            ..
+        } = result.measures
+        {
             if shortened > 0 {
+                let fewer = match few_shot {
+                    0 => "",
+                    _ => "; fewer examples (--few-shot) leave it",
+                };
                 output.line(format!(
-                    "{}, {}: {shortened} of {items} questions are longer than the model's context and lost their beginning; fewer examples (--few-shot) leave it",
+                    "{}, {}: {shortened} of {items} questions are longer than the model's context and lost their beginning{fewer}",
                     result.task, result.model
                 ));
             }
@@ -403,6 +421,8 @@ struct Samples {
 struct Sample<'s> {
     model: &'s str,
     task: &'static str,
+    /// The file or folder that it is of.
+    data: &'s Path,
     item: usize,
     gold: usize,
     log_likelihoods: &'s [f64],
@@ -419,11 +439,18 @@ impl Samples {
         })
     }
 
-    fn write(&mut self, model: &str, task: Task, set: &TaskSet, answered: &[Answered]) -> Result<(), Failure> {
+    fn write(
+        &mut self,
+        model: &str,
+        (task, data): (Task, &Path),
+        set: &TaskSet,
+        answered: &[Answered],
+    ) -> Result<(), Failure> {
         for (item, (question, answered)) in set.questions().iter().zip(answered).enumerate() {
             let sample = Sample {
                 model,
                 task: task.name(),
+                data,
                 item,
                 gold: question.gold,
                 log_likelihoods: &answered.log_likelihoods,

@@ -107,6 +107,9 @@ pub fn run(args: FinetuneArgs, log: RunLog) -> Result<(), Failure> {
             settings.model_dir.display()
         ));
     }
+    if let (Start::Fresh, Some(clustering)) = (start, &settings.clustering) {
+        plan::note_if_larger(&inputs.config, clustering);
+    }
     if let (Start::Fresh, Some(palettes)) = (start, &inputs.compressed) {
         say_palettes(&args, &settings, palettes);
     }
@@ -261,13 +264,17 @@ impl Inputs {
                 DataSource::Text(embedded::training_text()),
                 DataSource::Text(embedded::validation_text()),
             ),
+            // bits that are not chosen are planned without a text
+            ([], None) if args.clustering.plan && args.clustering.bits_budget.is_none() => {
+                (DataSource::Text(String::new()), DataSource::HeldOut)
+            }
             ([], None) => return Err("no text to train on; name it with --data FILE (.txt, .json or .jsonl)".into()),
             (paths, _) => (files(paths), DataSource::HeldOut),
         };
-        let validation = args
-            .valid
-            .as_ref()
-            .map_or(held_out, |path| files(std::slice::from_ref(path)));
+        let validation = match args.valid.as_slice() {
+            [] => held_out,
+            paths => files(paths),
+        };
         let model_dir = match (&args.model_dir, embedded_folder) {
             (Some(dir), _) => hub::folder(dir)?,
             (None, Some(folder)) => folder.to_path_buf(),

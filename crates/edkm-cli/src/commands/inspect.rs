@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::Failure;
 use crate::args::InspectArgs;
-use crate::console::{bytes, Output};
+use crate::console::{bytes, note, Output};
 use crate::hub;
 use crate::written_over::Written;
 
@@ -20,6 +20,9 @@ struct Contents {
     file_bytes: u64,
     parameters: u64,
     config: Option<serde_json::Value>,
+    /// Why it is no model that can be run here, if it has a configuration.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<String>,
     bits_per_weight: Option<f64>,
     tensors: Vec<Tensor>,
 }
@@ -60,6 +63,9 @@ pub fn run(args: InspectArgs) -> Result<(), Failure> {
     let checkpoint = open(&path)?;
     let contents = read(&path, &checkpoint)?;
     show(output, &contents);
+    if let Some(problem) = &contents.problem {
+        note(format_args!("not a model that edkm runs: {problem}"));
+    }
     if let Some(page) = &args.html {
         let name = path.canonicalize().unwrap_or(path.clone());
         let name = name.file_name().unwrap_or_default().to_string_lossy();
@@ -80,11 +86,15 @@ fn open(path: &Path) -> Result<Checkpoint, Failure> {
 fn read(path: &Path, checkpoint: &Checkpoint) -> Result<Contents, Failure> {
     let config = match path.is_dir() && path.join(CONFIG_FILE).exists() {
         true => {
-            let config = LlamaConfig::read(path)?;
-            checkpoint.verify(&config)?;
-            Some(serde_json::to_value(&config)?)
+            let read = LlamaConfig::read(path).and_then(|config| checkpoint.verify(&config).map(|()| config));
+            Some(read.map_err(|why| why.to_string()))
         }
         false => None,
+    };
+    let (config, problem) = match config {
+        Some(Ok(config)) => (Some(serde_json::to_value(&config)?), None),
+        Some(Err(why)) => (None, Some(why)),
+        None => (None, None),
     };
     let mut tensors = Vec::new();
     let (mut palette_bits, mut palette_weights) = (0.0, 0.0);
@@ -125,6 +135,7 @@ fn read(path: &Path, checkpoint: &Checkpoint) -> Result<Contents, Failure> {
         file_bytes: checkpoint.file_bytes(),
         parameters: tensors.iter().map(|t| t.shape.iter().product::<usize>() as u64).sum(),
         config,
+        problem,
         bits_per_weight: (palette_weights > 0.0).then(|| palette_bits / palette_weights),
         tensors,
     })

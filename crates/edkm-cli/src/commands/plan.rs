@@ -1,15 +1,33 @@
 //! `--plan`: what each weight matrix would get.
 
-use edkm_train::run::{planned_sizes, PlannedLayer};
+use edkm_llama::config::LlamaConfig;
+use edkm_train::run::{plan, planned_sizes, ClusterSettings, PlannedLayer};
 use serde::Serialize;
 
 use super::Failure;
-use crate::console::Output;
+use crate::console::{note, Output};
 
 #[derive(Serialize)]
 struct Plan {
     bits_per_weight: Option<f64>,
     layers: Vec<PlannedLayer>,
+}
+
+/// Bits of a weight that is not compressed.
+const PLAIN: f64 = 16.0;
+
+/// Says of palettes that they take more than the weights, as those of few weights do. Settings that cannot be planned are refused elsewhere.
+pub fn note_if_larger(config: &LlamaConfig, clustering: &ClusterSettings) {
+    if clustering.bits_budget.is_some() {
+        return;
+    }
+    let planned = plan(config, clustering).ok();
+    let bits = planned.and_then(|layers| planned_sizes(&layers).bits_per_weight());
+    if let Some(bits) = bits.filter(|&bits| bits >= PLAIN) {
+        note(format_args!(
+            "a compressed weight will take {bits:.1} bits with its palettes, no less than plain weights of 16; larger --group or fewer --bits (--plan shows each matrix)"
+        ));
+    }
 }
 
 /// Shows a plan.

@@ -23,6 +23,13 @@ fn a_data_file_of_an_unknown_kind() {
     std::fs::write(&csv, "a,b").unwrap();
     let output = shop.finetune(&["--valid", csv.to_str().unwrap()]);
     assert_refused(&output, &["text.csv", ".jsonl"], &shop.out());
+    let other = shop.path("other.txt");
+    std::fs::copy(shop.text(), &other).unwrap();
+    for order in [[&csv, &other], [&other, &csv]] {
+        let [first, second] = order.map(|path| path.to_str().unwrap());
+        let output = shop.finetune(&["--valid", first, "--valid", second]);
+        assert_refused(&output, &["text.csv", ".jsonl"], &shop.out());
+    }
 }
 
 #[test]

@@ -46,7 +46,11 @@ fn a_conversation_is_remembered_until_it_is_cleared() {
     assert_eq!(twice[0]["instruction"], "Tell a story.");
     // the second turn reads only what is new: the template's preamble is not repeated
     assert!(twice[1]["prompt_tokens"].as_u64().unwrap() < twice[0]["prompt_tokens"].as_u64().unwrap());
-    let cleared = turns("Tell a story.\n/clear\nTell a story.\n", &greedy);
+    let cleared = turns(
+        "Tell a story.\n/help\n/clear\nTell a story.\n/quit\nTell a story.\n",
+        &greedy,
+    );
+    assert_eq!(cleared.len(), 2);
     assert_eq!(cleared[0]["response"], cleared[1]["response"]);
     assert_eq!(cleared[0]["response"], twice[0]["response"]);
     let sampled = turns(

@@ -40,6 +40,50 @@ fn every_setting_reaches_the_written_model() {
 }
 
 #[test]
+fn palettes_that_take_more_than_weights_are_pointed_out() {
+    let shop = Workshop::new();
+    let said = |more: &[&str]| {
+        let compressed = shop
+            .compress("kmeans", more)
+            .arg("--out")
+            .arg(shop.out())
+            .arg("--overwrite")
+            .output();
+        let tuned = shop.finetune(&[&["--steps", "1", "--eval-tokens", "100", "--overwrite"], more].concat());
+        [compressed.unwrap(), tuned].map(|output| {
+            assert!(output.status.success(), "{output:?}");
+            String::from_utf8_lossy(&output.stderr).contains("no less than plain weights")
+        })
+    };
+    assert_eq!(said(&["--bits", "8", "--group", "1"]), [true, true]);
+    assert_eq!(said(&["--bits", "3", "--group", "8"]), [false, false]);
+}
+
+#[test]
+fn inspect_shows_what_is_no_model_too() {
+    let shop = Workshop::new();
+    let folder = shop.model();
+    let inspect = |more: &[&str]| edkm().arg("inspect").arg(&folder).args(more).output().unwrap();
+    let figures = json(&inspect(&["--json"]));
+    assert!(figures["config"].is_object() && figures.get("problem").is_none());
+    let config = folder.join("config.json");
+    let other = std::fs::read_to_string(&config)
+        .unwrap()
+        .replace("\"llama\"", "\"gpt2\"");
+    std::fs::write(&config, other).unwrap();
+    let output = inspect(&["--json"]);
+    let other = json(&output);
+    assert_eq!(other["tensors"], figures["tensors"]);
+    assert!(other["config"].is_null());
+    for said in [
+        other["problem"].as_str().unwrap(),
+        &String::from_utf8_lossy(&output.stderr),
+    ] {
+        assert!(said.contains("gpt2"), "{said}");
+    }
+}
+
+#[test]
 fn inspect_says_what_palettes_are_like() {
     let shop = Workshop::new();
     let dir = shop.out();
@@ -65,7 +109,7 @@ fn inspect_says_what_palettes_are_like() {
     assert!(output.status.success(), "{output:?}");
     let text = String::from_utf8(edkm().arg("inspect").arg(&dir).output().unwrap().stdout).unwrap();
     assert!(
-        text.contains(" palettes of i8, vectors of 2, a factor a row, "),
+        text.contains(" palettes of int8, vectors of 2, a factor a row, "),
         "{text}"
     );
     let refused = edkm()

@@ -97,6 +97,8 @@ fn examples_in_front_change_the_likelihoods_and_limits_hold() {
         let figures = json(&command.output().unwrap());
         let samples = std::fs::read_to_string(shop.path("samples.jsonl")).unwrap();
         assert_eq!(samples.lines().count() as u64, figures["items"].as_u64().unwrap());
+        let sample: serde_json::Value = serde_json::from_str(samples.lines().next().unwrap()).unwrap();
+        assert_eq!(sample["data"], shop.path("valid.jsonl").to_str().unwrap());
         samples.lines().next().unwrap().to_owned()
     };
     let plain = first(&[]);
@@ -152,6 +154,12 @@ fn options_that_nothing_would_heed_are_refused() {
         .output()
         .unwrap();
     assert_refused(&output, &["--max-tokens is for perplexity"], &shop.out());
+    let output = piqa(&shop, PIQA, "0\n1\n0\n")
+        .arg("--few-shot-data")
+        .arg(shop.path("valid.jsonl"))
+        .output()
+        .unwrap();
+    assert_refused(&output, &["say how many with --few-shot N"], &shop.out());
     // the mark that some programs put in front of UTF-8 is none of the file's
     json(
         &piqa(&shop, &format!("\u{feff}{PIQA}"), "\u{feff}0\n1\n0\n")

@@ -77,6 +77,13 @@ fn rules_give_layers_their_own_settings_and_a_plan_says_so_before() {
     let rules = ["--layers", rules.to_str().unwrap()];
     let plan = json(&shop.finetune(&[&rules[..], &["--plan", "--json"]].concat()));
     assert!(!shop.out().exists());
+    let mut without_text = edkm();
+    without_text
+        .arg("finetune")
+        .arg(shop.model())
+        .args(rules)
+        .args(["--plan", "--json"]);
+    assert_eq!(json(&without_text.output().unwrap()), plan);
 
     let figures = json(&shop.finetune(&[&rules[..], &["--json"]].concat()));
     assert!(figures["perplexity_after"].as_f64().unwrap().is_finite());
@@ -176,13 +183,13 @@ fn the_example_of_the_documentation_is_one() {
     let of = |name: &str| &layers.iter().find(|l| l["name"] == name).unwrap()["palette"];
     assert_eq!(of("model.layers.3.mlp.down_proj.weight")["bits"], 4);
     // as --group has it
-    assert_eq!(of("model.layers.3.mlp.down_proj.weight")["dtype"], "i8");
+    assert_eq!(of("model.layers.3.mlp.down_proj.weight")["dtype"], "int8");
     let plan = json(&shop.finetune(&["--layers", example, "--palette-dtype", "f32", "--plan", "--json"]));
     assert!(plan["layers"]
         .as_array()
         .unwrap()
         .iter()
-        .all(|layer| layer["palette"]["dtype"] != "i8"));
+        .all(|layer| layer["palette"]["dtype"] != "int8"));
     assert_eq!(of("model.embed_tokens.weight")["dtype"], "f16");
     assert!(of("model.layers.0.self_attn.k_proj.weight").is_null());
 }

@@ -127,6 +127,9 @@ fn an_empty_file_and_what_was_written_before_is_replaced() {
         std::fs::write(&path, "").unwrap();
         assert!(trace(&BENCH, &link).status.success());
         assert!(link.is_symlink() && std::fs::read_to_string(&path).unwrap().starts_with("[\n"));
+        std::fs::write(&path, "").unwrap();
+        assert!(inspect(&shop, &link).status.success());
+        assert!(link.is_symlink() && std::fs::read_to_string(&path).unwrap().starts_with("<!doctype html>"));
     }
     // a page of a run is none of these
     let run = shop.finetune(&["--eval-tokens", "100"]);

@@ -3,10 +3,12 @@
 use std::path::Path;
 
 use edkm_llama::checkpoint::{Checkpoint, Dtype};
+use edkm_llama::files::canonical;
 
 use super::data::{ReportData, WeightFigure};
 use super::html::{bytes, thousands};
 use super::render;
+use crate::files::write_whole;
 use crate::TrainError;
 
 /// How a file with such a page begins.
@@ -58,7 +60,14 @@ pub fn inspection(checkpoint: &Checkpoint, name: &str) -> Result<ReportData, Tra
 pub fn write_inspection(path: &Path, data: &ReportData) -> Result<(), TrainError> {
     let page = render(data);
     let rest = page.strip_prefix("<!doctype html>\n").unwrap_or(&page);
-    std::fs::write(path, format!("{BEGINNING}{rest}")).map_err(TrainError::io("write", path))
+    let page = format!("{BEGINNING}{rest}");
+    // the file behind a link, which stays one
+    let path = &canonical(path).unwrap_or_else(|_| path.to_path_buf());
+    match path.is_file() || !path.exists() {
+        true => write_whole(path, page.as_bytes()),
+        // a pipe or a terminal, which nothing can take the place of
+        false => std::fs::write(path, page).map_err(TrainError::io("write", path)),
+    }
 }
 
 /// Whether a file that begins so was written by [`write_inspection`].

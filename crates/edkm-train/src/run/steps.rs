@@ -3,14 +3,15 @@
 use std::time::{Duration, Instant};
 
 use dfdx_edkm::EdkmDevice;
+use edkm_cluster::GradientMode;
 use edkm_llama::names::Parameter;
 
 use super::checkpoint::{RunFolder, RunState, Start};
 use super::finetune::Run;
 use super::known::Known;
 use super::{
-    before, count, first_palettes, NonFiniteCounts, Objective, Observer, OnNonFinite, Stage, StepReport, MOST_IN_A_ROW,
-    MOST_ROLLBACKS,
+    before, count, first_palettes, ClusterSettings, NonFiniteCounts, Objective, Observer, OnNonFinite, Stage,
+    StepReport, MOST_IN_A_ROW, MOST_ROLLBACKS,
 };
 use crate::data::sampler::WindowSampler;
 use crate::memory::Resident;
@@ -152,7 +153,13 @@ impl<D: EdkmDevice> Run<'_, D> {
                 }
                 Err(error) if error.is_non_finite() => {
                     return Err(TrainError::NonFinite {
-                        what: "or leave such steps out with --on-non-finite skip".to_owned(),
+                        what: advice(
+                            &error,
+                            settings
+                                .clustering
+                                .as_ref()
+                                .filter(|clustering| clustering.from_step <= done),
+                        ),
                         source: Box::new(error),
                     })
                 }
@@ -249,6 +256,16 @@ impl<D: EdkmDevice> Run<'_, D> {
     }
 }
 
+/// What may help where a run ends at something that is not finite, in a step that clusters so.
+fn advice(error: &TrainError, clustering: Option<&ClusterSettings>) -> String {
+    let is_unrolled = clustering.is_some_and(|clustering| clustering.gradient == GradientMode::Unrolled);
+    let implicit = match is_unrolled && matches!(error, TrainError::Update { .. }) {
+        true => "or take --gradient implicit, as gradients through repeated k-means grow with --iterations and many clusters; ",
+        false => "",
+    };
+    format!("{implicit}or leave such steps out with --on-non-finite skip")
+}
+
 impl Mishaps {
     fn leave_out(&mut self, error: TrainError) -> Result<(), TrainError> {
         self.in_a_row += 1;
@@ -299,6 +316,9 @@ fn of_step<D: EdkmDevice>(trainer: &Trainer<D>, outcome: &StepOutcome) -> StepMe
 
 #[cfg(test)]
 mod tests {
+    use dfdx_edkm::optim::StepError;
+    use edkm_cluster::Bits;
+
     use super::*;
 
     fn error() -> TrainError {
@@ -335,5 +355,30 @@ mod tests {
         }
         assert!(mishaps.go_back(8, error(), path).is_err());
         assert_eq!(mishaps.counts.rollbacks, 2 * MOST_ROLLBACKS);
+    }
+
+    #[test]
+    fn a_gradient_that_was_unrolled_may_be_taken_otherwise() {
+        let unrolled = ClusterSettings::new(Bits::new(8).unwrap(), 10);
+        let implicit = ClusterSettings {
+            gradient: GradientMode::Implicit,
+            ..unrolled.clone()
+        };
+        let gradient = TrainError::Update {
+            step: 3,
+            source: StepError::NotFinite {
+                parameter: "x".to_owned(),
+            },
+        };
+        for (error, clustering, helps) in [
+            (&gradient, Some(&unrolled), true),
+            (&gradient, Some(&implicit), false),
+            (&gradient, None, false),
+            (&error(), Some(&unrolled), false),
+        ] {
+            let said = advice(error, clustering);
+            assert_eq!(said.contains("--gradient implicit"), helps, "{said}");
+            assert!(said.ends_with("--on-non-finite skip"), "{said}");
+        }
     }
 }

@@ -57,7 +57,10 @@ pub fn completed(out: &Path) -> Result<Option<serde_json::Value>, TrainError> {
 impl RunFolder {
     /// Writes what the run came to into `built`, which will be OUT, and notes here which model is there.
     pub(crate) fn note_result(&self, built: &Path, outcome: &impl Serialize) -> Result<(), TrainError> {
-        write_json(&built.join(FIGURES), outcome)?;
+        let path = built.join(FIGURES);
+        let mut text = serde_json::to_vec(outcome).map_err(|why| TrainError::io("write", &path)(why.into()))?;
+        text.push(b'\n');
+        write_whole(&path, &text)?;
         let model = digest(&built.join(MODEL_FILE))?;
         write_json(&note_path(self), &Note { model })
     }

@@ -94,7 +94,8 @@ impl Estimate {
 }
 
 impl StageMemory {
-    fn new(stage: &'static str, when: When, shares: Vec<Share>) -> Self {
+    fn new(stage: &'static str, when: When, mut shares: Vec<Share>) -> Self {
+        shares.retain(|share| share.bytes > 0);
         Self {
             stage,
             when,
