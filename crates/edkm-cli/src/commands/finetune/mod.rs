@@ -1,0 +1,151 @@
+//! `edkm finetune`
+
+mod inputs;
+mod notes;
+mod outcome;
+
+use std::io::IsTerminal;
+
+use dfdx_edkm::EdkmDevice;
+use edkm_train::evaluate::perplexity_in_words;
+use edkm_train::run::checkpoint::{completed, CheckpointSettings, Start};
+use edkm_train::run::estimate::{estimate, Estimate};
+use edkm_train::run::{finetune, plan_finetune, FinetuneOutcome, FinetuneSettings, PlannedLayer, TrainingText};
+
+use self::inputs::{settings_of, Inputs};
+use super::{plan, Failure};
+use crate::args::FinetuneArgs;
+use crate::console::{note, Output};
+use crate::device::OnDevice;
+use crate::embedded;
+use crate::progress::Progress;
+use crate::run_log::{RunLog, PROGRESS};
+use crate::started::Started;
+
+pub fn run(args: FinetuneArgs, log: RunLog) -> Result<(), Failure> {
+    let (mut args, start, mut started) = match &args.resume {
+        None => (args, Start::Fresh, Started::now()?),
+        Some(out) => {
+            let out = &Started::out_of(out);
+            if let Some(figures) = completed(&std::path::absolute(out)?)? {
+                note(format_args!("the run is complete: {} is whole", out.display()));
+                // whether JSON was asked for was said to the run, whose figures they are: a person is told in words
+                let output = Output::new(args.json || !std::io::stdout().is_terminal());
+                for (name, key) in [("original", "perplexity_before"), ("fine-tuned", "perplexity_after")] {
+                    let perplexity = figures[key].as_f64().map_or("?".to_owned(), perplexity_in_words);
+                    output.line(format!("perplexity, {name:10} {perplexity:>10}"));
+                }
+                return output.json(&figures);
+            }
+            let here = &args;
+            let (mut args, started) = Started::read(out)?;
+            args.json |= here.json;
+            args.ignore_limits |= here.ignore_limits;
+            args.dry_run = here.dry_run;
+            args.clustering.palettes.rules = Some(started.layers()?);
+            let start = match here.finish {
+                true => Start::Finish,
+                false => Start::Resume,
+            };
+            (args, start, started)
+        }
+    };
+    let output = Output::new(args.json);
+    let embedded_folder = match &args.model_dir {
+        Some(_) => None,
+        None => {
+            let folder = tempfile::Builder::new().prefix("edkm-tiny-llama-").tempdir()?;
+            embedded::write_to(folder.path())?;
+            Some(folder)
+        }
+    };
+    let embedded_folder = embedded_folder.as_ref().map(|folder| folder.path());
+    let inputs = Inputs::of(&args, embedded_folder)?;
+    let mut settings = settings_of(&args, &inputs)?;
+    if let Some(epochs) = args.epochs {
+        output.progress("reading the text, for --epochs");
+        let text = TrainingText::read(&settings)?;
+        args.steps = text.steps(&settings, epochs)?;
+        started = started.with_steps(args.steps);
+        settings = settings_of(&args, &inputs)?;
+        if args.dry_run {
+            output.line(text.line(&settings));
+        }
+    }
+    if args.clustering.plan {
+        let work = Plan {
+            settings: &settings,
+            output,
+        };
+        return plan::show(output, args.device.run(work)?);
+    }
+    if let Some(clustering) = &settings.clustering {
+        started = started.with_layers(&clustering.rules);
+    }
+    settings.out = started.out.clone().unwrap_or(std::path::absolute(&settings.out)?);
+    settings.checkpoints = CheckpointSettings {
+        every: args.checkpoint_every,
+        keep: args.keep,
+        start,
+        arguments: started.with_out(&settings.out)?,
+    };
+    if args.dry_run {
+        let work = DryRun { settings: &settings };
+        return super::dry_run::show(output, &args.device.run(work)?, settings.on_limits);
+    }
+    notes::before(&args, &settings, &inputs, start);
+    tracing::info!(target: PROGRESS, "edkm {}: {}", env!("CARGO_PKG_VERSION"), settings.checkpoints.arguments);
+    let outcome = args.device.run(Training {
+        settings: &settings,
+        output,
+        log,
+    })?;
+    outcome::show(output, &settings, &outcome);
+    notes::after(&settings, &inputs, &outcome);
+    output.json(&outcome)?;
+    Ok(())
+}
+
+/// What each layer would get.
+struct Plan<'a> {
+    settings: &'a FinetuneSettings,
+    output: Output,
+}
+
+impl OnDevice for Plan<'_> {
+    type Output = Vec<PlannedLayer>;
+
+    fn run<D: EdkmDevice>(self, device: &D) -> Result<Self::Output, Failure> {
+        let mut progress = Progress::new(self.output).with_signals()?;
+        Ok(plan_finetune(self.settings, device, &mut progress)?)
+    }
+}
+
+/// What the run would take.
+struct DryRun<'a> {
+    settings: &'a FinetuneSettings,
+}
+
+impl OnDevice for DryRun<'_> {
+    type Output = Estimate;
+
+    fn run<D: EdkmDevice>(self, device: &D) -> Result<Estimate, Failure> {
+        Ok(estimate(self.settings, device)?)
+    }
+}
+
+/// The whole run.
+struct Training<'a> {
+    settings: &'a FinetuneSettings,
+    output: Output,
+    log: RunLog,
+}
+
+impl OnDevice for Training<'_> {
+    type Output = FinetuneOutcome;
+
+    fn run<D: EdkmDevice>(self, device: &D) -> Result<FinetuneOutcome, Failure> {
+        let mut progress = Progress::new(self.output).with_log(self.log).with_signals()?;
+        Ok(finetune(self.settings, device, &mut progress)?)
+    }
+}
