@@ -1,0 +1,71 @@
+//! The log likelihoods of all answers, a line each.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use edkm_train::tasks::{Answered, Task, TaskSet};
+use serde::Serialize;
+
+use crate::commands::Failure;
+
+/// The file of `--log-samples`.
+pub struct Samples {
+    path: PathBuf,
+    file: BufWriter<File>,
+}
+
+#[derive(Serialize)]
+struct Sample<'s> {
+    model: &'s str,
+    task: &'static str,
+    /// The file or folder that it is of.
+    data: &'s Path,
+    item: usize,
+    gold: usize,
+    log_likelihoods: &'s [f64],
+    acc: bool,
+    acc_norm: bool,
+}
+
+impl Samples {
+    pub fn create(path: &Path) -> Result<Self, Failure> {
+        let file = File::create(path).map_err(|why| Self::failed(path, &why))?;
+        Ok(Self {
+            path: path.to_path_buf(),
+            file: BufWriter::new(file),
+        })
+    }
+
+    pub fn write(
+        &mut self,
+        model: &str,
+        (task, data): (Task, &Path),
+        set: &TaskSet,
+        answered: &[Answered],
+    ) -> Result<(), Failure> {
+        for (item, (question, answered)) in set.questions().iter().zip(answered).enumerate() {
+            let sample = Sample {
+                model,
+                task: task.name(),
+                data,
+                item,
+                gold: question.gold,
+                log_likelihoods: &answered.log_likelihoods,
+                acc: answered.likeliest() == question.gold,
+                acc_norm: question.likeliest_by_length(answered) == question.gold,
+            };
+            let line = serde_json::to_string(&sample)?;
+            writeln!(self.file, "{line}").map_err(|why| Self::failed(&self.path, &why))?;
+        }
+        Ok(())
+    }
+
+    pub fn finish(mut self) -> Result<(), Failure> {
+        self.file.flush().map_err(|why| Self::failed(&self.path, &why))
+    }
+
+    fn failed(path: &Path, why: &std::io::Error) -> Failure {
+        format!("cannot write {}: {why}", path.display()).into()
+    }
+}
