@@ -46,11 +46,26 @@ __device__ inline size_t block_in_turn(bool from_the_last) {
     return block % of_turn * TURNS + (from_the_last ? TURNS - 1 - place : place);
 }
 
-// The positions i of this thread in a part, from where it takes N numbers; four at once are under way. N divides the length of the part.
-#define FOR_EACH(i, N, part) _Pragma("unroll 4") for (size_t i = (part).first + threadIdx.x * (N); i < (part).end; i += THREADS * (N))
-#define FOR_EACH_FROM_THE_LAST(i, N, part) \
-    _Pragma("unroll 4") for (size_t i = (part).end - (N) - threadIdx.x * (N), after = threadIdx.x * (N); after < (part).end - (part).first; \
-                             i -= THREADS * (N), after += THREADS * (N))
+// Numbers of a thread that are under way at once.
+#define AHEAD 4
+
+// use(i, read(i)) for the positions i of this thread in a part, N numbers from each on; AHEAD of them are read before the first is used. N divides the length
+// of the part.
+template <int N, bool FROM_THE_LAST, class Read, class Use> __device__ inline void for_each(Part part, Read read, Use use) {
+    size_t len = part.end - part.first, after = threadIdx.x * N;
+    const size_t step = THREADS * N;
+    for (; after + (AHEAD - 1) * step < len; after += AHEAD * step) {
+        decltype(read(after)) x[AHEAD];
+#pragma unroll
+        for (int a = 0; a < AHEAD; a++) x[a] = read(FROM_THE_LAST ? part.end - N - after - a * step : part.first + after + a * step);
+#pragma unroll
+        for (int a = 0; a < AHEAD; a++) use(FROM_THE_LAST ? part.end - N - after - a * step : part.first + after + a * step, x[a]);
+    }
+    for (; after < len; after += step) {
+        size_t i = FROM_THE_LAST ? part.end - N - after : part.first + after;
+        use(i, read(i));
+    }
+}
 
 // The place of a key in the window of magnitudes [first, first + WINDOW) of both signs, or 2 WINDOW.
 __device__ inline unsigned int place_of(unsigned int key, unsigned int first) {
@@ -67,8 +82,7 @@ __device__ inline unsigned int key_at(unsigned int place, unsigned int first) {
 
 template <int N> __device__ inline void
 count_part(Part part, const float* weights, size_t kind, unsigned int* counts, unsigned int* here, unsigned int first, unsigned int* of_thread) {
-    FOR_EACH(i, N, part) {
-        Several<N, float> w = load<N>(weights, i);
+    for_each<N, false>(part, [&](size_t i) { return load<N>(weights, i); }, [&](size_t, const Several<N, float>& w) {
         for (int n = 0; n < N; n++) {
             unsigned int bits = __float_as_uint(w.x[n]) & 0x7fffffff;
             *of_thread = bits > *of_thread ? bits : *of_thread;
@@ -76,7 +90,7 @@ count_part(Part part, const float* weights, size_t kind, unsigned int* counts, u
             if (place < 2 * WINDOW) atomicAdd(&here[place], 1u);
             else atomicAdd(&counts[key], 1u);
         }
-    }
+    });
 }
 
 // Of each palette: counts[key] += 1 for every weight; magnitude = the largest magnitude, as f32 bits (NaN above all).
@@ -105,13 +119,12 @@ EDKM_KERNEL edkm_count_keys(
 
 template <int N> __device__ inline unsigned int largest_of_part(Part part, const float* x) {
     unsigned int largest = 0;
-    FOR_EACH(i, N, part) {
-        Several<N, float> numbers = load<N>(x, i);
+    for_each<N, false>(part, [&](size_t i) { return load<N>(x, i); }, [&](size_t, const Several<N, float>& numbers) {
         for (int n = 0; n < N; n++) {
             unsigned int bits = __float_as_uint(numbers.x[n]) & 0x7fffffff;
             largest = bits > largest ? bits : largest;
         }
-    }
+    });
     return largest;
 }
 
@@ -132,8 +145,11 @@ template <int N> __device__ inline void sum_part(
     Part part, const float* weights, size_t kind, const float* addends, double units, unsigned long long* sums, int* upper, unsigned int* lower,
     unsigned int first
 ) {
-    FOR_EACH_FROM_THE_LAST(i, N, part) {
-        Several<N, float> w = load<N>(weights, i), g = load<N>(addends, i);
+    struct Both {
+        Several<N, float> w, g;
+    };
+    for_each<N, true>(part, [&](size_t i) { return Both{load<N>(weights, i), load<N>(addends, i)}; }, [&](size_t, const Both& both) {
+        Several<N, float> w = both.w, g = both.g;
         for (int n = 0; n < N; n++) {
             long long addend = __double2ll_rn((double)g.x[n] * units);
             unsigned int key = key_of(w.x[n], kind), place = place_of(key, first);
@@ -145,7 +161,7 @@ template <int N> __device__ inline void sum_part(
                 atomicAdd(&sums[key], (unsigned long long)addend);
             }
         }
-    }
+    });
 }
 
 // Of each palette: sums[key] += addend x units, rounded to a whole number. A block has at most MOST_OF_BLOCK weights.
@@ -174,16 +190,19 @@ EDKM_KERNEL edkm_sum_by_key(
     }
 }
 
-template <int N> __device__ inline void look_up_part(Part part, const float* weights, size_t kind, const float* table, float* out) {
-    FOR_EACH(i, N, part) {
-        Several<N, float> w = load<N>(weights, i);
-        for (int n = 0; n < N; n++) w.x[n] = table[key_of(w.x[n], kind)];
-        store_streaming<N>(out, i, w);
-    }
+template <int N> __device__ inline void look_up_part(Part part, const float* __restrict__ weights, size_t kind, const float* __restrict__ table, float* __restrict__ out) {
+    for_each<N, false>(
+        part,
+        [&](size_t i) { return load<N>(weights, i); },
+        [&](size_t i, Several<N, float> w) {
+            for (int n = 0; n < N; n++) w.x[n] = table[key_of(w.x[n], kind)];
+            store_streaming<N>(out, i, w);
+        }
+    );
 }
 
 // Of each palette: out[i] = table[key of weights[i]]
-EDKM_KERNEL edkm_look_up(const float* weights, size_t kind, const float* tables, float* out, size_t len, size_t all, size_t per) {
+EDKM_KERNEL edkm_look_up(const float* __restrict__ weights, size_t kind, const float* __restrict__ tables, float* __restrict__ out, size_t len, size_t all, size_t per) {
     size_t block = block_in_turn(true);
     Part part = part_of(block, len, all, per);
     tables += PALETTE(block) * KEYS;
@@ -193,14 +212,17 @@ EDKM_KERNEL edkm_look_up(const float* weights, size_t kind, const float* tables,
 
 template <int N> __device__ inline void
 multiply_add_part(Part part, const float* weights, size_t kind, const float* table, const float* grad, float* total) {
-    FOR_EACH(i, N, part) {
-        Several<N, float> w = load<N>(weights, i), g = load<N>(grad, i), sum = load<N>(total, i);
+    struct Three {
+        Several<N, float> w, g, sum;
+    };
+    for_each<N, false>(part, [&](size_t i) { return Three{load<N>(weights, i), load<N>(grad, i), load<N>(total, i)}; }, [&](size_t i, Three x) {
+        Several<N, float> w = x.w, g = x.g, sum = x.sum;
         for (int n = 0; n < N; n++) {
             Several<2, float> pair = load<2>(table, 2 * (size_t)key_of(w.x[n], kind));
             sum.x[n] += g.x[n] * pair.x[0] + pair.x[1];
         }
         store_streaming<N>(total, i, sum);
-    }
+    });
 }
 
 // Of each palette: total[i] += grad[i] slope + shift, with (slope, shift) = table[key of weights[i]]

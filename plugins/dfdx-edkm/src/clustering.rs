@@ -243,6 +243,20 @@ impl Clustering {
         Ok(self.settle(fingerprint, trajectory))
     }
 
+    /// Finds where a weight starts that is the first, for a device that goes on from there; none of the others is looked at.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn begin(&self, weight: &impl Iterable) -> Result<(), ClusterError> {
+        if self.state().is_none() {
+            let start = weight.initial()?;
+            self.restore(ClusteringState {
+                fingerprint: weight.fingerprint(),
+                last: start.clone(),
+                start,
+            });
+        }
+        Ok(())
+    }
+
     /// The trajectory of the weight with this fingerprint, if it was the last one.
     pub(crate) fn known(&self, fingerprint: u128) -> Option<Arc<Trajectory>> {
         let inner = self.lock();

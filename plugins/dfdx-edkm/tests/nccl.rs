@@ -51,6 +51,24 @@ fn what_is_replicated_is_kept_in_parts_and_comes_back() {
     }
 }
 
+/// So large that the GPUs reach for each other's memory, not for buffers of NCCL's alone.
+#[test]
+fn parts_of_many_megabytes_are_gathered() {
+    const PART: usize = 48 << 20;
+    let part = |rank: usize| -> Vec<u8> { (0..PART).map(|i| (i * 31 + rank * 7 + i / 65_521) as u8).collect() };
+    let gathered = on_all_gpus(Duration::from_secs(60), |learner| {
+        let mine = Arc::new(part(learner.rank()));
+        (0..3)
+            .map(|turn| learner.all_gather(turn, mine.clone()).expect("gathered"))
+            .next_back()
+    });
+    for all in gathered.into_iter().flatten().flatten() {
+        for (rank, found) in all.iter().enumerate() {
+            assert!(found.as_bytes() == part(rank), "the part of {rank}");
+        }
+    }
+}
+
 #[test]
 fn a_learner_that_fails_or_does_not_come_is_named() {
     let failed = on_all_gpus(Duration::from_secs(60), |learner| {

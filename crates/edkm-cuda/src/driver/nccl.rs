@@ -7,6 +7,7 @@ use std::time::Duration;
 use cudarc::driver::CudaDevice;
 use cudarc::nccl::{group_end, group_start, result::NcclError, Comm};
 
+use super::pool::MemoryPool;
 use super::stream::Event;
 use super::{Gpu, GpuError};
 
@@ -82,6 +83,11 @@ impl Communicator {
             .collect::<Result<Vec<_>, _>>()?;
         let devices: Vec<_> = gpus.iter().map(|gpu| gpu.device().clone()).collect();
         let world = devices.len();
+        let ids: Vec<_> = devices.iter().map(|device| *device.cu_device()).collect();
+        for (device, &id) in devices.iter().zip(&ids) {
+            let opened = MemoryPool::of(device).and_then(|pool| pool.map_or(Ok(()), |pool| pool.open_to(id, &ids)));
+            opened.map_err(GpuError::from)?;
+        }
         let comms = Comm::from_devices(devices.clone())?;
         connect(&comms)?;
         let members = comms.into_iter().zip(devices).enumerate();

@@ -33,6 +33,32 @@ impl MemoryPool {
         self.set(Attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD, u64::MAX)
     }
 
+    /// Lets other GPUs reach what the pool of `own` gives, where they can reach that GPU at all: NCCL reads and writes what it gathers on the GPUs of one
+    /// process directly.
+    #[cfg(feature = "nccl")]
+    pub(super) fn open_to(&self, own: sys::CUdevice, others: &[sys::CUdevice]) -> Result<(), DriverError> {
+        let mut reached_by = Vec::new();
+        for &other in others.iter().filter(|&&other| other != own) {
+            let mut can_reach = 0;
+            // SAFETY: both devices are open; the call writes to the local variable that it is given.
+            unsafe { sys::cuDeviceCanAccessPeer(&mut can_reach, other, own).result() }?;
+            if can_reach != 0 {
+                reached_by.push(sys::CUmemAccessDesc {
+                    location: sys::CUmemLocation {
+                        type_: sys::CUmemLocationType::CU_MEM_LOCATION_TYPE_DEVICE,
+                        id: other,
+                    },
+                    flags: sys::CUmemAccess_flags::CU_MEM_ACCESS_FLAGS_PROT_READWRITE,
+                });
+            }
+        }
+        if reached_by.is_empty() {
+            return Ok(());
+        }
+        // SAFETY: the pool is the device's own, which is never destroyed; the call reads so many descriptions.
+        unsafe { sys::cuMemPoolSetAccess(self.0, reached_by.as_ptr(), reached_by.len()).result() }
+    }
+
     pub(super) fn used(&self) -> Result<PoolUse, DriverError> {
         Ok(PoolUse {
             used_bytes: self.get(Attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT)?,

@@ -73,18 +73,18 @@ fn gradient_tables<R: Runtime>(
     let mut memory = Array::<R, u64>::zeroed(runtime, lens.iter().sum())?;
     let [pairs, sums, magnitudes, tickets] = memory.as_mut().split(lens);
     let (mut sums, mut magnitudes) = (sums.cast::<i64>(), magnitudes.cast::<u32>());
-    let bits = sum_into(runtime, part, grad, &mut sums, &mut magnitudes.part(0, palettes))?;
-
+    // what is copied from the host waits for nothing yet
     let (made_counts, made_records);
     let (counts, records) = match kept {
         Some(kept) => (kept.counts(), kept.records()),
         None => {
+            made_records = records_of(runtime, settings, ways)?;
             let mut magnitudes = Array::zeroed(runtime, palettes)?;
             made_counts = counted(runtime, part, &mut magnitudes.as_mut())?;
-            made_records = records_of(runtime, settings, ways)?;
             (made_counts.as_slice(), made_records.as_slice())
         }
     };
+    let bits = sum_into(runtime, part, grad, &mut sums, &mut magnitudes.part(0, palettes))?;
     let lens = [keys, palettes * clusters, blocks * clusters];
     let mut scratch = Array::<R, f64>::unset(runtime, lens.iter().sum())?;
     let [mut shifts, mut grads, mut partials] = scratch.as_mut().split(lens);

@@ -1,8 +1,8 @@
 //! A clustered weight on a GPU: the passes over its numbers and the tables between them there.
 //!
-//! Scalars in one palette or in groups of channels are clustered on the device ([`repetitions`]). The tables of a weight that is seen for the first time, of
-//! palettes with a cluster that hardly any weight chooses, and of gradients that are not unrolled are the host's: counts, sums and tables by 16-bit value are
-//! copied then, 65,536 entries a palette. Vectors and weights with a factor for each channel are clustered on the host, at the price of copies of the weight.
+//! Scalars in one palette or in groups of channels are clustered on the device ([`repetitions`]), from where the weight before ended; where a first weight
+//! begins is found on the host, of its counts. The tables of palettes with a cluster that hardly any weight chooses, and of gradients that are not unrolled,
+//! are the host's: counts, sums and tables by 16-bit value are copied then, 65,536 entries a palette. Vectors and weights with a factor for each channel are clustered on the host, at the price of copies of the weight.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -36,12 +36,20 @@ pub(crate) fn cluster(
     }
     spec.check_for(shape).map_err(refused)?;
     let there = match spec.gradient {
-        GradientMode::Unrolled => cluster_there(gpu, op, weight, shape, &spec, clustering)?,
+        GradientMode::Unrolled => {
+            if clustering.state().is_none() {
+                with_counts(gpu, op, weight, shape, &spec, |counted| clustering.begin(counted))?;
+            }
+            cluster_there(gpu, op, weight, shape, &spec, clustering)?
+        }
         GradientMode::Implicit | GradientMode::StraightThrough => None,
     };
     let (trajectory, kept) = match there {
         Some(found) => found,
-        None => (cluster_counts(gpu, op, weight, shape, &spec, clustering)?, None),
+        None => {
+            let trajectory = with_counts(gpu, op, weight, shape, &spec, |counted| clustering.reach(counted))?;
+            (trajectory, None)
+        }
     };
     Ok(ClusteredUse {
         trajectory,
@@ -111,15 +119,15 @@ fn is_the_way(known: &[PaletteWay], found: &[PaletteWay]) -> bool {
             .all(|(known, found)| known.centroids_tk == found.centroids_tk && known.log_mass_tk == found.log_mass_tk)
 }
 
-/// Counts there, the rest on the host.
-fn cluster_counts(
+/// Counts there, and `f` on the host.
+fn with_counts<T>(
     gpu: &Gpu,
     op: &str,
     weight: Slice<'_, f32>,
     shape: MatrixShape,
     spec: &Spec,
-    clustering: &Clustering,
-) -> Result<Arc<Trajectory>, EdkmError> {
+    f: impl FnOnce(&Counted) -> Result<T, ClusterError>,
+) -> Result<T, EdkmError> {
     let refused = |source| EdkmError::Cluster { op: op.into(), source };
     let counts = (0..spec.grouping.palettes(shape))
         .map(|palette| count(gpu, of_palette(weight, shape, spec, palette), half(spec.half)))
@@ -141,7 +149,7 @@ fn cluster_counts(
             value: f32::NAN,
         })));
     };
-    clustering.reach(&counted).map_err(refused)
+    f(&counted).map_err(refused)
 }
 
 /// The weight that multiplies.
