@@ -15,6 +15,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::args::Command;
+use crate::console::note;
 use crate::run_log::{RunLog, PROGRESS};
 use crate::written_over::Written;
 
@@ -114,16 +115,26 @@ pub fn init(
             metadata.is_span() && Phase::of_span(metadata.name()).is_some()
         }))
     });
+    let wanted = wanted();
+    let filter = |default| EnvFilter::new(wanted.as_deref().unwrap_or(default));
     let messages = tracing_subscriber::fmt::layer()
         // consoles of Windows before its version 10 show the codes themselves, and later ones do where they are not asked first
         .with_ansi(cfg!(unix) && std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
-        .with_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into()))
+        .with_writer(std::io::stderr);
+    let messages = match &wanted {
+        Some(_) => messages.boxed(),
+        // for people, as the notes beside them
+        None => messages.without_time().with_target(false).boxed(),
+    };
+    let messages = messages
+        .with_filter(filter("warn"))
         .with_filter(filter_fn(|metadata| metadata.target() != PROGRESS));
+    let progress = format!("{PROGRESS}=info").parse()?;
     let log = tracing_subscriber::fmt::layer()
         .with_ansi(false)
         .with_writer(log.clone())
-        .with_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()));
+        // whatever else is wanted, what a run was started with and what it came to
+        .with_filter(filter("info").add_directive(progress));
     tracing_subscriber::registry()
         .with(layer)
         .with(phases)
@@ -131,6 +142,21 @@ pub fn init(
         .with(log)
         .init();
     Ok(trace)
+}
+
+/// What `RUST_LOG` asks for; `None` if it is not set, or empty, or says nothing that can be understood.
+fn wanted() -> Option<String> {
+    let text = std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_default();
+    match (text.trim(), EnvFilter::try_new(&text)) {
+        ("", _) => None,
+        (_, Ok(_)) => Some(text),
+        (_, Err(why)) => {
+            note(format_args!(
+                "RUST_LOG={text}: {why}; it is passed over (write a level, as in RUST_LOG=debug)"
+            ));
+            None
+        }
+    }
 }
 
 /// Where the file at `path` lies, wherever the process goes: behind links, if it is there.

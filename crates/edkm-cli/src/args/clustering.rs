@@ -160,6 +160,9 @@ impl ClusterArgs {
         if let Some(palettes) = compressed.filter(|_| self.keep_palettes()) {
             defaults.rules = palettes.rules()?;
         }
+        if self.bits.is_some() {
+            self.palettes.check_bits(&defaults, config)?;
+        }
         let bits = defaults.bits_a_weight(config);
         if let (Gradient::StraightThrough, Some(_)) = (self.gradient, self.temperature) {
             return Err(

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{builder::PossibleValuesParser, value_parser, Args as ClapArgs, ValueEnum};
 use dfdx_edkm::ChannelScale;
 use edkm_cluster::{Bits, KeepZero, VectorLen};
+use edkm_llama::config::LlamaConfig;
 use edkm_palette::PaletteDType;
 use edkm_train::run::{ClusterSettings, LayerRules};
 
@@ -95,6 +96,22 @@ impl PaletteArgs {
         })
     }
 
+    /// Refuses bits that were asked for and that no matrix has.
+    ///
+    /// # Errors
+    /// Rules that give all matrices others.
+    pub fn check_bits(&self, settings: &ClusterSettings, config: &LlamaConfig) -> Result<(), Failure> {
+        match &self.layers {
+            Some(file) if !settings.uses_bits(config) => Err(format!(
+                "--bits {} is for matrices without bits of their own, and the rules of {} leave none; leave it out, or take the bits out of the rules",
+                settings.bits,
+                file.display()
+            )
+            .into()),
+            _ => Ok(()),
+        }
+    }
+
     /// The type of the palettes' numbers, if one was asked for.
     pub fn dtype(&self) -> Option<PaletteDType> {
         self.palette_dtype.map(Into::into)
@@ -111,6 +128,7 @@ pub enum PaletteType {
     /// bfloat16
     Bf16,
     /// Bytes and one scale for each palette
+    #[value(alias = "i8")]
     Int8,
 }
 

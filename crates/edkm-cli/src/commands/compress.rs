@@ -5,7 +5,7 @@ use edkm_cluster::{Bits, Spec};
 use edkm_llama::checkpoint::Overwrite;
 use edkm_llama::config::LlamaConfig;
 use edkm_train::run::{
-    compress_folder, plan_compress, CalibrationSettings, ClusterSettings, CompressSettings, DataSource,
+    compress_folder, plan_compress, CalibrationSettings, ClusterSettings, CompressSettings, DataSource, ModelPalettes,
 };
 
 use super::{plan, Failure};
@@ -17,6 +17,7 @@ use crate::progress::Progress;
 pub fn run(args: CompressArgs) -> Result<(), Failure> {
     let output = Output::new(args.json);
     let plain = ClusterSettings::new(args.bits.map_or(Ok(Spec::default().bits), Bits::new)?, 0);
+    let has_bits = args.bits.is_some();
     let settings = CompressSettings {
         model_dir: hub::folder(&args.model_dir)?,
         method: args.method.into(),
@@ -41,15 +42,23 @@ pub fn run(args: CompressArgs) -> Result<(), Failure> {
             settings.method.name()
         ));
     }
+    let config = LlamaConfig::read(&settings.model_dir)?;
+    if has_bits {
+        args.palettes.check_bits(&settings.clustering, &config)?;
+    }
     let mut progress = Progress::new(output).with_signals()?;
     if args.plan {
         let layers = plan_compress(&settings, &Cpu::default(), &mut progress)?;
         return plan::show(output, layers);
     }
-    // a folder without one is refused with the reason
-    if let Ok(config) = LlamaConfig::read(&settings.model_dir) {
-        plan::note_if_larger(&config, &settings.clustering);
+    if let Some(palettes) = ModelPalettes::read(&settings.model_dir)? {
+        note(format_args!(
+            "{} is compressed already ({}): what becomes of it is that of its palettes, not of the original's weights",
+            settings.model_dir.display(),
+            palettes.in_words()
+        ));
     }
+    plan::note_if_larger(&config, &settings.clustering);
     if !settings.model_dir.join("tokenizer.json").exists() {
         note("the model has no tokenizer.json: eval, generate and chat will need one beside what is written");
     }

@@ -36,8 +36,8 @@ fn a_compressed_model_keeps_its_palettes_unless_it_is_told_of_others() {
     let palettes = |folder: &Path| ModelPalettes::read(folder).unwrap().unwrap();
     let rules = small.join("layers.toml");
     let another_model = "[[layer]]\npattern = \"*\"\nbits = 3\n";
-    // by the rules that lie beside it, which alone tell of zeros; by its file where they are another model's, or none are there
-    for (others, keeps_zero) in [(None, true), (Some(another_model), false), (Some(""), false)] {
+    // by the rules that lie beside it; by its file where they are another model's, or none are there
+    for others in [None, Some(another_model), Some("")] {
         match others {
             None => {}
             Some("") => std::fs::remove_file(&rules).unwrap(),
@@ -55,12 +55,40 @@ fn a_compressed_model_keeps_its_palettes_unless_it_is_told_of_others() {
         assert!(!kept.contains("new to the model"), "{kept}");
         assert_eq!(palettes(&again).in_words(), palettes(&small).in_words());
         let written = std::fs::read_to_string(again.join("layers.toml")).unwrap();
-        assert_eq!(written.contains("keep_zero = true"), keeps_zero, "{written}");
+        assert!(written.contains("keep_zero = true"), "{written}");
+        // as often as one likes
+        let once_more = shop.path("once more");
+        let run = finetune(&again, &shop, &once_more)
+            .args(["--steps", "1", "--overwrite"])
+            .output();
+        assert!(run.unwrap().status.success());
+        assert_eq!(std::fs::read_to_string(once_more.join("layers.toml")).unwrap(), written);
+        let report = std::fs::read_to_string(once_more.join("report.html")).unwrap();
+        assert!(report.contains("2 bits in groups of 8, "), "{report}");
     }
 
+    let twice = shop.path("twice");
+    let mut compress = edkm();
+    compress
+        .arg("compress")
+        .arg(&small)
+        .args(["--method", "rtn", "--bits", "2", "--out"])
+        .arg(&twice);
+    let compressed = compress.output().unwrap();
+    let noted = String::from_utf8_lossy(&compressed.stderr).into_owned();
+    assert!(
+        compressed.status.success() && noted.contains("is compressed already (1 of 8 bits"),
+        "{noted}"
+    );
+
     let other = said(&["--bits", "2"]);
-    let first = "model.embed_tokens.weight: 8 bits in groups of 8 there, not clustered here; and ";
+    let first = "model.embed_tokens.weight: 8 bits in groups of 8, zeros kept there, not clustered here; and ";
     assert!(other.contains(first) && other.contains("give no option"), "{other}");
+    let without_zeros = said(&made_with[..6]);
+    assert!(
+        without_zeros.contains("8 bits in groups of 8, zeros kept there, 8 bits in groups of 8 here"),
+        "{without_zeros}"
+    );
     let alike = said(&made_with);
     assert!(
         !alike.contains("compressed otherwise") && !alike.contains("stay what"),

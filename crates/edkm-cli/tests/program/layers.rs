@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::common::{edkm, json, Workshop};
+use crate::common::{assert_refused, edkm, json, Workshop};
 
 /// The tensors of a written model by name: bits, palettes, dtype of the palette and vector length, or `null`.
 fn palettes(dir: &Path) -> serde_json::Map<String, serde_json::Value> {
@@ -67,6 +67,24 @@ fn rules_have_the_rate_and_temperature_of_their_bits() {
     let (_, of_budget, title) = first_step("budget", &["--bits-budget", "2"]);
     assert_eq!(of_budget, 0.5);
     assert!(!title.contains("3 bits"), "{title}");
+}
+
+#[test]
+fn bits_that_no_matrix_has_are_refused() {
+    let shop = Workshop::new();
+    let rules = shop.path("layers.toml");
+    let bits_with = |text: &str| {
+        std::fs::write(&rules, text).unwrap();
+        let options = ["--bits", "2", "--layers", rules.to_str().unwrap(), "--plan"];
+        let compress = shop.compress("rtn", &options).output().unwrap();
+        [shop.finetune(&options), compress]
+    };
+    for output in bits_with("[[layer]]\npattern = \"*\"\nbits = 3\n") {
+        assert_refused(&output, &["--bits 2", "layers.toml leave none"], &shop.out());
+    }
+    for output in bits_with("[[layer]]\npattern = \"*.0.*\"\nbits = 3\n") {
+        assert!(output.status.success(), "{output:?}");
+    }
 }
 
 #[test]
@@ -245,17 +263,7 @@ fn a_budget_is_met_with_everything_counted_and_better_than_the_same_bits_everywh
     }
     // the file that it leaves does the same again
     let rules = shop.path("budget").join("layers.toml");
-    let (again, same, _) = compress(
-        "again",
-        &[
-            "--bits",
-            "3",
-            "--embedding-bits",
-            "8",
-            "--layers",
-            rules.to_str().unwrap(),
-        ],
-    );
+    let (again, same, _) = compress("again", &["--layers", rules.to_str().unwrap()]);
     assert_eq!((again, same), (bits, chosen));
 
     let tuned = json(&shop.finetune(&["--bits-budget", "2.7", "--json"]));

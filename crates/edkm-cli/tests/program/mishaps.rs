@@ -39,6 +39,22 @@ fn a_loss_that_is_not_finite_ends_the_run_and_names_step_and_tensor() {
 }
 
 #[test]
+fn what_a_run_was_started_with_and_told_is_in_its_log_whatever_else_is_wanted() {
+    let shop = Workshop::new();
+    for wanted in ["", "error", "edkm=loud"] {
+        let mut command = shop.finetune_command(&["--steps", "1", "--eval-every", "5", "--overwrite"]);
+        let output = command.env("RUST_LOG", wanted).output().unwrap();
+        let said = message(&output);
+        assert!(output.status.success(), "{said}");
+        assert_eq!(said.contains("RUST_LOG=edkm=loud"), wanted == "edkm=loud", "{said}");
+        let log = std::fs::read_to_string(shop.out().join("log.txt")).unwrap();
+        for part in ["--eval-every", "measures nothing on the way"] {
+            assert!(log.contains(part), "no `{part}` in: {log}");
+        }
+    }
+}
+
+#[test]
 fn a_step_can_be_left_out_and_is_counted() {
     let shop = Workshop::new();
     let mut arguments = FAR_TOO_HIGH.to_vec();

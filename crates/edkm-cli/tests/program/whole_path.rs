@@ -49,6 +49,14 @@ fn what_finetune_writes_is_read_by_every_command() {
     assert!((text["epochs"].as_f64().unwrap() - epochs).abs() < 1e-12, "{text}");
     let size = std::fs::metadata(shop.out().join("model.safetensors")).unwrap().len();
     assert_eq!(figures["size_bytes"], size);
+    let made_with = &figures["settings"];
+    assert_eq!((&made_with["seq"], &made_with["batch"]), (&32.into(), &2.into()));
+    assert_eq!(made_with["data"][0], shop.text().to_str().unwrap());
+    assert_eq!(made_with["clustering"]["training"]["gradient"], "unrolled");
+    let report = std::fs::read_to_string(shop.out().join("report.html")).unwrap();
+    for part in ["palettes", "3 bits", "the last tenth of the text, held out", "unrolled"] {
+        assert!(report.contains(part), "no `{part}` in the report");
+    }
 
     // the held-out tenth is the end of the text
     let eval = |dir: &Path| perplexity(&shop, dir);

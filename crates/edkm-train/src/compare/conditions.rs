@@ -27,6 +27,8 @@ pub struct Conditions {
     model: String,
     data: String,
     validation: String,
+    /// Tokens of the validation text that are used.
+    evaluation_tokens: usize,
     /// Steps of training.
     pub steps: u64,
     learning_rate: Option<f64>,
@@ -53,6 +55,7 @@ impl Conditions {
             model: print(model),
             data: print(data),
             validation: print(validation),
+            evaluation_tokens: settings.evaluation_tokens,
             steps: settings.steps,
             learning_rate: settings.learning_rate,
             sequence: settings.sequence,
@@ -123,7 +126,12 @@ impl Conditions {
         let changed = ours.iter().find(|(key, value)| theirs.get(*key) != Some(value));
         changed.map_or(String::new(), |(key, value)| {
             let theirs = theirs.get(key).unwrap_or(&serde_json::Value::Null);
-            format!("{key} is {theirs} there and {value} now")
+            match key.as_str() {
+                "model" => "the model is another one, or was changed".to_owned(),
+                "data" => "the training text (--data) is another one, or was changed".to_owned(),
+                "validation" => "the validation text (--valid) is another one, or was changed".to_owned(),
+                _ => format!("{key} is {theirs} there and {value} now"),
+            }
         })
     }
 }

@@ -1,5 +1,7 @@
 //! Text and numbers as they stand in the page.
 
+use crate::memory::bytes_in_words;
+
 /// Text that may come from anyone (tensor names, what a model wrote) made harmless in HTML text and attributes.
 pub(super) fn escape(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
@@ -20,19 +22,9 @@ pub(super) fn escape(text: &str) -> String {
     safe
 }
 
-/// Bytes in the unit that leaves three digits: "1.25 MB".
+/// Bytes in the unit that suits them, as everywhere: "1.25 MiB".
 pub(super) fn bytes(count: u64) -> String {
-    const UNITS: [&str; 5] = ["kB", "MB", "GB", "TB", "PB"];
-    if count < 1000 {
-        return format!("{count}\u{a0}bytes");
-    }
-    let mut value = count as f64 / 1000.0;
-    let mut unit = 0;
-    while value >= 999.5 && unit + 1 < UNITS.len() {
-        value /= 1000.0;
-        unit += 1;
-    }
-    format!("{}\u{a0}{}", digits(value, 3), UNITS[unit])
+    bytes_in_words(count).replace(' ', "\u{a0}")
 }
 
 /// A number in four digits, or in powers of ten where it is very small or large; a dash if it is not finite.
@@ -107,16 +99,8 @@ mod tests {
     #[test]
     fn numbers_are_short() {
         assert_eq!(
-            [0, 999, 1000, 12_345, 999_999, 1_254_000, u64::MAX].map(bytes),
-            [
-                "0\u{a0}bytes",
-                "999\u{a0}bytes",
-                "1\u{a0}kB",
-                "12.3\u{a0}kB",
-                "1\u{a0}MB",
-                "1.25\u{a0}MB",
-                "18447\u{a0}PB"
-            ]
+            [0, 999, 12_345, 1 << 30].map(bytes),
+            ["0\u{a0}B", "999\u{a0}B", "12.06\u{a0}KiB", "1.00\u{a0}GiB"]
         );
         assert_eq!(
             [0.0, 2.83564, -0.5, 12345.6, 1.234e-5, f64::NAN, 3.0].map(short),

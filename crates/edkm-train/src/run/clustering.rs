@@ -226,6 +226,13 @@ impl ClusterSettings {
 }
 
 impl ClusterSettings {
+    /// Whether `bits` are those of some matrix: rules for single layers, or a budget, may give others to all.
+    pub fn uses_bits(&self, config: &LlamaConfig) -> bool {
+        let linear = parameters(config).filter(|parameter| parameter.role == Role::Linear);
+        let mut clustered = linear.filter(|parameter| self.spec(parameter).is_some());
+        self.bits_budget.is_none() && clustered.any(|parameter| !self.rules.sets_bits_of(&parameter.name))
+    }
+
     /// How the palettes of a parameter are stored.
     pub fn palette_dtype_of(&self, name: &str) -> PaletteDType {
         let last = self.rules.of(name).filter_map(|rule| rule.palette_dtype).last();
@@ -251,7 +258,9 @@ impl ClusterSettings {
             ..LayerRule::default()
         };
         let mut rules = Vec::from_iter((for_all != says_nothing).then_some(for_all));
-        rules.push(LayerRule::bits_of("model.layers.*", self.bits));
+        if self.uses_bits(config) {
+            rules.push(LayerRule::bits_of("model.layers.*", self.bits));
+        }
         let embeddings = parameters(config).filter(|p| matches!(p.role, Role::Embedding | Role::Head));
         rules.extend(embeddings.filter_map(|p| Some(LayerRule::bits_of(&p.name, self.embedding_bits?))));
         rules.extend(self.rules.0.iter().cloned());

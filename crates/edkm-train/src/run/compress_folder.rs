@@ -15,7 +15,7 @@ use super::bits_budget::{settle, write_rules};
 use super::check::{check_apart, check_budget, check_positions};
 use super::float_dtype::float_dtype;
 use super::plan::{plan_folder, PlanText};
-use super::{stream, BitsChoice, ClusterSettings, DataSource, Observer, PlannedLayer, Sizes, Stage};
+use super::{stream, BitsChoice, ClusterSettings, CompressRecord, DataSource, Observer, PlannedLayer, Sizes, Stage};
 use crate::compress::{compress, Calibration, Method};
 use crate::{Tokenizer, TrainError};
 
@@ -72,6 +72,8 @@ pub struct CompressOutcome {
     pub size_before_bytes: u64,
     /// The bits of each layer, if they were chosen for a budget.
     pub bits_chosen: Vec<BitsChoice>,
+    /// What it was made with.
+    pub settings: CompressRecord,
     /// Wall time.
     pub seconds: f64,
     /// The folder.
@@ -188,6 +190,7 @@ pub fn compress_folder<D: EdkmDevice>(
         size_bytes: written.bytes,
         size_before_bytes: checkpoint.file_bytes(),
         bits_chosen,
+        settings: CompressRecord::of(settings),
         seconds: start.elapsed().as_secs_f64(),
         out: settings.out.clone(),
     };

@@ -7,7 +7,7 @@ use edkm_llama::model::DynamicLlama;
 
 use super::float_dtype::float_dtype;
 use super::other_teacher::OtherTeacher;
-use super::texts::texts;
+use super::texts::{measured_on, texts};
 use super::{FinetuneSettings, Observer, Stage, TrainingText};
 use crate::data::TokenStream;
 use crate::{Tokenizer, TrainError};
@@ -54,6 +54,7 @@ impl<D: EdkmDevice> Inputs<D> {
         let (training, validation) = texts(settings, &tokenizer, &mut |share| observer.advance(share))?;
         let text = TrainingText::of(&training, settings);
         observer.result(&text.line(settings));
+        observer.result(&measured_on(settings, &validation)?);
         Ok(Self {
             config,
             model,

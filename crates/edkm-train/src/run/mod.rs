@@ -24,6 +24,7 @@ mod outcome;
 mod plan;
 mod rate_factors;
 mod reached;
+mod recorded;
 mod report;
 mod result;
 mod saved_bytes;
@@ -50,6 +51,9 @@ pub use observer::{Observer, OnProgress, Silent, Stage, StepReport};
 pub use outcome::{Baseline, FinetuneOutcome, Sizes};
 pub use plan::{plan, planned_sizes, PlannedLayer, PlannedPalette};
 pub use rate_factors::{RateUnit, TYPICAL};
+pub use recorded::{
+    CalibrationRecord, ClusterRecord, ClusterTrainingRecord, CompressRecord, DistillRecord, RunRecord, TextRecord,
+};
 pub use saved_bytes::SavedBytes;
 pub use settings::{DataSource, FinetuneSettings, KeptModel, Measure, Objective, OnLimits};
 pub(crate) use texts::stream;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use edkm_llama::model::PalettizedParameter;
 use serde::Serialize;
 
-use super::{BitsChoice, NonFiniteCounts, TrainingText};
+use super::{BitsChoice, NonFiniteCounts, RunRecord, TrainingText};
 use crate::compress::Method;
 use crate::report::{Sample, StoreLayerFigures};
 
@@ -60,6 +60,8 @@ pub struct FinetuneOutcome {
     pub bits_chosen: Vec<BitsChoice>,
     /// Compression without training, if it was measured.
     pub baselines: Vec<Baseline>,
+    /// What it was made with.
+    pub settings: RunRecord,
     /// What both models write after the beginning of the validation text.
     pub sample: Sample,
     /// The folder.

@@ -7,7 +7,7 @@ use edkm_llama::checkpoint::Checkpoint;
 use edkm_llama::inference::{CacheType, GenerateOptions, InferenceModel, SamplingOptions, Session};
 
 use super::training_text::times;
-use super::{count, FinetuneOutcome, FinetuneSettings};
+use super::{count, FinetuneOutcome, FinetuneSettings, ModelPalettes};
 use crate::metrics::StepMetrics;
 use crate::report::{self, BeforeAfter, Contender, ContenderRole, ReportData, Sample, StoreFigures, WeightFigure};
 use crate::text_generation::write_text;
@@ -99,9 +99,10 @@ pub(super) fn data(
         size_bytes: Some(outcome.size_bytes),
         perplexity: Some(outcome.perplexity_after),
     });
+    let palettes = ModelPalettes::read(model_dir)?.map(|palettes| palettes.in_words());
     Ok(ReportData {
         title,
-        settings: described(settings, outcome),
+        settings: described(outcome, palettes),
         notes: outcome.non_finite.note().into_iter().collect(),
         size: Some(BeforeAfter {
             before: outcome.size_before_bytes,
@@ -131,44 +132,28 @@ fn steps_in_words(outcome: &FinetuneOutcome) -> String {
     }
 }
 
-fn described(settings: &FinetuneSettings, outcome: &FinetuneOutcome) -> Vec<(String, String)> {
+/// What the run was, the palettes of its result in words, and what it was made with.
+fn described(outcome: &FinetuneOutcome, palettes: Option<String>) -> Vec<(String, String)> {
     let mut rows = vec![
         ("steps".to_owned(), steps_in_words(outcome)),
         ("tokens".to_owned(), outcome.tokens.to_string()),
         ("training text".to_owned(), outcome.training_text.to_string()),
         ("times through it".to_owned(), times(outcome.training_text.epochs)),
-        ("learning rate".to_owned(), format!("{:e}", settings.learning_rate)),
-        ("sequence".to_owned(), settings.sequence.to_string()),
-        ("batch".to_owned(), (settings.batch * settings.accumulate).to_string()),
-        ("seed".to_owned(), settings.seed.to_string()),
         (
             "seconds of training".to_owned(),
             format!("{:.1}", outcome.training_seconds),
         ),
     ];
-    if let Some(teacher) = &settings.teacher_dir {
-        let name = teacher.file_name().unwrap_or_default().to_string_lossy();
-        rows.push(("learned from".to_owned(), name.into_owned()));
-    }
     if outcome.kept_steps != outcome.steps {
         let kept = format!("that after {}, the best measured", count(outcome.kept_steps, "step"));
         rows.push(("model".to_owned(), kept));
     }
-    if let Some(clustering) = &settings.clustering {
-        let group = clustering
-            .group
-            .map_or("one palette a matrix".to_owned(), |g| format!("{g} output channels"));
-        let bits = match (clustering.bits_budget, clustering.rules.0.is_empty()) {
-            (Some(budget), _) => format!("{budget} a weight at most, by layer"),
-            (None, false) => "by layer".to_owned(),
-            (None, true) => clustering.bits.to_string(),
-        };
-        rows.push(("bits".to_owned(), bits));
-        rows.push(("group".to_owned(), group));
-        if clustering.vector.get() > 1 {
-            rows.push(("weights of an index".to_owned(), clustering.vector.get().to_string()));
-        }
+    if let Some(palettes) = palettes {
+        rows.push(("palettes".to_owned(), palettes));
     }
+    let known: Vec<String> = rows.iter().map(|(name, _)| name.clone()).collect();
+    let settings = outcome.settings.rows().into_iter();
+    rows.extend(settings.filter(|(name, _)| !known.contains(name)));
     rows
 }
 

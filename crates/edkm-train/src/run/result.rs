@@ -14,7 +14,8 @@ use super::finetune::Run;
 use super::known::Known;
 use super::texts::document_beginning;
 use super::{
-    count, report, FinetuneOutcome, KeptModel, NonFiniteCounts, Observer, SavedBytes, Sizes, Stage, TrainingText,
+    count, report, FinetuneOutcome, KeptModel, NonFiniteCounts, Observer, RunRecord, SavedBytes, Sizes, Stage,
+    TrainingText,
 };
 use crate::evaluate::{perplexity, perplexity_in_words, Perplexity};
 use crate::memory::peak_resident_bytes;
@@ -178,6 +179,7 @@ impl<D: EdkmDevice> Run<'_, D> {
             saved_bytes_plain_dkm: saved_bytes.plain_dkm,
             bits_chosen: known.bits_chosen,
             baselines: known.baselines,
+            settings: RunRecord::of(settings),
             sample: sample.clone(),
             out: settings.out.clone(),
         };

@@ -1,8 +1,9 @@
 //! The texts of a run as tokens.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 
-use super::{DataSource, OnProgress};
+use super::{count, DataSource, OnProgress};
 use crate::data::windows::check_length;
 use crate::data::{data_files, TokenStream};
 use crate::run::FinetuneSettings;
@@ -13,6 +14,9 @@ const PROMPT_TOKENS: usize = 12;
 
 /// Tokens of a prompt that the sample begins with at most.
 const LONGEST_PROMPT: usize = 256;
+
+/// A perplexity of fewer tokens depends on which they are.
+const FEW: usize = 1000;
 
 /// The share of the text that is held out if there is no other to measure on.
 const HELD_OUT: f64 = 0.1;
@@ -49,6 +53,9 @@ pub(super) fn texts(
             both.display()
         );
     }
+    if let Some(twice) = twice(settings)? {
+        tracing::warn!("{} is named twice: its text counts twice", twice.display());
+    }
     let mut training = stream(&settings.data, tokenizer, progress)?;
     let mut validation = match &settings.validation {
         DataSource::HeldOut => training.split_off_share(HELD_OUT),
@@ -63,7 +70,44 @@ pub(super) fn texts(
         _ => "the validation text",
     };
     check_length(&validation, settings.sequence, measured_on)?;
+    // who asks for few knows it
+    if validation.len() < FEW && settings.evaluation_tokens >= FEW {
+        tracing::warn!(
+            "{measured_on} has {}: a perplexity of so few says little",
+            count(validation.len() as u64, "token")
+        );
+    }
     Ok((training, validation))
+}
+
+/// What is measured on, for people.
+///
+/// # Errors
+/// A folder of data that cannot be read.
+pub(super) fn measured_on(settings: &FinetuneSettings, validation: &TokenStream) -> Result<String, TrainError> {
+    let tokens = count(validation.len() as u64, "token");
+    let from = match (&settings.validation, &settings.data) {
+        (DataSource::HeldOut, DataSource::Files(paths)) => {
+            let files = data_files(paths)?;
+            let last = files.last().filter(|_| files.len() > 1);
+            let last = last.map(|file| format!(", the end of {}", file.display()));
+            format!(" from the last tenth of the text, held out{}", last.unwrap_or_default())
+        }
+        (DataSource::HeldOut, _) => " from the last tenth of the text, held out".to_owned(),
+        _ => String::new(),
+    };
+    Ok(format!("measured on: {tokens}{from}"))
+}
+
+/// A file that is named twice among those that are trained on.
+fn twice(settings: &FinetuneSettings) -> Result<Option<PathBuf>, TrainError> {
+    let DataSource::Files(data) = &settings.data else {
+        return Ok(None);
+    };
+    let mut seen = HashSet::new();
+    let mut is_again = |path: &PathBuf| path.canonicalize().is_ok_and(|whole| !seen.insert(whole));
+    let files = data_files(data)?;
+    Ok(files.iter().find(|path| is_again(path)).cloned())
 }
 
 /// A file that is trained on and measured on.

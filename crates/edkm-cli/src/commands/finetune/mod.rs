@@ -98,10 +98,10 @@ pub fn run(args: FinetuneArgs, log: RunLog) -> Result<(), Failure> {
     let outcome = args.device.run(Training {
         settings: &settings,
         output,
-        log,
+        log: log.clone(),
     })?;
     outcome::show(output, &settings, &outcome);
-    notes::after(&settings, &inputs, &outcome);
+    notes::after(&settings, &inputs, &outcome, &log);
     output.json(&outcome)?;
     Ok(())
 }

@@ -8,13 +8,20 @@ use edkm_train::run::{count, FinetuneOutcome, FinetuneSettings, KeptModel, Model
 use super::inputs::Inputs;
 use crate::args::FinetuneArgs;
 use crate::commands::plan;
-use crate::console::note;
+use crate::console;
+use crate::run_log::{RunLog, PROGRESS};
+
+/// A note that the log of the run has too.
+fn tell(text: impl std::fmt::Display) {
+    tracing::info!(target: PROGRESS, "{text}");
+    console::note(text);
+}
 
 /// Notes on settings that may not be meant so.
 pub fn before(args: &FinetuneArgs, settings: &FinetuneSettings, inputs: &Inputs, start: Start) {
     let is_compressed = inputs.compressed.is_some();
     if settings.teacher_dir.is_none() && settings.taught_from() == Some(0) && is_compressed {
-        note(format_args!(
+        tell(format_args!(
             "{} is compressed already, and will learn from itself; with --teacher ORIGINAL it learns from the model that it was made of",
             settings.model_dir.display()
         ));
@@ -25,8 +32,14 @@ pub fn before(args: &FinetuneArgs, settings: &FinetuneSettings, inputs: &Inputs,
     if let (Start::Fresh, Some(palettes)) = (start, &inputs.compressed) {
         say_palettes(args, settings, palettes);
     }
+    if let (None, true) = (&settings.clustering, is_compressed) {
+        tell(format_args!(
+            "{} is compressed, and without clustering the result is not: its weights are plain numbers again",
+            settings.model_dir.display()
+        ));
+    }
     if let Some(every) = settings.evaluate_every.filter(|every| every.get() >= settings.steps) {
-        note(format_args!(
+        tell(format_args!(
             "--eval-every {every} measures nothing on the way of {}",
             count(settings.steps, "step")
         ));
@@ -34,19 +47,28 @@ pub fn before(args: &FinetuneArgs, settings: &FinetuneSettings, inputs: &Inputs,
 }
 
 /// Notes on what the run came to, and on what would have been better.
-pub fn after(settings: &FinetuneSettings, inputs: &Inputs, outcome: &FinetuneOutcome) {
+pub fn after(settings: &FinetuneSettings, inputs: &Inputs, outcome: &FinetuneOutcome, log: &RunLog) {
+    // the run's folder is gone, and its log lies in OUT
+    drop(log.open_in(&settings.out));
     let guessing = inputs.config.vocab_size as f64;
-    if outcome.perplexity_after.is_nan() || outcome.perplexity_after >= guessing {
-        note(format_args!(
-            "the result predicts no better than guessing among its {guessing} tokens: the training diverged, or the model was none; a lower --lr is the first thing to try"
-        ));
+    let (before, after) = (outcome.perplexity_before, outcome.perplexity_after);
+    if after.is_nan() || after >= guessing {
+        tell(match after <= before {
+            // whatever it has learned
+            true => format!(
+                "the result predicts no better than guessing among its {guessing} tokens, nor did the model as it came: the text is foreign to it, or the model is none"
+            ),
+            false => format!(
+                "the result predicts no better than guessing among its {guessing} tokens: the training diverged; a lower --lr is the first thing to try"
+            ),
+        });
     }
     let later = settings.steps / 2;
     // of a compressed model it is the palettes that get better
     let was_new = outcome.perplexity_after < NEW_TEXT * outcome.perplexity_before && inputs.compressed.is_none();
     let is_usual = settings.taught_from() == Some(0) && settings.teacher_dir.is_none();
     if was_new && is_usual && settings.may_cluster_from(later) {
-        note(format_args!(
+        tell(format_args!(
             "the text was new to the model (perplexity {} before, {} after); such runs reach more if they learn the text first, as with --cluster-from {}",
             perplexity_in_words(outcome.perplexity_before),
             perplexity_in_words(outcome.perplexity_after),
@@ -54,7 +76,7 @@ pub fn after(settings: &FinetuneSettings, inputs: &Inputs, outcome: &FinetuneOut
         ));
     }
     if let Some((steps, lowest)) = better_on_its_way(settings, outcome) {
-        note(format_args!(
+        tell(format_args!(
             "the model was better on its way (perplexity {} after {}, {} after {}); --keep-best writes the best that is measured",
             perplexity_in_words(lowest),
             count(steps, "step"),
@@ -84,7 +106,7 @@ fn say_palettes(args: &FinetuneArgs, settings: &FinetuneSettings, palettes: &Mod
     };
     let model_dir = settings.model_dir.display();
     match palettes.others(clustering) {
-        None if args.clustering.keep_palettes() => note(format_args!(
+        None if args.clustering.keep_palettes() => tell(format_args!(
             "{model_dir} is compressed, and its palettes stay what they are ({}); --bits and the other options of palettes make other ones",
             palettes.in_words()
         )),
@@ -94,7 +116,7 @@ fn say_palettes(args: &FinetuneArgs, settings: &FinetuneSettings, palettes: &Mod
                 0 => String::new(),
                 more => format!("; and {more} more"),
             };
-            note(format_args!(
+            tell(format_args!(
                 "{model_dir} is compressed otherwise than this run compresses ({}: {} there, {} here{more}); to train its palettes on, give no option of palettes",
                 other.name, other.there, other.here
             ));
