@@ -20,7 +20,7 @@ const SHARD_BYTES: u64 = 5_000_000_000;
 #[derive(Serialize)]
 struct Figures<'f> {
     out: &'f std::path::Path,
-    bytes: u64,
+    size_bytes: u64,
     files: usize,
 }
 
@@ -66,7 +66,7 @@ pub fn run(args: ExportArgs) -> Result<(), Failure> {
     ));
     output.json(&Figures {
         out: &args.out,
-        bytes: written.bytes,
+        size_bytes: written.bytes,
         files: written.files.len(),
     })?;
     Ok(())

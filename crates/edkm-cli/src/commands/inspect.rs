@@ -17,7 +17,7 @@ use crate::written_over::Written;
 #[derive(Serialize)]
 struct Contents {
     path: String,
-    file_bytes: u64,
+    size_bytes: u64,
     parameters: u64,
     config: Option<serde_json::Value>,
     /// Why it is no model that can be run here, if it has a configuration.
@@ -41,6 +41,8 @@ struct Tensor {
 struct Palette {
     bits: u8,
     palettes: usize,
+    /// Output channels that share one; `null`: all.
+    group: Option<usize>,
     vector: usize,
     /// Type of their numbers.
     dtype: String,
@@ -113,6 +115,7 @@ fn read(path: &Path, checkpoint: &Checkpoint) -> Result<Contents, Failure> {
                 palette: Some(Palette {
                     bits: matrix.spec().bits,
                     palettes: matrix.groups(),
+                    group: matrix.spec().group_rows.map(Into::into),
                     vector: matrix.spec().vector,
                     dtype: matrix.spec().palette_dtype.to_string(),
                     row_scales: matrix.row_scales().is_some(),
@@ -132,7 +135,7 @@ fn read(path: &Path, checkpoint: &Checkpoint) -> Result<Contents, Failure> {
     }
     Ok(Contents {
         path: path.display().to_string(),
-        file_bytes: checkpoint.file_bytes(),
+        size_bytes: checkpoint.file_bytes(),
         parameters: tensors.iter().map(|t| t.shape.iter().product::<usize>() as u64).sum(),
         config,
         problem,
@@ -179,7 +182,7 @@ fn show(output: Output, contents: &Contents) {
         "{} tensors, {} parameters, {} in files",
         contents.tensors.len(),
         contents.parameters,
-        bytes(contents.file_bytes)
+        bytes(contents.size_bytes)
     ));
     if let Some(bits) = contents.bits_per_weight {
         output.line(format!("palettized tensors: {bits:.3} bits a weight, palettes counted"));

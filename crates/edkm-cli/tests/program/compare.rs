@@ -65,7 +65,7 @@ fn methods_side_by_side_with_mean_spread_and_a_plot() {
     let found = json(&compare(&shop, &more).output().unwrap());
     let rows = found["rows"].as_array().unwrap();
     let of = |method: &str, width: f64| {
-        let is = |row: &&serde_json::Value| row["method"] == method && row["width"].as_f64().unwrap_or(0.0) == width;
+        let is = |row: &&serde_json::Value| row["method"] == method && row["bits"].as_f64().unwrap_or(0.0) == width;
         rows.iter()
             .find(is)
             .unwrap_or_else(|| panic!("no {method} {width} in {rows:?}"))
@@ -85,7 +85,7 @@ fn methods_side_by_side_with_mean_spread_and_a_plot() {
         .as_array()
         .unwrap()
         .iter()
-        .filter(|run| run["method"] == "dkm" && run["width"] == 2.0)
+        .filter(|run| run["method"] == "dkm" && run["bits"] == 2.0)
         .map(|run| run["perplexity"].as_f64().unwrap())
         .collect();
     let [first, second] = runs[..] else { panic!("{runs:?}") };
@@ -130,7 +130,7 @@ fn methods_side_by_side_with_mean_spread_and_a_plot() {
     let found = json(&compare(&shop, &budget).output().unwrap());
     let row = &found["rows"][0];
     assert_eq!(
-        (&row["method"], row["width"].as_f64(), row["runs"].as_u64()),
+        (&row["method"], row["bits"].as_f64(), row["runs"].as_u64()),
         (&"kmeans".into(), Some(3.2), Some(2))
     );
     let bits = row["bits_per_weight"].as_f64().unwrap();
@@ -235,7 +235,7 @@ fn what_was_compared_before_stays_in_the_table() {
             .map(|row| {
                 (
                     row["method"].as_str().unwrap().to_owned(),
-                    row["width"].as_f64().unwrap(),
+                    row["bits"].as_f64().unwrap(),
                 )
             })
             .collect::<Vec<_>>()

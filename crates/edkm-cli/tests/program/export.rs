@@ -91,7 +91,7 @@ fn plain_weights_have_the_perplexity_of_the_packed_model() {
     ] {
         let out = shop.path(dtype);
         let figures = json(&export(&small, "hf", &out, &["--dtype", dtype]));
-        assert!(figures["bytes"].as_u64().unwrap() > 0 && figures["files"] == 1);
+        assert!(figures["size_bytes"].as_u64().unwrap() > 0 && figures["files"] == 1);
         let plain = perplexity(&out, &shop);
         assert!((plain / packed - 1.0).abs() <= tolerance, "{dtype}: {plain} {packed}");
         let entries = Entries::read(&out);

@@ -16,6 +16,7 @@ mod export;
 mod hostile;
 mod hub;
 mod interrupts;
+mod json_keys;
 mod kept_palettes;
 mod layers;
 mod mishaps;

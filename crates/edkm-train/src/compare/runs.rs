@@ -21,6 +21,7 @@ pub struct RunFigures {
     /// The method's name.
     pub method: String,
     /// Bits that were asked for; none for a model that is not compressed.
+    #[serde(rename = "bits")]
     pub width: Option<f64>,
     /// None for a method that looks at weights alone.
     pub seed: Option<u64>,

@@ -39,6 +39,7 @@ pub struct Row {
     /// The method.
     pub method: String,
     /// Bits that were asked for.
+    #[serde(rename = "bits")]
     pub width: Option<f64>,
     /// Runs.
     pub runs: usize,
@@ -49,7 +50,7 @@ pub struct Row {
     /// Mean bits a compressed weight, everything counted.
     pub bits_per_weight: Option<f64>,
     /// Mean bytes of the weights' file.
-    pub size_bytes: f64,
+    pub size_bytes: u64,
     /// Mean wall time.
     pub seconds: f64,
 }
@@ -73,7 +74,7 @@ impl Row {
             perplexity,
             deviation: (runs.len() > 1).then(|| (squares / (count - 1.0)).sqrt()),
             bits_per_weight: bits.is_finite().then_some(bits),
-            size_bytes: mean(&|run| run.size_bytes as f64),
+            size_bytes: mean(&|run| run.size_bytes as f64).round() as u64,
             seconds: mean(&|run| run.seconds),
         })
     }
@@ -103,14 +104,14 @@ impl Comparison {
         let mut text = String::from(
             "| method | bits | perplexity | runs | bits a weight | size (KiB) | seconds |\n|---|---|---|---|---|---|---|\n",
         );
-        let kib = |bytes: f64| format!("{:.0}", bytes / 1024.0);
+        let kib = |bytes: u64| format!("{:.0}", bytes as f64 / 1024.0);
         let Original { perplexity, size_bytes } = self.original;
         // writing to a string cannot fail
         let _ = writeln!(
             text,
             "| original | | {} | | | {} | |",
             perplexity_in_words(perplexity),
-            kib(size_bytes as f64)
+            kib(size_bytes)
         );
         for row in &self.rows {
             let spread = row
@@ -174,7 +175,7 @@ mod tests {
         let runs = [run(3.0, 1.0), run(3.5, 2.0), run(4.0, 6.0)];
         let row = Row::of(&runs.iter().collect::<Vec<_>>()).unwrap();
         assert_eq!((row.perplexity, row.deviation, row.seconds), (3.5, Some(0.5), 3.0));
-        assert_eq!((row.bits_per_weight, row.size_bytes, row.runs), (Some(3.25), 2048.0, 3));
+        assert_eq!((row.bits_per_weight, row.size_bytes, row.runs), (Some(3.25), 2048, 3));
         assert_eq!(Row::of(&[&runs[1]]).unwrap().deviation, None);
         assert_eq!(Row::of(&[]), None);
     }

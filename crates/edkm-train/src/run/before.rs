@@ -6,7 +6,7 @@ use dfdx_edkm::EdkmDevice;
 use edkm_llama::model::{DynamicLlama, DynamicTeacher};
 
 use super::checkpoint::{model_fingerprint, RunState};
-use super::{baselines, rate_factors, Baseline, DataSource, FinetuneSettings, Measure, Observer, Stage};
+use super::{baselines, count, rate_factors, Baseline, DataSource, FinetuneSettings, Measure, Observer, Stage};
 use crate::data::TokenStream;
 use crate::evaluate::{perplexity, perplexity_in_words};
 use crate::TrainError;
@@ -58,9 +58,9 @@ impl<D: EdkmDevice> Before<D> {
                     observer.advance(share)
                 })?;
                 observer.result(&format!(
-                    "perplexity {} on {} tokens",
+                    "perplexity {} on {}",
                     perplexity_in_words(before.perplexity),
-                    before.tokens
+                    count(before.tokens, "token")
                 ));
                 before.perplexity
             }

@@ -223,7 +223,9 @@ impl RunRecord {
     /// Name and value of each setting, for people. Rules for single layers are left out: what palettes come of them is said elsewhere.
     pub(super) fn rows(&self) -> Vec<(String, String)> {
         let mut rows = Vec::new();
-        if let Ok(serde_json::Value::Object(settings)) = serde_json::to_value(self) {
+        // by way of text, in which numbers of 32 bits have no more digits than they need
+        let text = serde_json::to_string(self).unwrap_or_default();
+        if let Ok(serde_json::Value::Object(settings)) = serde_json::from_str(&text) {
             add_rows(&mut rows, "", settings);
         }
         rows

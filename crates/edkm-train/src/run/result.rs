@@ -133,9 +133,9 @@ impl<D: EdkmDevice> Run<'_, D> {
         observer.stage(Stage::EvaluateAfter);
         let last = self.measured(out, observer)?;
         observer.result(&format!(
-            "perplexity {} on {} tokens",
+            "perplexity {} on {}",
             perplexity_in_words(last.perplexity),
-            last.tokens
+            count(last.tokens, "token")
         ));
         let mut kept = Measured {
             steps: done,

@@ -15,7 +15,7 @@ use crate::device::DeviceChoice;
 #[derive(Serialize)]
 struct Figures {
     parameters: u64,
-    file_bytes: u64,
+    size_bytes: u64,
     load_seconds: f64,
     first_token_seconds: f64,
     resident_before_bytes: Option<u64>,
@@ -48,7 +48,7 @@ pub fn run(args: BenchGenerateArgs) -> Result<(), Failure> {
     let measured = generate::run(&settings, dir.path(), |model| args.device.place(model), beside_dfdx)?;
     let figures = Figures {
         parameters: settings.config.parameter_count(),
-        file_bytes: measured.file_bytes,
+        size_bytes: measured.file_bytes,
         load_seconds: measured.load_seconds,
         first_token_seconds: measured.first_token_seconds,
         resident_before_bytes: measured.resident_before_bytes,
@@ -69,7 +69,7 @@ pub fn run(args: BenchGenerateArgs) -> Result<(), Failure> {
         args.group
             .map_or(String::new(), |group| format!(" in groups of {group} channels")),
         args.embedding_bits,
-        bytes(figures.file_bytes)
+        bytes(figures.size_bytes)
     ));
     output.line(format!(
         "  opened in {}, first token after {}; peak memory {} ({} before opening), cache {}",

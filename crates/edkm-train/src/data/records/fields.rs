@@ -107,7 +107,7 @@ impl Fields {
             if self.instruction.iter().flatten().any(|text| !text.is_empty()) {
                 return Err(format!("\"{key}\" and \"instruction\" stand there both"));
             }
-            return conversation(&key, raw);
+            return Ok(Record::Conversation(messages(&key, raw)?));
         }
         match (self.instruction, self.output) {
             (Some(Some(instruction)), Some(Some(output))) => Ok(Record::Alpaca(AlpacaRecord {
@@ -143,19 +143,6 @@ fn messages(key: &str, raw: Vec<RawMessage>) -> Result<Vec<Message>, String> {
     messages.map_err(|why| format!("\"{key}\": {why}"))
 }
 
-/// A conversation in which the model says something.
-fn conversation(key: &str, raw: Vec<RawMessage>) -> Result<Record, String> {
-    let messages = messages(key, raw)?;
-    match messages.iter().any(Message::is_response) {
-        true => Ok(Record::Conversation(messages)),
-        false => Err(nothing_said(key)),
-    }
-}
-
-fn nothing_said(key: &str) -> String {
-    format!("\"{key}\" has no message of the assistant, so there is nothing to learn")
-}
-
 /// A prompt and its completion: both texts, or both messages.
 fn completed(prompt: Loose, completion: Loose) -> Result<Record, String> {
     let read = |key: &str, list: Vec<Value>| {
@@ -170,9 +157,6 @@ fn completed(prompt: Loose, completion: Loose) -> Result<Record, String> {
         })),
         (Loose::Messages(prompt), Loose::Messages(completion)) => {
             let (mut all, said) = (read("prompt", prompt)?, read("completion", completion)?);
-            if !said.iter().any(Message::is_response) {
-                return Err(nothing_said("completion"));
-            }
             all.iter_mut().for_each(|message| message.learned = Learned::Nothing);
             all.extend(said);
             Ok(Record::Conversation(all))
