@@ -32,7 +32,7 @@ pub struct ExportArgs {
 pub enum ExportFormat {
     /// Plain weights in Hugging Face layout: transformers, candle, mlx, llama.cpp's converter
     Hf,
-    /// A PyTorch state dict (as safetensors, for safetensors.torch.load_file) whose buffers tell coremltools 8 and later the palettes
+    /// A PyTorch state dict (as safetensors, for safetensors.torch.load_file) whose buffers tell coremltools 8 and later the palettes; with --group, rows must divide by it
     CoremlTorch,
 }
 

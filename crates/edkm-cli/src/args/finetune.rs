@@ -140,7 +140,7 @@ pub struct FinetuneArgs {
     #[arg(long, value_enum, default_value_t = NonFinitePolicy::Stop)]
     pub on_non_finite: NonFinitePolicy,
     /// Go on with the run that was to write OUT, from its newest whole checkpoint. All else is as it was started: only --json, --ignore-limits,
-    /// --dry-run, --trace and --finish may be given with it
+    /// --overwrite (of an OUT that was filled meanwhile), --dry-run, --trace and --finish may be given with it
     #[arg(long, value_name = "OUT")]
     pub resume: Option<PathBuf>,
     /// With --resume: write the model as that checkpoint has it, in place of the steps that are left. The run is over then
@@ -173,7 +173,17 @@ fn conflicts(arg: Arg) -> Arg {
         true => arg.conflicts_with("no_cluster"),
         false => arg,
     };
-    match ["resume", "finish", "json", "ignore_limits", "dry_run", "trace"].contains(&arg.get_id().as_str()) {
+    match [
+        "resume",
+        "finish",
+        "json",
+        "ignore_limits",
+        "overwrite",
+        "dry_run",
+        "trace",
+    ]
+    .contains(&arg.get_id().as_str())
+    {
         true => arg,
         // with finish too: what conflicts with the other argument that this one requires is taken for a reason to do without
         false => arg.conflicts_with_all(["resume", "finish"]),

@@ -19,7 +19,7 @@ fn finetune(model: &Path, shop: &Workshop, out: &Path) -> Command {
 #[test]
 fn a_compressed_model_keeps_its_palettes_unless_it_is_told_of_others() {
     let shop = Workshop::new();
-    let made_with = ["--bits", "2", "--group", "8", "--embedding-bits", "8", "--keep-zero"];
+    let made_with = ["--bits", "2", "--group", "8", "--embedding-bits", "4", "--keep-zero"];
     let (original, small, again) = (shop.model(), shop.out(), shop.path("again"));
     let compressed = shop.compress("kmeans", &made_with).arg("--out").arg(&small).output();
     assert!(compressed.unwrap().status.success());
@@ -47,7 +47,7 @@ fn a_compressed_model_keeps_its_palettes_unless_it_is_told_of_others() {
         for words in [
             "stay what they are (",
             "of 2 bits in groups of 8",
-            "1 of 8 bits in groups of 8",
+            "1 of 4 bits in groups of 8",
         ] {
             assert!(kept.contains(words), "{kept}");
         }
@@ -77,16 +77,16 @@ fn a_compressed_model_keeps_its_palettes_unless_it_is_told_of_others() {
     let compressed = compress.output().unwrap();
     let noted = String::from_utf8_lossy(&compressed.stderr).into_owned();
     assert!(
-        compressed.status.success() && noted.contains("is compressed already (1 of 8 bits"),
+        compressed.status.success() && noted.contains("is compressed already (1 of 4 bits"),
         "{noted}"
     );
 
     let other = said(&["--bits", "2"]);
-    let first = "model.embed_tokens.weight: 8 bits in groups of 8, zeros kept there, not clustered here; and ";
+    let first = "model.embed_tokens.weight: 4 bits in groups of 8, zeros kept there, not clustered here; and ";
     assert!(other.contains(first) && other.contains("give no option"), "{other}");
     let without_zeros = said(&made_with[..6]);
     assert!(
-        without_zeros.contains("8 bits in groups of 8, zeros kept there, 8 bits in groups of 8 here"),
+        without_zeros.contains("4 bits in groups of 8, zeros kept there, 4 bits in groups of 8 here"),
         "{without_zeros}"
     );
     let alike = said(&made_with);

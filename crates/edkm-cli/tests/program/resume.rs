@@ -203,6 +203,32 @@ fn a_run_is_ended_where_it_is() {
     }
 }
 
+#[test]
+fn a_folder_that_was_filled_meanwhile_is_replaced_if_that_is_asked_for() {
+    let shop = Workshop::new();
+    let mut child = quiet(run(&shop).args(["--steps", "100000"]));
+    wait_for_step(&shop, &mut child, 4);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let other = shop
+        .compress("rtn", &["--bits", "8"])
+        .arg("--out")
+        .arg(shop.out())
+        .output();
+    assert!(other.unwrap().status.success());
+    let before = model(&shop);
+    let finish = |more: &[&str]| resume(&shop).arg("--finish").args(more).output().unwrap();
+    let refused = finish(&[]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(
+        refused.status.code() == Some(1) && said.contains("--overwrite"),
+        "{said}"
+    );
+    assert!(model(&shop) == before && !checkpoints(&shop).is_empty());
+    json(&finish(&["--overwrite"]));
+    assert!(model(&shop) != before && !run_folder(&shop).exists());
+}
+
 /// The model that the rest of a run learns from is the one whose clustering began, and the steps before learn the text alone.
 #[test]
 fn a_run_that_clusters_later_learns_from_what_it_had_become() {

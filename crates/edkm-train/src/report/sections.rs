@@ -28,11 +28,15 @@ fn summary(page: &mut String, data: &ReportData) -> Result {
         tiles.push(("Perplexity", short(perplexity.after), before));
     }
     if let Some(size) = data.size {
-        let ratio = times(size.before as f64 / size.after as f64);
+        let ratio = size.before as f64 / size.after as f64;
+        let ratio = match ratio > 1.005 {
+            true => format!(", {} as much", times(ratio)),
+            false => String::new(),
+        };
         tiles.push((
             "Size",
             bytes(size.after),
-            format!("{} before, {ratio} as much", bytes(size.before)),
+            format!("{} before{ratio}", bytes(size.before)),
         ));
     }
     if let Some(bits) = data.bits_per_weight {

@@ -207,9 +207,6 @@ impl Kind {
     }
 }
 
-/// Bytes are a zero by chance now and then: so many palettes are not.
-const MANY_OF_BYTES: usize = 4;
-
 /// Whether each palette of a matrix has an entry of zeros, as those that keep zeros do and others hardly ever.
 fn has_zeros(matrix: &PalettizedMatrix) -> bool {
     let has_zero = |palette: usize| {
@@ -218,8 +215,12 @@ fn has_zeros(matrix: &PalettizedMatrix) -> bool {
             .chunks(matrix.spec().vector)
             .any(|entry| entry.iter().all(|&number| number == 0.0))
     };
-    let may_tell = matrix.spec().palette_dtype != PaletteDType::I8 || matrix.groups() >= MANY_OF_BYTES;
-    may_tell && (0..matrix.groups()).all(has_zero)
+    // of bytes one is a zero by chance now and then, and near zero centroids are dense
+    let by_chance = match matrix.spec().palette_dtype {
+        PaletteDType::I8 => (3.0 * matrix.spec().clusters() as f64 / 256.0).powf(matrix.groups() as f64),
+        _ => 0.0,
+    };
+    by_chance < 1e-3 && (0..matrix.groups()).all(has_zero)
 }
 
 /// The rule that makes such palettes, or none, of what has such a name.

@@ -41,6 +41,7 @@ pub fn run(args: FinetuneArgs, log: RunLog) -> Result<(), Failure> {
             let (mut args, started) = Started::read(out)?;
             args.json |= here.json;
             args.ignore_limits |= here.ignore_limits;
+            args.overwrite |= here.overwrite;
             args.dry_run = here.dry_run;
             args.clustering.palettes.rules = Some(started.layers()?);
             let start = match here.finish {
