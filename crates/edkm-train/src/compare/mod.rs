@@ -112,7 +112,7 @@ pub fn compare<D: EdkmDevice>(
         stream(source, &tokenizer, &mut |share| observer.advance(share)).map_err(|error| stopped(error, settings))
     };
     let (training, mut validation) = (read(&settings.data)?, read(&settings.validation)?);
-    validation.truncate(settings.evaluation_tokens);
+    validation.truncate_each(settings.evaluation_tokens);
     check_length(&training, settings.sequence, "the training text")?;
     check_length(&validation, settings.sequence, "the validation text")?;
 

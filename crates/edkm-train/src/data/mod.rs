@@ -6,6 +6,7 @@
 //! | [`records`] | `.json`, `.jsonl`: texts, and prompts with completions, Alpaca's and Dolly's records and conversations, of which responses alone count |
 //! | [`alpaca`] | Alpaca's template |
 //! | [`windows`] | the stream cut into sequences, for evaluation and for training |
+//! | `held_out` | what of a text is measured on, where there is no other |
 //! | [`sampler`] | training batches in an order that can be saved and resumed |
 
 use std::ops::Range;
@@ -20,6 +21,7 @@ use crate::{Tokenizer, TrainError};
 
 pub mod alpaca;
 mod files;
+mod held_out;
 pub mod records;
 pub mod sampler;
 mod shortened;
@@ -96,7 +98,7 @@ pub struct Turn {
 
 /// All documents of a run, encoded and joined: each with the begin token in front.
 ///
-/// Memory: 4 bytes a token, and one more once a prompt has been added; 8 bytes a document, and 8 more of a record.
+/// Memory: 4 bytes a token, and one more once a prompt has been added; 8 bytes a document, and 8 more of a record. As much again while a part of several files is taken off.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TokenStream {
     tokens: Vec<u32>,
@@ -104,6 +106,8 @@ pub struct TokenStream {
     begins: Vec<usize>,
     /// Where what has no place of its own begins: a record, which stands for itself, or a whole text, whose documents follow each other.
     parts: Vec<usize>,
+    /// Where the text of each file begins, if it has been read from files; empty ones begin where the next one does.
+    files: Vec<usize>,
     /// Which tokens count when they are predicted; `None` while all do.
     counted: Option<Vec<bool>>,
 }
@@ -131,6 +135,7 @@ impl TokenStream {
         for path in files.iter() {
             let format = DataFormat::of(path)?;
             stream.begin_part();
+            stream.files.push(stream.len());
             let mut waiting = Batcher {
                 stream: &mut stream,
                 are_apart: format != DataFormat::Text,
@@ -185,6 +190,7 @@ impl TokenStream {
         Self {
             begins: (!tokens.is_empty()).then_some(0).into_iter().collect(),
             parts: Vec::new(),
+            files: Vec::new(),
             tokens,
             counted: None,
         }
@@ -196,6 +202,7 @@ impl TokenStream {
         let begins: Vec<usize> = (0..tokens.len()).step_by(record).collect();
         Self {
             parts: begins.clone(),
+            files: Vec::new(),
             begins,
             tokens,
             counted: Some(counted),
@@ -248,13 +255,12 @@ impl TokenStream {
 
     /// What may change places: the records, which stand for themselves, and whole texts. In order, and together all of the stream.
     pub(crate) fn parts(&self) -> impl Iterator<Item = Range<usize>> + '_ {
-        let within = self
-            .parts
-            .iter()
-            .copied()
-            .filter(|&begin| begin > 0 && begin < self.len());
-        let begins = std::iter::once(0).chain(within.clone());
-        begins.zip(within.chain([self.len()])).map(|(begin, end)| begin..end)
+        pieces(&self.parts, self.len())
+    }
+
+    /// The texts of the files that it was read from.
+    fn files(&self) -> Vec<Range<usize>> {
+        pieces(&self.files, self.len()).collect()
     }
 
     /// The tokens.
@@ -293,7 +299,7 @@ impl TokenStream {
     /// Keeps the first `tokens` tokens.
     pub fn truncate(&mut self, tokens: usize) {
         self.tokens.truncate(tokens);
-        for begins in [&mut self.begins, &mut self.parts] {
+        for begins in [&mut self.begins, &mut self.parts, &mut self.files] {
             begins.truncate(begins.partition_point(|&begin| begin < tokens));
         }
         if let Some(counted) = &mut self.counted {
@@ -301,20 +307,60 @@ impl TokenStream {
         }
     }
 
-    /// Takes the last `share` of the tokens (from 0 to 1) off and returns it.
-    pub fn split_off_share(&mut self, share: f64) -> Self {
-        let at = self.len() - ((self.len() as f64 * share.clamp(0.0, 1.0)) as usize).min(self.len());
-        let [begins, parts] = [&mut self.begins, &mut self.parts].map(|begins| {
-            let mut rest = begins.split_off(begins.partition_point(|&begin| begin < at));
-            rest.iter_mut().for_each(|begin| *begin -= at);
-            rest
-        });
-        Self {
-            tokens: self.tokens.split_off(at),
-            begins,
-            parts,
-            counted: self.counted.as_mut().map(|counted| counted.split_off(at)),
+    /// Keeps so many tokens: the beginning of each file, as much of it as of all.
+    pub fn truncate_each(&mut self, tokens: usize) {
+        let files = self.files();
+        if self.len() <= tokens || files.len() < 2 {
+            return self.truncate(tokens);
         }
+        let upto = |at: usize| (at as u128 * tokens as u128 / self.len() as u128) as usize;
+        let beginnings: Vec<Range<usize>> = files
+            .iter()
+            .map(|file| file.start..file.start + upto(file.end) - upto(file.start))
+            .collect();
+        *self = self.pieces(&beginnings);
+    }
+
+    /// Takes the last `share` (from 0 to 1) of the tokens of each file off and returns it, of many short files some whole ones.
+    pub fn split_off_share(&mut self, share: f64) -> Self {
+        let files = self.files();
+        let ends = held_out::held_out(&files, share.clamp(0.0, 1.0));
+        let rest = self.pieces(&ends);
+        match &ends[..] {
+            [end] => self.truncate(end.start),
+            _ => {
+                let beginnings = files.iter().zip(&ends).map(|(file, end)| file.start..end.start);
+                *self = self.pieces(&beginnings.collect::<Vec<_>>());
+            }
+        }
+        rest
+    }
+
+    /// These pieces of it, of a file each, in order.
+    fn pieces(&self, ranges: &[Range<usize>]) -> Self {
+        let mut taken = Self {
+            counted: self.counted.as_ref().map(|_| Vec::new()),
+            ..Self::default()
+        };
+        for range in ranges.iter().filter(|range| !range.is_empty()) {
+            taken.begin_part();
+            let at = taken.len();
+            taken.files.push(at);
+            let moved = |begins: &[usize], after: usize| {
+                let within =
+                    begins.partition_point(|&begin| begin < after)..begins.partition_point(|&begin| begin < range.end);
+                let moved = begins[within].iter().map(|begin| begin - range.start + at);
+                moved.collect::<Vec<_>>()
+            };
+            taken.begins.extend(moved(&self.begins, range.start));
+            // its own beginning is one already
+            taken.parts.extend(moved(&self.parts, range.start + 1));
+            taken.tokens.extend_from_slice(&self.tokens[range.clone()]);
+            if let (Some(all), Some(counted)) = (&self.counted, &mut taken.counted) {
+                counted.extend_from_slice(&all[range.clone()]);
+            }
+        }
+        taken
     }
 
     /// A hash of the tokens, of which of them count and of what may change places, to recognise the data when a run is resumed.
@@ -331,6 +377,13 @@ impl TokenStream {
         }
         hash.digest()
     }
+}
+
+/// What lies between the places where something begins, and before the first of them.
+fn pieces(begins: &[usize], len: usize) -> impl Iterator<Item = Range<usize>> + Clone + '_ {
+    let within = begins.iter().copied().filter(move |&begin| begin > 0 && begin < len);
+    let begins = std::iter::once(0).chain(within.clone());
+    begins.zip(within.chain([len])).map(|(begin, end)| begin..end)
 }
 
 /// The tokens of one document, and which of them count; `None`: all do.

@@ -299,7 +299,8 @@ fn documents_and_what_counts_are_numbered() {
     let counted = (0..stream.len()).filter(|&at| stream.counts(at)).count();
     assert!(stream.counted() == counted && counted < stream.len());
     // of the last document the end is held out, which begins none
-    let held_out = stream.clone().split_off_share(1.5 / stream.len() as f64);
+    let mut last = TokenStream::from_files(&paths[1..], &tokenizer).unwrap();
+    let held_out = last.split_off_share(1.5 / last.len() as f64);
     assert_eq!((held_out.len(), held_out.documents()), (1, 0));
     let plain = TokenStream::from_files(&paths[..1], &tokenizer).unwrap().len();
     stream.truncate(plain + 1);
@@ -331,10 +332,51 @@ fn records_may_change_places_and_the_documents_of_a_text_may_not() {
 
     // a part that is cut is one on both sides
     let held_out = stream.split_off_share((c.len() + 1) as f64 / stream.len() as f64);
-    assert_eq!(lengths(&held_out), [1, c.len()]);
-    assert_eq!(lengths(&stream), [a.len(), b.len() / 2, b.len() / 2 - 1]);
+    assert_eq!(lengths(&held_out), [c.len()], "a short file as a whole");
+    assert_eq!(lengths(&stream), [a.len(), b.len() / 2, b.len() / 2]);
+    let mut records = b.clone();
+    assert_eq!(lengths(&records.split_off_share(0.75)), [b.len() / 4, b.len() / 2]);
+    assert_eq!(lengths(&records), [b.len() / 2 - b.len() / 4]);
     stream.truncate(a.len());
     assert_eq!(lengths(&stream), [a.len()]);
+}
+
+#[test]
+fn of_each_file_as_much_is_taken_off_and_kept() {
+    let tokenizer = tokenizer();
+    let record = r#"{"instruction": "Add.", "input": "1", "output": "The fox."}"#;
+    let (_dir, paths) = files(&[
+        ("a.txt", &"The fox.\n\n".repeat(2000)),
+        ("b.txt", ""),
+        ("c.jsonl", &format!("{record}\n").repeat(100)),
+    ]);
+    let all = TokenStream::from_files(&paths, &tokenizer).unwrap();
+    let [a, c] = [0, 2].map(|at| TokenStream::from_files(&paths[at..=at], &tokenizer).unwrap());
+    let mut training = all.clone();
+    let held_out = training.split_off_share(0.1);
+    // both together, and each of both
+    assert_eq!(training.len() + held_out.len(), all.len());
+    assert_eq!(training.documents() + held_out.documents(), all.documents());
+    assert_eq!(training.counted() + held_out.counted(), all.counted());
+    let of_a = a.len() / 10;
+    assert_eq!(held_out.tokens()[..of_a], a.tokens()[a.len() - of_a..]);
+    assert_eq!(
+        held_out.tokens()[of_a..],
+        c.tokens()[c.len() - (held_out.len() - of_a)..]
+    );
+    assert!((0..of_a).all(|at| held_out.counts(at)) && !held_out.counts(held_out.len() - c.len() / 100));
+    assert_eq!(training.tokens()[..a.len() - of_a], a.tokens()[..a.len() - of_a]);
+    // a text is one part, records are many; each begins where it is cut
+    assert_eq!(held_out.parts().next().unwrap().len(), of_a);
+    assert!(held_out.parts().count() > 5);
+    let mut shorter = held_out.clone();
+    shorter.truncate_each(held_out.len() / 2);
+    assert_eq!(shorter.len(), held_out.len() / 2);
+    let kept = of_a * shorter.len() / held_out.len();
+    assert_eq!(shorter.tokens()[..kept], held_out.tokens()[..kept]);
+    assert_eq!(shorter.tokens()[kept], held_out.tokens()[of_a]);
+    shorter.truncate_each(held_out.len());
+    assert_eq!(shorter.len(), held_out.len() / 2);
 }
 
 /// As TRL has it: texts are joined as they are, in no template; only the completion counts, with the end token behind it.

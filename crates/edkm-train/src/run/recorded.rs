@@ -260,7 +260,7 @@ impl TextRecord {
         match source {
             DataSource::Files(paths) => Self::Files(paths.clone()),
             DataSource::Text(_) => Self::From("a text in memory"),
-            DataSource::HeldOut => Self::From("the last tenth of the text, held out"),
+            DataSource::HeldOut => Self::From("the last tenth of each file, held out"),
         }
     }
 }

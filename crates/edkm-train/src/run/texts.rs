@@ -61,7 +61,7 @@ pub(super) fn texts(
         DataSource::HeldOut => training.split_off_share(HELD_OUT),
         other => stream(other, tokenizer, progress)?,
     };
-    validation.truncate(settings.evaluation_tokens);
+    validation.truncate_each(settings.evaluation_tokens);
     check_length(&training, settings.sequence, "the training text")?;
     let measured_on = match settings.validation {
         DataSource::HeldOut => {
@@ -87,14 +87,11 @@ pub(super) fn texts(
 pub(super) fn measured_on(settings: &FinetuneSettings, validation: &TokenStream) -> Result<String, TrainError> {
     let tokens = count(validation.len() as u64, "token");
     let from = match (&settings.validation, &settings.data) {
-        (DataSource::HeldOut, DataSource::Files(paths)) => {
-            let files = data_files(paths)?;
-            let last = files.last().filter(|_| files.len() > 1);
-            let last = last.map(|file| format!(", the end of {}", file.display()));
-            format!(" from the last tenth of the text, held out{}", last.unwrap_or_default())
+        (DataSource::HeldOut, DataSource::Files(paths)) if data_files(paths)?.len() > 1 => {
+            " from the last tenth of each file, held out"
         }
-        (DataSource::HeldOut, _) => " from the last tenth of the text, held out".to_owned(),
-        _ => String::new(),
+        (DataSource::HeldOut, _) => " from the last tenth of the text, held out",
+        _ => "",
     };
     Ok(format!("measured on: {tokens}{from}"))
 }
