@@ -10,8 +10,12 @@ const WORTH_CUTTING: f64 = 256.0;
 pub(super) fn held_out(files: &[Range<usize>], share: f64) -> Vec<Range<usize>> {
     let all = files.last().map_or(0, |last| last.end);
     let wanted = (all as f64 * share) as usize;
-    if let [_] = files {
-        return vec![all - wanted..all];
+    let end_of_all = || {
+        let end = |file: &Range<usize>| (all - wanted).clamp(file.start, file.end)..file.end;
+        files.iter().map(end).collect()
+    };
+    if files.len() < 2 {
+        return end_of_all();
     }
     let (mut seen, mut taken) = (0, 0);
     let mut ends: Vec<Range<usize>> = Vec::with_capacity(files.len());
@@ -29,10 +33,7 @@ pub(super) fn held_out(files: &[Range<usize>], share: f64) -> Vec<Range<usize>> 
     match 2 * taken >= wanted {
         true => ends,
         // a few short files: the end of all of it
-        false => files
-            .iter()
-            .map(|file| (all - wanted).clamp(file.start, file.end)..file.end)
-            .collect(),
+        false => end_of_all(),
     }
 }
 
