@@ -13,7 +13,8 @@
 //! | [`compare`] | ways to compress a model, side by side |
 //! | [`tokenizer`] | text to tokens and back |
 //! | [`template`] | instructions and conversations as text |
-//! | [`data`] | text, Alpaca records and conversations as windows of tokens, in an order that can be resumed |
+//! | [`lesson`] | what is learned from another model's predictions and hidden states |
+//! | [`data`] | texts, records and conversations as windows of tokens, in an order that can be resumed |
 //! | [`schedule`] | learning rate and temperature by step |
 //! | [`init`] | the weights that a model begins with |
 //! | [`text_generation`] | text that goes on, as it is written |

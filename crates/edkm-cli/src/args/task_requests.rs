@@ -9,7 +9,7 @@ use edkm_train::tasks::Task;
 /// What is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum TaskName {
-    /// Perplexity of a text: .txt, or .json/.jsonl with Alpaca records or conversations
+    /// Perplexity of a text: the files and folders that finetune --data takes
     Perplexity,
     /// valid.jsonl and valid-labels.lst
     Piqa,

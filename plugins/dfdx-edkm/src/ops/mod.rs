@@ -10,7 +10,7 @@
 //!
 //! | op | saves | beyond |
 //! |---|---|---|
-//! | [`mod@linear`] | its input | the trajectory of the centroids, if clustered: some hundred bytes |
+//! | [`mod@linear`] | its input | the trajectory of the centroids, if clustered: about a kilobyte a palette of 8 values |
 //! | [`mod@rms_norm`] | its input | |
 //! | [`mod@rotary`] | nothing | |
 //! | [`mod@swiglu`] | gate and up | |
