@@ -84,7 +84,7 @@ impl Observer for Progress {
         if self.tries == 0 {
             self.clear();
             note(format_args!(
-                "{why}; the checkpoint is in memory alone: make room, and it is tried again every {} seconds for half an hour (another signal ends the process, and what was trained is lost)",
+                "{why}; what was trained is in memory alone: make room, and it is tried again every {} seconds for half an hour (a signal ends the process, and it is lost)",
                 TRIED_EVERY.as_secs()
             ));
         }

@@ -1,5 +1,6 @@
 //! What can go wrong before, in and after a run. Every message names the file, record or setting at fault.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use dfdx_edkm::optim::StepError;
@@ -419,6 +420,15 @@ impl TrainError {
             Self::Update { source, .. } => matches!(source, StepError::NotFinite { .. }),
             _ => false,
         }
+    }
+
+    /// Whether it is that there is no room on a disk.
+    pub fn is_full(&self) -> bool {
+        let source = match self {
+            Self::Io { source, .. } | Self::Llama(edkm_llama::LlamaError::Io { source, .. }) => source,
+            _ => return false,
+        };
+        matches!(source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
     }
 
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {

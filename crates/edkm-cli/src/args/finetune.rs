@@ -20,7 +20,7 @@ pub struct FinetuneArgs {
     /// conversations, of which responses alone count, in the model's chat template or else in Alpaca's; or a folder with such files; may be repeated
     #[arg(long, value_name = "FILE", action = ArgAction::Append)]
     pub data: Vec<PathBuf>,
-    /// Text to measure perplexity on, of the same kinds; may be repeated; without it, the last tenth of each file of the training text is held out
+    /// Text to measure perplexity on, of the same kinds; may be repeated; without it, a tenth of the training text is held out, the ends of its files
     #[arg(long, value_name = "FILE", action = ArgAction::Append)]
     pub valid: Vec<PathBuf>,
     /// Steps of training

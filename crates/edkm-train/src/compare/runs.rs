@@ -4,7 +4,7 @@ use std::fs::OpenOptions;
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::evaluate::perplexity_in_words;
 use crate::files::read_capped;
@@ -25,7 +25,8 @@ pub struct RunFigures {
     pub width: Option<f64>,
     /// None for a method that looks at weights alone.
     pub seed: Option<u64>,
-    /// Perplexity of the written model on the validation text.
+    /// Perplexity of the written model on the validation text. One that is not finite is `null` in JSON.
+    #[serde(deserialize_with = "null_is_none_finite")]
     pub perplexity: f64,
     /// Bits a compressed weight, palettes, padding and factors counted.
     pub bits_per_weight: Option<f64>,
@@ -35,6 +36,10 @@ pub struct RunFigures {
     pub seconds: f64,
     /// Perplexity of the model as it came.
     pub(super) original_perplexity: Option<f64>,
+}
+
+fn null_is_none_finite<'de, D: Deserializer<'de>>(value: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(value)?.unwrap_or(f64::NAN))
 }
 
 impl RunFigures {
@@ -134,6 +139,14 @@ mod tests {
         assert_eq!(read(out.path()).unwrap(), [run(0)]);
         append(out.path(), &run(1)).unwrap();
         assert_eq!(read(out.path()).unwrap(), [run(0), run(1)]);
+        // a run that diverged is one
+        let diverged = RunFigures {
+            perplexity: f64::NAN,
+            ..run(2)
+        };
+        append(out.path(), &diverged).unwrap();
+        let runs = read(out.path()).unwrap();
+        assert!(runs.len() == 3 && runs[2].perplexity.is_nan() && runs[2].seed == Some(2));
         std::fs::write(&path, "{}\n").unwrap();
         assert!(read(out.path()).unwrap_err().to_string().contains("line 1"));
     }

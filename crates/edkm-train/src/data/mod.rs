@@ -6,7 +6,7 @@
 //! | [`records`] | `.json`, `.jsonl`: texts, and prompts with completions, Alpaca's and Dolly's records and conversations, of which responses alone count |
 //! | [`alpaca`] | Alpaca's template |
 //! | [`windows`] | the stream cut into sequences, for evaluation and for training |
-//! | `held_out` | what of a text is measured on, where there is no other |
+//! | `spread` | parts of a text that are taken from all of its files |
 //! | [`sampler`] | training batches in an order that can be saved and resumed |
 
 use std::ops::Range;
@@ -21,10 +21,10 @@ use crate::{Tokenizer, TrainError};
 
 pub mod alpaca;
 mod files;
-mod held_out;
 pub mod records;
 pub mod sampler;
 mod shortened;
+mod spread;
 pub mod text;
 pub mod windows;
 
@@ -307,33 +307,39 @@ impl TokenStream {
         }
     }
 
-    /// Keeps so many tokens: the beginning of each file, as much of it as of all.
+    /// Keeps so many tokens at most, of all files alike: of each its beginning, of many short ones some whole ones.
     pub fn truncate_each(&mut self, tokens: usize) {
         let files = self.files();
-        if self.len() <= tokens || files.len() < 2 {
-            return self.truncate(tokens);
-        }
-        let upto = |at: usize| (at as u128 * tokens as u128 / self.len() as u128) as usize;
-        let beginnings: Vec<Range<usize>> = files
-            .iter()
-            .map(|file| file.start..file.start + upto(file.end) - upto(file.start))
-            .collect();
-        *self = self.pieces(&beginnings);
-    }
-
-    /// Takes the last `share` (from 0 to 1) of the tokens of each file off and returns it, of many short files some whole ones.
-    pub fn split_off_share(&mut self, share: f64) -> Self {
-        let files = self.files();
-        let ends = held_out::held_out(&files, share.clamp(0.0, 1.0));
-        let rest = self.pieces(&ends);
-        match &ends[..] {
-            [end] => self.truncate(end.start),
-            _ => {
-                let beginnings = files.iter().zip(&ends).map(|(file, end)| file.start..end.start);
+        match spread::spread(&files, tokens).filter(|_| files.len() > 1 && tokens < self.len()) {
+            None => self.truncate(tokens),
+            Some(lens) => {
+                let beginnings = files.iter().zip(lens).map(|(file, len)| file.start..file.start + len);
                 *self = self.pieces(&beginnings.collect::<Vec<_>>());
             }
         }
-        rest
+    }
+
+    /// Takes a `share` (from 0 to 1) of the tokens off and returns it, of all files alike: of each its end, of many short ones some whole ones.
+    pub fn split_off_share(&mut self, share: f64) -> Self {
+        let (files, wanted) = (self.files(), (self.len() as f64 * share.clamp(0.0, 1.0)) as usize);
+        match spread::spread(&files, wanted).filter(|_| files.len() > 1) {
+            None => {
+                let at = self.len() - wanted;
+                let within = |file: &Range<usize>| file.start.max(at)..file.end.max(at);
+                let rest = self.pieces(&files.iter().map(within).collect::<Vec<_>>());
+                self.truncate(at);
+                rest
+            }
+            Some(lens) => {
+                let cut = |(file, len): (&Range<usize>, &usize)| file.end - len;
+                let cuts: Vec<usize> = files.iter().zip(&lens).map(cut).collect();
+                let ends = files.iter().zip(&cuts).map(|(file, &cut)| cut..file.end);
+                let rest = self.pieces(&ends.collect::<Vec<_>>());
+                let beginnings = files.iter().zip(&cuts).map(|(file, &cut)| file.start..cut);
+                *self = self.pieces(&beginnings.collect::<Vec<_>>());
+                rest
+            }
+        }
     }
 
     /// These pieces of it, of a file each, in order.

@@ -190,7 +190,10 @@ pub fn compress_folder<D: EdkmDevice>(
         size_bytes: written.bytes,
         size_before_bytes: checkpoint.file_bytes(),
         bits_chosen,
-        settings: CompressRecord::of(settings),
+        settings: CompressRecord::of(&CompressSettings {
+            clustering,
+            ..settings.clone()
+        }),
         seconds: start.elapsed().as_secs_f64(),
         out: settings.out.clone(),
     };

@@ -54,7 +54,7 @@ impl<D: EdkmDevice> Inputs<D> {
         let (training, validation) = texts(settings, &tokenizer, &mut |share| observer.advance(share))?;
         let text = TrainingText::of(&training, settings);
         observer.result(&text.line(settings));
-        observer.result(&measured_on(settings, &validation)?);
+        observer.result(&measured_on(settings, &validation));
         Ok(Self {
             config,
             model,

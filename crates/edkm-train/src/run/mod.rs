@@ -30,6 +30,7 @@ mod result;
 mod saved_bytes;
 mod sensitivity;
 mod settings;
+mod step_log;
 mod steps;
 mod texts;
 mod training_text;

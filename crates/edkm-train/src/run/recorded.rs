@@ -220,14 +220,31 @@ impl RunRecord {
         }
     }
 
-    /// Name and value of each setting, for people. Rules for single layers are left out: what palettes come of them is said elsewhere.
+    /// Name and value of each setting, for people. Rules for single layers are left out, and what they may have the last word on: what palettes come of them is
+    /// said elsewhere.
     pub(super) fn rows(&self) -> Vec<(String, String)> {
+        const OF_PALETTES: [&str; 6] = [
+            "bits",
+            "group",
+            "vector",
+            "palette dtype",
+            "per channel scale",
+            "keep zero",
+        ];
+        let (has_rules, has_budget) = self.clustering.as_ref().map_or((false, false), |clustering| {
+            (clustering.layers.is_some(), clustering.bits_budget.is_some())
+        });
+        let is_said = |(name, _): &(String, String)| match name.as_str() {
+            "bits" if has_budget => false,
+            name => !has_rules || !OF_PALETTES.contains(&name),
+        };
         let mut rows = Vec::new();
         // by way of text, in which numbers of 32 bits have no more digits than they need
         let text = serde_json::to_string(self).unwrap_or_default();
         if let Ok(serde_json::Value::Object(settings)) = serde_json::from_str(&text) {
             add_rows(&mut rows, "", settings);
         }
+        rows.retain(is_said);
         rows
     }
 }
@@ -260,7 +277,7 @@ impl TextRecord {
         match source {
             DataSource::Files(paths) => Self::Files(paths.clone()),
             DataSource::Text(_) => Self::From("a text in memory"),
-            DataSource::HeldOut => Self::From("the last tenth of each file, held out"),
+            DataSource::HeldOut => Self::From("a tenth of the text, held out"),
         }
     }
 }

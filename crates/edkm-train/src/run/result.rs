@@ -12,6 +12,7 @@ use super::bits_budget::write_rules;
 use super::checkpoint::Measured;
 use super::finetune::Run;
 use super::known::Known;
+use super::step_log::write_missing;
 use super::texts::document_beginning;
 use super::{
     count, report, FinetuneOutcome, KeptModel, NonFiniteCounts, Observer, RunRecord, SavedBytes, Sizes, Stage,
@@ -62,7 +63,7 @@ impl<D: EdkmDevice> Run<'_, D> {
         let (store, saved_bytes) = (trainer.store().report(), SavedBytes::of(&mut trainer));
         let done = trainer.step_count();
         // optimizer and teacher have done their part
-        let model = trainer.into_model();
+        let mut model = trainer.into_model();
         LargePages::give_back();
         let trained = Trained {
             saved_bytes: known.saved_bytes.max(saved_bytes),
@@ -74,12 +75,15 @@ impl<D: EdkmDevice> Run<'_, D> {
             store,
         };
         observer.stage(Stage::Save);
-        let mut out = OutputDir::stage(&self.settings.out, self.settings.overwrite)?;
-        if let Err(why) = self.folder.note_staging(out.path()) {
-            // it serves to clean up alone
-            tracing::warn!("{why}; if this process is killed now, {} stays", out.path().display());
-        }
-        let weights = self.write(model, out.path())?;
+        let (mut out, weights) = loop {
+            match self.staged(&mut model) {
+                Ok(staged) => break staged,
+                // what was trained is in memory alone
+                Err(why) if why.is_full() && !observer.interrupted() && observer.try_again(&why) => {}
+                Err(why) => return Err(why),
+            }
+        };
+        drop(model);
         let outcome = self.complete(trained, weights, beside, out.path(), observer);
         match outcome.and_then(|outcome| Ok(out.put().map(|()| outcome)?)) {
             Ok(outcome) => Ok(outcome),
@@ -93,8 +97,19 @@ impl<D: EdkmDevice> Run<'_, D> {
         }
     }
 
+    /// The folder in the making, with the model in it: [`Self::write`].
+    fn staged(&self, model: &mut DynamicLlama<D>) -> Result<(OutputDir, (Sizes, u64)), TrainError> {
+        let out = OutputDir::stage(&self.settings.out, self.settings.overwrite)?;
+        if let Err(why) = self.folder.note_staging(out.path()) {
+            // it serves to clean up alone
+            tracing::warn!("{why}; if this process is killed now, {} stays", out.path().display());
+        }
+        let weights = self.write(model, out.path())?;
+        Ok((out, weights))
+    }
+
     /// Tokenizer, configuration and weights: their sizes, and the bytes of the file.
-    fn write(&self, mut model: DynamicLlama<D>, out: &Path) -> Result<(Sizes, u64), TrainError> {
+    fn write(&self, model: &mut DynamicLlama<D>, out: &Path) -> Result<(Sizes, u64), TrainError> {
         // first what is small: if the disk is full behind the weights, the model can be used all the same
         self.folder.copy_companions(out)?;
         self.config.write(out)?;
@@ -128,6 +143,7 @@ impl<D: EdkmDevice> Run<'_, D> {
             ..
         } = trained;
         let metrics = folder.metrics();
+        write_missing(&metrics, &steps)?;
         std::fs::copy(&metrics, out.join("metrics.jsonl")).map_err(TrainError::io("copy", &metrics))?;
 
         observer.stage(Stage::EvaluateAfter);
@@ -207,10 +223,13 @@ impl<D: EdkmDevice> Run<'_, D> {
             KeptModel::Last => None,
             KeptModel::Best => self.folder.best(),
         };
-        let (dir, best) = kept.filter(|(_, best)| best.perplexity < last.perplexity)?;
+        // anything is better than what is no number
+        let is_better =
+            |perplexity: f64| perplexity < last.perplexity || (last.perplexity.is_nan() && perplexity.is_finite());
+        let (dir, best) = kept.filter(|(_, best)| is_better(best.perplexity))?;
         match self.measured(&dir, observer) {
             // measured again: the figures of a result are those of its file
-            Ok(written) if written.perplexity < last.perplexity => {
+            Ok(written) if is_better(written.perplexity) => {
                 let perplexity = written.perplexity;
                 Some((dir, Measured { perplexity, ..best }))
             }

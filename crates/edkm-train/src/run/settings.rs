@@ -207,7 +207,8 @@ impl FinetuneSettings {
             KeptModel::Last => (KeptModel::Last, None),
             KeptModel::Best => (KeptModel::Best, self.evaluate_every),
         };
-        let settings: [(&str, &dyn Debug); 17] = [
+        let has_teacher = self.teacher_dir.is_some();
+        let settings: [(&str, &dyn Debug); 18] = [
             ("version of the program", &env!("CARGO_PKG_VERSION")),
             ("evaluation_tokens", &self.evaluation_tokens),
             ("kept_model", &kept_model),
@@ -215,6 +216,7 @@ impl FinetuneSettings {
             ("store that is lossy", &is_lossy),
             ("on_non_finite", &self.on_non_finite),
             ("objective", &self.objective),
+            ("another model to learn from", &has_teacher),
             ("steps", &self.steps),
             ("learning_rate", &self.learning_rate),
             ("rate_unit", &self.rate_unit),

@@ -9,13 +9,14 @@ use edkm_llama::names::Parameter;
 use super::checkpoint::{RunFolder, RunState, Start};
 use super::finetune::Run;
 use super::known::Known;
+use super::step_log::StepLog;
 use super::{
     before, count, first_palettes, ClusterSettings, NonFiniteCounts, Objective, Observer, OnNonFinite, Stage,
     StepReport, MOST_IN_A_ROW, MOST_ROLLBACKS,
 };
 use crate::data::sampler::WindowSampler;
 use crate::memory::Resident;
-use crate::metrics::{self, MetricsWriter, StepMetrics, Throughput};
+use crate::metrics::{StepMetrics, Throughput};
 use crate::trainer::{StepOutcome, Trainer};
 use crate::TrainError;
 
@@ -39,11 +40,10 @@ impl<D: EdkmDevice> Run<'_, D> {
         observer: &mut impl Observer,
     ) -> Result<(Vec<StepMetrics>, NonFiniteCounts), TrainError> {
         let settings = self.settings;
-        let mut writer = MetricsWriter::resume(&self.folder.metrics(), trainer.step_count())?;
+        let mut log = StepLog::resume(&self.folder.metrics(), trainer.step_count())?;
         let mut throughput = Throughput::default();
         // what a measurement takes
         let mut measuring = Duration::ZERO;
-        let mut steps = metrics::read(&self.folder.metrics())?;
         // the step whose checkpoint is the state of now
         let mut saved = match settings.checkpoints.start {
             Start::Resume | Start::Finish => Some(trainer.step_count()),
@@ -51,18 +51,19 @@ impl<D: EdkmDevice> Run<'_, D> {
         };
         if settings.checkpoints.start == Start::Finish {
             self.cluster_at_last(trainer);
-            return Ok((steps, non_finite));
+            return Ok((log.into_steps(), non_finite));
         }
         let mut mishaps = Mishaps {
             counts: non_finite,
             ..Mishaps::default()
         };
         // a measurement that was interrupted
-        if let Some(last) = steps.last_mut().filter(|last| last.validation_perplexity.is_none()) {
+        if let Some(last) = log.last().filter(|last| last.validation_perplexity.is_none()).cloned() {
             if let Some(reached) = self.reached(trainer, observer)? {
-                last.validation_perplexity = Some(reached);
-                writer = MetricsWriter::resume(&self.folder.metrics(), last.step)?;
-                writer.write(last)?;
+                log.replace_last(StepMetrics {
+                    validation_perplexity: Some(reached),
+                    ..last
+                });
             }
         }
         loop {
@@ -73,7 +74,7 @@ impl<D: EdkmDevice> Run<'_, D> {
                 .is_some_and(|every| done > 0 && (done % every == 0 || done == settings.steps));
             while (interrupted || due) && saved != Some(done) {
                 let state = known.state(trainer, sampler.position(), mishaps.counts, teacher);
-                match self.checkpoint(trainer, &mut writer, state) {
+                match self.checkpoint(trainer, &mut log, state) {
                     Ok(()) => saved = Some(done),
                     Err(why) if interrupted => {
                         if !observer.try_again(&why) {
@@ -98,7 +99,7 @@ impl<D: EdkmDevice> Run<'_, D> {
                 });
             }
             if done >= settings.steps {
-                return Ok((steps, mishaps.counts));
+                return Ok((log.into_steps(), mishaps.counts));
             }
             if let Some(clustering) = &settings.clustering {
                 if clustering.from_step > 0 && clustering.from_step == done {
@@ -145,8 +146,7 @@ impl<D: EdkmDevice> Run<'_, D> {
                 }
                 Err(error) if error.is_non_finite() && settings.on_non_finite == OnNonFinite::Rollback => {
                     let step = self.go_back(trainer, &mut mishaps, error)?;
-                    steps.truncate(step as usize);
-                    writer = MetricsWriter::resume(&self.folder.metrics(), step)?;
+                    log = StepLog::resume(&self.folder.metrics(), step)?;
                     // its data are behind those of now
                     saved = None;
                     continue;
@@ -173,8 +173,7 @@ impl<D: EdkmDevice> Run<'_, D> {
             if metrics.validation_perplexity.is_some() {
                 measuring = start.elapsed();
             }
-            writer.write(&metrics)?;
-            steps.push(metrics);
+            log.add(metrics);
         }
     }
 
@@ -203,13 +202,8 @@ impl<D: EdkmDevice> Run<'_, D> {
     }
 
     /// Writes a checkpoint of now.
-    fn checkpoint(
-        &self,
-        trainer: &mut Trainer<D>,
-        metrics: &mut MetricsWriter,
-        state: RunState,
-    ) -> Result<(), TrainError> {
-        metrics.sync()?;
+    fn checkpoint(&self, trainer: &mut Trainer<D>, log: &mut StepLog, state: RunState) -> Result<(), TrainError> {
+        log.sync()?;
         let (model, optimizer) = trainer.model_and_optimizer();
         let staged = self.folder.stage(model, optimizer)?;
         staged.finish(state, self.settings.checkpoints.keep)?;

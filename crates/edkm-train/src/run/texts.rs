@@ -65,7 +65,7 @@ pub(super) fn texts(
     check_length(&training, settings.sequence, "the training text")?;
     let measured_on = match settings.validation {
         DataSource::HeldOut => {
-            "the last tenth of the text, held out to measure on for want of a validation text (--valid),"
+            "the tenth of the text that is held out to measure on, for want of a validation text (--valid),"
         }
         _ => "the validation text",
     };
@@ -81,19 +81,14 @@ pub(super) fn texts(
 }
 
 /// What is measured on, for people.
-///
-/// # Errors
-/// A folder of data that cannot be read.
-pub(super) fn measured_on(settings: &FinetuneSettings, validation: &TokenStream) -> Result<String, TrainError> {
+pub(super) fn measured_on(settings: &FinetuneSettings, validation: &TokenStream) -> String {
     let tokens = count(validation.len() as u64, "token");
-    let from = match (&settings.validation, &settings.data) {
-        (DataSource::HeldOut, DataSource::Files(paths)) if data_files(paths)?.len() > 1 => {
-            " from the last tenth of each file, held out"
+    match settings.validation {
+        DataSource::HeldOut => {
+            format!("measured on: {tokens} of a tenth of the text, which is held out (--valid names another)")
         }
-        (DataSource::HeldOut, _) => " from the last tenth of the text, held out",
-        _ => "",
-    };
-    Ok(format!("measured on: {tokens}{from}"))
+        _ => format!("measured on: {tokens}"),
+    }
 }
 
 /// A file that is named twice among those that are trained on.

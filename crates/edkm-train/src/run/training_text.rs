@@ -8,7 +8,7 @@ use edkm_llama::config::LlamaConfig;
 
 use super::check::{check, check_positions};
 use super::texts::texts;
-use super::FinetuneSettings;
+use super::{FinetuneSettings, KeptModel};
 use crate::data::sampler::share_with_something;
 use crate::data::TokenStream;
 use crate::report::thousands;
@@ -38,6 +38,7 @@ impl TrainingText {
         // what depends on the steps is not known yet
         check(&FinetuneSettings {
             clustering: None,
+            kept_model: KeptModel::Last,
             ..settings.clone()
         })?;
         check_positions(settings.sequence, &LlamaConfig::read(&settings.model_dir)?)?;

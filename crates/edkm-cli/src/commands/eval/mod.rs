@@ -236,7 +236,7 @@ fn stream(
     let mut stream = TokenStream::from_files(std::slice::from_ref(&request.data), tokenizer)?;
     let whole = stream.len();
     if let Some(tokens) = args.max_tokens {
-        stream.truncate(tokens);
+        stream.truncate_each(tokens);
     }
     let is_cut = stream.len() < whole;
     Ok((stream, is_cut))

@@ -120,7 +120,7 @@ impl RunFolder {
     fn remove_partial(&self) -> Result<(), TrainError> {
         let torn = |name: &OsStr| name.to_string_lossy().starts_with(PARTIAL);
         for path in self.entries(torn)? {
-            match read_state(&path).ok().filter(|_| is_moved_aside(&path)) {
+            match is_moved_aside(&path).then(|| read_state(&path).ok()).flatten() {
                 // moved aside for one of the same step
                 Some(state) => clear_left(&path, &self.checkpoint_path(state.step))?,
                 None => fs::remove_dir_all(&path).map_err(TrainError::io("remove", &path))?,
