@@ -26,7 +26,7 @@ pub struct RunFigures {
     /// None for a method that looks at weights alone.
     pub seed: Option<u64>,
     /// Perplexity of the written model on the validation text. One that is not finite is `null` in JSON.
-    #[serde(deserialize_with = "null_is_none_finite")]
+    #[serde(deserialize_with = "null_as_nan")]
     pub perplexity: f64,
     /// Bits a compressed weight, palettes, padding and factors counted.
     pub bits_per_weight: Option<f64>,
@@ -38,7 +38,7 @@ pub struct RunFigures {
     pub(super) original_perplexity: Option<f64>,
 }
 
-fn null_is_none_finite<'de, D: Deserializer<'de>>(value: D) -> Result<f64, D::Error> {
+fn null_as_nan<'de, D: Deserializer<'de>>(value: D) -> Result<f64, D::Error> {
     Ok(Option::deserialize(value)?.unwrap_or(f64::NAN))
 }
 

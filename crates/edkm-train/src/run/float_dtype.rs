@@ -1,10 +1,13 @@
 //! The type of weights that are not clustered.
 
 use edkm_llama::checkpoint::{Checkpoint, Dtype, FloatDtype};
+use edkm_llama::names::is_derived;
 
 /// The type that weights which are not clustered are written in: the one they came in, and of several the one that loses nothing of any.
 pub(crate) fn float_dtype(checkpoint: &Checkpoint) -> FloatDtype {
-    let names = checkpoint.weight_names().filter(|name| !checkpoint.is_palettized(name));
+    // old checkpoints hold tables beside them, which are not written
+    let is_plain = |name: &&str| !checkpoint.is_palettized(name) && !is_derived(name);
+    let names = checkpoint.weight_names().filter(is_plain);
     let mut types = names
         .filter_map(|name| checkpoint.info(name))
         .map(|info| match info.dtype {
@@ -30,10 +33,12 @@ mod tests {
     #[test]
     fn nothing_is_rounded_where_types_are_mixed() {
         let dir = tempfile::tempdir().unwrap();
+        let table = "model.layers.0.self_attn.rotary_emb.inv_freq";
         let of = |types: [FloatDtype; 2]| {
             let path = dir.path().join("x.safetensors");
             let entry = |(name, dtype): (&str, FloatDtype)| TensorEntry::values(name, vec![1], &[1.5], dtype);
-            let entries = ["a", "b"].into_iter().zip(types).map(entry).collect();
+            let named = ["a", "b"].into_iter().zip(types).chain([(table, FloatDtype::F32)]);
+            let entries = named.map(entry).collect();
             write_safetensors(&path, entries, &BTreeMap::new()).unwrap();
             float_dtype(&Checkpoint::open_file(&path, Access::Read).unwrap())
         };
