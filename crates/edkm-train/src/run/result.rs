@@ -12,7 +12,7 @@ use super::bits_budget::write_rules;
 use super::checkpoint::Measured;
 use super::finetune::Run;
 use super::known::Known;
-use super::step_log::write_missing;
+use super::step_log::StepLog;
 use super::texts::document_beginning;
 use super::{
     count, report, FinetuneOutcome, KeptModel, NonFiniteCounts, Observer, RunRecord, SavedBytes, Sizes, Stage,
@@ -20,7 +20,6 @@ use super::{
 };
 use crate::evaluate::{perplexity, perplexity_in_words, Perplexity};
 use crate::memory::peak_resident_bytes;
-use crate::metrics::StepMetrics;
 use crate::report::StoreLayerFigures;
 use crate::trainer::Trainer;
 use crate::{Tokenizer, TrainError};
@@ -40,7 +39,7 @@ struct Trained {
     training_seconds: f64,
     /// Steps that are done.
     done: u64,
-    steps: Vec<StepMetrics>,
+    log: StepLog,
     non_finite: NonFiniteCounts,
     store: edkm_store::Report,
     saved_bytes: SavedBytes,
@@ -55,7 +54,7 @@ impl<D: EdkmDevice> Run<'_, D> {
         &self,
         mut trainer: Trainer<D>,
         known: Known,
-        (steps, non_finite): (Vec<StepMetrics>, NonFiniteCounts),
+        (log, non_finite): (StepLog, NonFiniteCounts),
         beside: &Beside<'_>,
         observer: &mut impl Observer,
     ) -> Result<FinetuneOutcome, TrainError> {
@@ -70,7 +69,7 @@ impl<D: EdkmDevice> Run<'_, D> {
             known,
             training_seconds,
             done,
-            steps,
+            log,
             non_finite,
             store,
         };
@@ -137,13 +136,14 @@ impl<D: EdkmDevice> Run<'_, D> {
         let Trained {
             known,
             done,
-            steps,
+            mut log,
             store,
             saved_bytes,
             ..
         } = trained;
         let metrics = folder.metrics();
-        write_missing(&metrics, &steps)?;
+        log.catch_up()?;
+        let steps = log.into_steps();
         std::fs::copy(&metrics, out.join("metrics.jsonl")).map_err(TrainError::io("copy", &metrics))?;
 
         observer.stage(Stage::EvaluateAfter);

@@ -70,15 +70,16 @@ impl StepLog {
         self.writer.sync()
     }
 
-    /// All of them; what could not be written is, by [`write_missing`], once the model is.
-    pub(super) fn into_steps(mut self) -> Vec<StepMetrics> {
-        // said when it was first met
-        drop(self.catch_up());
+    /// All of them.
+    pub(super) fn into_steps(self) -> Vec<StepMetrics> {
         self.steps
     }
 
     /// Writes what is not yet.
-    fn catch_up(&mut self) -> Result<(), TrainError> {
+    ///
+    /// # Errors
+    /// Lines that cannot be written yet.
+    pub(super) fn catch_up(&mut self) -> Result<(), TrainError> {
         if self.is_torn {
             let next = self.steps.get(self.written).map_or(u64::MAX, |metrics| metrics.step);
             self.writer = MetricsWriter::resume(&self.path, next)?;
@@ -90,19 +91,6 @@ impl StepLog {
         }
         Ok(())
     }
-}
-
-/// Writes the lines of steps that are not in the file.
-///
-/// # Errors
-/// A file that cannot be read or written.
-pub(super) fn write_missing(path: &Path, steps: &[StepMetrics]) -> Result<(), TrainError> {
-    let written = metrics::read(path)?.len();
-    let Some(next) = steps.get(written) else {
-        return Ok(());
-    };
-    let mut writer = MetricsWriter::resume(path, next.step)?;
-    steps[written..].iter().try_for_each(|metrics| writer.write(metrics))
 }
 
 #[cfg(test)]

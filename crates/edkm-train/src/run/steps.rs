@@ -38,7 +38,7 @@ impl<D: EdkmDevice> Run<'_, D> {
         known: &Known,
         (non_finite, mut teacher): (NonFiniteCounts, Option<u64>),
         observer: &mut impl Observer,
-    ) -> Result<(Vec<StepMetrics>, NonFiniteCounts), TrainError> {
+    ) -> Result<(StepLog, NonFiniteCounts), TrainError> {
         let settings = self.settings;
         let mut log = StepLog::resume(&self.folder.metrics(), trainer.step_count())?;
         let mut throughput = Throughput::default();
@@ -51,7 +51,7 @@ impl<D: EdkmDevice> Run<'_, D> {
         };
         if settings.checkpoints.start == Start::Finish {
             self.cluster_at_last(trainer);
-            return Ok((log.into_steps(), non_finite));
+            return Ok((log, non_finite));
         }
         let mut mishaps = Mishaps {
             counts: non_finite,
@@ -99,7 +99,7 @@ impl<D: EdkmDevice> Run<'_, D> {
                 });
             }
             if done >= settings.steps {
-                return Ok((log.into_steps(), mishaps.counts));
+                return Ok((log, mishaps.counts));
             }
             if let Some(clustering) = &settings.clustering {
                 if clustering.from_step > 0 && clustering.from_step == done {

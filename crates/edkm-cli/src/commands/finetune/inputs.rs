@@ -30,6 +30,10 @@ pub struct Inputs {
 }
 
 impl Inputs {
+    /// Those that the arguments name. No weights and no text are read.
+    ///
+    /// # Errors
+    /// Arguments that name none; a model that cannot be read.
     pub fn of(args: &FinetuneArgs, embedded_folder: Option<&Path>) -> Result<Self, Failure> {
         args.device.check()?;
         let files = |paths: &[PathBuf]| DataSource::Files(paths.to_vec());
