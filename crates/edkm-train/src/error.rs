@@ -213,6 +213,14 @@ pub enum TrainError {
         /// The folder.
         folder: PathBuf,
     },
+    /// Text that is read more than once comes through a pipe.
+    #[error("{}: a pipe, which can be read but once; {what} reads the text more often: write it to a file", path.display())]
+    ReadOnce {
+        /// The pipe.
+        path: PathBuf,
+        /// What reads it.
+        what: &'static str,
+    },
     /// A data file has bytes that are not UTF-8.
     #[error("{}: not UTF-8 at byte {offset}", path.display())]
     NotUtf8 {

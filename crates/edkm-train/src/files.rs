@@ -88,6 +88,11 @@ pub(crate) fn lock(path: &Path) -> Result<File, TrainError> {
     }
 }
 
+/// Whether a path is that of a pipe.
+pub(crate) fn is_a_pipe(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|about| is_pipe(about.file_type()))
+}
+
 #[cfg(unix)]
 fn is_pipe(kind: std::fs::FileType) -> bool {
     std::os::unix::fs::FileTypeExt::is_fifo(&kind)

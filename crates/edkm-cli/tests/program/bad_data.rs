@@ -32,6 +32,36 @@ fn a_data_file_of_an_unknown_kind() {
     }
 }
 
+/// It would wait for a writer for ever.
+#[cfg(unix)]
+#[test]
+fn a_pipe_is_refused_where_its_text_is_read_again() {
+    let shop = Workshop::new();
+    let pipe = shop.path("pipe.txt");
+    assert!(std::process::Command::new("mkfifo")
+        .arg(&pipe)
+        .status()
+        .unwrap()
+        .success());
+    let pipe = pipe.to_str().unwrap();
+    let words = ["pipe.txt", "a pipe", "write it to a file"];
+    let mut finetune = crate::common::edkm();
+    finetune
+        .arg("finetune")
+        .arg(shop.model())
+        .args(["--data", pipe, "--epochs", "1"]);
+    let output = finetune.arg("--out").arg(shop.out()).output().unwrap();
+    assert_refused(&output, &words, &shop.out());
+    let mut compare = crate::common::edkm();
+    compare
+        .arg("compare")
+        .arg(shop.model())
+        .args(["--data", pipe, "--valid"])
+        .arg(shop.text());
+    let output = compare.arg("--out").arg(shop.out()).output().unwrap();
+    assert_refused(&output, &words, &shop.out());
+}
+
 #[test]
 fn fewer_tokens_than_one_window() {
     let shop = Workshop::new();

@@ -80,6 +80,26 @@ fn estimates_are_near_what_the_run_takes() {
     }
 }
 
+/// Most of what these records have is no text that is learned from, and each has its place in the order.
+#[test]
+fn records_take_the_memory_that_was_said() {
+    let shop = Workshop::new();
+    let record = |index: usize| {
+        format!(
+            "{{\"instruction\": \"Say that number {index:06} is red.\", \"output\": \"Number {index:06} is red, and so is the ball.\", \"source\": \"{}\"}}\n",
+            "a list of numbers ".repeat(8)
+        )
+    };
+    let records = shop.path("records.jsonl");
+    std::fs::write(&records, (0..80_000).map(record).collect::<String>()).unwrap();
+    let arguments = ["--data", records.to_str().unwrap(), "--eval-tokens", "1000", "--json"];
+    let dry = json(&shop.finetune(&[&arguments[..], &["--dry-run"]].concat()));
+    let outcome = json(&shop.finetune_command(&arguments).envs(GIVEN_BACK).output().unwrap());
+    if let Some(taken) = outcome["peak_rss_bytes"].as_f64() {
+        close(dry["memory_bytes"].as_f64().unwrap(), taken, 0.15, "records");
+    }
+}
+
 #[test]
 fn a_run_that_cannot_fit_is_refused_with_figures() {
     let shop = Workshop::new();

@@ -40,8 +40,8 @@ use crate::evaluate::{perplexity, perplexity_in_words};
 use crate::run::checkpoint::{model_fingerprint, CheckpointSettings, RunFolder, Start};
 use crate::run::estimate::estimate;
 use crate::run::{
-    check_batch, check_method, check_sequence, compress_folder, finetune, stream, CalibrationSettings, ClusterSettings,
-    CompressSettings, DataSource, FinetuneSettings, Objective, Observer, Stage,
+    check_batch, check_files, check_method, check_sequence, compress_folder, finetune, stream, CalibrationSettings,
+    ClusterSettings, CompressSettings, DataSource, FinetuneSettings, Objective, Observer, Stage,
 };
 use crate::{Tokenizer, TrainError};
 use conditions::Conditions;
@@ -93,6 +93,7 @@ pub fn compare<D: EdkmDevice>(
     observer: &mut impl Observer,
 ) -> Result<Comparison, TrainError> {
     check_batch(settings.batch)?;
+    check_files([&settings.data, &settings.validation], "a comparison")?;
     observer.stage(Stage::LoadModel);
     let config = LlamaConfig::read(&settings.model_dir)?;
     check_sequence(settings.sequence, settings.evaluation_tokens, &config)?;

@@ -7,9 +7,11 @@
 //! | [`alpaca`] | Alpaca's template |
 //! | [`windows`] | the stream cut into sequences, for evaluation and for training |
 //! | `stream` | the tokens |
+//! | `sample` | what the beginning of a file says about the whole |
 //! | `spread` | parts of a text that are taken from all of its files |
 //! | [`sampler`] | training batches in an order that can be saved and resumed |
 
+use std::io::{BufRead, BufReader};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -21,6 +23,7 @@ use crate::{Tokenizer, TrainError};
 pub mod alpaca;
 mod files;
 pub mod records;
+mod sample;
 pub mod sampler;
 mod shortened;
 mod spread;
@@ -29,6 +32,7 @@ pub mod text;
 pub mod windows;
 
 pub use files::data_files;
+pub(crate) use sample::Sample;
 pub use stream::TokenStream;
 
 /// The longest document or record that is read, in bytes. Encoding one takes about a hundred times its size in memory.
@@ -120,22 +124,9 @@ impl TokenStream {
         for path in files.iter() {
             let format = DataFormat::of(path)?;
             stream.begin_file();
-            let mut waiting = Batcher {
-                stream: &mut stream,
-                are_apart: format != DataFormat::Text,
-                encoded: 0,
-                progress: &mut |encoded| progress(((before + encoded) as f64 / all as f64).min(1.0)),
-                tokenizer,
-                documents: Vec::new(),
-                bytes: 0,
-                passed_over: 0,
-                unknown_role: None,
-            };
-            match format {
-                DataFormat::Text => text::for_each(path, |document| waiting.add(Document::Plain(document)))?,
-                DataFormat::Array => records::for_each_in_array(path, waiting.records(path))?,
-                DataFormat::Lines => records::for_each_line(path, waiting.records(path))?,
-            }
+            let mut encoded = |encoded| progress(((before + encoded) as f64 / all as f64).min(1.0));
+            let mut waiting = Batcher::new(&mut stream, format, tokenizer, &mut encoded);
+            waiting.read(path, format, BufReader::new(crate::files::open(path)?), &|| ())?;
             waiting.encode()?;
             if let Some((role, place)) = &waiting.unknown_role {
                 tracing::warn!(
@@ -177,6 +168,48 @@ struct Batcher<'a> {
 }
 
 impl<'a> Batcher<'a> {
+    fn new(
+        stream: &'a mut TokenStream,
+        format: DataFormat,
+        tokenizer: &'a Tokenizer,
+        progress: &'a mut dyn FnMut(u64) -> Result<(), TrainError>,
+    ) -> Self {
+        Self {
+            stream,
+            are_apart: format != DataFormat::Text,
+            encoded: 0,
+            progress,
+            tokenizer,
+            documents: Vec::new(),
+            bytes: 0,
+            passed_over: 0,
+            unknown_role: None,
+        }
+    }
+
+    /// Adds what a reader has, of a file of this path and format; `ended` is called behind each document and each record.
+    fn read(
+        &mut self,
+        path: &Path,
+        format: DataFormat,
+        reader: impl BufRead,
+        ended: &dyn Fn(),
+    ) -> Result<(), TrainError> {
+        match format {
+            DataFormat::Text => text::read(path, reader, |document| {
+                self.add(Document::Plain(document)).map(|()| ended())
+            }),
+            DataFormat::Array => {
+                let mut add = self.records(path);
+                records::read_array(path, reader, |record, place| add(record, place).map(|()| ended()))
+            }
+            DataFormat::Lines => {
+                let mut add = self.records(path);
+                records::read_lines(path, reader, |record, place| add(record, place).map(|()| ended()))
+            }
+        }
+    }
+
     fn add(&mut self, document: Document) -> Result<(), TrainError> {
         self.bytes += match &document {
             Document::Plain(text) => text.len(),

@@ -71,11 +71,7 @@ pub fn for_each_in_array(
     path: &Path,
     each: impl FnMut(Record, Place) -> Result<(), TrainError>,
 ) -> Result<(), TrainError> {
-    read_array(
-        path,
-        files::without_mark(path, BufReader::new(files::open(path)?))?,
-        each,
-    )
+    read_array(path, BufReader::new(files::open(path)?), each)
 }
 
 /// Calls `each` with every record of a `.jsonl` file, which holds one record a line, and its place. Blank lines are passed over.
@@ -83,18 +79,16 @@ pub fn for_each_in_array(
 /// # Errors
 /// As [`for_each_in_array`].
 pub fn for_each_line(path: &Path, each: impl FnMut(Record, Place) -> Result<(), TrainError>) -> Result<(), TrainError> {
-    read_lines(
-        path,
-        files::without_mark(path, BufReader::new(files::open(path)?))?,
-        each,
-    )
+    read_lines(path, BufReader::new(files::open(path)?), each)
 }
 
-fn read_array(
+/// [`for_each_in_array`] of what a reader has.
+pub(super) fn read_array(
     path: &Path,
     reader: impl BufRead,
     each: impl FnMut(Record, Place) -> Result<(), TrainError>,
 ) -> Result<(), TrainError> {
+    let reader = files::without_mark(path, reader)?;
     let progress = Progress::default();
     let mut walk = ArrayWalk {
         path,
@@ -115,11 +109,13 @@ fn read_array(
     }
 }
 
-fn read_lines(
+/// [`for_each_line`] of what a reader has.
+pub(super) fn read_lines(
     path: &Path,
-    mut reader: impl BufRead,
+    reader: impl BufRead,
     mut each: impl FnMut(Record, Place) -> Result<(), TrainError>,
 ) -> Result<(), TrainError> {
+    let mut reader = files::without_mark(path, reader)?;
     let mut line = Vec::new();
     let mut place = Place {
         record: None,

@@ -10,7 +10,7 @@ use crate::{Tokenizer, TrainError};
 
 /// All documents of a run, encoded and joined: each with the begin token in front.
 ///
-/// Memory: 4 bytes a token, and one more once a prompt has been added; 8 bytes a document, and 8 more of a record. As much again while a part of several files is taken off.
+/// Memory: 4 bytes a token, and one more once a prompt has been added; 8 bytes a document, and 8 more of a record.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TokenStream {
     tokens: Vec<u32>,
@@ -135,6 +135,12 @@ impl TokenStream {
         self.tokens.len()
     }
 
+    /// Bytes that it takes in memory.
+    pub(crate) fn bytes(&self) -> u64 {
+        let marks = self.counted.as_ref().map_or(0, Vec::len);
+        (4 * self.tokens.len() + marks + 8 * (self.begins.len() + self.parts.len())) as u64
+    }
+
     /// Number of documents that begin in it.
     pub fn documents(&self) -> usize {
         self.begins.len()
@@ -160,12 +166,19 @@ impl TokenStream {
 
     /// Keeps the first `tokens` tokens.
     pub fn truncate(&mut self, tokens: usize) {
-        self.tokens.truncate(tokens);
         for begins in [&mut self.begins, &mut self.parts, &mut self.files] {
             begins.truncate(begins.partition_point(|&begin| begin < tokens));
         }
+        self.cut_tokens(tokens);
+    }
+
+    /// Gives the memory of the tokens behind so many back.
+    fn cut_tokens(&mut self, tokens: usize) {
+        self.tokens.truncate(tokens);
+        self.tokens.shrink_to_fit();
         if let Some(counted) = &mut self.counted {
             counted.truncate(tokens);
+            counted.shrink_to_fit();
         }
     }
 
@@ -176,7 +189,7 @@ impl TokenStream {
             None => self.truncate(tokens),
             Some(lens) => {
                 let beginnings = files.iter().zip(lens).map(|(file, len)| file.start..file.start + len);
-                *self = self.pieces(&beginnings.collect::<Vec<_>>());
+                self.keep(&beginnings.collect::<Vec<_>>());
             }
         }
     }
@@ -193,40 +206,62 @@ impl TokenStream {
         };
         let ends = files.iter().zip(&cuts).map(|(file, &cut)| cut..file.end);
         let rest = self.pieces(&ends.collect::<Vec<_>>());
-        match cuts[..] {
-            [cut] => self.truncate(cut),
-            _ => {
-                let beginnings = files.iter().zip(&cuts).map(|(file, &cut)| file.start..cut);
-                *self = self.pieces(&beginnings.collect::<Vec<_>>());
-            }
-        }
+        let beginnings = files.iter().zip(&cuts).map(|(file, &cut)| file.start..cut);
+        self.keep(&beginnings.collect::<Vec<_>>());
         rest
     }
 
-    /// These pieces of it, of a file each, in order.
+    /// A copy of these pieces of it, of a file each, in order.
     fn pieces(&self, ranges: &[Range<usize>]) -> Self {
-        let mut taken = Self {
-            counted: self.counted.as_ref().map(|_| Vec::new()),
-            ..Self::default()
-        };
+        let counted = self.counted.as_ref();
+        let [begins, parts, files] = self.begins_in(ranges);
+        Self {
+            tokens: ranges
+                .iter()
+                .flat_map(|range| &self.tokens[range.clone()])
+                .copied()
+                .collect(),
+            counted: counted.map(|all| ranges.iter().flat_map(|range| &all[range.clone()]).copied().collect()),
+            begins,
+            parts,
+            files,
+        }
+    }
+
+    /// Keeps these pieces of it, of a file each, in order, and takes no more memory for it.
+    fn keep(&mut self, ranges: &[Range<usize>]) {
+        [self.begins, self.parts, self.files] = self.begins_in(ranges);
+        let mut kept = 0;
+        for range in ranges {
+            self.tokens.copy_within(range.clone(), kept);
+            if let Some(counted) = &mut self.counted {
+                counted.copy_within(range.clone(), kept);
+            }
+            kept += range.len();
+        }
+        self.cut_tokens(kept);
+    }
+
+    /// Where documents, parts and files begin in these pieces, of a file each, one behind the other.
+    fn begins_in(&self, ranges: &[Range<usize>]) -> [Vec<usize>; 3] {
+        let (mut begins, mut parts, mut files, mut at) = (Vec::new(), Vec::new(), Vec::new(), 0);
         for range in ranges.iter().filter(|range| !range.is_empty()) {
-            taken.begin_file();
-            let at = taken.len();
-            let moved = |begins: &[usize], after: usize| {
+            let moved = |begins: &'_ [usize], after: usize| {
                 let within =
                     begins.partition_point(|&begin| begin < after)..begins.partition_point(|&begin| begin < range.end);
-                let moved = begins[within].iter().map(|begin| begin - range.start + at);
-                moved.collect::<Vec<_>>()
+                begins[within]
+                    .iter()
+                    .map(|begin| begin - range.start + at)
+                    .collect::<Vec<_>>()
             };
-            taken.begins.extend(moved(&self.begins, range.start));
-            // its own beginning is one already
-            taken.parts.extend(moved(&self.parts, range.start + 1));
-            taken.tokens.extend_from_slice(&self.tokens[range.clone()]);
-            if let (Some(all), Some(counted)) = (&self.counted, &mut taken.counted) {
-                counted.extend_from_slice(&all[range.clone()]);
-            }
+            files.push(at);
+            begins.extend(moved(&self.begins, range.start));
+            // that the first begins at 0 needs no word, and its own beginning is one already
+            parts.extend((at > 0).then_some(at));
+            parts.extend(moved(&self.parts, range.start + 1));
+            at += range.len();
         }
-        taken
+        [begins, parts, files]
     }
 
     /// A hash of the tokens, of which of them count and of what may change places, to recognise the data when a run is resumed.

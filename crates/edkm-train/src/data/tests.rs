@@ -2,7 +2,8 @@ use super::alpaca::AlpacaRecord;
 use super::*;
 use crate::synthetic;
 
-fn tokenizer() -> Tokenizer {
+/// A tokenizer of few tokens.
+pub(super) fn tokenizer() -> Tokenizer {
     let text = format!(
         "{}\n\nThe fox found a red kite. The bear was glad.",
         alpaca::prompt("Add.", "1")

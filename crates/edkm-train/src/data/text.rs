@@ -35,7 +35,8 @@ pub fn split(text: &str) -> impl Iterator<Item = String> + '_ {
     })
 }
 
-fn read(
+/// [`for_each`] of what a reader has.
+pub(super) fn read(
     path: &Path,
     mut reader: impl BufRead,
     mut each: impl FnMut(String) -> Result<(), TrainError>,

@@ -7,7 +7,7 @@ use super::{count, DataSource, OnProgress};
 use crate::data::windows::check_length;
 use crate::data::{data_files, TokenStream};
 use crate::run::FinetuneSettings;
-use crate::{Tokenizer, TrainError};
+use crate::{files, Tokenizer, TrainError};
 
 /// Tokens of the validation text that the sample begins with, where all of it counts.
 const PROMPT_TOKENS: usize = 12;
@@ -37,6 +37,24 @@ pub(crate) fn stream(
             setting: "text",
             value: "HeldOut".to_owned(),
             expected: "Files or Text: of a text that is trained on a part may be held out, to measure on",
+        }),
+    }
+}
+
+/// Refuses texts that come through pipes.
+///
+/// # Errors
+/// [`TrainError::ReadOnce`] with the first one that does, and `what` reads it.
+pub(crate) fn check_files(sources: [&DataSource; 2], what: &'static str) -> Result<(), TrainError> {
+    let paths = sources.into_iter().flat_map(|source| match source {
+        DataSource::Files(paths) => paths.as_slice(),
+        DataSource::Text(_) | DataSource::HeldOut => &[],
+    });
+    match paths.into_iter().find(|path| files::is_a_pipe(path)) {
+        None => Ok(()),
+        Some(path) => Err(TrainError::ReadOnce {
+            path: path.clone(),
+            what,
         }),
     }
 }

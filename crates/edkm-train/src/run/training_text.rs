@@ -7,7 +7,7 @@ use serde::Serialize;
 use edkm_llama::config::LlamaConfig;
 
 use super::check::{check, check_positions};
-use super::texts::texts;
+use super::texts::{check_files, texts};
 use super::{FinetuneSettings, KeptModel};
 use crate::data::sampler::share_with_something;
 use crate::data::TokenStream;
@@ -33,8 +33,12 @@ impl TrainingText {
     /// Reads the text of a run, to learn how many steps go through it. Warnings are left to the run itself, which reads it again.
     ///
     /// # Errors
-    /// Settings outside of their ranges; a tokenizer or a text that cannot be used.
+    /// Settings outside of their ranges; a tokenizer or a text that cannot be used, or one that comes through a pipe.
     pub fn read(settings: &FinetuneSettings) -> Result<Self, TrainError> {
+        check_files(
+            [&settings.data, &settings.validation],
+            "a run of so many times through it (--epochs)",
+        )?;
         // what depends on the steps is not known yet
         check(&FinetuneSettings {
             clustering: None,

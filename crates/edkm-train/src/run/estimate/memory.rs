@@ -50,7 +50,7 @@ pub(super) fn stages(
 ) -> Vec<StageMemory> {
     let always = |stage, shares| StageMemory::new(stage, When::Always, shares);
     let (held, documents) = match place {
-        Place::Host { held } => (self::held(held, text, model), vec![encoding(text)]),
+        Place::Host { held } => (self::held(held, settings, text, model), vec![encoding(text)]),
         Place::Device { .. } => (vec![share("rotary table", model.rotary)], Vec::new()),
     };
     let held = [held, vec![other_teacher(model)]].concat();
@@ -157,19 +157,19 @@ pub(super) fn beside_device(
     let copies = share("copy of the largest matrix", model.largest);
     let text_of_step = share(TEXT_OF_A_STEP, text_of_step(settings));
     [
-        self::held(held, text, model),
+        self::held(held, settings, text, model),
         vec![share(SAVED, in_store), text_of_step, copies],
     ]
     .concat()
 }
 
 /// What is there throughout.
-fn held(program: u64, text: &TextSizes, model: &ModelSizes) -> Vec<Share> {
+fn held(program: u64, settings: &FinetuneSettings, text: &TextSizes, model: &ModelSizes) -> Vec<Share> {
     vec![
         share("program", program + PROGRAM),
         share(
             "data",
-            4 * text.tokens + TOKENIZER * text.tokenizer_bytes + model.rotary,
+            text.stream + order(settings, text) + TOKENIZER * text.tokenizer_bytes + model.rotary,
         ),
     ]
 }
@@ -179,9 +179,15 @@ fn encoding(text: &TextSizes) -> Share {
     let together = text.bytes.min(ENCODED_TOGETHER);
     let tokens = match text.bytes {
         0 => 0,
-        bytes => (text.tokens as f64 * together as f64 / bytes as f64) as u64,
+        bytes => (text.stream as f64 * together as f64 / bytes as f64) as u64,
     };
-    share("documents", together + 4 * tokens)
+    share("documents", together + tokens)
+}
+
+/// The order of an epoch, and that of the next while it is made: where each record and each window lies.
+fn order(settings: &FinetuneSettings, text: &TextSizes) -> u64 {
+    let windows = text.tokens / settings.sequence.max(1) as u64;
+    48 * text.parts + 16 * windows
 }
 
 fn evaluation(settings: &FinetuneSettings, model: &ModelSizes) -> u64 {
@@ -346,13 +352,6 @@ mod tests {
     use crate::trainer::Update;
     use dfdx_edkm::optim::MomentFormat;
 
-    const NO_TEXT: TextSizes = TextSizes {
-        bytes: 0,
-        tokens: 0,
-        tokenizer_bytes: 0,
-        largest: None,
-    };
-
     /// A run without a teacher, 512 tokens a step.
     fn settings(moments: MomentFormat, device_share: DeviceShare) -> FinetuneSettings {
         let clustering = ClusterSettings::new(Bits::new(3).unwrap(), 100);
@@ -377,7 +376,7 @@ mod tests {
             |_| true,
         );
         let free = (free * 1e9) as u64;
-        let stages = stages(settings, &model, &NO_TEXT, Place::Device { free });
+        let stages = stages(settings, &model, &TextSizes::default(), Place::Device { free });
         let training = stages.iter().find(|stage| stage.stage == "training").unwrap();
         let FinetuneSettings { moments, update, .. } = settings;
         println!("{name} {moments:?} {update:?} {}", training.bytes);

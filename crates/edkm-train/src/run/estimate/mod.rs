@@ -9,7 +9,6 @@ mod limits;
 mod memory;
 mod sizes;
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use dfdx_edkm::EdkmDevice;
@@ -22,7 +21,7 @@ use self::sizes::ModelSizes;
 use super::check::{check, check_clustering_of};
 use super::other_teacher::check_teacher;
 use super::{check_sequence, DataSource, FinetuneSettings};
-use crate::data::data_files;
+use crate::data::{data_files, Sample};
 use crate::{Tokenizer, TrainError};
 
 pub use limits::Limits;
@@ -166,72 +165,62 @@ fn model_sizes(settings: &FinetuneSettings, config: &LlamaConfig, checkpoint: &C
     ModelSizes::new(config, clustering, settings.moments, settings.update, is_half)
 }
 
-/// The sizes of a run's text.
+/// The sizes of a run's text, as the beginnings of its files let expect them.
+#[derive(Debug, Default)]
 struct TextSizes {
     /// Bytes of all data files.
     bytes: u64,
-    /// Tokens that they make, from the beginning of each.
+    /// Tokens that they make.
     tokens: u64,
+    /// Records and whole texts, which change places from epoch to epoch.
+    parts: u64,
+    /// Bytes of memory that the tokens and what is known of them take.
+    stream: u64,
     /// Bytes of the tokenizer's file.
     tokenizer_bytes: u64,
     /// The largest data file.
     largest: Option<(PathBuf, u64)>,
 }
 
-/// Bytes of each data file that are encoded to learn how many bytes a token takes.
-const SAMPLE: u64 = 64 << 10;
-
 impl TextSizes {
     fn of(settings: &FinetuneSettings, tokenizer: &Tokenizer) -> Result<Self, TrainError> {
-        let path = tokenizer.path();
         let mut sizes = Self {
-            bytes: 0,
-            tokens: 0,
-            tokenizer_bytes: length(path)?,
-            largest: None,
+            tokenizer_bytes: length(tokenizer.path())?,
+            ..Self::default()
         };
         for source in [&settings.data, &settings.validation] {
             match source {
                 DataSource::Files(paths) => {
                     for path in data_files(paths)?.iter() {
                         let bytes = length(path)?;
-                        sizes.add(bytes, &beginning(path)?, tokenizer)?;
+                        sizes.add(bytes, &Sample::of_file(path, tokenizer)?);
                         if sizes.largest.as_ref().is_none_or(|&(_, most)| bytes > most) {
                             sizes.largest = Some((path.clone(), bytes));
                         }
                     }
                 }
-                DataSource::Text(text) => {
-                    let sample: String = text.chars().take(SAMPLE as usize).collect();
-                    sizes.add(text.len() as u64, &sample, tokenizer)?;
-                }
+                DataSource::Text(text) => sizes.add(text.len() as u64, &Sample::of_text(text, tokenizer)?),
                 DataSource::HeldOut => {}
             }
         }
         Ok(sizes)
     }
 
-    fn add(&mut self, bytes: u64, sample: &str, tokenizer: &Tokenizer) -> Result<(), TrainError> {
-        let tokens = tokenizer.encode(sample)?.len() as f64;
+    fn add(&mut self, bytes: u64, sample: &Sample) {
+        let share = bytes as f64 / sample.bytes.max(1) as f64;
+        let whole = |of_sample: u64| (share * of_sample as f64) as u64;
+        let Sample { stream, .. } = sample;
+        for (sum, of_sample) in [
+            (&mut self.tokens, stream.len() as u64),
+            (&mut self.parts, stream.parts().count() as u64),
+            (&mut self.stream, stream.bytes()),
+        ] {
+            *sum = sum.saturating_add(whole(of_sample));
+        }
         self.bytes = self.bytes.saturating_add(bytes);
-        let share = bytes as f64 / sample.len().max(1) as f64;
-        self.tokens = self.tokens.saturating_add((share * tokens) as u64);
-        Ok(())
     }
 }
 
 fn length(path: &Path) -> Result<u64, TrainError> {
     Ok(std::fs::metadata(path).map_err(TrainError::io("read", path))?.len())
-}
-
-/// The first bytes of a file as text; what is not text is left to the reading of the data to complain about. A pipe has but one reader, and
-/// that is not here.
-fn beginning(path: &Path) -> Result<String, TrainError> {
-    let failed = |why| TrainError::io("read", path)(why);
-    let mut bytes = Vec::new();
-    if std::fs::metadata(path).map_err(failed)?.is_file() {
-        let file = crate::files::open(path)?;
-        file.take(SAMPLE).read_to_end(&mut bytes).map_err(failed)?;
-    }
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
