@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use edkm_train::run::estimate::Estimate;
@@ -183,37 +184,53 @@ impl Observer for Progress {
     }
 }
 
-/// A bar over a known number of things, on a terminal only; it goes when it is dropped.
-pub struct Counter(Option<ProgressBar>);
+/// A bar over a known number of things, which goes when it is dropped; lines where standard error is no terminal.
+pub struct Counter {
+    name: String,
+    total: usize,
+    bar: Option<ProgressBar>,
+    last_line: Mutex<Instant>,
+}
 
 impl Counter {
     /// Shows `name` and how many of `total` are done.
     pub fn new(name: &str, total: usize) -> Self {
-        if !std::io::stderr().is_terminal() {
-            return Self(None);
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::new(total as u64);
+            let style = ProgressStyle::with_template("{prefix} [{bar:30}] {pos}/{len}  {eta} left");
+            bar.set_style(
+                style
+                    .unwrap_or_else(|_| ProgressStyle::default_bar())
+                    .progress_chars("=> "),
+            );
+            bar.set_prefix(name.to_owned());
+            bar
+        });
+        Self {
+            name: name.to_owned(),
+            total,
+            bar,
+            last_line: Mutex::new(Instant::now()),
         }
-        let bar = ProgressBar::new(total as u64);
-        let style = ProgressStyle::with_template("{prefix} [{bar:30}] {pos}/{len}  {eta} left");
-        bar.set_style(
-            style
-                .unwrap_or_else(|_| ProgressStyle::default_bar())
-                .progress_chars("=> "),
-        );
-        bar.set_prefix(name.to_owned());
-        Self(Some(bar))
     }
 
     /// So many are done.
     pub fn set(&self, done: usize) {
-        if let Some(bar) = &self.0 {
+        if let Some(bar) = &self.bar {
             bar.set_position(done as u64);
+            return;
+        }
+        let mut last_line = self.last_line.lock().unwrap_or_else(PoisonError::into_inner);
+        if last_line.elapsed() >= LINE_EVERY {
+            note(format_args!("{}: {done} of {}", self.name, self.total));
+            *last_line = Instant::now();
         }
     }
 }
 
 impl Drop for Counter {
     fn drop(&mut self) {
-        if let Some(bar) = &self.0 {
+        if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
     }

@@ -7,15 +7,15 @@ use crate::prepared::trajectory_of;
 use crate::repeat::start_of;
 use crate::shape::check_length;
 use crate::trajectory::PaletteTrajectory;
-use crate::{Centroids, ClusterError, GradientMode, MatrixShape, Spec, Trajectory};
+use crate::{Centroids, ClusterError, GradientMode, MatrixShape, Spec, Temperature, Trajectory};
 
 /// Where the repetitions of one palette begin.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PaletteStart {
-    /// The temperature.
-    pub tau: f64,
-    /// They end where no centroid moved by as much: a share of the gap.
-    pub limit: f64,
+    /// The temperature, which may be relative to the gap between the centroids.
+    pub temperature: Temperature,
+    /// They end where no centroid moved by as much of the gap.
+    pub tolerance: f64,
     /// The cluster that stays where it is, at zero.
     pub pinned: Option<usize>,
     /// `[K]`
@@ -25,15 +25,18 @@ pub struct PaletteStart {
 /// What became of one palette's centroids in at least one repetition.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PaletteWay {
-    /// Where they began.
-    pub start: PaletteStart,
+    /// The temperature, in squared units of the weights.
+    pub tau: f64,
+    /// The cluster that stayed at zero.
+    pub pinned: Option<usize>,
     /// Before and after each of t repetitions, `[t + 1, K]`.
     pub centroids_tk: Vec<f64>,
     /// log2 of each cluster's mass in each repetition, `[t, K]`.
     pub log_mass_tk: Vec<f64>,
 }
 
-/// Where the repetitions of all palettes begin.
+/// Where the repetitions of all palettes begin. With n_k weights nearest to centroid k and d_k to its nearest other centroid, their gap is sum_k n_k d_k / sum_k n_k: see
+/// [`Temperature::Relative`].
 ///
 /// # Errors
 /// [`ClusterError::Centroids`] when `start` has other palettes than the matrix, [`ClusterError::CountedVectors`] for vectors.
@@ -42,7 +45,15 @@ pub fn palette_starts(shape: MatrixShape, spec: &Spec, start: &Centroids) -> Res
     start.check_for(shape, spec)?;
     let palettes = 0..spec.grouping.palettes(shape);
     Ok(palettes
-        .map(|palette| start_of(spec, start.group_f64(palette)))
+        .map(|palette| {
+            let (pinned, centroids) = start_of(spec, start.group_f64(palette));
+            PaletteStart {
+                temperature: spec.temperature,
+                tolerance: spec.tolerance,
+                pinned,
+                centroids,
+            }
+        })
         .collect())
 }
 
@@ -108,7 +119,7 @@ impl Trajectory {
                 done,
                 centroids_tkd: way.centroids_tk,
                 log_mass_tk: way.log_mass_tk,
-                ..PaletteTrajectory::new(way.start.tau, way.start.pinned, Vec::new(), clusters)
+                ..PaletteTrajectory::new(way.tau, way.pinned, Vec::new(), clusters)
             })
         });
         let palettes = palettes.collect::<Result<Vec<_>, ClusterError>>()?;
@@ -125,12 +136,8 @@ impl Trajectory {
             .iter()
             .map(|palette| {
                 (palette.done > 0).then(|| PaletteWay {
-                    start: PaletteStart {
-                        tau: palette.tau,
-                        limit: 0.0,
-                        pinned: palette.pinned,
-                        centroids: palette.step(0).to_vec(),
-                    },
+                    tau: palette.tau,
+                    pinned: palette.pinned,
                     centroids_tk: palette.centroids_tkd.clone(),
                     log_mass_tk: palette.log_mass_tk.clone(),
                 })

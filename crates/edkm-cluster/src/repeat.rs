@@ -1,7 +1,5 @@
 //! The repetitions of assignment and update, whatever is assigned.
 
-use crate::elsewhere::PaletteStart;
-use crate::temperature::gap;
 use crate::trajectory::PaletteTrajectory;
 use crate::{KeepZero, Spec};
 
@@ -12,21 +10,19 @@ pub(crate) struct Moved {
     pub(crate) log_mass_k: Vec<f64>,
 }
 
-/// Repeats `update` from the given centroids, `[K, d]`, which become the start of the trajectory.
+/// Repeats `update` from the given centroids, `[K, d]`, which become the start of the trajectory, and whose gap `gap` finds.
 ///
 /// `update` is given the centroids, the temperature and the cluster that stays zero; it answers `None` when there is nothing to cluster
 /// (all weights may be zeros that are kept).
 pub(crate) fn repeat(
     spec: &Spec,
     start_kd: &[f64],
+    gap: impl FnOnce(&[f64]) -> f64,
     mut update: impl FnMut(&[f64], f64, Option<usize>) -> Option<Moved>,
 ) -> PaletteTrajectory {
-    let PaletteStart {
-        tau,
-        limit,
-        pinned,
-        centroids: mut centroids_kd,
-    } = start_of(spec, start_kd);
+    let (pinned, mut centroids_kd) = start_of(spec, start_kd);
+    let gap = gap(&centroids_kd);
+    let (tau, limit) = (spec.temperature.tau(gap), spec.tolerance * gap);
     let mut trajectory = PaletteTrajectory::new(tau, pinned, centroids_kd.clone(), spec.clusters());
     while trajectory.done < spec.iterations {
         let Some(moved) = update(&centroids_kd, tau, pinned) else {
@@ -48,20 +44,14 @@ pub(crate) fn repeat(
     trajectory
 }
 
-/// Where the repetitions begin: their temperature, the movement below which they end, the cluster that stays zero, and the centroids `[K, d]` from these.
-pub(crate) fn start_of(spec: &Spec, start_kd: &[f64]) -> PaletteStart {
+/// Where the repetitions begin: the cluster that stays zero, and the centroids `[K, d]` from these.
+pub(crate) fn start_of(spec: &Spec, start_kd: &[f64]) -> (Option<usize>, Vec<f64>) {
     let mut centroids = start_kd.to_vec();
     let pinned = match spec.keep_zero {
         KeepZero::Free => None,
         KeepZero::Exact => Some(pin_zero(&mut centroids, spec.dim())),
     };
-    let gap = gap(&centroids, spec.dim());
-    PaletteStart {
-        tau: spec.temperature.tau(gap),
-        limit: spec.tolerance * gap,
-        pinned,
-        centroids,
-    }
+    (pinned, centroids)
 }
 
 /// Sets the centroid that is nearest to zero to zero.

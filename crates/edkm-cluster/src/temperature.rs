@@ -9,9 +9,9 @@ use crate::ClusterError;
 pub enum Temperature {
     /// tau itself, in squared units of the weights.
     Absolute(f64),
-    /// tau = r x gap^2, with the gap of the palette that the step starts from: for scalars the mean gap between neighbouring
-    /// centroids, for vectors the mean distance of a centroid to its nearest other centroid. Coinciding centroids count once.
-    /// One r so serves tensors of any spread.
+    /// tau = r x gap^2, with the gap of the palette that the step starts from: the mean distance of a centroid to its nearest other one. For scalars it is the mean
+    /// over the weights, of the centroid that is nearest to each, so that centroids which few weights far out have do not count for many; for vectors
+    /// that over the centroids. Coinciding centroids count as one. One r so serves tensors of any spread.
     Relative(f64),
 }
 
@@ -45,25 +45,8 @@ impl Temperature {
     }
 }
 
-/// The gap that a relative temperature refers to, of centroids `[K, d]`; zero where all coincide.
-pub(crate) fn gap(centroids_kd: &[f64], dim: usize) -> f64 {
-    match dim {
-        1 => mean_gap(centroids_kd),
-        _ => mean_nearest_distance(centroids_kd, dim),
-    }
-}
-
-fn mean_gap(centroids_k: &[f64]) -> f64 {
-    let mut sorted = centroids_k.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted.dedup();
-    match sorted.as_slice() {
-        [first, .., last] => (last - first) / (sorted.len() - 1) as f64,
-        _ => 0.0,
-    }
-}
-
-fn mean_nearest_distance(centroids_kd: &[f64], dim: usize) -> f64 {
+/// The gap of vectors' centroids `[K, d]`; zero where all coincide.
+pub(crate) fn mean_nearest_distance(centroids_kd: &[f64], dim: usize) -> f64 {
     let mut sum = 0.0;
     let mut count = 0.0;
     for (i, a) in centroids_kd.chunks_exact(dim).enumerate() {
@@ -95,21 +78,19 @@ mod tests {
 
     #[test]
     fn relative_temperature_scales_with_the_square_of_the_weights() {
-        let centroids = [0.5, -1.0, 0.0, 2.0];
+        // two points one apart and one point three away from its nearest
+        let centroids = [0.0, 0.0, 1.0, 0.0, 1.0, 3.0];
+        assert_eq!(mean_nearest_distance(&centroids, 2), (1.0 + 1.0 + 3.0) / 3.0);
         let larger = centroids.map(|c| c * 100.0);
-        assert_eq!(gap(&centroids, 1), 1.0);
-        assert_eq!(gap(&larger, 1), 100.0);
+        assert_eq!(mean_nearest_distance(&larger, 2), (100.0 + 100.0 + 300.0) / 3.0);
         assert_eq!(Temperature::Relative(0.1).tau(100.0), 0.1 * 1e4);
-        // Two points one apart and one point three away from its nearest.
-        assert_eq!(gap(&[0.0, 0.0, 1.0, 0.0, 1.0, 3.0], 2), (1.0 + 1.0 + 3.0) / 3.0);
     }
 
     #[test]
     fn coinciding_centroids_count_once() {
-        assert_eq!(gap(&[1.0, 1.0, 3.0, 3.0], 1), 2.0);
-        assert_eq!(gap(&[1.0, 1.0, 1.0, 1.0, 3.0, 1.0], 2), 2.0);
-        assert_eq!(Temperature::Relative(0.1).tau(gap(&[1.0, 1.0], 1)), TAU_WITHOUT_GAP);
-        assert_eq!(Temperature::Relative(0.1).tau(gap(&[1.0, 1.0], 2)), TAU_WITHOUT_GAP);
+        assert_eq!(mean_nearest_distance(&[1.0, 1.0, 1.0, 1.0, 3.0, 1.0], 2), 2.0);
+        let gap = mean_nearest_distance(&[1.0, 1.0, 1.0, 1.0], 2);
+        assert_eq!(Temperature::Relative(0.1).tau(gap), TAU_WITHOUT_GAP);
     }
 
     #[test]

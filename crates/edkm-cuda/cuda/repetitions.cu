@@ -17,8 +17,9 @@
 #define TABLE_PARTS (KEYS / THREADS)
 
 #define HEAD 8
+// Until the gap is known: below zero, if it is relative to its square.
 #define HEAD_TAU 0
-// The repetitions end where no centroid moves by as much.
+// The repetitions end where no centroid moves by as much; until the gap is known, as much of it.
 #define HEAD_LIMIT 1
 // The cluster that stays at zero; -1: none.
 #define HEAD_PINNED 2
@@ -246,6 +247,65 @@ EDKM_KERNEL edkm_begin_palette(
 #undef SET_OF_HEAD
 #undef NUMBERS_OF_START
 #undef AS_ARRAY
+
+// Finds the gap between the centroids where the weights are, as edkm-cluster's scalar/gap.rs does and with the same bits, and what refers to it.
+EDKM_KERNEL edkm_set_temperature(
+    const unsigned int* counts, size_t kind, size_t keep_zero, double* records, size_t clusters, size_t repetitions, double* partials, unsigned int* tickets
+) {
+    __shared__ double centroids_k[MOST_CLUSTERS];
+    __shared__ unsigned long long mass_k[MOST_CLUSTERS];
+    size_t palette = blockIdx.x / PARTS;
+    double* record = records + palette * record_len(clusters, repetitions);
+    counts += palette * KEYS;
+    partials += palette * PARTS * clusters;
+    load_clusters(centroids_k, centroids_of(record, clusters, 0), clusters, FAR);
+    for (size_t k = threadIdx.x; k < clusters; k += THREADS) mass_k[k] = 0;
+    unsigned int count_j[KEYS_OF_THREAD];
+#pragma unroll
+    for (unsigned int j = 0; j < KEYS_OF_THREAD; j++) count_j[j] = takes_part(key_of_thread(j), keep_zero) ? counts[key_of_thread(j)] : 0;
+    __syncthreads();
+#pragma unroll
+    for (unsigned int j = 0; j < KEYS_OF_THREAD; j++) {
+        if (count_j[j] == 0) continue;
+        double u = value_of(key_of_thread(j), kind), least = fabs(u - centroids_k[0]);
+        size_t nearest = 0;
+        for (size_t k = 1; k < clusters; k++) {
+            double distance = fabs(u - centroids_k[k]);
+            if (distance < least) {
+                least = distance;
+                nearest = k;
+            }
+        }
+        // whole numbers: in any order the same
+        atomicAdd(&mass_k[nearest], (unsigned long long)count_j[j]);
+    }
+    __syncthreads();
+    for (size_t k = threadIdx.x; k < clusters; k += THREADS) partials[blockIdx.x % PARTS * clusters + k] = (double)mass_k[k];
+    if (!is_last_part(tickets)) return;
+
+    __shared__ double sums_k[MOST_CLUSTERS];
+    __shared__ double product_k[MOST_CLUSTERS];
+    __shared__ double between[THREADS];
+    add_parts(partials, (unsigned int)clusters, sums_k, between);
+    for (size_t k = threadIdx.x; k < clusters; k += THREADS) {
+        double to_nearest = FAR;
+        for (size_t other = 0; other < clusters; other++) {
+            double distance = fabs(centroids_k[other] - centroids_k[k]);
+            if (distance > 0.0 && distance < to_nearest) to_nearest = distance;
+        }
+        product_k[k] = to_nearest < FAR ? sums_k[k] * to_nearest : 0.0;
+    }
+    __syncthreads();
+    if (threadIdx.x != 0) return;
+    double mass = 0.0, sum = 0.0;
+    for (size_t k = 0; k < clusters; k++) {
+        mass += sums_k[k];
+        sum += product_k[k];
+    }
+    double gap = mass > 0.0 ? sum / mass : 0.0, tau = record[HEAD_TAU];
+    if (tau < 0.0) record[HEAD_TAU] = gap == 0.0 ? 1.0 : -tau * gap * gap;
+    record[HEAD_LIMIT] *= gap;
+}
 
 // Repetition t: S_k = sum_u n_u A_uk, N_k = sum_u n_u A_uk u, c_k = N_k / S_k.
 EDKM_KERNEL edkm_move_centroids(

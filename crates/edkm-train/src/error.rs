@@ -330,7 +330,7 @@ pub enum TrainError {
         /// What is not the same.
         difference: String,
     },
-    /// A run that was not finished would be lost.
+    /// A run that was not finished would be lost. [`Start::Resume`](crate::run::checkpoint::Start::Resume) goes on with it, [`Overwrite::Replace`](edkm_llama::checkpoint::Overwrite::Replace) replaces it.
     #[error("{} holds the checkpoints of a run that was not finished, which would be lost", folder.display())]
     Unfinished {
         /// The folder of the run.

@@ -104,7 +104,7 @@ impl LearningRate {
 /// How the temperature of the soft assignment goes over a run.
 ///
 /// The numbers are in whatever unit the clustering takes: the squared distance itself, or relative to the palette (times
-/// the squared mean gap between neighbouring centroids), which serves tensors of any spread.
+/// the squared gap between its centroids), which serves tensors of any spread.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Annealing {
@@ -136,34 +136,34 @@ pub struct TemperatureSchedule {
 pub enum TemperatureUnit {
     /// Squared weight, as in the DKM paper: fits one spread of weights only.
     Absolute,
-    /// The squared mean gap between neighbouring centroids of each palette.
+    /// The squared gap of each palette: how far a centroid is from its nearest other one (see [`Temperature::Relative`](edkm_cluster::Temperature::Relative)).
     Relative,
 }
 
 impl TemperatureSchedule {
-    /// From 0.5 to 0.002 relative to each palette: weights are free to change cluster early and nearly hard at the end. With more than 2 bits, runs of less
-    /// than 400 steps begin lower in proportion, at 0.15 the least: see the record of experiments. `bits`: those that indices take of a weight.
+    /// From 1 to 0.004 relative to each palette: weights are free to change cluster early and nearly hard at the end. With more than 2 bits, runs of less
+    /// than 200 steps begin lower in proportion, at 0.5 the least: see the record of experiments. `bits`: those that indices take of a weight.
     pub fn annealed(bits: f64, steps: u64) -> Self {
-        let share = match bits {
+        let from = match bits {
             ..=2.0 => 1.0,
-            _ => steps as f64 / 400.0,
+            _ => (steps as f64 / 200.0).clamp(0.5, 1.0),
         };
-        Self::falling_from((0.5 * share).clamp(0.15, 0.5), steps)
+        Self::falling_from(from, steps)
     }
 
-    /// [`annealed`](Self::annealed) for a model that has such palettes already: with more than 2 bits from 0.1, since a softer beginning gives away some of what
+    /// [`annealed`](Self::annealed) for a model that has such palettes already: with more than 2 bits from 0.2, since a softer beginning gives away some of what
     /// they have.
     pub fn trained_on(bits: f64, steps: u64) -> Self {
         match bits {
             ..=2.0 => Self::annealed(bits, steps),
-            _ => Self::falling_from(0.1, steps),
+            _ => Self::falling_from(0.2, steps),
         }
     }
 
     fn falling_from(from: f64, steps: u64) -> Self {
         let annealing = Annealing::Exponential {
             from,
-            to: 0.002,
+            to: 0.004,
             share: 1.0,
         };
         Self {
@@ -323,10 +323,10 @@ mod tests {
     fn short_runs_begin_harder_from_3_bits_on() {
         let start = |bits: f64, steps| TemperatureSchedule::annealed(bits, steps).at(0);
         assert_eq!(
-            [start(3.0, 1), start(3.0, 100), start(4.0, 200), start(3.0, 1000)],
-            [0.15, 0.15, 0.25, 0.5]
+            [start(3.0, 1), start(3.0, 100), start(4.0, 150), start(3.0, 1000)],
+            [0.5, 0.5, 0.75, 1.0]
         );
-        assert_eq!([start(2.0, 100), start(1.0, 400), start(2.7, 100)], [0.5, 0.5, 0.15]);
+        assert_eq!([start(2.0, 100), start(1.0, 400), start(2.7, 100)], [1.0, 1.0, 0.5]);
     }
 
     #[test]
@@ -334,9 +334,9 @@ mod tests {
         let schedule = TemperatureSchedule::annealed(3.0, 400);
         assert_eq!(
             (schedule.at(0), schedule.at(399), schedule.at(500)),
-            (0.5, 0.002, 0.002)
+            (1.0, 0.004, 0.004)
         );
-        let factor = (0.002f64 / 0.5).powf(1.0 / 399.0);
+        let factor = 0.004f64.powf(1.0 / 399.0);
         assert!((0..399).all(|step| close(schedule.at(step + 1) / schedule.at(step), factor)));
     }
 

@@ -42,7 +42,11 @@ impl Tokenizer {
     ///
     /// # Errors
     /// A file that is absent where it is needed, too large, not JSON, or not a tokenizer: named in the message.
-    pub fn from_dir(dir: &Path) -> Result<Self, TrainError> {
+    pub fn from_dir(dir: impl AsRef<Path>) -> Result<Self, TrainError> {
+        Self::of_folder(dir.as_ref())
+    }
+
+    fn of_folder(dir: &Path) -> Result<Self, TrainError> {
         let path = dir.join("tokenizer.json");
         let bytes = read_capped(&path, TOKENIZER_LIMIT)?;
         let mut tokenizer = Self::from_bytes(&path, &bytes, SpecialTokens::default())?;

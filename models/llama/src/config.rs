@@ -92,8 +92,8 @@ impl LlamaConfig {
     ///
     /// # Errors
     /// [`LlamaError::Missing`] where there is none, [`LlamaError::Io`], and those of [`from_json`](Self::from_json).
-    pub fn read(model_dir: &Path) -> Result<Self, LlamaError> {
-        let path = model_dir.join(CONFIG_FILE);
+    pub fn read(model_dir: impl AsRef<Path>) -> Result<Self, LlamaError> {
+        let path = model_dir.as_ref().join(CONFIG_FILE);
         if !files::exists(&path)? {
             let remedy = "give a model folder in Hugging Face layout, with config.json and model.safetensors";
             return Err(LlamaError::Missing { path, remedy });

@@ -4,11 +4,14 @@ use edkm_cluster::ClusterError;
 use edkm_palette::PaletteError;
 use edkm_store::StoreError;
 
+use crate::optim::StepError;
+
 /// What can go wrong inside an op of this crate.
 ///
 /// dfdx fixes the error type of composed modules to the device's own, which has no room for these: an op that fails puts its
 /// reason into the tape's [`crate::Failure`] and returns a device error. [`crate::backward`] gives the reason itself.
 #[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
 pub enum EdkmError {
     /// The storage backend could not keep a tensor or give it back.
     #[error("the store of tensors saved for backward failed: {0}")]
@@ -37,6 +40,9 @@ pub enum EdkmError {
     /// An op adds to a gradient that was taken for good.
     #[error("the gradient of a parameter was taken with its part, and an op before the beginning of that part uses it too: say `begin_part` before its first use")]
     GradientTaken,
+    /// An optimizer that stands behind dfdx's trait could not make its update.
+    #[error(transparent)]
+    Optimizer(Box<StepError>),
     /// The device (out of memory, usually).
     #[error("the device failed: {0}")]
     Device(String),

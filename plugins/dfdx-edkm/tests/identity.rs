@@ -276,6 +276,35 @@ fn every_optimizer_trains_the_modules() {
 }
 
 #[test]
+fn an_update_through_dfdx_keeps_to_rates_and_refuses_what_a_step_does() {
+    let dev = Cpu::default();
+    type Two = (ClusteredLinear<4, 6>, ReLU, ClusteredLinear<6, 2>);
+    let mut model = dev.build_module::<Two, f32>();
+    let x: Tensor<Rank2<3, 4>, f32, _> = dev.sample_normal();
+    let grads = model.forward(x.traced(Gradients::leaky())).square().mean().backward();
+    let weights = |model: &<Two as BuildOnDevice<Cpu, f32>>::Built| [model.0.weight.as_vec(), model.2.weight.as_vec()];
+    let before = weights(&model);
+    let mut adamw = AdamWOptimizer::new(dev, 1e-2, AdamWConfig::default());
+    for name in ["0.weight", "no.weight"] {
+        adamw.adamw.set_rate_factors([(name.to_owned(), 0.0)].into());
+        let (updated, reason) = dfdx_edkm::with_reason(|| adamw.update(&mut model, &grads));
+        assert_eq!(updated.is_ok(), name == "0.weight");
+        if let Some(reason) = reason {
+            assert!(reason.to_string().contains("no.weight"), "{reason}");
+        }
+    }
+    let after = weights(&model);
+    assert_eq!(before[0], after[0], "a frozen parameter");
+    assert_ne!(before[1], after[1]);
+    assert!(!adamw.adamw.moments().contains_key("0.weight"));
+    adamw.adamw.set_rate_factors(Default::default());
+    adamw.learning_rate = f64::NAN;
+    let refused = adamw.try_update(&mut model, &grads).unwrap_err();
+    assert!(refused.to_string().contains("learning rate"), "{refused}");
+    assert_eq!(weights(&model), after);
+}
+
+#[test]
 fn a_weight_has_at_most_as_many_values_as_its_palette() {
     let dev = Cpu::default();
     let linear = dev.build_module::<dfdx::nn::builders::UnbiasedLinear<64, 64>, f32>();

@@ -31,8 +31,8 @@ pub struct ClusterArgs {
     /// Show what each weight matrix would get, and end
     #[arg(long, conflicts_with = "dry_run")]
     pub plan: bool,
-    /// Softness of the assignment: at the first step that clusters and at the last, falling exponentially, or one number for all; without it 0.5:0.002, with more than 2 bits a weight from
-    /// 0.1 where the model has such palettes already, and in fewer than 400 steps from less in proportion, 0.15 the least
+    /// Softness of the assignment: at the first step that clusters and at the last, falling exponentially, or one number for all; without it 1:0.004, with more than 2 bits a weight from
+    /// 0.2 where the model has such palettes already, and in fewer than 200 steps from less in proportion, 0.5 the least
     #[arg(long, value_name = "FROM:TO", allow_hyphen_values = true)]
     pub temperature: Option<Range>,
     /// What the temperature is measured in
@@ -95,7 +95,7 @@ impl FromStr for Steps {
 /// `--temperature-unit`
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub enum Unit {
-    /// The squared gap between neighbouring centroids: one setting serves weights of any spread
+    /// The squared gap between centroids, where the weights are: one setting serves weights of any spread
     Relative,
     /// The squared weight
     Absolute,

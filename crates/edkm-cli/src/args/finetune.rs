@@ -32,7 +32,7 @@ pub struct FinetuneArgs {
     /// Peak learning rate; without it 4.5e-3 up to 2 bits a weight, 3e-3 up to 3, 2e-3 up to 4, and 1e-3 for more or without clustering
     #[arg(long)]
     pub lr: Option<f64>,
-    /// What --lr is measured in for a clustered matrix
+    /// What --lr is measured in where matrices are clustered
     #[arg(long, value_enum, default_value_t = LrUnit::Relative)]
     pub lr_unit: LrUnit,
     /// Decoupled weight decay of matrices
@@ -193,9 +193,10 @@ fn conflicts(arg: Arg) -> Arg {
 /// `--lr-unit`
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 pub enum LrUnit {
-    /// The root mean square of its weights as they came, over 0.12: the further it is to the next centroid, the larger the step
+    /// The root mean square of the parameter as it came, over 0.12: the further it is to the next centroid, the larger the step. Of what is not clustered
+    /// over 0.3 for the embedding and 0.5 for norms and biases, and 1 at most
     Relative,
-    /// 1, as for all that is not clustered
+    /// 1 for all parameters
     Absolute,
 }
 

@@ -20,7 +20,7 @@ impl FromStr for Range {
     fn from_str(text: &str) -> Result<Self, String> {
         let number = |text: &str| {
             text.parse::<f64>()
-                .map_err(|_| format!("`{text}` is not a number; write one as 0.1 or two as 0.15:0.002"))
+                .map_err(|_| format!("`{text}` is not a number; write one as 0.1 or two as 1:0.004"))
         };
         Ok(match text.split_once(':') {
             None => Range {
@@ -76,7 +76,7 @@ mod tests {
             })
         );
         for bad in ["", ":", "0.1:", "a:1", "1:2:3"] {
-            assert!(range(bad).unwrap_err().contains("0.15:0.002"), "{bad}");
+            assert!(range(bad).unwrap_err().contains("1:0.004"), "{bad}");
         }
         for text in ["0.5", "1:0.3"] {
             assert_eq!(Range::from(Ramp::from(range(text).unwrap())).to_string(), text);

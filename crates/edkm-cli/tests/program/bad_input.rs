@@ -464,7 +464,7 @@ fn a_share_of_distillation_is_one_number_or_two() {
     }
     let output = shop.finetune(&["--distill", "half"]);
     assert_eq!(output.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("0.15:0.002"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("1:0.004"));
 }
 
 #[test]

@@ -65,7 +65,7 @@ fn rules_have_the_rate_and_temperature_of_their_bits() {
     assert_ne!(rate, rate_of_3);
     assert!(!title.contains("3 bits") && title.contains("bits"), "{title}");
     let (_, of_budget, title) = first_step("budget", &["--bits-budget", "2"]);
-    assert_eq!(of_budget, 0.5);
+    assert_eq!(of_budget, 1.0);
     assert!(!title.contains("3 bits"), "{title}");
 }
 

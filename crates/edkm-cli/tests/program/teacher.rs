@@ -98,7 +98,14 @@ fn a_compressed_model_learns_from_its_original() {
             .arg(shop.path(name))
             .args(["--bits", "2", "--steps", "20", "--seq", "32", "--batch", "2"]);
         let output = command
-            .args(["--distill=1", "--eval-tokens", "300", "--json"])
+            .args([
+                "--distill=1",
+                "--eval-tokens",
+                "300",
+                "--temperature",
+                "0.3:0.004",
+                "--json",
+            ])
             .args(more)
             .output()
             .unwrap();

@@ -124,7 +124,7 @@ fn what_finetune_writes_is_read_by_every_command() {
 
 /// The model of the workshop as one of another architecture: with biases of zero, or with norms of heads of one.
 fn in_form_of(shop: &Workshop, out: &Path, change: impl Fn(&mut LlamaConfig)) {
-    let mut config = LlamaConfig::read(&shop.model()).unwrap();
+    let mut config = LlamaConfig::read(shop.model()).unwrap();
     let had: Vec<String> = parameters(&config).map(|parameter| parameter.name).collect();
     change(&mut config);
     let checkpoint = Checkpoint::open(shop.model()).unwrap();

@@ -5,6 +5,7 @@
 //! eDKM, arXiv 2309.00964, section 2.2, carried through the backward pass).
 
 pub(crate) mod attention;
+mod gap;
 pub(crate) mod gradient;
 pub(crate) mod hard;
 pub(crate) mod histogram;
@@ -93,7 +94,8 @@ impl Engine for Scalars {
     fn iterate(&self, source: Source<'_>, distinct: &Distinct, start_k: &[f64]) -> PaletteTrajectory {
         let Source { spec, execution, .. } = source;
         let rows = Rows::new(distinct, spec.half, spec.keep_zero);
-        let mut trajectory = repeat(spec, start_k, |centroids_k, tau, pinned| {
+        let gap = |centroids_k: &[f64]| gap::gap(&rows, centroids_k);
+        let mut trajectory = repeat(spec, start_k, gap, |centroids_k, tau, pinned| {
             if rows.mass == 0.0 {
                 return None;
             }

@@ -23,6 +23,7 @@ use crate::repeat::{repeat, Moved};
 use crate::scalar::gradient::Repetition as FlatRepetition;
 use crate::scalar::histogram::Distinct;
 use crate::target::Target;
+use crate::temperature::mean_nearest_distance;
 use crate::trajectory::PaletteTrajectory;
 use crate::vector::attention::{sweep, Attention};
 use crate::vector::gradient::Repetition;
@@ -58,7 +59,8 @@ impl<const D: usize> Engine for Vectors<D> {
 
     fn iterate(&self, source: Source<'_>, _: &Distinct, start_kd: &[f64]) -> PaletteTrajectory {
         let palette = Palette::<D>(source);
-        repeat(source.spec, start_kd, |centroids_kd, tau, pinned| {
+        let gap = |centroids_kd: &[f64]| mean_nearest_distance(centroids_kd, source.spec.dim());
+        repeat(source.spec, start_kd, gap, |centroids_kd, tau, pinned| {
             let centroids_kd = in_vectors(centroids_kd);
             match source.spec.gradient {
                 GradientMode::StraightThrough => hard::update(&palette, &centroids_kd, pinned).map(|next_kd| Moved {

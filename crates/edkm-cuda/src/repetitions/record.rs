@@ -1,6 +1,7 @@
 //! The record of a palette on the device: where its clustering begins, what it has done, and the way that its centroids went.
 
 use edkm_cluster::elsewhere::{PaletteStart, PaletteWay};
+use edkm_cluster::Temperature;
 
 use super::{Settings, CLUSTERS_AT_ONCE};
 use crate::Argument::Double;
@@ -18,9 +19,17 @@ impl Settings {
     }
 }
 
-/// What is set of a head before anything is done.
+/// What is set of a head before anything is done: with a temperature below zero it is relative to the gap, as the end of the repetitions always is.
 fn set_of_head(start: &PaletteStart) -> [f64; 3] {
-    [start.tau, start.limit, start.pinned.map_or(-1.0, |k| k as f64)]
+    let temperature = match start.temperature {
+        Temperature::Absolute(tau) => tau,
+        Temperature::Relative(r) => -r,
+    };
+    [temperature, start.tolerance, pinned_number(start.pinned)]
+}
+
+fn pinned_number(pinned: Option<usize>) -> f64 {
+    pinned.map_or(-1.0, |k| k as f64)
 }
 
 /// The beginning of a record.
@@ -52,9 +61,11 @@ fn record_of(way: &PaletteWay, settings: Settings) -> Vec<f64> {
         clusters, repetitions, ..
     } = settings;
     let done = way.log_mass_tk.len() / clusters;
-    let mut record: Vec<f64> = head(&way.start, settings).collect();
+    let mut record = vec![0.0; HEAD];
+    record[0] = way.tau;
+    record[2] = pinned_number(way.pinned);
     record[HEAD_DONE] = done as f64;
-    record.extend(&way.centroids_tk[clusters..]);
+    record.extend(&way.centroids_tk);
     record.resize(HEAD + (repetitions + 1) * clusters, 0.0);
     record.extend(&way.log_mass_tk);
     record.resize(settings.record_len(), 0.0);
@@ -66,7 +77,7 @@ pub(super) fn way_of(record: &[f64], settings: Settings) -> Option<PaletteWay> {
         clusters, repetitions, ..
     } = settings;
     let (head, numbers) = record.split_at(HEAD);
-    let [tau, limit, pinned, done, starved, ..] = *head else {
+    let [tau, _, pinned, done, starved, ..] = *head else {
         return None;
     };
     let done = done as usize;
@@ -75,12 +86,8 @@ pub(super) fn way_of(record: &[f64], settings: Settings) -> Option<PaletteWay> {
     }
     let (centroids, log_mass) = numbers.split_at((repetitions + 1) * clusters);
     Some(PaletteWay {
-        start: PaletteStart {
-            tau,
-            limit,
-            pinned: (pinned >= 0.0).then_some(pinned as usize),
-            centroids: centroids[..clusters].to_vec(),
-        },
+        tau,
+        pinned: (pinned >= 0.0).then_some(pinned as usize),
         centroids_tk: centroids[..(done + 1) * clusters].to_vec(),
         log_mass_tk: log_mass[..done * clusters].to_vec(),
     })

@@ -183,7 +183,7 @@ mod tests {
                 .palette_dtype
         };
         assert_eq!(dtype(None, "3"), PaletteDType::F32);
-        assert_eq!(dtype(None, "2.7"), PaletteDType::I8);
+        assert_eq!(dtype(None, "2.7"), PaletteDType::F16);
         assert_eq!(dtype(Some(PaletteDType::F16), "2.7"), PaletteDType::F16);
     }
 

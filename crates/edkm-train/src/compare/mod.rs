@@ -90,8 +90,9 @@ pub struct CompareSettings {
 pub fn compare<D: EdkmDevice>(
     settings: &CompareSettings,
     device: &D,
-    observer: &mut impl Observer,
+    mut observer: &mut (impl Observer + ?Sized),
 ) -> Result<Comparison, TrainError> {
+    let observer = &mut observer;
     check_batch(settings.batch)?;
     check_files([&settings.data, &settings.validation], "a comparison")?;
     observer.stage(Stage::LoadModel);

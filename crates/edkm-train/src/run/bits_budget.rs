@@ -54,6 +54,16 @@ pub fn choose_bits<D: EdkmDevice>(
             .map(|(layer, at)| layer.widths[at])
             .collect())
     };
+    let most: usize = candidates
+        .iter()
+        .filter_map(|layer| layer.widths.iter().map(|width| width.bytes).max())
+        .sum();
+    if bytes >= most as f64 {
+        let most = most as f64 * 8.0 / weights;
+        tracing::warn!(
+            "the layers take {most:.3} bits a weight at the most: a budget of {budget} leaves nothing to choose"
+        );
+    }
     let usual: Vec<Candidate> = candidates.iter().map(Candidate::of_usual_widths).collect();
     let mut chosen = match fill(&usual).or_else(|_| fill(&candidates)) {
         Ok(chosen) => chosen,

@@ -168,14 +168,18 @@ impl ClusterSettings {
         }
     }
 
-    /// These settings with palettes stored as that type; `None`: as bytes where palettes are many, since channels are grouped or a budget pays for palettes, and as
-    /// f32 elsewhere. Rules that group channels and name no type have bytes then too.
+    /// These settings with palettes stored as that type; `None`: where channels are grouped as bytes up to 4 bits, and as f16 with more, whose centroids are nearer to each other
+    /// than bytes tell apart; as f16 where a budget pays for palettes; as f32 elsewhere. Rules that group channels and name no type have bytes then too.
     pub fn with_palette_dtype(self, dtype: Option<PaletteDType>) -> Self {
-        let many = self.group.is_some() || self.bits_budget.is_some();
         match dtype {
             Some(palette_dtype) => Self { palette_dtype, ..self },
             None => Self {
-                palette_dtype: if many { PaletteDType::I8 } else { PaletteDType::F32 },
+                palette_dtype: match (self.group, self.bits_budget) {
+                    (_, Some(_)) => PaletteDType::F16,
+                    (Some(_), None) if self.bits.get() <= 4 => PaletteDType::I8,
+                    (Some(_), None) => PaletteDType::F16,
+                    (None, None) => PaletteDType::F32,
+                },
                 rules: self.rules.with_bytes_for_groups(),
                 ..self
             },

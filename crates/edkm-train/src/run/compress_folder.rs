@@ -87,8 +87,9 @@ pub struct CompressOutcome {
 pub fn plan_compress<D: EdkmDevice>(
     settings: &CompressSettings,
     device: &D,
-    observer: &mut impl Observer,
+    mut observer: &mut (impl Observer + ?Sized),
 ) -> Result<Vec<PlannedLayer>, TrainError> {
+    let observer = &mut observer;
     let text = settings.calibration.as_ref().map(|calibration| PlanText {
         load: |tokenizer: &Tokenizer| stream(&calibration.data, tokenizer, &mut |_| Ok(())),
         sequence: calibration.sequence,
@@ -137,8 +138,9 @@ pub(crate) fn check_method(
 pub fn compress_folder<D: EdkmDevice>(
     settings: &CompressSettings,
     device: &D,
-    observer: &mut impl Observer,
+    mut observer: &mut (impl Observer + ?Sized),
 ) -> Result<CompressOutcome, TrainError> {
+    let observer = &mut observer;
     let start = Instant::now();
     let calibration = settings.calibration.as_ref();
     if settings.method.needs_calibration() && calibration.is_none() {

@@ -80,9 +80,14 @@ pub(super) struct Run<'a, D: EdkmDevice> {
 pub fn finetune<D: EdkmDevice>(
     settings: &FinetuneSettings,
     device: &D,
-    observer: &mut impl Observer,
+    mut observer: &mut (impl Observer + ?Sized),
 ) -> Result<FinetuneOutcome, TrainError> {
-    finetune_with(settings, || Ok(Arc::new(settings.store.build()?)), device, observer)
+    finetune_with(
+        settings,
+        || Ok(Arc::new(settings.store.build()?)),
+        device,
+        &mut observer,
+    )
 }
 
 /// [`finetune`] with what ops save for backward in a backend of one's own, in place of the store that `settings` describe: `store` makes it, once the input
@@ -94,8 +99,9 @@ pub fn finetune_with<D: EdkmDevice>(
     settings: &FinetuneSettings,
     store: impl FnOnce() -> Result<Arc<dyn Backend>, TrainError>,
     device: &D,
-    observer: &mut impl Observer,
+    mut observer: &mut (impl Observer + ?Sized),
 ) -> Result<FinetuneOutcome, TrainError> {
+    let observer = &mut observer;
     let begun = Instant::now();
     // refused before any work
     let estimated = estimate(settings, device)?;
@@ -320,8 +326,9 @@ fn newest(folder: &RunFolder, steps: u64) -> Result<Saved, TrainError> {
 pub fn plan_finetune<D: EdkmDevice>(
     settings: &FinetuneSettings,
     device: &D,
-    observer: &mut impl Observer,
+    mut observer: &mut (impl Observer + ?Sized),
 ) -> Result<Vec<PlannedLayer>, TrainError> {
+    let observer = &mut observer;
     let Some(clustering) = &settings.clustering else {
         return Err(TrainError::Setting {
             setting: "clustering",

@@ -51,7 +51,7 @@ pub use non_finite::{NonFiniteCounts, OnNonFinite, MOST_IN_A_ROW, MOST_ROLLBACKS
 pub use observer::{Observer, OnProgress, Silent, Stage, StepReport};
 pub use outcome::{Baseline, FinetuneOutcome, Sizes};
 pub use plan::{plan, planned_sizes, PlannedLayer, PlannedPalette};
-pub use rate_factors::{RateUnit, TYPICAL};
+pub use rate_factors::{RateUnit, TYPICAL, TYPICAL_EMBEDDING, TYPICAL_VECTOR};
 pub use recorded::{
     CalibrationRecord, ClusterRecord, ClusterTrainingRecord, CompressRecord, DistillRecord, RunRecord, TextRecord,
 };

@@ -1,5 +1,6 @@
 //! Learning rates relative to weights: a clustered weight must go a gap between centroids to change its cluster, and the gap is as large as the
-//! weights of its matrix are.
+//! weights of its matrix are. What is not clustered is moved in proportion too, so that a rate which suits a model of large weights does not wipe out the small ones
+//! of another.
 
 use std::collections::BTreeMap;
 
@@ -7,20 +8,27 @@ use dfdx::prelude::*;
 use dfdx_edkm::{EdkmDevice, ParameterKind, ParameterVisitor, Parameters};
 use edkm_llama::model::DynamicLlama;
 
-/// What the learning rate of a clustered matrix is measured in.
+/// What learning rates are measured in where matrices are clustered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum RateUnit {
-    /// It is multiplied by the root mean square of the matrix as it came, over [`TYPICAL`].
+    /// That of a clustered matrix is multiplied by the root mean square of the matrix as it came, over [`TYPICAL`]; that of another parameter by its own, over
+    /// [`TYPICAL_EMBEDDING`] or [`TYPICAL_VECTOR`], and by 1 at most.
     #[default]
     Relative,
-    /// It is that of all other parameters.
+    /// One rate for all.
     Absolute,
 }
 
 /// The root mean square of a matrix whose learning rate is the run's.
 pub const TYPICAL: f64 = 0.12;
 
-/// The factors of the clustered matrices of `model`. A matrix of zeros has none.
+/// That of an embedding that is not clustered.
+pub const TYPICAL_EMBEDDING: f64 = 0.3;
+
+/// That of the scale of a normalisation, and of a bias.
+pub const TYPICAL_VECTOR: f64 = 0.5;
+
+/// The factors of the parameters of `model`; none if nothing is clustered. A parameter of zeros has none.
 pub(super) fn rate_factors<D: EdkmDevice>(model: &mut DynamicLlama<D>, unit: RateUnit) -> BTreeMap<String, f32> {
     let mut visitor = Factors::default();
     if unit == RateUnit::Relative {
@@ -29,11 +37,17 @@ pub(super) fn rate_factors<D: EdkmDevice>(model: &mut DynamicLlama<D>, unit: Rat
             Err(never) => match never {},
         }
     }
-    visitor.0
+    match visitor.some_are_clustered {
+        true => visitor.factors,
+        false => BTreeMap::new(),
+    }
 }
 
 #[derive(Default)]
-struct Factors(BTreeMap<String, f32>);
+struct Factors {
+    factors: BTreeMap<String, f32>,
+    some_are_clustered: bool,
+}
 
 impl<D: EdkmDevice> ParameterVisitor<D> for Factors {
     type Error = std::convert::Infallible;
@@ -44,13 +58,20 @@ impl<D: EdkmDevice> ParameterVisitor<D> for Factors {
         kind: ParameterKind<'_>,
         parameter: &mut Tensor<S, f32, D>,
     ) -> Result<(), Self::Error> {
-        if kind.clustering().is_some() {
-            let weight = parameter.as_vec();
-            let squares: f64 = weight.iter().map(|&w| f64::from(w) * f64::from(w)).sum();
-            let factor = ((squares / weight.len() as f64).sqrt() / TYPICAL) as f32;
-            if factor.is_normal() {
-                self.0.insert(name.to_owned(), factor);
-            }
+        let is_clustered = kind.clustering().is_some();
+        self.some_are_clustered |= is_clustered;
+        let typical = match kind {
+            ParameterKind::Linear { .. } => TYPICAL,
+            ParameterKind::Embedding { .. } if is_clustered => TYPICAL,
+            ParameterKind::Embedding { .. } => TYPICAL_EMBEDDING,
+            ParameterKind::Vector => TYPICAL_VECTOR,
+        };
+        let weight = parameter.as_vec();
+        let squares: f64 = weight.iter().map(|&w| f64::from(w) * f64::from(w)).sum();
+        let factor = ((squares / weight.len() as f64).sqrt() / typical) as f32;
+        let factor = if is_clustered { factor } else { factor.min(1.0) };
+        if factor.is_normal() && factor != 1.0 {
+            self.factors.insert(name.to_owned(), factor);
         }
         Ok(())
     }
@@ -66,7 +87,7 @@ mod tests {
     use crate::run::ClusterSettings;
 
     #[test]
-    fn a_clustered_matrix_is_measured_in_its_own_weights_and_nothing_else_is() {
+    fn parameters_are_measured_in_their_own_weights_where_some_are_clustered() {
         let sizes = r#"{"model_type": "llama", "vocab_size": 16, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
             "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 8, "rms_norm_eps": 1e-5}"#;
         let config = LlamaConfig::from_json("config.json".as_ref(), sizes).unwrap();
@@ -76,6 +97,7 @@ mod tests {
             let factor = match parameter.name.as_str() {
                 "model.layers.0.self_attn.q_proj.weight" => 10.0,
                 "model.layers.0.self_attn.k_proj.weight" => 0.0,
+                "model.layers.0.input_layernorm.weight" => 0.2,
                 _ => 1.0,
             };
             Ok(weights(parameter)?.into_iter().map(|w| factor * w).collect())
@@ -89,7 +111,8 @@ mod tests {
         model.set_clustering(&ClusterSettings::new(Bits::new(3).unwrap(), 10));
         assert!(rate_factors(&mut model, RateUnit::Absolute).is_empty());
         let factors = rate_factors(&mut model, RateUnit::Relative);
-        assert_eq!(factors.len(), 7 * config.num_hidden_layers - 1, "{factors:?}");
+        // matrices but that of zeros, embedding and head, and the norm of small numbers
+        assert_eq!(factors.len(), 7 * config.num_hidden_layers - 1 + 2 + 1, "{factors:?}");
         let of = |name: &str| factors.get(&format!("model.layers.0.{name}.weight")).copied();
         let near = |factor: Option<f32>, want: f64| {
             let factor = f64::from(factor.unwrap());
@@ -99,5 +122,13 @@ mod tests {
         near(of("self_attn.v_proj"), 0.03 / TYPICAL);
         near(of("self_attn.q_proj"), 0.3 / TYPICAL);
         assert_eq!(of("self_attn.k_proj"), None);
+        near(of("input_layernorm"), 0.2 / TYPICAL_VECTOR);
+        // never more than the run's
+        assert_eq!(of("post_attention_layernorm"), None);
+        near(
+            factors.get("model.embed_tokens.weight").copied(),
+            0.03 / TYPICAL_EMBEDDING,
+        );
+        near(factors.get("lm_head.weight").copied(), 0.03 / TYPICAL);
     }
 }

@@ -40,7 +40,8 @@ impl<V: Dim, H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> Llama<V, H, Q, K, F,
     /// `dtype`. Config and tokenizer are the caller's to add. Memory: a copy of the dense parameters.
     ///
     /// # Errors
-    /// A palettized parameter that the model has not, or has in another shape; a parameter that is not finite in `dtype`; a system that does not write.
+    /// [`LlamaError::OutputExists`] where there is a model; a palettized parameter that the model has not, or has in another shape; a parameter that is not finite in `dtype`; a
+    /// system that does not write.
     pub fn write_weights(
         &mut self,
         dir: &Path,

@@ -275,7 +275,8 @@ impl<D: EdkmDevice> AdamW<D> {
         Ok(())
     }
 
-    /// Everything needed to go on elsewhere with the same bytes.
+    /// Everything needed to go on elsewhere with the same bytes, but for the [factors of learning rates](Self::with_rate_factors), which are given again: without them
+    /// what was frozen is trained.
     ///
     /// # Errors
     /// The device's, when copying to the host.
@@ -329,6 +330,7 @@ impl<D: EdkmDevice> AdamW<D> {
 
 /// What a step of the optimizer can fail with.
 #[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
 pub enum StepError {
     /// A gradient that is not finite.
     #[error("the gradient of {parameter} is not finite")]

@@ -1,5 +1,7 @@
 //! [`AdamW`] over dfdx's `TensorCollection`, as dfdx's own optimizers are used.
 
+use std::collections::BTreeSet;
+
 use dfdx::nn::modules::{
     RecursiveWalker, TensorCollection, TensorOptions, TensorVisitor, ViewTensorMut, ViewTensorName,
 };
@@ -7,8 +9,10 @@ use dfdx::optim::{Optimizer, OptimizerUpdateError};
 use dfdx::prelude::*;
 use edkm_kernels::adamw::Hyper;
 
-use super::{AdamW, AdamWConfig};
-use crate::EdkmDevice;
+use super::adamw::gradient_of;
+use super::{AdamW, AdamWConfig, StepError};
+use crate::tape::listener;
+use crate::{EdkmDevice, EdkmError, ParameterKind};
 
 /// [`AdamW`] as a dfdx [`Optimizer`] of any module: parameters are told apart by their path, the learning rate stands in a field.
 ///
@@ -16,6 +20,7 @@ use crate::EdkmDevice;
 ///
 /// There is no clipping (`clip_norm` is ignored) and no look for gradients that are not finite, and every parameter decays alike, since a `TensorCollection` does not say what is a
 /// matrix of a layer and what a bias. [`AdamW::step`] does all three, for models with [`Parameters`](crate::Parameters).
+#[derive(Debug, Clone)]
 pub struct AdamWOptimizer<D: EdkmDevice> {
     /// Moments and settings; save and restore it by [`AdamW::state`].
     pub adamw: AdamW<D>,
@@ -31,11 +36,24 @@ impl<D: EdkmDevice> AdamWOptimizer<D> {
             learning_rate,
         }
     }
-}
 
-impl<M: TensorCollection<f32, D>, D: EdkmDevice> Optimizer<M, D, f32> for AdamWOptimizer<D> {
     /// Updates `module`. The gradients are copied once: dfdx lends them for reading only by a clone.
-    fn update(&mut self, module: &mut M, gradients: &Gradients<f32, D>) -> Result<(), OptimizerUpdateError<D::Err>> {
+    ///
+    /// # Errors
+    /// A number that cannot be used, a factor of a learning rate for no parameter: nothing is changed then. Moments of another length than their parameter, the
+    /// device's errors.
+    pub fn try_update<M: TensorCollection<f32, D>>(
+        &mut self,
+        module: &mut M,
+        gradients: &Gradients<f32, D>,
+    ) -> Result<(), StepError> {
+        self.adamw.check(self.learning_rate, 1.0)?;
+        let mut paths = Paths(BTreeSet::new());
+        visit(module, &mut paths)?;
+        let mut factors = self.adamw.rate_factors().keys();
+        if let Some(name) = factors.find(|name| !paths.0.contains(*name)) {
+            return Err(StepError::NoParameter { name: name.clone() });
+        }
         self.adamw.advance();
         let hyper = self.adamw.hyper(self.learning_rate, 1.0);
         let mut update = Update {
@@ -43,12 +61,51 @@ impl<M: TensorCollection<f32, D>, D: EdkmDevice> Optimizer<M, D, f32> for AdamWO
             gradients: gradients.clone(),
             hyper,
         };
-        M::iter_tensors(&mut RecursiveWalker {
-            m: (module, String::new()),
-            f: &mut update,
+        visit(module, &mut update)
+    }
+}
+
+impl<M: TensorCollection<f32, D>, D: EdkmDevice> Optimizer<M, D, f32> for AdamWOptimizer<D> {
+    /// [`try_update`](AdamWOptimizer::try_update), whose error [`with_reason`](crate::with_reason) has: dfdx's says only that there was one.
+    fn update(&mut self, module: &mut M, gradients: &Gradients<f32, D>) -> Result<(), OptimizerUpdateError<D::Err>> {
+        self.try_update(module, gradients).map_err(|error| {
+            if let Some(failure) = listener() {
+                failure.set(EdkmError::Optimizer(Box::new(error)));
+            }
+            OptimizerUpdateError::DeviceError(D::failed())
         })
-        .map(|_| ())
-        .map_err(OptimizerUpdateError::DeviceError)
+    }
+}
+
+fn visit<D: EdkmDevice, M: TensorCollection<f32, D>, V>(module: &mut M, visitor: &mut V) -> Result<(), StepError>
+where
+    V: TensorVisitor<f32, D, Viewer = (ViewTensorMut, ViewTensorName), Err = StepError, E2 = f32, D2 = D>,
+{
+    M::iter_tensors(&mut RecursiveWalker {
+        m: (module, String::new()),
+        f: visitor,
+    })
+    .map(|_| ())
+}
+
+/// The paths of all parameters that are updated.
+struct Paths(BTreeSet<String>);
+
+impl<D: EdkmDevice> TensorVisitor<f32, D> for Paths {
+    type Viewer = (ViewTensorMut, ViewTensorName);
+    type Err = StepError;
+    type E2 = f32;
+    type D2 = D;
+
+    fn visit<S: Shape>(
+        &mut self,
+        options: TensorOptions<S, f32, D>,
+        (_, path): (&mut Tensor<S, f32, D>, String),
+    ) -> Result<Option<Tensor<S, f32, D>>, StepError> {
+        if options.do_gradient_update {
+            self.0.insert(path);
+        }
+        Ok(None)
     }
 }
 
@@ -60,7 +117,7 @@ struct Update<'a, D: EdkmDevice> {
 
 impl<D: EdkmDevice> TensorVisitor<f32, D> for Update<'_, D> {
     type Viewer = (ViewTensorMut, ViewTensorName);
-    type Err = D::Err;
+    type Err = StepError;
     type E2 = f32;
     type D2 = D;
 
@@ -68,10 +125,13 @@ impl<D: EdkmDevice> TensorVisitor<f32, D> for Update<'_, D> {
         &mut self,
         options: TensorOptions<S, f32, D>,
         (parameter, path): (&mut Tensor<S, f32, D>, String),
-    ) -> Result<Option<Tensor<S, f32, D>>, D::Err> {
-        if options.do_gradient_update {
-            let gradient = self.gradients.get_or_alloc_mut(parameter)?;
-            self.adamw.update_one(&path, parameter, gradient, &self.hyper)?;
+    ) -> Result<Option<Tensor<S, f32, D>>, StepError> {
+        if options.do_gradient_update && !self.adamw.is_frozen(&path) {
+            let gradient = gradient_of(&mut self.gradients, &path, parameter)?;
+            // whatever it is, it decays
+            let kind = ParameterKind::Linear { clustering: None };
+            self.adamw
+                .update_of_kind(&path, kind, parameter, gradient, self.hyper)?;
         }
         Ok(None)
     }

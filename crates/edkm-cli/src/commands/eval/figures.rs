@@ -1,5 +1,6 @@
 //! What was measured, and how it is shown.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -32,6 +33,11 @@ pub struct Measured {
 #[serde(untagged)]
 pub enum Measures {
     Text {
+        /// Tokens of a window.
+        seq: usize,
+        /// Tokens that are taken of the text at most.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        max_tokens: Option<usize>,
         perplexity: f64,
         tokens: u64,
         /// The same by bytes of the text, which models of other tokens have too; of text without a byte there is none.
@@ -46,6 +52,9 @@ pub enum Measures {
     Choice {
         items: usize,
         few_shot: usize,
+        /// Questions that are taken of the file at most.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        limit: Option<usize>,
         acc: f64,
         acc_stderr: Option<f64>,
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -55,6 +64,50 @@ pub enum Measures {
         /// Questions that were longer than the model's context.
         shortened: usize,
     },
+}
+
+/// On one line.
+impl fmt::Display for Measured {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { task, model, .. } = self;
+        write!(f, "{task}, {model}: ")?;
+        let rows = self.measures.rows();
+        let values: Vec<_> = rows
+            .iter()
+            .map(|(_, measure, value)| format!("{measure} {value}"))
+            .collect();
+        f.write_str(&values.join(", "))
+    }
+}
+
+impl Measures {
+    /// What it is of, what it is, its value.
+    fn rows(&self) -> Vec<(String, &'static str, String)> {
+        match self {
+            Self::Text {
+                perplexity,
+                tokens,
+                bits_per_byte,
+                ..
+            } => {
+                let bits = bits_per_byte.map(|bits| (tokens.to_string(), "bits_per_byte", format!("{bits:.5}")));
+                let perplexity = (tokens.to_string(), "perplexity", format!("{perplexity:.5}"));
+                std::iter::once(perplexity).chain(bits).collect()
+            }
+            Self::Choice {
+                items,
+                acc,
+                acc_stderr,
+                acc_norm,
+                acc_norm_stderr,
+                ..
+            } => {
+                let by_length = acc_norm.map(|acc| (items.to_string(), "acc_norm", with_error(acc, *acc_norm_stderr)));
+                let acc = (items.to_string(), "acc", with_error(*acc, *acc_stderr));
+                std::iter::once(acc).chain(by_length).collect()
+            }
+        }
+    }
 }
 
 /// Shows all figures, in either form.
@@ -107,9 +160,8 @@ pub fn show(output: Output, results: &[Measured]) -> Result<(), Failure> {
     Ok(())
 }
 
-/// One line a model and task; models of the same task stand together.
+/// One line a model and task; models of the same task stand together. A task that is measured on several files has them named.
 fn show_table(output: Output, results: &[Measured]) {
-    let mut table = Table::new(["task", "model", "weights", "n", "measure", "value"]);
     let mut tasks: Vec<(&str, &Path)> = Vec::new();
     for result in results {
         let key = (result.task, result.data.as_path());
@@ -117,43 +169,29 @@ fn show_table(output: Output, results: &[Measured]) {
             tasks.push(key);
         }
     }
-    for key in tasks {
-        for result in results.iter().filter(|r| (r.task, r.data.as_path()) == key) {
-            let mut row = |count: String, measure: &str, value: String| {
+    let named = |result: &Measured| {
+        let shots = match result.measures {
+            Measures::Choice { few_shot, .. } if few_shot > 0 => format!(", {few_shot}-shot"),
+            _ => String::new(),
+        };
+        match tasks.iter().filter(|(task, _)| *task == result.task).count() {
+            1 => format!("{}{shots}", result.task),
+            _ => format!("{} {}{shots}", result.task, result.data.display()),
+        }
+    };
+    let mut table = Table::new(["task", "model", "weights", "n", "measure", "value"]);
+    for key in &tasks {
+        for result in results.iter().filter(|r| (r.task, r.data.as_path()) == *key) {
+            for (count, measure, value) in result.measures.rows() {
+                let weights = bytes(result.weight_bytes as u64);
                 table.row([
-                    result.task.to_owned(),
+                    named(result),
                     result.model.clone(),
-                    bytes(result.weight_bytes as u64),
+                    weights,
                     count,
                     measure.to_owned(),
                     value,
                 ]);
-            };
-            match &result.measures {
-                Measures::Text {
-                    perplexity,
-                    tokens,
-                    bits_per_byte,
-                    ..
-                } => {
-                    row(tokens.to_string(), "perplexity", format!("{perplexity:.5}"));
-                    if let Some(bits) = bits_per_byte {
-                        row(tokens.to_string(), "bits_per_byte", format!("{bits:.5}"));
-                    }
-                }
-                Measures::Choice {
-                    items,
-                    acc,
-                    acc_stderr,
-                    acc_norm,
-                    acc_norm_stderr,
-                    ..
-                } => {
-                    row(items.to_string(), "acc", with_error(*acc, *acc_stderr));
-                    if let Some(acc_norm) = acc_norm {
-                        row(items.to_string(), "acc_norm", with_error(*acc_norm, *acc_norm_stderr));
-                    }
-                }
             }
         }
     }

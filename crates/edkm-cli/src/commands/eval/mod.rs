@@ -5,8 +5,10 @@ mod samples;
 
 use std::path::{Path, PathBuf};
 
+use edkm_llama::checkpoint::Checkpoint;
+use edkm_llama::config::LlamaConfig;
 use edkm_llama::inference::InferenceModel;
-use edkm_train::data::TokenStream;
+use edkm_train::data::{DataFormat, TokenStream};
 use edkm_train::evaluate::packed_perplexity;
 use edkm_train::run::count;
 use edkm_train::tasks::{self, Answered, Question, Scores, Task, TaskSet};
@@ -16,7 +18,7 @@ use self::figures::{show, Measured, Measures};
 use self::samples::Samples;
 use super::Failure;
 use crate::args::{DeviceArgs, EvalArgs, TaskRequest};
-use crate::console::Output;
+use crate::console::{note, Output};
 use crate::hub;
 use crate::progress::Counter;
 use crate::written_over::Written;
@@ -44,19 +46,22 @@ pub fn run(args: EvalArgs) -> Result<(), Failure> {
         let inputs: Vec<&Path> = models.chain(args.tasks.0.iter().flat_map(TaskRequest::files)).collect();
         Written::Samples.check(path, &inputs)?;
     }
-    // all files before the first model: what is wrong with one shows at once
+    // all files and the heads of all models before anything is measured: what is wrong with one shows at once
     let prepared = args
         .tasks
         .0
         .iter()
         .map(|request| prepare(request, &args))
         .collect::<Result<Vec<_>, Failure>>()?;
+    let folders: Vec<&PathBuf> = std::iter::once(&args.model_dir).chain(&args.compare).collect();
+    folders.iter().try_for_each(|dir| check_model(dir, &args))?;
     let mut samples = match &args.log_samples {
         Some(path) => Some(Samples::create(path)?),
         None => None,
     };
     let mut results = Vec::new();
-    for dir in std::iter::once(&args.model_dir).chain(&args.compare) {
+    let all = folders.len() * prepared.len();
+    for dir in folders {
         let candidate = Candidate::open(dir, args.device)?;
         for (request, prepared) in args.tasks.0.iter().zip(&prepared) {
             let measures = match prepared {
@@ -69,7 +74,7 @@ pub fn run(args: EvalArgs) -> Result<(), Failure> {
                     if let Some(samples) = &mut samples {
                         samples.write(&candidate.name, (*task, &request.data), set, &answered)?;
                     }
-                    choice(*task, args.few_shot, set, &answered)
+                    choice(*task, &args, set, &answered)
                 }
             };
             results.push(Measured {
@@ -79,12 +84,27 @@ pub fn run(args: EvalArgs) -> Result<(), Failure> {
                 data: request.data.clone(),
                 measures,
             });
+            // should one that follows fail, or be ended
+            if let Some(last) = results.last().filter(|_| all > 1) {
+                note(last);
+            }
         }
     }
-    if let Some(samples) = samples {
-        samples.finish()?;
-    }
     show(output, &results)
+}
+
+/// Refuses a model that could not be opened, or measured on these texts, before others are measured.
+fn check_model(dir: &Path, args: &EvalArgs) -> Result<(), Failure> {
+    let folder = hub::folder(dir)?;
+    let config = LlamaConfig::read(&folder)?;
+    Checkpoint::open(&folder)?;
+    Tokenizer::from_dir(&folder)?.check_vocabulary(config.vocab_size)?;
+    for request in args.tasks.0.iter().filter(|request| request.task.task().is_none()) {
+        check_windows(args, config.max_position_embeddings)?;
+        DataFormat::of(&request.data)?;
+        std::fs::metadata(&request.data).map_err(|why| format!("cannot read {}: {why}", request.data.display()))?;
+    }
+    Ok(())
 }
 
 /// Refuses what none of the measurements would heed.
@@ -202,6 +222,8 @@ impl Candidate {
         let text_bytes = self.tokenizer.decode(&counted)?.len();
         let bits = measured.perplexity.log2() * measured.tokens as f64;
         Ok(Measures::Text {
+            seq: args.seq,
+            max_tokens: args.max_tokens,
             perplexity: measured.perplexity,
             tokens: measured.tokens,
             bits_per_byte: (text_bytes > 0).then(|| bits / text_bytes as f64),
@@ -218,6 +240,18 @@ fn stream(
     tokenizer: &Tokenizer,
     positions: usize,
 ) -> Result<(TokenStream, bool), Failure> {
+    check_windows(args, positions)?;
+    let mut stream = TokenStream::from_files(std::slice::from_ref(&request.data), tokenizer)?;
+    let whole = stream.len();
+    if let Some(tokens) = args.max_tokens {
+        stream.truncate_each(tokens);
+    }
+    let is_cut = stream.len() < whole;
+    Ok((stream, is_cut))
+}
+
+/// Refuses windows of a text that a model of so many positions has no room for, or that are longer than what is taken of it.
+fn check_windows(args: &EvalArgs, positions: usize) -> Result<(), Failure> {
     if args.seq > positions {
         return Err(format!(
             "--seq {} is beyond the model's {positions} positions; give at most that",
@@ -233,21 +267,16 @@ fn stream(
         )
         .into());
     }
-    let mut stream = TokenStream::from_files(std::slice::from_ref(&request.data), tokenizer)?;
-    let whole = stream.len();
-    if let Some(tokens) = args.max_tokens {
-        stream.truncate_each(tokens);
-    }
-    let is_cut = stream.len() < whole;
-    Ok((stream, is_cut))
+    Ok(())
 }
 
-fn choice(task: Task, few_shot: usize, set: &TaskSet, answered: &[Answered]) -> Measures {
+fn choice(task: Task, args: &EvalArgs, set: &TaskSet, answered: &[Answered]) -> Measures {
     let scores = Scores::new(set, answered);
     let normalized = task.has_normalized_accuracy().then_some(scores.normalized_accuracy);
     Measures::Choice {
         items: scores.items,
-        few_shot,
+        few_shot: args.few_shot,
+        limit: args.limit,
         acc: scores.accuracy.value,
         acc_stderr: scores.accuracy.standard_error,
         acc_norm: normalized.map(|estimate| estimate.value),

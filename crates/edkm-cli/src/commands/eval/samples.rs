@@ -25,7 +25,8 @@ struct Sample<'s> {
     gold: usize,
     log_likelihoods: &'s [f64],
     acc: bool,
-    acc_norm: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    acc_norm: Option<bool>,
 }
 
 impl Samples {
@@ -53,15 +54,14 @@ impl Samples {
                 gold: question.gold,
                 log_likelihoods: &answered.log_likelihoods,
                 acc: answered.likeliest() == question.gold,
-                acc_norm: question.likeliest_by_length(answered) == question.gold,
+                acc_norm: task
+                    .has_normalized_accuracy()
+                    .then(|| question.likeliest_by_length(answered) == question.gold),
             };
             let line = serde_json::to_string(&sample)?;
             writeln!(self.file, "{line}").map_err(|why| Self::failed(&self.path, &why))?;
         }
-        Ok(())
-    }
-
-    pub fn finish(mut self) -> Result<(), Failure> {
+        // what is measured is there, whatever becomes of what follows
         self.file.flush().map_err(|why| Self::failed(&self.path, &why))
     }
 

@@ -243,7 +243,8 @@ impl Problem {
 
     /// Every learner's forward and backward pass over a store of its own.
     ///
-    /// Learners take turns at computing, so that their maps are not all alive at once; what they keep, they keep at the same time.
+    /// Learners take turns at computing, so that their maps are not all alive at once; what they keep, they keep at the same time. Each has threads of its own: those of the caller,
+    /// who waits here, may be but one.
     fn dense_row(&self, layers: Layers, learners: usize) -> Result<Vec<Outcome>, StoreError> {
         let turns = Mutex::new(());
         let learn = |learner| {
@@ -262,10 +263,19 @@ impl Problem {
                 kept_bytes: store.report().peak_bytes,
             })
         };
+        let computing = rayon::current_num_threads();
         std::thread::scope(|scope| {
             let threads: Vec<_> = in_process_learners(learners, DEFAULT_PATIENCE)
                 .into_iter()
-                .map(|learner| scope.spawn(|| learn(learner)))
+                .map(|learner| {
+                    scope.spawn(|| {
+                        let pool = rayon::ThreadPoolBuilder::new().num_threads(computing).build();
+                        let pool = pool.map_err(|why| StoreError::Backend {
+                            reason: format!("no threads for a learner: {why}"),
+                        })?;
+                        pool.install(|| learn(learner))
+                    })
+                })
                 .collect();
             threads
                 .into_iter()
