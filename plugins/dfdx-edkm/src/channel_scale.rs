@@ -12,7 +12,7 @@ pub enum ChannelScale {
     #[default]
     None,
     /// Each is divided by its root mean square, rounded to bf16, which multiplies the clustered row again: 16 more bits a row of the compressed
-    /// model. It follows the weight from step to step; the gradient takes it for a constant.
+    /// model. It follows the weight from step to step, and the gradient goes through it, the rounding passed over.
     RootMeanSquare,
 }
 
@@ -65,6 +65,29 @@ pub(crate) fn divide_rows(numbers: &mut [f32], scales: &[f32]) {
 /// Multiplies each row by its factor.
 pub(crate) fn multiply_rows(numbers: &mut [f32], scales: &[f32]) {
     for_rows(numbers, scales, |number, scale| number * scale);
+}
+
+/// The sum of products of each row of two matrices.
+pub(crate) fn row_products(a: &[f32], b: &[f32], rows: usize) -> Vec<f64> {
+    let cols = (a.len() / rows.max(1)).max(1);
+    let of_row = |(a, b): (&[f32], &[f32])| -> f64 {
+        let products = a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b));
+        products.sum()
+    };
+    a.chunks(cols).zip(b.chunks(cols)).map(of_row).collect()
+}
+
+/// Adds to dL/dW what comes through the root mean squares of its rows: ds/dw = w / (n s), where w / s is the weight `divided` by its factors.
+///
+/// A row without a factor of its own is one of zeros, which adds nothing.
+pub(crate) fn add_through_scales(grad_weight: &mut [f32], divided: &[f32], grad_scales: &[f64]) {
+    let cols = (divided.len() / grad_scales.len().max(1)).max(1);
+    for ((grads, divided), &grad_scale) in grad_weight.chunks_mut(cols).zip(divided.chunks(cols)).zip(grad_scales) {
+        let share = (grad_scale / cols as f64) as f32;
+        for (grad, &number) in grads.iter_mut().zip(divided) {
+            *grad += share * number;
+        }
+    }
 }
 
 fn for_rows(numbers: &mut [f32], scales: &[f32], f: impl Fn(f32, f32) -> f32) {

@@ -1,7 +1,9 @@
 //! Rows of different spread under one palette.
 
+use dfdx::prelude::*;
+use dfdx_edkm::nn::IntoClustered;
 use dfdx_edkm::{ChannelScale, Clustering};
-use edkm_cluster::{Bits, MatrixShape, Spec};
+use edkm_cluster::{Bits, MatrixShape, Spec, Temperature};
 
 /// Rows of 64 weights of one shape; each row larger than the one before by a factor that bf16 holds exactly.
 fn rows(factor: f32) -> (Vec<f32>, MatrixShape) {
@@ -46,5 +48,47 @@ fn the_settings_serve_a_weight_a_hundred_times_larger() {
     ] {
         let indices = |weight: &[f32]| clustering.clone().palette(weight, shape).unwrap().indices;
         assert_eq!(indices(&weight), indices(&larger));
+    }
+}
+
+/// A row that is multiplied by a factor has a clustered row multiplied by it: so the sum over it of gradient times weight is that of its clustered weights (Euler's
+/// theorem). A gradient that takes the factors of rows for constants misses a part of it.
+#[test]
+fn the_gradient_goes_through_the_factors_of_rows() {
+    const INPUTS: usize = 48;
+    const OUTPUTS: usize = 6;
+    let dev = Cpu::default();
+    for temperature in [0.5, 0.02, 0.002] {
+        let spec = Spec::new(Bits::new(2).unwrap()).with_temperature(Temperature::Relative(temperature));
+        let linear = dev.build_module::<dfdx::nn::builders::UnbiasedLinear<INPUTS, OUTPUTS>, f32>();
+        let mut layer = linear.into_clustered(spec);
+        layer.clustering = Clustering::new(spec).with_channel_scale(ChannelScale::RootMeanSquare);
+        // the unit vectors read the weight out
+        let identity: Tensor<Rank2<INPUTS, INPUTS>, f32, _> = dev.tensor_from_vec(
+            (0..INPUTS * INPUTS)
+                .map(|i| f32::from(u8::from(i / INPUTS == i % INPUTS)))
+                .collect(),
+            (Const, Const),
+        );
+        let upstream: Tensor<Rank2<INPUTS, OUTPUTS>, f32, _> = dev.sample_normal();
+        let clustered = layer.forward(identity.traced(Gradients::leaky()));
+        let values = clustered.as_vec();
+        let gradients = (clustered * upstream.clone()).sum::<Rank0, _>().backward();
+        let grad = gradients.get(&layer.weight).as_vec();
+        let (weight, upstream) = (layer.weight.as_vec(), upstream.as_vec());
+        for row in 0..OUTPUTS {
+            let places = (0..INPUTS).map(|i| (row * INPUTS + i, i * OUTPUTS + row));
+            let (mut of_weight, mut of_clustered, mut magnitude) = (0.0, 0.0, 0.0);
+            for (at, read) in places {
+                of_weight += grad[at] * weight[at];
+                of_clustered += upstream[read] * values[read];
+                magnitude += (upstream[read] * values[read]).abs();
+            }
+            // the factors are rounded to bf16
+            assert!(
+                (of_weight - of_clustered).abs() < 0.01 * magnitude,
+                "{temperature}, row {row}: {of_weight} {of_clustered}"
+            );
+        }
     }
 }

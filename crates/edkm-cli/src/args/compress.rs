@@ -12,7 +12,7 @@ use super::PaletteArgs;
 pub enum CompressMethod {
     /// Rounding to the nearest of evenly spaced values
     Rtn,
-    /// The palette with the least squared error: exact k-means in one dimension
+    /// The palette with the least squared error from the weights in bf16: exact k-means in one dimension
     Kmeans,
     /// The same with errors weighted by squared gradients on the text (SqueezeLLM)
     WeightedKmeans,

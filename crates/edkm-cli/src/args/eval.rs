@@ -21,7 +21,7 @@ pub struct EvalArgs {
     /// Perplexity: use the first N tokens of the text
     #[arg(long, value_name = "N")]
     pub max_tokens: Option<usize>,
-    /// Solved examples in front of each question
+    /// Solved examples in front of each question: the first of the file itself, or of --few-shot-data (EleutherAI's harness draws them, but for MMLU)
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub few_shot: usize,
     /// Use the first N questions of each file

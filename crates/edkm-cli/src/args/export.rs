@@ -16,7 +16,7 @@ pub struct ExportArgs {
     /// The folder to write
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
-    /// The type of plain weights; f32 keeps the palettes exactly
+    /// The type of plain weights; f32 keeps the palettes exactly, and for Core ML palettized ones are always f32
     #[arg(long, value_enum, default_value_t = PlainType::F32)]
     pub dtype: PlainType,
     /// Replace OUT if it holds a model
@@ -32,7 +32,7 @@ pub struct ExportArgs {
 pub enum ExportFormat {
     /// Plain weights in Hugging Face layout: transformers, candle, mlx, llama.cpp's converter
     Hf,
-    /// A PyTorch state dict (as safetensors, for safetensors.torch.load_file) whose buffers tell coremltools 8 and later the palettes; with --group, rows must divide by it
+    /// A PyTorch state dict (as safetensors, for safetensors.torch.load_file) whose buffers tell coremltools 8 and later the palettes: give the module each name with _COREML_ by register_buffer before load_state_dict; with --group, rows must divide by it
     CoremlTorch,
 }
 

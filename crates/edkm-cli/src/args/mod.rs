@@ -77,9 +77,23 @@ fn in_words(error: clap::Error) -> clap::Error {
     match context {
         [Some(argument), Some(ContextValue::String(value))] if is_integer && value.starts_with('-') => {
             let message = format!("{argument} is {value}; expected a whole number that is not below 0");
-            Args::command().error(ErrorKind::ValueValidation, message)
+            of_given_command(ErrorKind::ValueValidation, message)
         }
         _ => error,
+    }
+}
+
+/// An error with the usage of the command that this process was given.
+pub fn of_given_command(kind: ErrorKind, message: String) -> clap::Error {
+    let mut all = Args::command();
+    all.build();
+    let given = std::env::args_os().skip(1).find_map(|name| {
+        let name = name.to_str()?;
+        all.find_subcommand(name).map(|command| command.get_name().to_owned())
+    });
+    match given.and_then(|name| all.find_subcommand_mut(&name)) {
+        Some(command) => command.error(kind, message),
+        None => Args::command().error(kind, message),
     }
 }
 

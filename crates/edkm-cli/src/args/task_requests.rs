@@ -116,13 +116,13 @@ impl FromArgMatches for TaskRequests {
             (tasks_given, data_given) if tasks_given == data_given => tasks,
             (0, data_given) => {
                 let text = format!(
-                    "{data_given} --data but no --task; give one for each, as in --task perplexity --data FILE --task piqa --data FILE\n"
+                    "{data_given} --data but no --task; give one for each, as in --task perplexity --data FILE --task piqa --data FILE"
                 );
-                return Err(Error::raw(ErrorKind::WrongNumberOfValues, text));
+                return Err(super::of_given_command(ErrorKind::WrongNumberOfValues, text));
             }
             (tasks_given, data_given) => {
-                let text = format!("{tasks_given} --task but {data_given} --data; give one --data for each --task\n");
-                return Err(Error::raw(ErrorKind::WrongNumberOfValues, text));
+                let text = format!("{tasks_given} --task but {data_given} --data; give one --data for each --task");
+                return Err(super::of_given_command(ErrorKind::WrongNumberOfValues, text));
             }
         };
         let mut requests: Vec<TaskRequest> = tasks
@@ -146,8 +146,8 @@ impl FromArgMatches for TaskRequests {
             for (place, file) in files(matches, name) {
                 let owner = data.iter().rposition(|&(of_data, _)| of_data < place).unwrap_or(0);
                 if slot(&mut requests[owner]).replace(file).is_some() {
-                    let text = format!("two --{name} for {}\n", requests[owner].data.display());
-                    return Err(Error::raw(ErrorKind::ArgumentConflict, text));
+                    let text = format!("two --{name} for {}", requests[owner].data.display());
+                    return Err(super::of_given_command(ErrorKind::ArgumentConflict, text));
                 }
             }
         }

@@ -68,7 +68,7 @@ pub fn run(args: CompressArgs) -> Result<(), Failure> {
         bytes(outcome.size_before_bytes),
         bytes(outcome.size_bytes),
         match outcome.bits_per_weight {
-            Some(bits) => format!("{bits:.3} bits a compressed weight, palettes counted"),
+            Some(bits) => format!("{bits:.3} bits a clustered weight, palettes counted"),
             None => "no matrix compressed".to_owned(),
         },
         outcome.seconds

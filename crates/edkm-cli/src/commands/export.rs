@@ -4,13 +4,13 @@ use std::ops::ControlFlow;
 
 use edkm_llama::checkpoint::{export_coreml_torch, export_hugging_face, ExportSettings, Overwrite, Sharding};
 use edkm_llama::LlamaError;
-use edkm_train::run::{check_apart, Observer, Stage};
+use edkm_train::run::{check_apart, ModelPalettes, Observer, Stage};
 use edkm_train::TrainError;
 use serde::Serialize;
 
 use super::Failure;
 use crate::args::{ExportArgs, ExportFormat};
-use crate::console::{bytes, Output};
+use crate::console::{bytes, note, Output};
 use crate::hub;
 use crate::progress::Progress;
 
@@ -39,6 +39,15 @@ pub fn run(args: ExportArgs) -> Result<(), Failure> {
             false => Overwrite::Refuse,
         },
     };
+    if args.to == ExportFormat::CoremlTorch && ModelPalettes::read(&model_dir)?.is_none() {
+        note(format_args!(
+            "{} has no palettes: Core ML gets plain weights",
+            model_dir.display()
+        ));
+    }
+    if !model_dir.join("tokenizer.json").exists() {
+        note("the model has no tokenizer.json: what is written has none either");
+    }
     let mut shown = Progress::new(output).with_signals()?;
     shown.stage(Stage::Export);
     let progress = |share| {

@@ -185,6 +185,6 @@ fn show(output: Output, contents: &Contents) {
         bytes(contents.size_bytes)
     ));
     if let Some(bits) = contents.bits_per_weight {
-        output.line(format!("palettized tensors: {bits:.3} bits a weight, palettes counted"));
+        output.line(format!("{bits:.3} bits a clustered weight, palettes counted"));
     }
 }

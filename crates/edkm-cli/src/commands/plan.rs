@@ -25,7 +25,7 @@ pub fn note_if_larger(config: &LlamaConfig, clustering: &ClusterSettings) {
     let bits = planned.and_then(|layers| planned_sizes(&layers).bits_per_weight());
     if let Some(bits) = bits.filter(|&bits| bits >= PLAIN) {
         note(format_args!(
-            "a compressed weight will take {bits:.1} bits with its palettes, no less than plain weights of 16; larger --group or fewer --bits (--plan shows each matrix)"
+            "a clustered weight will take {bits:.1} bits with its palettes, no less than plain weights of 16; larger --group or fewer --bits (--plan shows each matrix)"
         ));
     }
 }

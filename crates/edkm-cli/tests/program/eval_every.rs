@@ -111,7 +111,7 @@ fn a_run_that_was_better_on_its_way_says_so() {
     for (more, says) in [
         (&["--lr", "1e-2"][..], true),
         (&["--lr", "1e-2", "--keep-best"], false),
-        (&["--lr", "0"], false),
+        (&["--lr", "0", "--no-cluster"], false),
     ] {
         let output = shop.finetune(&[&valid[..], more, &["--overwrite"]].concat());
         let said = String::from_utf8_lossy(&output.stderr).into_owned();

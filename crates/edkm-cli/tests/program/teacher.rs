@@ -96,16 +96,9 @@ fn a_compressed_model_learns_from_its_original() {
         command
             .arg("--out")
             .arg(shop.path(name))
-            .args(["--bits", "2", "--steps", "20", "--seq", "32", "--batch", "2"]);
+            .args(["--bits", "2", "--steps", "40", "--seq", "32", "--batch", "2"]);
         let output = command
-            .args([
-                "--distill=1",
-                "--eval-tokens",
-                "300",
-                "--temperature",
-                "0.3:0.004",
-                "--json",
-            ])
+            .args(["--distill=1", "--eval-tokens", "300", "--distill-fade", "inf", "--json"])
             .args(more)
             .output()
             .unwrap();

@@ -83,7 +83,8 @@ pub(crate) fn backward(
     let mut previous_k = vec![0.0; before_k.len()];
     for cluster in starved {
         let k = cluster.place;
-        for (i, (u, count)) in values(rows).enumerate() {
+        // a value that takes no part has none in the cluster's mass either, and its share of that may be any number
+        for (i, (u, count)) in values(rows).enumerate().filter(|(_, (_, count))| *count > 0.0) {
             let share = (attention.exponent(u, k) - log_sum_u[i] - cluster.log_mass).exp2();
             let through_attention = share * (u - cluster.after) * cluster.gradient;
             let through_distance = 2.0 / tau * through_attention * (u - before_k[k]);

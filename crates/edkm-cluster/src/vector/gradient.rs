@@ -239,8 +239,10 @@ impl<R: Role, const D: usize> Pass<D> for Backward<'_, '_, R, D> {
             for starved in self.starved {
                 let cluster = &self.clusters[starved.k];
                 let distance = self.attention.distance(simd, &group.w, starved.k);
-                let log_share = zero - distance - log_sum - splat(starved.log_mass);
-                let share = log_share.exp2() * group.counts.wide(simd);
+                // counts are 1, or 0 for vectors that take no part, whose share of a mass without them may be any number
+                let counts = group.counts.wide(simd);
+                let log_share = (zero - distance - log_sum - splat(starved.log_mass)) * counts;
+                let share = log_share.exp2() * counts;
                 let mut exponent_grad = zero;
                 for j in 0..D {
                     let grad = share * splat(starved.grad[j]);

@@ -72,7 +72,9 @@ impl<D: EdkmDevice> Before<D> {
         if let Some(clustering) = &settings.clustering {
             model.set_clustering(clustering);
         }
-        let rate_factors = rate_factors::rate_factors(model, settings.rate_unit);
+        let clustering = settings.clustering.as_ref();
+        let bits = clustering.map_or(0.0, |clustering| clustering.bits_a_weight(&model.config));
+        let rate_factors = rate_factors::rate_factors(model, settings.rate_unit, bits);
         let baselines = match (settings.baselines, &settings.clustering) {
             (Measure::Yes, Some(clustering)) => {
                 observer.stage(Stage::EvaluateBaselines);

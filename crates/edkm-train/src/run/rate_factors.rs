@@ -5,8 +5,10 @@
 use std::collections::BTreeMap;
 
 use dfdx::prelude::*;
-use dfdx_edkm::{EdkmDevice, ParameterKind, ParameterVisitor, Parameters};
+use dfdx_edkm::{Clustering, EdkmDevice, ParameterKind, ParameterVisitor, Parameters};
 use edkm_llama::model::DynamicLlama;
+
+use super::ClusterSettings;
 
 /// What learning rates are measured in where matrices are clustered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -28,9 +30,18 @@ pub const TYPICAL_EMBEDDING: f64 = 0.3;
 /// That of the scale of a normalisation, and of a bias.
 pub const TYPICAL_VECTOR: f64 = 0.5;
 
-/// The factors of the parameters of `model`; none if nothing is clustered. A parameter of zeros has none.
-pub(super) fn rate_factors<D: EdkmDevice>(model: &mut DynamicLlama<D>, unit: RateUnit) -> BTreeMap<String, f32> {
-    let mut visitor = Factors::default();
+/// The factors of the parameters of `model`; none if nothing is clustered. A parameter of zeros has none. `bits_a_weight`: those that the run's rate is for; a matrix of
+/// others has the rate that is right for these.
+pub(super) fn rate_factors<D: EdkmDevice>(
+    model: &mut DynamicLlama<D>,
+    unit: RateUnit,
+    bits_a_weight: f64,
+) -> BTreeMap<String, f32> {
+    let mut visitor = Factors {
+        run_rate: ClusterSettings::learning_rate_for(bits_a_weight),
+        factors: BTreeMap::new(),
+        some_are_clustered: false,
+    };
     if unit == RateUnit::Relative {
         match model.visit_parameters("", &mut visitor) {
             Ok(()) => {}
@@ -43,8 +54,9 @@ pub(super) fn rate_factors<D: EdkmDevice>(model: &mut DynamicLlama<D>, unit: Rat
     }
 }
 
-#[derive(Default)]
 struct Factors {
+    /// What is right for the bits that a weight has on average.
+    run_rate: f64,
     factors: BTreeMap<String, f32>,
     some_are_clustered: bool,
 }
@@ -68,8 +80,14 @@ impl<D: EdkmDevice> ParameterVisitor<D> for Factors {
         };
         let weight = parameter.as_vec();
         let squares: f64 = weight.iter().map(|&w| f64::from(w) * f64::from(w)).sum();
-        let factor = ((squares / weight.len() as f64).sqrt() / typical) as f32;
-        let factor = if is_clustered { factor } else { factor.min(1.0) };
+        let factor = (squares / weight.len() as f64).sqrt() / typical;
+        let factor = match kind.clustering().map(Clustering::spec) {
+            Some(spec) => {
+                let bits = f64::from(spec.bits.get()) / spec.dim() as f64;
+                factor * (ClusterSettings::learning_rate_for(bits) / self.run_rate)
+            }
+            None => factor.min(1.0),
+        } as f32;
         if factor.is_normal() && factor != 1.0 {
             self.factors.insert(name.to_owned(), factor);
         }
@@ -104,13 +122,13 @@ mod tests {
         };
         let mut model = DynamicLlama::from_weights(&config, &Cpu::default(), &mut source).unwrap();
         assert!(
-            rate_factors(&mut model, RateUnit::Relative).is_empty(),
+            rate_factors(&mut model, RateUnit::Relative, 3.0).is_empty(),
             "nothing is clustered"
         );
 
         model.set_clustering(&ClusterSettings::new(Bits::new(3).unwrap(), 10));
-        assert!(rate_factors(&mut model, RateUnit::Absolute).is_empty());
-        let factors = rate_factors(&mut model, RateUnit::Relative);
+        assert!(rate_factors(&mut model, RateUnit::Absolute, 3.0).is_empty());
+        let factors = rate_factors(&mut model, RateUnit::Relative, 3.0);
         // matrices but that of zeros, embedding and head, and the norm of small numbers
         assert_eq!(factors.len(), 7 * config.num_hidden_layers - 1 + 2 + 1, "{factors:?}");
         let of = |name: &str| factors.get(&format!("model.layers.0.{name}.weight")).copied();
@@ -130,5 +148,9 @@ mod tests {
             0.03 / TYPICAL_EMBEDDING,
         );
         near(factors.get("lm_head.weight").copied(), 0.03 / TYPICAL);
+        // where most have 2 bits, for which 4.5e-3 is right in place of 3e-3
+        let of_others = rate_factors(&mut model, RateUnit::Relative, 2.0);
+        let value = "model.layers.0.self_attn.v_proj.weight";
+        near(of_others.get(value).copied(), 0.03 / TYPICAL * 3.0 / 4.5);
     }
 }

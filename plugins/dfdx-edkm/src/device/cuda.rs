@@ -19,7 +19,7 @@ use dfdx::prelude::*;
 use edkm_cluster::HalfKind;
 use edkm_cuda::driver::{CopyReport, Gpu, GpuError, Precision};
 use edkm_cuda::halves::Half;
-use edkm_cuda::{digest, Slice, SliceMut};
+use edkm_cuda::{digest, Array, Slice, SliceMut};
 use edkm_store::{Digest, SharedBytes, Uptake};
 
 use super::DeviceMemory;
@@ -204,7 +204,7 @@ impl DeviceMemory for Cuda {
 /// The elements of a contiguous tensor, for writing in place. Copies first if the storage is shared with another tensor.
 ///
 /// dfdx takes a storage apart from others only inside an op that changes it, and does not say whether it is shared. The op here changes nothing,
-/// x <- 1 x + (-0.0) 0, and costs a pass over the tensor and zeros of its size while it runs.
+/// x <- 1 x + (-0.0) 0, and costs a pass over the tensor and zeros of its size while it runs, and room for the copy.
 ///
 /// # Errors
 /// A tensor that is not contiguous, which the log says; the device's.
@@ -217,6 +217,9 @@ pub(crate) fn view_mut<S: Shape>(tensor: &mut Tensor<S, f32, Cuda>) -> Result<Sl
         return Err(Cuda::failed());
     }
     let zeros: Tensor<S, f32, Cuda> = tensor.device().try_zeros_like(tensor.shape())?;
+    // dfdx panics where there is no room for the copy: that there is shows in an error here, and what is freed is the copy's
+    let gpu = gpu(tensor.device()).map_err(error_of_device)?;
+    drop(Array::<Gpu, f32>::unset(&*gpu, tensor.shape().num_elements()).map_err(error_of_device)?);
     tensor.try_axpy(1.0, &zeros, -0.0)?;
     let storage = Place::of(tensor);
     // SAFETY: as in `view`; `try_axpy` has made this tensor the sole owner of its storage, and the borrow of `tensor` is unique.

@@ -71,7 +71,7 @@ fn dfdx_own_permuted_and_broadcast_tensors_are_recognised() {
 /// The driver's pool keeps freed memory for this process: to the system it is taken, to what comes next it is free.
 #[test]
 fn what_was_freed_is_free() {
-    const LEN: usize = 1 << 24;
+    const LEN: usize = 1 << 28;
     let dev = gpu();
     let free = || dev.free_bytes().unwrap().expect("memory of its own");
     let before = free();
@@ -79,7 +79,7 @@ fn what_was_freed_is_free() {
     let meanwhile = free();
     drop(tensor);
     let after = free();
-    // other tests hold some memory now and then, and the pool grows by whole blocks
+    // other tests hold some memory now and then (a handle of cuBLAS 32 MiB), and the pool grows by whole blocks
     let bytes = 4 * LEN as u64;
     assert!(meanwhile + bytes / 2 < before, "{before} {meanwhile}");
     assert!(after > before - bytes / 2, "{before} {after}");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use edkm_cluster::{ClusterError, KeepZero, MatrixShape, Spec, Trajectory};
 
-use crate::channel_scale::{divide_rows, multiply_rows};
+use crate::channel_scale::{add_through_scales, divide_rows, multiply_rows, row_products};
 use crate::clustering::has_collapsed;
 use crate::ops::scratch::with_scratch;
 
@@ -92,12 +92,23 @@ impl ClusteredUse {
         let Some(scales) = &self.row_scales else {
             return trajectory.backward_accumulate(weight, shape, spec, grad_clustered, grad_weight);
         };
-        // W~ = s V~(W / s)
-        multiply_rows(grad_clustered, scales);
+        // W~ = s V~(V), V = W / s
         with_scaled(weight, scales, |scaled| {
-            trajectory.backward(scaled, shape, spec, grad_clustered)
+            let mut grad_scales = with_scratch(weight.len(), |clustered| {
+                trajectory.clustered_into(scaled, shape, spec, clustered)?;
+                Ok(row_products(grad_clustered, clustered, scales.len()))
+            })?;
+            multiply_rows(grad_clustered, scales);
+            trajectory.backward(scaled, shape, spec, grad_clustered)?;
+            // dL/ds = sum dL/dW~ V~ - sum dL/dV V / s
+            let through_division = row_products(grad_clustered, scaled, scales.len());
+            for ((grad, through), &scale) in grad_scales.iter_mut().zip(through_division).zip(&**scales) {
+                *grad -= through / f64::from(scale);
+            }
+            divide_rows(grad_clustered, scales);
+            add_through_scales(grad_clustered, scaled, &grad_scales);
+            Ok(())
         })?;
-        divide_rows(grad_clustered, scales);
         edkm_kernels::elementwise::add_assign(grad_weight, grad_clustered);
         Ok(())
     }
