@@ -161,7 +161,8 @@ impl Clustering {
         inner.spec = spec;
     }
 
-    /// Changes the temperature, for a schedule. (For a look at hard assignments within training: on a clone.)
+    /// Changes the temperature, for a schedule. (For a look at nearly hard assignments within training: on a clone, whose centroids move at that temperature. What will be written
+    /// is [`palettize`](Self::palettize)d: `palettize(..).dequantize()` has its numbers.)
     pub fn set_temperature(&self, temperature: Temperature) {
         self.lock().spec.temperature = temperature;
     }

@@ -100,7 +100,8 @@ impl<E: 'static, D: Storage<E>> StoreTape<E, D> {
         Self { context, ..self }
     }
 
-    /// Where the reason of a failed op is left. Take it before the forward pass: a failed op drops its tape.
+    /// Where the reason of a failed op is left. Take it before the forward pass: a failed op drops its tape. An op in a branch of `Residual` or `SplitInto` leaves it with the tape that was
+    /// made or used last: where there are several, make each right before its own forward pass.
     pub fn failure(&self) -> Failure {
         self.context.failure.clone()
     }
