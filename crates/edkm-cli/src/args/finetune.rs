@@ -194,7 +194,7 @@ fn conflicts(arg: Arg) -> Arg {
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 pub enum LrUnit {
     /// The root mean square of the parameter as it came, over 0.12: the further it is to the next centroid, the larger the step. Of what is not clustered
-    /// over 0.3 for the embedding and 0.5 for norms and biases, and 1 at most
+    /// over 0.3 for embedding and head and 0.5 for norms and biases, and 1 at most
     Relative,
     /// 1 for all parameters
     Absolute,

@@ -24,7 +24,7 @@ pub enum RateUnit {
 /// The root mean square of a matrix whose learning rate is the run's.
 pub const TYPICAL: f64 = 0.12;
 
-/// That of an embedding that is not clustered.
+/// That of an embedding, or a head, that is not clustered.
 pub const TYPICAL_EMBEDDING: f64 = 0.3;
 
 /// That of the scale of a normalisation, and of a bias.
@@ -147,7 +147,7 @@ mod tests {
             factors.get("model.embed_tokens.weight").copied(),
             0.03 / TYPICAL_EMBEDDING,
         );
-        near(factors.get("lm_head.weight").copied(), 0.03 / TYPICAL);
+        near(factors.get("lm_head.weight").copied(), 0.03 / TYPICAL_EMBEDDING);
         // where most have 2 bits, for which 4.5e-3 is right in place of 3e-3
         let of_others = rate_factors(&mut model, RateUnit::Relative, 2.0);
         let value = "model.layers.0.self_attn.v_proj.weight";
