@@ -216,32 +216,21 @@ fn move_centroids<R: Runtime>(
     } = settings;
     let blocks = part.palettes() * PARTS;
     let mut partials = Array::<R, f64>::unset(runtime, blocks * 2 * clusters)?;
-    let arguments = [
+    let common = [
         counts.argument(),
         part.half().argument(),
         settings.keep_zero_argument(),
         records.argument(),
         Size(clusters),
         Size(repetitions),
-        partials.as_mut().argument(),
-        tickets.argument(),
     ];
+    let scratch = [partials.as_mut().argument(), tickets.argument()];
     // SAFETY: edkm_set_temperature(counts, kind, keep zero, records, K, T, partials, tickets), PARTS blocks a palette, reaches the counters of 16-bit keys,
     // the head and the first K centroids of a record and a ticket of each palette, and a number a cluster of each block.
-    unsafe { runtime.launch("edkm_set_temperature", blocks as u32, &arguments) }?;
+    unsafe { runtime.launch("edkm_set_temperature", blocks as u32, &[&common[..], &scratch].concat()) }?;
     for t in 0..repetitions {
-        let arguments = [
-            counts.argument(),
-            part.half().argument(),
-            settings.keep_zero_argument(),
-            records.argument(),
-            Size(clusters),
-            Size(repetitions),
-            Size(t),
-            Size(part.weights_per_palette()),
-            partials.as_mut().argument(),
-            tickets.argument(),
-        ];
+        let of_repetition = [Size(t), Size(part.weights_per_palette())];
+        let arguments = [&common[..], &of_repetition, &scratch].concat();
         // SAFETY: edkm_move_centroids(counts, kind, keep zero, records, K, T, t, len, partials, tickets), PARTS blocks a palette, reaches the counters of
         // 16-bit keys, a record and a ticket of each palette, and two numbers a cluster of each block.
         unsafe { runtime.launch("edkm_move_centroids", blocks as u32, &arguments) }?;

@@ -246,7 +246,7 @@ impl TokenStream {
     fn begins_in(&self, ranges: &[Range<usize>]) -> [Vec<usize>; 3] {
         let (mut begins, mut parts, mut files, mut at) = (Vec::new(), Vec::new(), Vec::new(), 0);
         for range in ranges.iter().filter(|range| !range.is_empty()) {
-            let moved = |begins: &'_ [usize], after: usize| {
+            let moved = |begins: &[usize], after: usize| {
                 let within =
                     begins.partition_point(|&begin| begin < after)..begins.partition_point(|&begin| begin < range.end);
                 begins[within]

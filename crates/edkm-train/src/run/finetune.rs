@@ -80,14 +80,9 @@ pub(super) struct Run<'a, D: EdkmDevice> {
 pub fn finetune<D: EdkmDevice>(
     settings: &FinetuneSettings,
     device: &D,
-    mut observer: &mut (impl Observer + ?Sized),
+    observer: &mut (impl Observer + ?Sized),
 ) -> Result<FinetuneOutcome, TrainError> {
-    finetune_with(
-        settings,
-        || Ok(Arc::new(settings.store.build()?)),
-        device,
-        &mut observer,
-    )
+    finetune_with(settings, || Ok(Arc::new(settings.store.build()?)), device, observer)
 }
 
 /// [`finetune`] with what ops save for backward in a backend of one's own, in place of the store that `settings` describe: `store` makes it, once the input

@@ -48,11 +48,13 @@ impl<D: EdkmDevice> AdamWOptimizer<D> {
         gradients: &Gradients<f32, D>,
     ) -> Result<(), StepError> {
         self.adamw.check(self.learning_rate, 1.0)?;
-        let mut paths = Paths(BTreeSet::new());
-        visit(module, &mut paths)?;
-        let mut factors = self.adamw.rate_factors().keys();
-        if let Some(name) = factors.find(|name| !paths.0.contains(*name)) {
-            return Err(StepError::NoParameter { name: name.clone() });
+        let factors = self.adamw.rate_factors();
+        if !factors.is_empty() {
+            let mut paths = Paths(BTreeSet::new());
+            visit(module, &mut paths)?;
+            if let Some(name) = factors.keys().find(|name| !paths.0.contains(*name)) {
+                return Err(StepError::NoParameter { name: name.clone() });
+            }
         }
         self.adamw.advance();
         let hyper = self.adamw.hyper(self.learning_rate, 1.0);

@@ -211,7 +211,7 @@ impl Candidate {
     }
 
     fn perplexity(&self, request: &TaskRequest, args: &EvalArgs) -> Result<Measures, Failure> {
-        let (stream, is_cut) = stream(request, args, &self.tokenizer, self.model.context_limit())?;
+        let (stream, is_cut) = stream(request, args, &self.tokenizer)?;
         let counter = Counter::new(&format!("{} perplexity", self.name), stream.len());
         let measured = packed_perplexity(&self.model, &stream, args.seq, |done| counter.set(done))?;
         let counted = (1..stream.len()).filter(|&at| stream.counts(at));
@@ -233,14 +233,8 @@ impl Candidate {
     }
 }
 
-/// The tokens of a text, for a model of so many positions, and whether there were more.
-fn stream(
-    request: &TaskRequest,
-    args: &EvalArgs,
-    tokenizer: &Tokenizer,
-    positions: usize,
-) -> Result<(TokenStream, bool), Failure> {
-    check_windows(args, positions)?;
+/// The tokens of a text, and whether there were more.
+fn stream(request: &TaskRequest, args: &EvalArgs, tokenizer: &Tokenizer) -> Result<(TokenStream, bool), Failure> {
     let mut stream = TokenStream::from_files(std::slice::from_ref(&request.data), tokenizer)?;
     let whole = stream.len();
     if let Some(tokens) = args.max_tokens {
