@@ -36,6 +36,7 @@ pub mod product;
 pub mod repetitions;
 pub mod rms_norm;
 pub mod rotary;
+pub mod row_scales;
 mod runtime;
 pub mod source;
 pub mod swiglu;

@@ -4,7 +4,7 @@
 pub const HEADERS: [&str; 2] = [include_str!("../cuda/prelude.cuh"), include_str!("../cuda/tiles.cuh")];
 
 /// The files, by name.
-pub const FILES: [(&str, &str); 17] = [
+pub const FILES: [(&str, &str); 18] = [
     ("adamw.cu", include_str!("../cuda/adamw.cu")),
     ("attention.cu", include_str!("../cuda/attention.cu")),
     ("cached_attention.cu", include_str!("../cuda/cached_attention.cu")),
@@ -21,6 +21,7 @@ pub const FILES: [(&str, &str); 17] = [
     ("repetitions.cu", include_str!("../cuda/repetitions.cu")),
     ("rms_norm.cu", include_str!("../cuda/rms_norm.cu")),
     ("rotary.cu", include_str!("../cuda/rotary.cu")),
+    ("row_scales.cu", include_str!("../cuda/row_scales.cu")),
     ("swiglu.cu", include_str!("../cuda/swiglu.cu")),
 ];
 

@@ -4,7 +4,7 @@ use crate::device::{device, Device};
 use edkm_cuda::product::Accumulate;
 use edkm_cuda::{
     adamw, attention, cross_entropy, digest, distillation, elementwise, embedding, hidden_distance, likelihood,
-    product, rms_norm, rotary, swiglu,
+    product, rms_norm, rotary, row_scales, swiglu,
 };
 use edkm_kernels as cpu;
 use edkm_testkit::{assert_bitwise_equal, assert_close, random};
@@ -122,6 +122,91 @@ fn distances_of_hidden_states() {
             let want = cpu::hidden_distance::forward(&x, &y, width, &mut want_out);
             assert_close("distance", &[got as f32], &[want as f32], SUMS);
             assert_close("out", &ok(out.to_host(s)), &want_out, SUMS);
+        }
+    });
+}
+
+/// W~ = s W / s of the identity in place of a clustering has the gradient that it is given, however the factors follow the weight.
+#[test]
+fn factors_of_rows_and_their_gradient() {
+    on_device(|s| {
+        for (rows, cols) in [(1, 1), (3, 5), (4, 256), (7, 300)] {
+            let mut weight = random(1, rows * cols);
+            weight
+                .chunks_exact_mut(cols)
+                .zip([1.0, 1e-3, 40.0].into_iter().cycle())
+                .for_each(|(row, by)| {
+                    row.iter_mut().for_each(|w| *w *= by);
+                });
+            // a row of zeros is divided by 1
+            weight[(rows - 1) * cols..].fill(if rows > 1 { 0.0 } else { 0.5 });
+            let grad = random(2, weight.len());
+            let (dweight, dgrad) = (s.array(&weight), s.array(&grad));
+            let divided = ok(row_scales::divided(s, dweight.as_slice(), cols));
+            let scales = ok(divided.scales.to_host(s));
+            let mean_square = |row: &[f32]| row.iter().map(|&w| f64::from(w).powi(2)).sum::<f64>() / cols as f64;
+            let want: Vec<f32> = weight
+                .chunks_exact(cols)
+                .map(|row| match mean_square(row).sqrt() {
+                    0.0 => 1.0,
+                    root => half::bf16::from_f64(root).to_f32(),
+                })
+                .collect();
+            assert_bitwise_equal("scales", &scales, &want);
+            let by_row = |f: fn(f32, f32) -> f32| -> Vec<f32> {
+                let rows = weight.chunks_exact(cols).zip(&scales);
+                rows.flat_map(|(row, &scale)| row.iter().map(move |&w| f(w, scale)))
+                    .collect()
+            };
+            let v = ok(divided.weight.to_host(s));
+            assert_bitwise_equal("divided", &v, &by_row(|w, scale| w / scale));
+            let mut again = s.array(&v);
+            ok(row_scales::multiply(s, again.as_mut(), divided.scales.as_slice()));
+            assert_bitwise_equal(
+                "multiplied",
+                &ok(again.to_host(s)),
+                &by_row(|w, scale| w / scale * scale),
+            );
+
+            let mut numbers = s.array(&v);
+            let grad_scales = ok(row_scales::multiplication_backward(
+                s,
+                dgrad.as_slice(),
+                divided.scales.as_slice(),
+                numbers.as_mut(),
+            ));
+            let along = |a: &[f32], b: &[f32]| -> Vec<f64> {
+                let rows = a.chunks_exact(cols).zip(b.chunks_exact(cols));
+                rows.map(|(a, b)| a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum())
+                    .collect()
+            };
+            assert_close("grad_scales", &ok(grad_scales.to_host(s)), &along(&grad, &v), 1e-12);
+            let mut total = s.array(&vec![1.0; weight.len()]);
+            ok(row_scales::add_through_division(
+                s,
+                &divided,
+                numbers.as_slice(),
+                grad_scales.as_slice(),
+                total.as_mut(),
+            ));
+            let want: Vec<f32> = grad.iter().map(|g| 1.0 + g).collect();
+            assert_close("identity", &ok(total.to_host(s)), &want, SUMS);
+
+            // by the factors alone: dL/dW = V dL/ds / cols
+            let mut total = s.array(&vec![0.0; weight.len()]);
+            let zeros = s.array(&vec![0.0; weight.len()]);
+            ok(row_scales::add_through_division(
+                s,
+                &divided,
+                zeros.as_slice(),
+                grad_scales.as_slice(),
+                total.as_mut(),
+            ));
+            let of_row = v.chunks_exact(cols).zip(along(&grad, &v));
+            let want: Vec<f64> = of_row
+                .flat_map(|(v, grad)| v.iter().map(move |&v| f64::from(v) * grad / cols as f64))
+                .collect();
+            assert_close("through the factors", &ok(total.to_host(s)), &want, SUMS);
         }
     });
 }

@@ -43,7 +43,7 @@ pub(super) struct ModelSizes {
     pub(super) clustered: u64,
     /// The parameters that are not and are written in 16 bits.
     pub(super) rounded: u64,
-    /// The largest matrix that is clustered, and its copy where rows are scaled.
+    /// The largest matrix that is clustered, and its copies where rows are scaled.
     pub(super) clustering_buffers: u64,
     /// What clusterings keep of their palettes, from a step to the next and for backward.
     pub(super) palettes: u64,
@@ -115,7 +115,8 @@ impl ModelSizes {
             palettes = bytes_of_palettes(&spec, &parameter.shape).saturating_add(palettes);
             let scaled = match clustering.channel_scale(&parameter) {
                 dfdx_edkm::ChannelScale::None => 0,
-                dfdx_edkm::ChannelScale::RootMeanSquare => bytes,
+                // the divided weight, what it is clustered to, and on a GPU the gradient of the divided one, beside that of the clustered weight
+                dfdx_edkm::ChannelScale::RootMeanSquare => 3 * bytes,
             };
             clustered += bytes;
             clustering_buffers = clustering_buffers.max(bytes + scaled);
@@ -142,7 +143,7 @@ impl ModelSizes {
             palettes,
             head: F32 * vocabulary * hidden,
             head_buffers,
-            rotary: F32 * config.max_position_embeddings as u64 * head_dim,
+            rotary: F32 * config.context_limit() as u64 * head_dim,
             hidden,
             queries: heads * head_dim,
             keys: kv_heads * head_dim,

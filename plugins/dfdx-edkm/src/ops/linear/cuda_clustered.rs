@@ -2,7 +2,8 @@
 //!
 //! Scalars in one palette or in groups of channels are clustered on the device ([`repetitions`]), from where the weight before ended; where a first weight
 //! begins is found on the host, of its counts. The tables of palettes with a cluster that hardly any weight chooses, and of gradients that are not unrolled,
-//! are the host's: counts, sums and tables by 16-bit value are copied then, 65,536 entries a palette. Vectors and weights with a factor for each channel are clustered on the host, at the price of copies of the weight.
+//! are the host's: counts, sums and tables by 16-bit value are copied then, 65,536 entries a palette. Where each channel has a factor, what is clustered is a copy of the weight
+//! with its rows divided, made anew for each pass. Vectors are clustered on the host, at the price of copies of the weight.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use edkm_cluster::{ClusterError, Counted, GradientMode, KeepZero, KeyCounts, Mat
 use edkm_cuda::clustering::{count, look_up, multiply_add, sum_by_key, Palettes, KEYS};
 use edkm_cuda::driver::{Gpu, GpuError};
 use edkm_cuda::repetitions::{self, Found, Kept, Settings, Starts};
+use edkm_cuda::row_scales::{self, Divided};
 use edkm_cuda::{elementwise, Array, Slice, SliceMut};
 
 use super::{ClusteredUse, LinearDims};
@@ -30,30 +32,54 @@ pub(crate) fn cluster(
     let _span = tracing::trace_span!("cluster", rows = shape.rows, cols = shape.cols).entered();
     let refused = |source| EdkmError::Cluster { op: op.into(), source };
     let spec = clustering.spec();
-    if spec.dim() != 1 || clustering.channel_scale() != ChannelScale::None {
+    if spec.dim() != 1 {
         let weight = weight.to_host(gpu).map_err(error_of_op)?;
         return clustering.cluster(&weight, shape).map_err(refused);
     }
     spec.check_for(shape).map_err(refused)?;
+    match clustering.channel_scale() {
+        ChannelScale::None => cluster_scalars(gpu, op, weight, shape, &spec, clustering),
+        ChannelScale::RootMeanSquare => {
+            let divided = row_scales::divided(gpu, weight, shape.cols).map_err(error_of_op)?;
+            let found = cluster_scalars(gpu, op, divided.weight.as_slice(), shape, &spec, clustering)?;
+            // for what the host may have to do; the device is waited for already
+            let scales = divided.scales.as_slice().to_host(gpu).map_err(error_of_op)?;
+            Ok(ClusteredUse {
+                row_scales: Some(scales.into()),
+                ..found
+            })
+        }
+    }
+}
+
+/// Clusters numbers as they are.
+fn cluster_scalars(
+    gpu: &Gpu,
+    op: &str,
+    weight: Slice<'_, f32>,
+    shape: MatrixShape,
+    spec: &Spec,
+    clustering: &Clustering,
+) -> Result<ClusteredUse, EdkmError> {
     let there = match spec.gradient {
         GradientMode::Unrolled => {
             if clustering.state().is_none() {
-                with_counts(gpu, op, weight, shape, &spec, |counted| clustering.begin(counted))?;
+                with_counts(gpu, op, weight, shape, spec, |counted| clustering.begin(counted))?;
             }
-            cluster_there(gpu, op, weight, shape, &spec, clustering)?
+            cluster_there(gpu, op, weight, shape, spec, clustering)?
         }
         GradientMode::Implicit | GradientMode::StraightThrough => None,
     };
     let (trajectory, kept) = match there {
         Some(found) => found,
         None => {
-            let trajectory = with_counts(gpu, op, weight, shape, &spec, |counted| clustering.reach(counted))?;
+            let trajectory = with_counts(gpu, op, weight, shape, spec, |counted| clustering.reach(counted))?;
             (trajectory, None)
         }
     };
     Ok(ClusteredUse {
         trajectory,
-        spec,
+        spec: *spec,
         row_scales: None,
         of_device: kept.map(|kept| Arc::new(kept) as Arc<dyn Any + Send + Sync>),
     })
@@ -171,7 +197,7 @@ impl Effective<'_> {
         let Some(clustered) = clustered else {
             return Ok(Effective::Weight(weight));
         };
-        let (shape, spec) = (dims.weight_shape(), &clustered.spec);
+        let shape = dims.weight_shape();
         let _span = tracing::trace_span!("clustered weight", rows = shape.rows, cols = shape.cols).entered();
         if !by_tables(clustered) {
             let weight = weight.to_host(gpu).map_err(error_of_op)?;
@@ -182,30 +208,11 @@ impl Effective<'_> {
             let effective = Array::from_host(gpu, &out).map_err(error_of_op)?;
             return Ok(Effective::Clustered(effective));
         }
-        if let Some(ways) = clustered.trajectory.ways() {
-            let (weights, kept) = (palettes(weight, shape, spec), kept_of(clustered));
-            let effective = repetitions::clustered(gpu, weights, settings(spec), &ways, kept).map_err(error_of_op)?;
-            return Ok(Effective::Clustered(effective));
-        }
-        let mut effective = Array::unset(gpu, weight.len()).map_err(error_of_op)?;
-        let mut table = vec![0.0; KEYS];
-        for palette in 0..spec.grouping.palettes(shape) {
-            clustered
-                .trajectory
-                .clustered_table(palette, &mut table)
-                .map_err(super::cluster_error)?;
-            let range = spec.grouping.weights_of(shape, palette);
-            let weights = of_palette(weight, shape, spec, palette);
-            let mut out = effective.as_mut();
-            look_up(
-                gpu,
-                weights,
-                half(spec.half),
-                &table,
-                out.part(range.start, range.len()),
-            )
-            .map_err(error_of_op)?;
-        }
+        let Some(divided) = divided(gpu, weight, shape, clustered)? else {
+            return Ok(Effective::Clustered(looked_up(gpu, weight, shape, clustered)?));
+        };
+        let mut effective = looked_up(gpu, divided.weight.as_slice(), shape, clustered)?;
+        row_scales::multiply(gpu, effective.as_mut(), divided.scales.as_slice()).map_err(error_of_op)?;
         Ok(Effective::Clustered(effective))
     }
 
@@ -218,8 +225,57 @@ impl Effective<'_> {
     }
 }
 
+/// The weight with its rows divided, if each has a factor. Memory: the weight's size then.
+fn divided(
+    gpu: &Gpu,
+    weight: Slice<'_, f32>,
+    shape: MatrixShape,
+    clustered: &ClusteredUse,
+) -> Result<Option<Divided<Gpu>>, EdkmError> {
+    match clustered.row_scales {
+        None => Ok(None),
+        Some(_) => row_scales::divided(gpu, weight, shape.cols)
+            .map(Some)
+            .map_err(error_of_op),
+    }
+}
+
+/// What each number becomes that is clustered. Memory: the weight's size.
+fn looked_up(
+    gpu: &Gpu,
+    weight: Slice<'_, f32>,
+    shape: MatrixShape,
+    clustered: &ClusteredUse,
+) -> Result<Array<Gpu, f32>, EdkmError> {
+    let spec = &clustered.spec;
+    if let Some(ways) = clustered.trajectory.ways() {
+        let (weights, kept) = (palettes(weight, shape, spec), kept_of(clustered));
+        return repetitions::clustered(gpu, weights, settings(spec), &ways, kept).map_err(error_of_op);
+    }
+    let mut looked_up = Array::unset(gpu, weight.len()).map_err(error_of_op)?;
+    let mut table = vec![0.0; KEYS];
+    for palette in 0..spec.grouping.palettes(shape) {
+        clustered
+            .trajectory
+            .clustered_table(palette, &mut table)
+            .map_err(super::cluster_error)?;
+        let range = spec.grouping.weights_of(shape, palette);
+        let weights = of_palette(weight, shape, spec, palette);
+        let mut out = looked_up.as_mut();
+        look_up(
+            gpu,
+            weights,
+            half(spec.half),
+            &table,
+            out.part(range.start, range.len()),
+        )
+        .map_err(error_of_op)?;
+    }
+    Ok(looked_up)
+}
+
 /// Runs `f` on the weight that multiplies and on its gradient, to be added to, and takes that to the weight itself. Memory: twice the weight's size, if it is
-/// clustered.
+/// clustered, and four times if each row has a factor.
 pub(crate) fn with_gradient(
     gpu: &Gpu,
     dims: LinearDims,
@@ -246,9 +302,9 @@ pub(crate) fn backward_accumulate(
     weight: Slice<'_, f32>,
     clustered: &ClusteredUse,
     grad_clustered: Slice<'_, f32>,
-    mut grad_weight: SliceMut<'_, f32>,
+    grad_weight: SliceMut<'_, f32>,
 ) -> Result<(), EdkmError> {
-    let (shape, spec) = (dims.weight_shape(), &clustered.spec);
+    let shape = dims.weight_shape();
     let _span = tracing::trace_span!("cluster backward", rows = shape.rows, cols = shape.cols).entered();
     let start = clustered.trajectory.start();
     let some_have_collapsed = (0..start.groups()).any(|palette| has_collapsed(start, palette));
@@ -262,6 +318,36 @@ pub(crate) fn backward_accumulate(
         let total = Array::from_host(gpu, &total).map_err(error_of_op)?;
         return elementwise::add_assign(gpu, grad_weight, total.as_slice()).map_err(error_of_op);
     }
+    let Some(divided) = divided(gpu, weight, shape, clustered)? else {
+        return through_repetitions(gpu, weight, shape, clustered, grad_clustered, grad_weight);
+    };
+    let weight = divided.weight.as_slice();
+    let scales = divided.scales.as_slice();
+    let mut numbers = looked_up(gpu, weight, shape, clustered)?;
+    let grad_scales =
+        row_scales::multiplication_backward(gpu, grad_clustered, scales, numbers.as_mut()).map_err(error_of_op)?;
+    let mut grad_divided = Array::zeroed(gpu, weight.len()).map_err(error_of_op)?;
+    through_repetitions(gpu, weight, shape, clustered, numbers.as_slice(), grad_divided.as_mut())?;
+    row_scales::add_through_division(
+        gpu,
+        &divided,
+        grad_divided.as_slice(),
+        grad_scales.as_slice(),
+        grad_weight,
+    )
+    .map_err(error_of_op)
+}
+
+/// Adds to the gradient of numbers that are clustered, given that of what they become.
+fn through_repetitions(
+    gpu: &Gpu,
+    weight: Slice<'_, f32>,
+    shape: MatrixShape,
+    clustered: &ClusteredUse,
+    grad_clustered: Slice<'_, f32>,
+    mut grad_weight: SliceMut<'_, f32>,
+) -> Result<(), EdkmError> {
+    let spec = &clustered.spec;
     if let Some(ways) = ways_there(clustered, shape) {
         let centroids = ways.iter().flat_map(|way| &way.centroids_tk);
         let weights = palettes(weight, shape, spec).expecting(2.0 * largest(centroids.map(|&c| c as f32)));
@@ -306,7 +392,7 @@ pub(crate) fn saved_bytes(clustered: &ClusteredUse) -> usize {
 }
 
 fn by_tables(clustered: &ClusteredUse) -> bool {
-    clustered.spec.dim() == 1 && clustered.row_scales.is_none()
+    clustered.spec.dim() == 1
 }
 
 fn of_palette<'a>(weight: Slice<'a, f32>, shape: MatrixShape, spec: &Spec, palette: usize) -> Slice<'a, f32> {

@@ -117,7 +117,7 @@ pub(super) fn cluster<D: EdkmDevice, T: SaveForBackward<D>>(
 ///    added to dW as it is computed. It is turned into dL/dW in place and added to dW in the same pass.
 ///
 /// Keys, indices and the attention map are never written out: a weight is rounded again in each pass, which is cheaper than reading a key.
-/// [`ChannelScale`](crate::ChannelScale) divides the weight's rows in one more buffer beside each of the three.
+/// [`ChannelScale`](crate::ChannelScale) divides the weight's rows in one more buffer beside each of the three, and beside the third its clustered rows in another.
 ///
 /// # Errors
 /// Shapes that do not fit, a weight that is not finite, a store that fails: a device error, with the reason in the tape's
