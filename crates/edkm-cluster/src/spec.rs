@@ -108,8 +108,8 @@ pub struct Spec {
     pub temperature: Temperature,
     /// Repetitions of assignment and update, at least 1.
     pub iterations: usize,
-    /// A palette stops repeating when no centroid coordinate moved by more than `tolerance` times the palette's gap (the gap that
-    /// [`Temperature::Relative`] refers to). Zero: all repetitions are done, unless nothing moved at all.
+    /// A palette stops repeating when all centroid coordinates moved by less than `tolerance` times the palette's gap (the gap that
+    /// [`Temperature::Relative`] refers to). Zero: all repetitions are done.
     pub tolerance: f64,
     /// Weights in a vector.
     pub vector: VectorLen,

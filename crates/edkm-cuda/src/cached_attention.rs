@@ -181,7 +181,8 @@ impl<R: Runtime> Pieces<R> {
         let at_once = TILE / (heads.queries / heads.keys);
         let (mut items, mut tokens, mut capacity, mut partials) = (Vec::new(), 0, 0, 0);
         for span in spans {
-            assert!(span.tokens.start == tokens, "spans cover the tokens in order");
+            let (start, end) = (span.tokens.start, span.tokens.end);
+            assert!(start == tokens && start <= end, "spans cover the tokens in order");
             tokens = span.tokens.end;
             capacity = capacity.max(span.own + span.tokens.len()).max(span.seen.end);
             for before in (0..span.tokens.len()).step_by(at_once) {

@@ -252,6 +252,12 @@ fn check_part(len: usize, first: usize, part: usize) {
     );
 }
 
+/// Bytes of so many numbers. Panics where they are more than an address can tell.
+fn bytes_of<T>(len: usize) -> usize {
+    len.checked_mul(size_of::<T>())
+        .unwrap_or_else(|| panic!("{len} numbers of {} bytes cannot be addressed", size_of::<T>()))
+}
+
 /// Numbers in a device's memory, owned.
 pub struct Array<R: Runtime, T> {
     memory: R::Memory,
@@ -266,7 +272,7 @@ impl<R: Runtime, T: Pod> Array<R, T> {
     /// The runtime's, out of memory above all.
     pub fn zeroed(runtime: &R, len: usize) -> Result<Self, R::Error> {
         // not every device can allocate nothing
-        let memory = runtime.allocate((len * size_of::<T>()).max(8))?;
+        let memory = runtime.allocate(bytes_of::<T>(len).max(8))?;
         Ok(Array {
             memory,
             len,
@@ -279,7 +285,7 @@ impl<R: Runtime, T: Pod> Array<R, T> {
     /// # Errors
     /// The runtime's, out of memory above all.
     pub fn unset(runtime: &R, len: usize) -> Result<Self, R::Error> {
-        let memory = runtime.allocate_unset((len * size_of::<T>()).max(8))?;
+        let memory = runtime.allocate_unset(bytes_of::<T>(len).max(8))?;
         Ok(Array {
             memory,
             len,

@@ -1,5 +1,5 @@
-//! Every kernel that is no matrix product (those are in `matmul.rs`), at the sizes of a LLaMA-7B layer with 512 tokens, beside what the machine
-//! can do: bytes a second against a copy of memory, floating point operations a second against a product of matrices in the cache.
+//! The kernels that are no matrix products (those are in `matmul.rs`) but distillation, distances of hidden states and the attention of inference, at the sizes of a LLaMA-7B layer with
+//! 512 tokens, beside what the machine can do: bytes a second against a copy of memory, floating point operations a second against a product of matrices in the cache.
 //!
 //! Bytes are those that must be read and written once. `cargo bench -p edkm-kernels --bench ops`
 

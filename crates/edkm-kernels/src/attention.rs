@@ -39,23 +39,28 @@ pub struct Dims {
     pub scale: f32,
 }
 
+/// What no slice has the length of where it is too large.
+fn product<const N: usize>(sizes: [usize; N]) -> usize {
+    sizes.into_iter().fold(1, usize::saturating_mul)
+}
+
 impl Dims {
     /// Numbers in `q`, `out` and their gradients: `[B, S, A, D]`.
     #[must_use]
     pub fn query_len(&self) -> usize {
-        self.batch * self.seq * self.heads * self.head_dim
+        product([self.batch, self.seq, self.heads, self.head_dim])
     }
 
     /// Numbers in `k`, `v` and their gradients: `[B, S, G, D]`.
     #[must_use]
     pub fn key_len(&self) -> usize {
-        self.batch * self.seq * self.kv_heads * self.head_dim
+        product([self.batch, self.seq, self.kv_heads, self.head_dim])
     }
 
     /// Numbers in `lse`: `[B, A, S]`.
     #[must_use]
     pub fn lse_len(&self) -> usize {
-        self.batch * self.heads * self.seq
+        product([self.batch, self.heads, self.seq])
     }
 
     /// Query heads that share a key/value head.

@@ -54,7 +54,8 @@ impl<'a> DisjointRows<'a> {
     ///
     /// As [`row`](Self::row), for each of the rows while the pointer is used.
     pub(crate) unsafe fn strided(&self, offset: usize, rows: usize, width: usize, stride: usize) -> *mut f32 {
-        let end = offset + rows.saturating_sub(1) * stride + width;
+        let rest = rows.saturating_sub(1).saturating_mul(stride).saturating_add(width);
+        let end = offset.saturating_add(rest);
         assert!(
             end <= self.len,
             "{rows} rows of {width} numbers from {offset} on, {stride} apart, of {}",

@@ -35,9 +35,9 @@ pub enum Accumulate {
 ///
 /// If a slice's length does not match its axes.
 pub fn nt(m: usize, n: usize, k: usize, a: &[f32], b: &[f32], c: &mut [f32], accumulate: Accumulate) {
-    check::len("a [m, k]", a, m * k);
-    check::len("b [n, k]", b, n * k);
-    check::len("c [m, n]", c, m * n);
+    check::len("a [m, k]", a, m.saturating_mul(k));
+    check::len("b [n, k]", b, n.saturating_mul(k));
+    check::len("c [m, n]", c, m.saturating_mul(n));
     if m == 1 && k > 0 {
         row_times_transposed(k, a, b, c, accumulate);
     } else if k >= LONG_ROW {
@@ -63,9 +63,9 @@ pub fn nt(m: usize, n: usize, k: usize, a: &[f32], b: &[f32], c: &mut [f32], acc
 ///
 /// If a slice's length does not match its axes.
 pub fn nn(m: usize, n: usize, k: usize, a: &[f32], b: &[f32], c: &mut [f32], accumulate: Accumulate) {
-    check::len("a [m, k]", a, m * k);
-    check::len("b [k, n]", b, k * n);
-    check::len("c [m, n]", c, m * n);
+    check::len("a [m, k]", a, m.saturating_mul(k));
+    check::len("b [k, n]", b, k.saturating_mul(n));
+    check::len("c [m, n]", c, m.saturating_mul(n));
     let a = Strided {
         slice: a,
         between_rows: k,
@@ -85,9 +85,9 @@ pub fn nn(m: usize, n: usize, k: usize, a: &[f32], b: &[f32], c: &mut [f32], acc
 ///
 /// If a slice's length does not match its axes.
 pub fn tn(m: usize, n: usize, k: usize, a: &[f32], b: &[f32], c: &mut [f32], accumulate: Accumulate) {
-    check::len("a [k, m]", a, k * m);
-    check::len("b [k, n]", b, k * n);
-    check::len("c [m, n]", c, m * n);
+    check::len("a [k, m]", a, k.saturating_mul(m));
+    check::len("b [k, n]", b, k.saturating_mul(n));
+    check::len("c [m, n]", c, m.saturating_mul(n));
     let a = Strided {
         slice: a,
         between_rows: 1,
@@ -112,10 +112,10 @@ struct Strided<'a> {
 impl Strided<'_> {
     /// Whether every number of a matrix of this size lies in the slice.
     fn holds(&self, rows: usize, columns: usize) -> bool {
-        let last = |count: usize, between: usize| count.saturating_sub(1) * between;
+        let last = |count: usize, between: usize| count.saturating_sub(1).saturating_mul(between);
         rows == 0
             || columns == 0
-            || last(rows, self.between_rows) + last(columns, self.between_columns) < self.slice.len()
+            || last(rows, self.between_rows).saturating_add(last(columns, self.between_columns)) < self.slice.len()
     }
 }
 
@@ -123,7 +123,7 @@ fn product(m: usize, n: usize, k: usize, a: Strided<'_>, b: Strided<'_>, c: &mut
     if c.is_empty() {
         return;
     }
-    assert!(c.len() == m * n, "result of a product");
+    assert!(c.len() == m.saturating_mul(n), "result of a product");
     // SAFETY: c is dense, of the size just asserted, and borrowed exclusively.
     unsafe { call_gemm(m, n, k, a, b, c.as_mut_ptr(), n, accumulate, Parallelism::Rayon(0)) }
 }

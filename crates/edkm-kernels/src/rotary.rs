@@ -79,7 +79,7 @@ impl Table {
 ///
 /// # Panics
 ///
-/// If `x` is not whole sequences, or a position is beyond the table.
+/// If `x` is not whole tokens, sequences have none, or a position is beyond the table.
 pub fn apply(table: &Table, x: &mut [f32], heads: usize, seq_len: usize, offset: usize, direction: Direction) {
     let head_dim = table.head_dim();
     let width = heads * head_dim;
@@ -91,7 +91,8 @@ pub fn apply(table: &Table, x: &mut [f32], heads: usize, seq_len: usize, offset:
         "`x` holds {} numbers, not tokens of {heads} heads of {head_dim}",
         x.len()
     );
-    let last = seq_len.min(x.len() / width) + offset;
+    assert!(seq_len > 0, "sequences of no token");
+    let last = seq_len.min(x.len() / width).saturating_add(offset);
     assert!(
         last <= table.positions,
         "{last} positions are asked of a rotary table of {}",

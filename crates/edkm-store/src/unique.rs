@@ -46,7 +46,8 @@ impl Unique {
     /// promise that is broken is noticed, and the rows are hashed. The index depends on the keys alone then, so that it is
     /// the same for every tensor with these keys.
     ///
-    /// Takes 4 bytes a row beside the result when there are no keys, 256 KiB when there are.
+    /// Memory beside the result: 256 KiB when there are keys, and else 4 bytes a row and up to 100 bytes a distinct row, of which there are looked for no more than
+    /// are worthwhile.
     pub fn of_rows(rows: &[u8], row_bytes: usize, keys: Option<&[u16]>) -> Option<Self> {
         if row_bytes == 0 || rows.len() / row_bytes > u32::MAX as usize || !rows.len().is_multiple_of(row_bytes) {
             return None;
@@ -89,7 +90,7 @@ impl Unique {
 /// Puts the rows together again: row i of `rows` becomes row `index[i]` of `table`. All rows have `row_bytes` bytes.
 ///
 /// # Errors
-/// The index is too short, or names a row that the table has not.
+/// The index is too short, or names a row that the table has not. Bytes of `rows` behind its last whole row are left as they are.
 pub fn expand(table: &[u8], row_bytes: usize, index: &[u8], bits: u32, rows: &mut [u8]) -> Result<(), ExpandError> {
     match row_bytes {
         0 => Ok(()),

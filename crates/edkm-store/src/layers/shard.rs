@@ -40,7 +40,8 @@ impl Shard {
         let mut part = Buffer::zeroed(record.dtype, range.len());
         let shape = [range.len() / record.dtype.size()];
         part.as_mut_bytes().copy_from_slice(&bytes[range]);
-        let record = Record::new(part.into_shared(), record.dtype, shape, record.label);
+        let record =
+            Record::new(part.into_shared(), record.dtype, shape, record.label).with_precision(record.precision);
         Some(Piece {
             record,
             digest: None,
@@ -49,7 +50,7 @@ impl Shard {
     }
 }
 
-/// The bytes that learner `rank` keeps: whole elements, equally many for all but the last.
+/// The bytes that learner `rank` keeps: whole elements, equally many for all but the last ones, which have what is left.
 fn part_range(len: usize, dtype: DType, rank: usize, world: usize) -> std::ops::Range<usize> {
     let part = (len / dtype.size()).div_ceil(world.max(1)) * dtype.size();
     let start = rank.saturating_mul(part).min(len);

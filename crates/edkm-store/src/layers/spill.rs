@@ -47,7 +47,7 @@ struct Blob {
 enum Place {
     Memory {
         bytes: Arc<dyn SharedBytes>,
-        _kept: Charge,
+        _charged: [Charge; 2],
     },
     Disk {
         extent: Extent,
@@ -93,7 +93,7 @@ impl Spill {
         }
         Ok(Place::Memory {
             bytes,
-            _kept: self.memory.charge(Side::Kept, len),
+            _charged: [Side::Logical, Side::Kept].map(|side| self.memory.charge(side, len)),
         })
     }
 
@@ -135,7 +135,7 @@ impl Layer for Spill {
             digest,
             label: piece.record.label,
             disk: self.disk.clone(),
-            _logical: self.memory.charge(Side::Logical, len),
+            _logical: self.disk.charge(Side::Logical, len),
         });
         resident.push(Arc::downgrade(&blob));
         Ok(Box::new(blob))

@@ -46,7 +46,9 @@ fn take_apart(record: &Record) -> Option<(Piece, Piece, u32)> {
         *rows = distinct;
     }
     let part = |bytes, dtype, shape: Vec<usize>| {
-        let record = Record::new(bytes, dtype, shape, record.label).with_placement(record.placement);
+        let record = Record::new(bytes, dtype, shape, record.label)
+            .with_placement(record.placement)
+            .with_precision(record.precision);
         Piece {
             record,
             digest: None,

@@ -10,8 +10,9 @@ use crate::{SharedBytes, StoreError};
 /// behind the other by rank.
 ///
 /// # Errors
-/// `gather`'s; [`StoreError::Learner`] when the tags differ, or when `gather` returns something of another length.
+/// `gather`'s; [`StoreError::Learner`] when the tags differ, or, of the caller's own `rank`, when `gather` returns something of another length.
 pub fn gather_equal_parts(
+    rank: usize,
     world: usize,
     tag: u64,
     part: &[u8],
@@ -23,7 +24,7 @@ pub fn gather_equal_parts(
             return Ok(all);
         }
         let reason = format!("gathered {} bytes, not {world} times {}", all.len(), own.len());
-        Err(StoreError::Learner { rank: 0, world, reason })
+        Err(StoreError::Learner { rank, world, reason })
     };
     let header = [tag, part.len() as u64].map(u64::to_le_bytes).concat();
     let (tags, lens): (Vec<_>, Vec<_>) = of_all(&header)?
@@ -85,7 +86,7 @@ mod tests {
     fn parts_of_any_length_come_back_by_rank() {
         for lens in [[3, 0, 5], [0, 0, 0], [4, 4, 4]] {
             let gathered = on_each(3, |rank, gather| {
-                gather_equal_parts(3, 7, &vec![rank as u8 + 1; lens[rank]], gather).expect("gathered")
+                gather_equal_parts(rank, 3, 7, &vec![rank as u8 + 1; lens[rank]], gather).expect("gathered")
             });
             for parts in gathered {
                 for (rank, part) in parts.iter().enumerate() {
@@ -99,7 +100,7 @@ mod tests {
     fn learners_that_have_come_apart_are_named() {
         let tags = [5, 5, 6];
         let gathered = on_each(3, |rank, gather| {
-            gather_equal_parts(3, tags[rank], &[1], gather).map(drop)
+            gather_equal_parts(rank, 3, tags[rank], &[1], gather).map(drop)
         });
         for error in gathered {
             let text = error.expect_err("other tags").to_string();

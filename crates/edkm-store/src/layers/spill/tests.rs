@@ -24,6 +24,9 @@ fn the_oldest_go_to_disk_and_the_budget_holds() {
     let now = report(&spill);
     assert_eq!((now.held_bytes, now.disk_bytes), (2000, 4000));
     assert!(now.peak_bytes <= 2500);
+    // all were given to the layer, and two stay in memory
+    let given: Vec<_> = now.layers.iter().map(|layer| layer.logical_bytes).collect();
+    assert_eq!(given, [6000, 2000]);
     for (i, held) in held.iter().enumerate().rev() {
         held.warm();
         assert_eq!(held.fetch().expect("fetched").as_bytes(), vec![i as u8; 1000]);

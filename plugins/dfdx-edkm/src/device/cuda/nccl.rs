@@ -84,7 +84,7 @@ impl LearnerGroup for NcclLearner {
             None if begun.elapsed() > self.patience => Some(format!("others did not come within {:?}", self.patience)),
             None => None,
         };
-        gather_equal_parts(self.world(), tag, part.as_bytes(), |own| {
+        gather_equal_parts(self.rank(), self.world(), tag, part.as_bytes(), |own| {
             self.communicator
                 .all_gather(own, give_up)
                 .map_err(|error| self.failure(&error))
