@@ -12,6 +12,9 @@ use crate::{Tokenizer, TrainError};
 /// Where a response in Alpaca's template ends that the model itself does not end: it goes on with an instruction of its own.
 const NEXT_INSTRUCTION: &str = "\n### Instruction:";
 
+/// Earlier turns are forgotten where they leave less room for a response than it may take, or than this part of the context.
+const LEAST_ROOM: usize = 4;
+
 /// Instructions and responses so far. What the session has read is not read again.
 pub struct Chat {
     session: Session,
@@ -20,7 +23,7 @@ pub struct Chat {
     stop: Vec<String>,
     /// What is said before all else.
     system: Option<Message>,
-    /// All turns.
+    /// All turns that are known: what was asked, and the response.
     messages: Vec<Message>,
     /// The same, as the model has read and written them.
     tokens: Vec<u32>,
@@ -32,7 +35,7 @@ pub struct Chat {
 pub struct Response {
     /// Its text, tokens and times.
     pub written: WrittenText,
-    /// What was said before had no room beside this turn and is forgotten.
+    /// Whether what was said before had no room beside this turn.
     pub forgot: Forgot,
 }
 
@@ -41,7 +44,7 @@ pub struct Response {
 pub enum Forgot {
     /// They are.
     Nothing,
-    /// They were left out.
+    /// The first ones are forgotten, as many as had no room.
     EarlierTurns,
 }
 
@@ -107,11 +110,11 @@ impl Chat {
         on_text: impl FnMut(&str) -> ControlFlow<()>,
     ) -> Result<Response, TrainError> {
         let asked = Message::user(instruction);
-        let mut tokens = self.asked(&self.messages, &asked)?;
-        let mut forgot = Forgot::Nothing;
-        if !self.messages.is_empty() && tokens.len() + self.options.max_tokens > self.session.context() {
-            tokens = self.asked(&[], &asked)?;
-            forgot = Forgot::EarlierTurns;
+        let room = self.options.max_tokens.min(self.session.context() / LEAST_ROOM);
+        let (mut first, mut tokens) = (0, self.asked(0, &asked)?);
+        while first < self.messages.len() && tokens.len() + room > self.session.context() {
+            first += 2;
+            tokens = self.asked(first, &asked)?;
         }
         let known = self.session.keep_common_prefix(&tokens);
         let mut options = self.options.clone();
@@ -125,34 +128,60 @@ impl Chat {
             StopReason::Caller => tokens.extend(self.tokenizer.encode(&written.text)?),
             _ => tokens.extend(&written.generation.tokens),
         }
-        if forgot == Forgot::EarlierTurns {
-            self.messages.clear();
-        }
+        self.messages.drain(..first);
         self.messages.extend([asked, Message::response(&written.text)]);
         self.tokens = tokens;
         self.turns += 1;
+        let forgot = match first {
+            0 => Forgot::Nothing,
+            _ => Forgot::EarlierTurns,
+        };
         Ok(Response { written, forgot })
     }
 
-    /// The tokens of a further instruction behind those turns: all that there are, or none.
-    fn asked(&self, earlier: &[Message], instruction: &Message) -> Result<Vec<u32>, TrainError> {
+    /// The tokens of a further instruction behind the turns from the message `first` on.
+    fn asked(&self, first: usize, instruction: &Message) -> Result<Vec<u32>, TrainError> {
+        let earlier = &self.messages[first..];
         match self.tokenizer.template() {
             Template::Chat(template) => {
                 let all = self.system.iter().chain(earlier).chain([instruction]);
                 let all: Vec<Message> = all.cloned().collect();
                 self.tokenizer.encode(&template.write(&all, Goes::On)?)
             }
-            Template::Alpaca if earlier.is_empty() => {
-                let said = self.system.iter().chain([instruction]);
-                let said: Vec<&str> = said.map(|message| message.content.as_str()).collect();
-                self.tokenizer
-                    .encode_document(&alpaca::prompt(&alpaca::instruction(&said), ""))
+            Template::Alpaca if first == 0 && !earlier.is_empty() => {
+                let mut tokens = self.tokens.clone();
+                self.add_in_alpaca(&mut tokens, instruction, None)?;
+                Ok(tokens)
             }
             Template::Alpaca => {
-                let mut tokens = self.tokens.clone();
-                tokens.extend(self.tokenizer.encode(&alpaca::next_prompt(&instruction.content))?);
+                let mut tokens = Vec::new();
+                for turn in earlier.chunks_exact(2) {
+                    self.add_in_alpaca(&mut tokens, &turn[0], Some(&turn[1]))?;
+                }
+                self.add_in_alpaca(&mut tokens, instruction, None)?;
                 Ok(tokens)
             }
         }
+    }
+
+    /// Adds a turn, or its beginning, as it is trained: each response is followed by the end token.
+    fn add_in_alpaca(
+        &self,
+        tokens: &mut Vec<u32>,
+        instruction: &Message,
+        response: Option<&Message>,
+    ) -> Result<(), TrainError> {
+        let response = response.map_or("", |response| &response.content);
+        if tokens.is_empty() {
+            let said = self.system.iter().chain([instruction]);
+            let said: Vec<&str> = said.map(|message| message.content.as_str()).collect();
+            let prompt = alpaca::prompt(&alpaca::instruction(&said), "");
+            *tokens = self.tokenizer.encode_document(&(prompt + response))?;
+        } else {
+            tokens.extend(self.tokenizer.end_token());
+            let prompt = alpaca::next_prompt(&instruction.content);
+            tokens.extend(self.tokenizer.encode(&(prompt + response))?);
+        }
+        Ok(())
     }
 }

@@ -278,8 +278,8 @@ pub enum TrainError {
     /// The data are shorter than one window.
     #[error("{text} has {tokens} tokens but one window takes {window} (the sequence and the token after it); give more text or a shorter sequence")]
     TooFewTokens {
-        /// Which text.
-        text: &'static str,
+        /// Which text, and its files.
+        text: String,
         /// Tokens that there are.
         tokens: usize,
         /// Tokens that one window takes.

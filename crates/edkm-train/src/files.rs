@@ -58,6 +58,11 @@ pub(crate) fn read_capped(path: &Path, limit: u64) -> Result<Vec<u8>, TrainError
     Ok(bytes)
 }
 
+/// A path in JSON, which is text: what of it is not Unicode is replaced.
+pub(crate) fn in_words<S: serde::Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&path.display())
+}
+
 /// Writes a file so that there is either what was there before or all of the new content.
 pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
     Ok(replace_file(path, |out| {

@@ -19,6 +19,7 @@
 //! | [`init`] | the weights that a model begins with |
 //! | [`text_generation`] | text that goes on, as it is written |
 //! | [`chat`] | a conversation with a model |
+//! | [`suggested_sampling`] | how a model's text is best sampled, as its folder says |
 //! | [`report`] | `report.html`, a run on one page |
 //! | [`metrics`] | `metrics.jsonl`, one object a step |
 //! | [`memory`] | what the operating system says about this process |
@@ -30,6 +31,7 @@ pub mod bench;
 pub mod chat;
 pub mod compare;
 pub mod compress;
+mod config_file;
 pub mod data;
 pub mod device_share;
 mod error;
@@ -44,6 +46,7 @@ mod random;
 pub mod report;
 pub mod run;
 pub mod schedule;
+pub mod suggested_sampling;
 pub mod synthetic;
 pub mod tasks;
 pub mod template;

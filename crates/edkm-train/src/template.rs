@@ -1,10 +1,12 @@
 //! How instructions and conversations become text: the chat template of the model, or Alpaca's where it has none.
 
 mod chat_template;
+mod python_json;
 
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
 pub use chat_template::{ChatTemplate, Goes};
@@ -15,18 +17,32 @@ use crate::data::Document;
 use crate::TrainError;
 
 /// What one side says.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
     /// `system`, `user` or `assistant`, as chat templates know them.
     pub role: String,
     /// The text.
     pub content: String,
     /// What is learned of it.
-    #[serde(skip)]
     pub learned: Learned,
     /// What else a record has of it, for templates that know it: `reasoning_content`, `tool_calls` and others.
-    #[serde(flatten)]
     pub more: Map<String, Value>,
+}
+
+/// As templates are given it: what `more` has as its content is that, if it has one.
+impl Serialize for Message {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("role", &self.role)?;
+        match self.more.get(Self::CONTENT) {
+            None => map.serialize_entry(Self::CONTENT, &self.content)?,
+            Some(other) => map.serialize_entry(Self::CONTENT, other)?,
+        }
+        for (key, value) in self.more.iter().filter(|(key, _)| *key != Self::CONTENT) {
+            map.serialize_entry(key, value)?;
+        }
+        map.end()
+    }
 }
 
 /// What is learned of a message, or of a turn.
@@ -40,6 +56,9 @@ pub enum Learned {
 }
 
 impl Message {
+    /// Where a record has the text.
+    pub(crate) const CONTENT: &'static str = "content";
+
     /// The role whose messages are learned.
     pub const ASSISTANT: &'static str = "assistant";
 

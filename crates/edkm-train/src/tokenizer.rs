@@ -4,6 +4,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use serde_json::{Map, Value};
+
 use crate::files::read_capped;
 use crate::template::{ChatTemplate, Template};
 use crate::TrainError;
@@ -13,6 +15,7 @@ mod expression;
 pub(crate) mod special;
 mod stream;
 
+use special::AddsBegin;
 pub use special::SpecialTokens;
 pub use stream::DecodeStream;
 
@@ -35,10 +38,9 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json` of a model folder, and the special tokens from `config.json` (`bos_token_id`,
-    /// `eos_token_id`) or, where that is silent, `tokenizer_config.json` (`bos_token`, `eos_token`); more that end a text from
-    /// `generation_config.json`. What tokenizer_config.json says of `add_bos_token` counts for
-    /// [`encode_question`](Self::encode_question). A chat template is taken from `chat_template.jinja`, `chat_template.json` or `tokenizer_config.json`.
+    /// Reads `tokenizer.json` of a model folder, and the special tokens from `tokenizer_config.json` (`bos_token`, `eos_token`) or, where that is silent,
+    /// `config.json` (`bos_token_id`, `eos_token_id`); more that end a text from both and `generation_config.json`. What tokenizer_config.json says of
+    /// `add_bos_token` counts for [`encode_question`](Self::encode_question), and where it says nothing what transformers does then. A chat template is taken from `chat_template.jinja`, `chat_template.json` or `tokenizer_config.json`.
     ///
     /// # Errors
     /// A file that is absent where it is needed, too large, not JSON, or not a tokenizer: named in the message.
@@ -50,12 +52,25 @@ impl Tokenizer {
         let path = dir.join("tokenizer.json");
         let bytes = read_capped(&path, TOKENIZER_LIMIT)?;
         let mut tokenizer = Self::from_bytes(&path, &bytes, SpecialTokens::default())?;
-        (tokenizer.special, tokenizer.adds_begin) = SpecialTokens::read(dir, |text| tokenizer.inner.token_to_id(text))?;
+        let (special, adds_begin) = SpecialTokens::read(dir, |text| tokenizer.inner.token_to_id(text))?;
+        tokenizer.special = special;
         tokenizer.check_special()?;
+        tokenizer.adds_begin = match adds_begin {
+            AddsBegin::Yes => true,
+            AddsBegin::No => false,
+            AddsBegin::AsItsFileDoes => tokenizer.puts_begin_in_front()?,
+        };
         if let Some(template) = ChatTemplate::of_folder(dir)? {
             tokenizer.template = Template::Chat(Arc::new(template));
         }
         Ok(tokenizer)
+    }
+
+    /// Whether what `tokenizer.json` does behind the encoding puts the begin token in front.
+    fn puts_begin_in_front(&self) -> Result<bool, TrainError> {
+        let text = "a";
+        let encoding = guarded(|| self.inner.encode_fast(text, true)).map_err(|why| self.cannot_encode(text, &why))?;
+        Ok(encoding.get_ids().first().copied() == self.special.begin)
     }
 
     /// A tokenizer from the bytes of a `tokenizer.json`; `path` is what messages call it.
@@ -124,8 +139,8 @@ impl Tokenizer {
         Ok(tokens)
     }
 
-    /// The tokens of a question of an evaluation: those of a document, but for the begin token where the model's own tokenizer adds none (`add_bos_token` of
-    /// tokenizer_config.json; that of GPT-2 and Qwen).
+    /// The tokens of a question of an evaluation, or of a prompt: those of a document, but for the begin token where the model's own tokenizer adds none
+    /// (`add_bos_token` of tokenizer_config.json, the classes of GPT-2 and Qwen, a tokenizer.json whose `post_processor` adds none).
     ///
     /// # Errors
     /// As [`Self::encode`].
@@ -154,6 +169,20 @@ impl Tokenizer {
     /// Decodes tokens one by one as they are generated behind the text of `context`, which is not given again.
     pub fn decode_stream_behind(&self, context: &[u32]) -> DecodeStream<'_> {
         DecodeStream::behind(self, context)
+    }
+
+    /// The same, whose chat template is given these values too by their names ([`ChatTemplate::with_arguments`]).
+    ///
+    /// # Errors
+    /// A model without a chat template.
+    pub fn with_template_arguments(mut self, arguments: Map<String, Value>) -> Result<Self, TrainError> {
+        match &self.template {
+            Template::Chat(template) => self.template = Template::Chat(Arc::new(template.with_arguments(arguments))),
+            Template::Alpaca => {
+                return Err(self.error("there is no chat template beside it that could be given anything".to_owned()))
+            }
+        }
+        Ok(self)
     }
 
     /// How instructions and conversations are written for the model.

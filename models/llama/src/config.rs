@@ -119,6 +119,14 @@ impl LlamaConfig {
         write_json(&path, self).map(|_bytes| ())
     }
 
+    /// The longest sequence that is computed: the model's positions, or its window where tokens attend to fewer. Up to there a window changes nothing.
+    pub fn context_limit(&self) -> usize {
+        let window = architecture::Architecture::of(self)
+            .and_then(|architecture| foreign::sliding_window(&self.extra, architecture)?.as_u64());
+        let window = window.map_or(usize::MAX, |tokens| usize::try_from(tokens).unwrap_or(usize::MAX));
+        self.max_position_embeddings.min(window)
+    }
+
     /// Says in which type the weights beside this configuration are stored.
     pub fn set_stored_dtype(&mut self, dtype: FloatDtype) {
         // Newer files say `dtype`; all readers know the older name.

@@ -32,7 +32,7 @@ pub struct ExportArgs {
 pub enum ExportFormat {
     /// Plain weights in Hugging Face layout: transformers, candle, mlx, llama.cpp's converter
     Hf,
-    /// A PyTorch state dict (as safetensors, for safetensors.torch.load_file) whose buffers tell coremltools 8 and later the palettes: give the module each name with _COREML_ by register_buffer before load_state_dict; with --group, rows must divide by it
+    /// A PyTorch state dict (as safetensors, for safetensors.torch.load_file) whose buffers tell coremltools 8 and later the palettes: give the module each name with _COREML_ by register_buffer before load_state_dict; with --group, rows must divide by it. A head that is the embedding is written twice
     CoremlTorch,
 }
 

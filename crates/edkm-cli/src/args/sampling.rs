@@ -1,26 +1,34 @@
 //! How text is generated: what `generate` and `chat` have in common.
 
 use std::num::NonZeroUsize;
+use std::path::Path;
 
 use clap::builder::NonEmptyStringValueParser;
 use clap::{ArgAction, Args as ClapArgs, ValueEnum};
 use edkm_llama::inference::{CacheType, SamplingOptions};
+use edkm_train::suggested_sampling::SuggestedSampling;
+
+use crate::commands::Failure;
 
 /// How tokens are chosen and where their keys and values are kept.
 #[derive(Debug, ClapArgs)]
 pub struct SamplingArgs {
-    /// Below 1 likely tokens become likelier; 0 always takes the likeliest
-    #[arg(long, default_value_t = 0.8)]
-    pub temperature: f32,
-    /// Choose among the likeliest tokens that together have this probability
-    #[arg(long, default_value_t = 0.95)]
-    pub top_p: f32,
-    /// Choose among so many of the likeliest tokens
+    /// Below 1 likely tokens become likelier; 0 always takes the likeliest. Without it and those below, what the model's generation_config.json says, where
+    /// it has do_sample, and else 0.8
+    #[arg(long)]
+    pub temperature: Option<f32>,
+    /// Choose among the likeliest tokens that together have this probability; else 0.95
+    #[arg(long)]
+    pub top_p: Option<f32>,
+    /// Choose among so many of the likeliest tokens; else among all
     #[arg(long)]
     pub top_k: Option<NonZeroUsize>,
-    /// Makes tokens that were there before less likely; 1 changes nothing
-    #[arg(long, default_value_t = 1.0)]
-    pub repetition_penalty: f32,
+    /// Choose among tokens that have at least this share of the likeliest one's probability; else 0
+    #[arg(long)]
+    pub min_p: Option<f32>,
+    /// Makes tokens that were there before less likely; 1, which it is else, changes nothing
+    #[arg(long)]
+    pub repetition_penalty: Option<f32>,
     /// End before this text; may be repeated
     #[arg(long, value_name = "TEXT", action = ArgAction::Append, allow_hyphen_values = true, value_parser = NonEmptyStringValueParser::new())]
     pub stop: Vec<String>,
@@ -51,14 +59,27 @@ impl From<CacheNumbers> for CacheType {
 }
 
 impl SamplingArgs {
-    /// As the library has them.
-    pub fn options(&self) -> SamplingOptions {
-        SamplingOptions {
+    /// Refuses numbers out of range, before a model is read.
+    pub fn check(&self) -> Result<(), Failure> {
+        Ok(self.given().fill(SamplingOptions::default()).validate()?)
+    }
+
+    /// As the library has them: what was given, then what the model's folder suggests, then what is usual.
+    pub fn options(&self, model_dir: &Path) -> Result<SamplingOptions, Failure> {
+        let usual = SamplingOptions {
+            seed: self.seed,
+            ..SamplingOptions::default()
+        };
+        Ok(self.given().fill(SuggestedSampling::of_folder(model_dir)?.fill(usual)))
+    }
+
+    fn given(&self) -> SuggestedSampling {
+        SuggestedSampling {
             repetition_penalty: self.repetition_penalty,
             temperature: self.temperature,
             top_k: self.top_k,
             top_p: self.top_p,
-            seed: self.seed,
+            min_p: self.min_p,
         }
     }
 }

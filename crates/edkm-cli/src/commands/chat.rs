@@ -7,6 +7,7 @@ use edkm_llama::inference::{GenerateOptions, InferenceModel, InferenceProblem, S
 use edkm_llama::LlamaError;
 use edkm_train::chat::{Chat, Forgot};
 use edkm_train::memory::peak_resident_bytes;
+use edkm_train::template::Template;
 use edkm_train::{Tokenizer, TrainError};
 use serde::Serialize;
 
@@ -15,8 +16,8 @@ use crate::args::ChatArgs;
 use crate::console::{bytes, is_in_vain, note, Output};
 use crate::hub;
 
-/// Tokens that are remembered if the model can and nothing else was asked for.
-const CONTEXT: usize = 2048;
+/// Tokens that are remembered besides a response if the model can and nothing else was asked for.
+const CONTEXT: usize = 1792;
 
 #[derive(Serialize)]
 struct Figures {
@@ -64,13 +65,20 @@ const HELP: &str =
 pub fn run(args: ChatArgs) -> Result<(), Failure> {
     let output = Output::new(args.json);
     args.device.check_inference()?;
-    args.sampling.options().validate()?;
+    args.sampling.check()?;
     let model_dir = hub::folder(&args.model_dir)?;
     let model = InferenceModel::open(&model_dir)?;
-    let tokenizer = Tokenizer::from_dir(&model_dir)?;
+    let mut tokenizer = Tokenizer::from_dir(&model_dir)?;
+    if !args.template_arguments.is_empty() {
+        tokenizer = tokenizer.with_template_arguments(args.template_arguments.into_iter().collect())?;
+    }
     tokenizer.check_vocabulary(model.config().vocab_size)?;
+    if let Template::Alpaca = tokenizer.template() {
+        note("(the model has no chat template: instructions are written in Stanford Alpaca's)");
+    }
     let model = args.device.place(model)?;
-    let context = args.context.unwrap_or(CONTEXT.min(model.context_limit()));
+    let usual = CONTEXT.saturating_add(args.tokens).min(model.context_limit());
+    let context = args.context.unwrap_or(usual);
     let more = match context < model.context_limit() {
         true => "; give more with --context",
         false => "",
@@ -80,7 +88,7 @@ pub fn run(args: ChatArgs) -> Result<(), Failure> {
     let options = GenerateOptions {
         max_tokens: args.tokens,
         stop_tokens: tokenizer.stop_tokens(),
-        sampling: args.sampling.options(),
+        sampling: args.sampling.options(&model_dir)?,
     };
     let system = args.system.as_deref();
     let mut chat = Chat::new(session, &tokenizer, options, system, &args.sampling.stop)?;
@@ -139,7 +147,7 @@ pub fn run(args: ChatArgs) -> Result<(), Failure> {
         output.line("");
         if response.forgot == Forgot::EarlierTurns {
             note(format_args!(
-                "(the context of {context} tokens is full: earlier turns are forgotten{more})"
+                "(the context of {context} tokens is full: the first turns are forgotten{more})"
             ));
         }
         if response.written.generation.stop == StopReason::ContextFull {
@@ -148,6 +156,12 @@ pub fn run(args: ChatArgs) -> Result<(), Failure> {
             ));
         }
         let generation = &response.written.generation;
+        if generation.stop == StopReason::MaxTokens {
+            note(format_args!(
+                "(the response ends here after {} tokens: give more with --tokens)",
+                args.tokens
+            ));
+        }
         decoded.add(generation.decoded_tokens, generation.decode_time);
         read.add(generation.prompt_tokens, generation.prompt_time);
         turns.push(Turn {

@@ -18,8 +18,8 @@ use crate::progress::Progress;
 const SHARD_BYTES: u64 = 5_000_000_000;
 
 #[derive(Serialize)]
-struct Figures<'f> {
-    out: &'f std::path::Path,
+struct Figures {
+    out: String,
     size_bytes: u64,
     files: usize,
 }
@@ -74,7 +74,7 @@ pub fn run(args: ExportArgs) -> Result<(), Failure> {
         if written.files.len() == 1 { "" } else { "s" }
     ));
     output.json(&Figures {
-        out: &args.out,
+        out: args.out.display().to_string(),
         size_bytes: written.bytes,
         files: written.files.len(),
     })?;

@@ -31,14 +31,17 @@ struct Figures {
 pub fn run(args: GenerateArgs) -> Result<(), Failure> {
     let output = Output::new(args.json);
     args.device.check_inference()?;
-    args.sampling.options().validate()?;
+    args.sampling.check()?;
     let text = prompt(&args)?;
     let model_dir = hub::folder(&args.model_dir)?;
     let model = InferenceModel::open(&model_dir)?;
     let tokenizer = Tokenizer::from_dir(&model_dir)?;
     tokenizer.check_vocabulary(model.config().vocab_size)?;
     let model = args.device.place(model)?;
-    let prompt = tokenizer.encode_document(&text)?;
+    let mut prompt = tokenizer.encode_question(&text)?;
+    if prompt.is_empty() {
+        prompt = tokenizer.encode_document(&text)?;
+    }
     if prompt.is_empty() {
         return Err("the prompt has no token; give some text with --prompt or --prompt-file".into());
     }
@@ -54,7 +57,7 @@ pub fn run(args: GenerateArgs) -> Result<(), Failure> {
     let options = GenerateOptions {
         max_tokens: args.tokens,
         stop_tokens: tokenizer.stop_tokens(),
-        sampling: args.sampling.options(),
+        sampling: args.sampling.options(&model_dir)?,
     };
     output.piece(&text);
     let written = write_text(

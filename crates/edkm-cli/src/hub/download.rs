@@ -15,10 +15,13 @@ use crate::console::note;
 /// The tokenizer that this program reads.
 const TOKENIZER_FILE: &str = "tokenizer.json";
 
+/// What tells how conversations are written and which tokens end a text, in most repositories.
+const CONVERSATIONS_FILE: &str = "tokenizer_config.json";
+
 /// Files that are fetched if the repository has them; weights and [`CONFIG_FILE`] beside them.
 const SMALL_FILES: [&str; 7] = [
     TOKENIZER_FILE,
-    "tokenizer_config.json",
+    CONVERSATIONS_FILE,
     "special_tokens_map.json",
     "added_tokens.json",
     "generation_config.json",
@@ -30,14 +33,28 @@ const SMALL_FILES: [&str; 7] = [
 const RETRIES: usize = 3;
 
 /// The model's folder in the cache. What is there whole is used without a question to the network.
+///
+/// Other programs leave parts there: the weights and a tokenizer, say, without what tells how conversations are written. What is missing is asked for then, and
+/// done without where there is no network.
 pub(super) fn folder(name: &HubName) -> Result<PathBuf, Failure> {
     let repo = match &name.revision {
         None => Repo::model(name.repository.clone()),
         Some(revision) => Repo::with_revision(name.repository.clone(), RepoType::Model, revision.clone()),
     };
-    if let Some(folder) = whole(&Cache::from_env().repo(repo.clone())) {
-        return Ok(folder);
+    let cached = whole(&Cache::from_env().repo(repo.clone()));
+    match cached {
+        Some(folder) if folder.join(CONVERSATIONS_FILE).exists() || absent_mark(&folder).exists() => Ok(folder),
+        Some(folder) => downloaded(name, repo).or_else(|why| {
+            note(format_args!(
+                "{name} is used as the cache has it, without {CONVERSATIONS_FILE} and what may come with it (a chat template, tokens that end a text): {why}"
+            ));
+            Ok(folder)
+        }),
+        None => downloaded(name, repo),
     }
+}
+
+fn downloaded(name: &HubName, repo: Repo) -> Result<PathBuf, Failure> {
     let failed = |why: ApiError| -> Failure {
         format!(
             "cannot download {name}: {}; without a network, or for another model, give the path of a folder with {CONFIG_FILE}, \
@@ -73,6 +90,10 @@ fn download(name: &HubName, repo: &ApiRepo, failed: impl Fn(ApiError) -> Failure
     } else if has(INDEX_FILE) {
         let index = repo.get(INDEX_FILE).map_err(&failed)?;
         shards = shards_of(&index)?;
+        // names that are no file's of the repository, and might be paths to somewhere else
+        if let Some(shard) = shards.iter().find(|shard| !has(shard) || shard.contains(['/', '\\'])) {
+            return Err(format!("{name}: {INDEX_FILE} names the shard {shard:?}, which is no file beside it").into());
+        }
     } else {
         return Err(format!("{name} has no {MODEL_FILE} and no {INDEX_FILE}; only safetensors are read").into());
     }
@@ -80,7 +101,20 @@ fn download(name: &HubName, repo: &ApiRepo, failed: impl Fn(ApiError) -> Failure
         repo.get(file).map_err(&failed)?;
     }
     let config = repo.get(CONFIG_FILE).map_err(&failed)?;
-    Ok(folder_of(&config))
+    let folder = folder_of(&config);
+    if !has(CONVERSATIONS_FILE) {
+        // if it cannot be written, the Hub is asked again
+        let mark = absent_mark(&folder);
+        let _ = std::fs::create_dir_all(folder_of(&mark)).and_then(|()| std::fs::write(mark, ""));
+    }
+    Ok(folder)
+}
+
+/// What huggingface_hub leaves beside the snapshots for a file that a commit has not.
+fn absent_mark(snapshot: &Path) -> PathBuf {
+    let commit = snapshot.file_name().unwrap_or_default();
+    let repository = snapshot.parent().and_then(Path::parent).unwrap_or(Path::new(""));
+    repository.join(".no_exist").join(commit).join(CONVERSATIONS_FILE)
 }
 
 /// The folder of a snapshot that lacks nothing.

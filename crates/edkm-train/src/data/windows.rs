@@ -71,7 +71,7 @@ impl Batch {
 ///
 /// # Errors
 /// [`TrainError::TooFewTokens`] with both numbers, [`TrainError::Setting`] for a sequence of 0.
-pub fn check_length(stream: &TokenStream, sequence: usize, text: &'static str) -> Result<(), TrainError> {
+pub fn check_length(stream: &TokenStream, sequence: usize, text: &str) -> Result<(), TrainError> {
     if sequence == 0 {
         return Err(TrainError::Setting {
             setting: "sequence length",
@@ -82,7 +82,7 @@ pub fn check_length(stream: &TokenStream, sequence: usize, text: &'static str) -
     // `tokens <= sequence` and not `tokens < sequence + 1`: the sum could overflow.
     if stream.len() <= sequence {
         return Err(TrainError::TooFewTokens {
-            text,
+            text: text.to_owned(),
             tokens: stream.len(),
             window: sequence.saturating_add(1),
         });

@@ -10,6 +10,7 @@ use minijinja::{context, Environment, Error, ErrorKind, Value as JinjaValue};
 use minijinja_contrib::pycompat::unknown_method_callback;
 use serde_json::{Map, Value};
 
+use super::python_json::tojson;
 use super::Message;
 use crate::data::Document;
 use crate::files::read_capped;
@@ -38,8 +39,8 @@ const FILES: [&str; 3] = ["chat_template.jinja", "chat_template.json", "tokenize
 #[derive(Debug)]
 pub struct ChatTemplate {
     path: PathBuf,
-    /// What transformers gives a template by these names: `bos_token`, `eos_token` and others.
-    special: Map<String, Value>,
+    /// What transformers gives a template by these names: `bos_token`, `eos_token` and others, and what it is given besides.
+    given: Map<String, Value>,
     /// Or why there is none.
     source: Result<String, String>,
     /// Made when it is used first: a model can be measured on text without.
@@ -77,7 +78,7 @@ impl ChatTemplate {
             if let Some(source) = source.transpose() {
                 return Ok(Some(Self {
                     path,
-                    special: special::texts(dir)?,
+                    given: special::texts(dir)?,
                     source,
                     environment: OnceLock::new(),
                 }));
@@ -86,12 +87,22 @@ impl ChatTemplate {
         Ok(None)
     }
 
-    /// The template with this text; `path` is what messages call it, `special` the texts of special tokens by name.
-    pub fn new(path: &Path, source: &str, special: Map<String, Value>) -> Self {
+    /// The template with this text; `path` is what messages call it, `given` the texts of special tokens by name.
+    pub fn new(path: &Path, source: &str, given: Map<String, Value>) -> Self {
         Self {
             path: path.to_owned(),
-            special,
+            given,
             source: Ok(source.to_owned()),
+            environment: OnceLock::new(),
+        }
+    }
+
+    /// The same, given these values too by their names, which a template of its own kind may ask for: Qwen 3's for `enable_thinking`.
+    pub fn with_arguments(&self, arguments: Map<String, Value>) -> Self {
+        Self {
+            path: self.path.clone(),
+            given: self.given.clone().into_iter().chain(arguments).collect(),
+            source: self.source.clone(),
             environment: OnceLock::new(),
         }
     }
@@ -113,7 +124,7 @@ impl ChatTemplate {
                 add_generation_prompt => goes == Goes::On,
                 tools => (),
                 documents => (),
-                ..JinjaValue::from(Serde(&self.special))
+                ..JinjaValue::from(Serde(&self.given))
             })
         });
         written.map_err(|why| error(&self.path, described(&why)))
@@ -193,6 +204,7 @@ fn environment(source: &str) -> Result<Environment<'static>, Error> {
     environment.set_unknown_method_callback(unknown_method_callback);
     let raise = |what: String| Err::<JinjaValue, _>(Error::new(ErrorKind::InvalidOperation, what));
     environment.add_function("raise_exception", raise);
+    environment.add_filter("tojson", tojson);
     environment.add_template_owned(NAME, without_generation_marks(source))?;
     Ok(environment)
 }

@@ -4,11 +4,8 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use crate::files::read_capped;
+use crate::config_file::ConfigFile;
 use crate::TrainError;
-
-/// The largest `config.json` or `tokenizer_config.json` that is read.
-const CONFIG_LIMIT: u64 = 8 << 20;
 
 /// The tokens that mark where a document begins and where a response ends.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,30 +16,44 @@ pub struct SpecialTokens {
     pub end: Vec<u32>,
 }
 
+/// Whether a text that is encoded begins with the begin token, as transformers has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AddsBegin {
+    Yes,
+    No,
+    /// Where what `tokenizer.json` does behind the encoding (`post_processor`) puts it there.
+    AsItsFileDoes,
+}
+
 impl SpecialTokens {
-    /// Reads them from a model folder; `token` gives the number of a token's text. Files that are absent say nothing. With them comes whether the tokenizer
-    /// itself puts `begin` in front of a text.
-    pub(super) fn read(dir: &Path, token: impl Fn(&str) -> Option<u32>) -> Result<(Self, bool), TrainError> {
+    /// Reads them from a model folder; `token` gives the number of a token's text. Files that are absent say nothing.
+    ///
+    /// As in transformers, what the tokenizer's own configuration names comes first: numbers in a model's are often those of the model that it was made from.
+    pub(super) fn read(dir: &Path, token: impl Fn(&str) -> Option<u32>) -> Result<(Self, AddsBegin), TrainError> {
         let model = ConfigFile::read(dir, "config.json")?;
         let tokenizer = ConfigFile::read(dir, "tokenizer_config.json")?;
         let find = |number_key: &str, text_key: &str| {
             let numbers = model.numbers(number_key)?;
-            match numbers.is_empty() {
-                true => tokenizer.named(text_key, &token),
-                false => Ok(numbers),
-            }
+            let mut found = match tokenizer.named(text_key, &token) {
+                Err(_) if !numbers.is_empty() => Vec::new(),
+                named => Vec::from_iter(named?),
+            };
+            found.extend(numbers);
+            Ok::<_, TrainError>(found)
         };
+        let mut end = find("eos_token_id", "eos_token")?;
+        // models that are to answer name more there than one: what ends a text, and what ends a turn
+        end.extend(ConfigFile::read(dir, "generation_config.json")?.numbers("eos_token_id")?);
         let mut special = Self {
             begin: find("bos_token_id", "bos_token")?.first().copied(),
-            end: find("eos_token_id", "eos_token")?,
+            end: Vec::new(),
         };
-        // models that are to answer name more there than one: what ends a text, and what ends a turn
-        for token in ConfigFile::read(dir, "generation_config.json")?.numbers("eos_token_id")? {
+        for token in end {
             if !special.end.contains(&token) {
                 special.end.push(token);
             }
         }
-        Ok((special, tokenizer.adds_begin()?))
+        Ok((special, tokenizer.adds_begin(&model)?))
     }
 
     /// All of them.
@@ -68,68 +79,38 @@ fn text_of(token: &Value) -> Option<&str> {
     }
 }
 
-/// One of a folder's configuration files, and where it lies for messages.
-struct ConfigFile<'d> {
-    dir: &'d Path,
-    name: &'static str,
-    values: Map<String, Value>,
-}
-
-impl<'d> ConfigFile<'d> {
-    fn read(dir: &'d Path, name: &'static str) -> Result<Self, TrainError> {
-        let mut file = Self {
-            dir,
-            name,
-            values: Map::new(),
-        };
-        match read_capped(&dir.join(name), CONFIG_LIMIT) {
-            Ok(bytes) => {
-                file.values =
-                    serde_json::from_slice(&bytes).map_err(|why| file.error(format!("not a JSON object: {why}")))?;
-            }
-            Err(TrainError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
-            Err(other) => return Err(other),
-        }
-        Ok(file)
-    }
-
-    /// A token's number, or several, under `key`; none if the file does not say.
-    fn numbers(&self, key: &str) -> Result<Vec<u32>, TrainError> {
-        let number = |value: &Value| value.as_u64().and_then(|number| u32::try_from(number).ok());
-        let numbers = match self.values.get(key) {
-            None | Some(Value::Null) => Some(Vec::new()),
-            Some(Value::Array(list)) => list.iter().map(number).collect(),
-            Some(single) => number(single).map(|number| vec![number]),
-        };
-        numbers.ok_or_else(|| self.error(format!("{key} is not a token number")))
-    }
-
+impl ConfigFile<'_> {
     /// The number of the token whose text stands under `key`; none if the file does not say.
-    fn named(&self, key: &str, token: impl Fn(&str) -> Option<u32>) -> Result<Vec<u32>, TrainError> {
+    fn named(&self, key: &str, token: impl Fn(&str) -> Option<u32>) -> Result<Option<u32>, TrainError> {
         let text = self.values.get(key).and_then(text_of);
         match text.map(|text| (text, token(text))) {
-            None => Ok(Vec::new()),
-            Some((_, Some(number))) => Ok(vec![number]),
+            None => Ok(None),
+            Some((_, Some(number))) => Ok(Some(number)),
             Some((text, None)) => Err(self.error(format!("{key} {text:?} is not in the vocabulary"))),
         }
     }
 
-    /// Whether a text that is encoded begins with the begin token, as transformers has it.
-    fn adds_begin(&self) -> Result<bool, TrainError> {
+    fn adds_begin(&self, model: &Self) -> Result<AddsBegin, TrainError> {
         match self.values.get("add_bos_token") {
             None | Some(Value::Null) => {}
-            Some(Value::Bool(adds)) => return Ok(*adds),
+            Some(Value::Bool(true)) => return Ok(AddsBegin::Yes),
+            Some(Value::Bool(false)) => return Ok(AddsBegin::No),
             Some(_) => return Err(self.error("add_bos_token is not true or false".to_owned())),
         }
         let class = self.values.get("tokenizer_class").and_then(Value::as_str);
-        let class = class.unwrap_or_default().trim_end_matches("Fast");
-        Ok(!["GPT2Tokenizer", "Qwen2Tokenizer"].contains(&class))
+        let class = class.unwrap_or_else(|| model.usual_tokenizer_class());
+        Ok(match class.trim_end_matches("Fast") {
+            "LlamaTokenizer" | "CodeLlamaTokenizer" | "GemmaTokenizer" => AddsBegin::Yes,
+            "GPT2Tokenizer" | "Qwen2Tokenizer" => AddsBegin::No,
+            _ => AddsBegin::AsItsFileDoes,
+        })
     }
 
-    fn error(&self, reason: String) -> TrainError {
-        TrainError::Tokenizer {
-            path: self.dir.join(self.name),
-            reason,
+    /// The class of tokenizer that a `config.json` has where no other file names one.
+    fn usual_tokenizer_class(&self) -> &'static str {
+        match self.values.get("model_type").and_then(Value::as_str) {
+            Some(qwen) if qwen.starts_with("qwen") => "Qwen2Tokenizer",
+            _ => "LlamaTokenizer",
         }
     }
 }

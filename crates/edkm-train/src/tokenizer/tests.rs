@@ -87,6 +87,15 @@ fn questions_begin_as_the_model_s_own_tokenizer_has_it() {
             ("tokenizer_config.json", said.as_bytes()),
         ]);
         let tokenizer = Tokenizer::from_dir(dir.path()).unwrap();
+        let qwen = br#"{"bos_token_id": 1, "eos_token_id": 2, "model_type": "qwen2"}"#;
+        if said.contains("LlamaTokenizer\"}") {
+            // without a class, the model's type says which
+            let [llama, qwen] =
+                [&config[..], qwen].map(|config| folder(&[("tokenizer.json", &json), ("config.json", config)]));
+            let begins = [llama, qwen]
+                .map(|dir| Tokenizer::from_dir(dir.path()).unwrap().encode_question("fox").unwrap()[0] == 1);
+            assert_eq!(begins, [true, false]);
+        }
         assert_eq!(
             tokenizer.stop_tokens(),
             [2, 1],
@@ -96,6 +105,20 @@ fn questions_begin_as_the_model_s_own_tokenizer_has_it() {
         assert_eq!(tokens[0] == 1, begins, "{said}");
         // in training documents must be told apart
         assert_eq!(tokenizer.encode_document("the fox").unwrap()[0], 1, "{said}");
+    }
+    // a class that leaves it to the file
+    let mut plain: Value = serde_json::from_slice(&json).unwrap();
+    plain["post_processor"] = Value::Null;
+    let plain = serde_json::to_vec(&plain).unwrap();
+    for (class, begins) in [("TokenizersBackend", false), ("LlamaTokenizerFast", true)] {
+        let said = format!(r#"{{"tokenizer_class": "{class}"}}"#);
+        let files: [(&str, &[u8]); 3] = [
+            ("tokenizer.json", &plain),
+            ("config.json", config),
+            ("tokenizer_config.json", said.as_bytes()),
+        ];
+        let tokenizer = Tokenizer::from_dir(folder(&files).path()).unwrap();
+        assert_eq!(tokenizer.encode_question("the fox").unwrap()[0] == 1, begins, "{class}");
     }
     let dir = folder(&[
         ("tokenizer.json", &json),
@@ -213,6 +236,26 @@ fn special_tokens_come_from_either_configuration() {
     assert_eq!(read(r#"{"bos_token_id": 1, "eos_token_id": 2}"#, "{}").unwrap(), both);
     assert_eq!(
         read("{}", r#"{"bos_token": "<s>", "eos_token": {"content": "</s>"}}"#).unwrap(),
+        both
+    );
+    // numbers of the model that this one was made from: what the tokenizer names comes first
+    assert_eq!(
+        read(
+            r#"{"bos_token_id": 2, "eos_token_id": [5, 2]}"#,
+            r#"{"bos_token": "<s>", "eos_token": "</s>"}"#
+        )
+        .unwrap(),
+        SpecialTokens {
+            begin: Some(1),
+            end: vec![2, 5],
+        }
+    );
+    assert_eq!(
+        read(
+            r#"{"bos_token_id": 1, "eos_token_id": 2}"#,
+            r#"{"bos_token": "<absent>"}"#
+        )
+        .unwrap(),
         both
     );
     assert_eq!(

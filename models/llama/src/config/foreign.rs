@@ -87,29 +87,27 @@ const FEATURES: &[(&str, Neutral, &str)] = &[
 ];
 
 /// Refuses features that change what a model of this architecture computes and are not supported.
-pub(super) fn refuse(
-    source: &Source<'_>,
-    keys: &Keys,
-    architecture: Architecture,
-    max_position_embeddings: usize,
-) -> Result<(), LlamaError> {
+pub(super) fn refuse(source: &Source<'_>, keys: &Keys, architecture: Architecture) -> Result<(), LlamaError> {
     for (key, neutral, supported) in FEATURES {
         if let Some(value) = keys.get(*key).filter(|value| !neutral.holds(value)) {
             return Err(source.unsupported(key, value, supported));
         }
     }
-    // A window that no sequence exceeds is none. Qwen's files hold one that is not in use unless they say so.
+    match sliding_window(keys, architecture) {
+        Some(window) if window.as_u64().is_none_or(|tokens| tokens == 0) => {
+            Err(source.unsupported("sliding_window", window, "null, or a number of tokens"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// How many tokens a token attends to, if the file limits that. Qwen's files hold a window that is not in use unless they say so.
+pub(super) fn sliding_window(keys: &Keys, architecture: Architecture) -> Option<&Value> {
     let off = match keys.get("use_sliding_window") {
         Some(Value::Bool(on)) => !on,
         _ => architecture != Architecture::Llama,
     };
-    let window = keys.get("sliding_window").filter(|window| !window.is_null() && !off);
-    match window {
-        Some(window) if window.as_u64().is_none_or(|w| w < max_position_embeddings as u64) => {
-            Err(source.unsupported("sliding_window", window, "attention to all earlier tokens"))
-        }
-        _ => Ok(()),
-    }
+    keys.get("sliding_window").filter(|window| !window.is_null() && !off)
 }
 
 /// Refuses other activations.

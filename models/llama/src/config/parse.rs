@@ -39,7 +39,7 @@ pub(super) fn config(path: &Path, mut keys: Keys) -> Result<LlamaConfig, LlamaEr
     };
     // Defaults are those of transformers' LlamaConfig, which old files rely on. Qwen's files give these numbers.
     let max_position_embeddings = source.take_size(&mut keys, "max_position_embeddings")?.unwrap_or(2048);
-    foreign::refuse(&source, &keys, architecture, max_position_embeddings)?;
+    foreign::refuse(&source, &keys, architecture)?;
     let (rope_theta, rope_scaling) = rope_scaling::take(&source, &mut keys)?;
     for (key, value) in write::fixed(architecture) {
         if keys.get(key) == Some(&value) {

@@ -176,8 +176,8 @@ fn what_is_not_a_plain_llama_is_named() {
             ["\"architectures\"", "LlamaForCausalLM"],
         ),
         (
-            json!({"model_type": "qwen2", "architectures": null, "use_sliding_window": true, "sliding_window": 99}),
-            ["\"sliding_window\" is 99", "all earlier tokens"],
+            json!({"model_type": "qwen2", "architectures": null, "use_sliding_window": true, "sliding_window": 0}),
+            ["\"sliding_window\" is 0", "a number of tokens"],
         ),
         (json!({"model_type": 3}), ["\"model_type\"", "3"]),
         (
@@ -190,10 +190,7 @@ fn what_is_not_a_plain_llama_is_named() {
             ["\"quantization_config\"", "unquantized"],
         ),
         (json!({"num_local_experts": 8}), ["\"num_local_experts\" is 8", "dense"]),
-        (
-            json!({"sliding_window": 1024}),
-            ["\"sliding_window\" is 1024", "all earlier tokens"],
-        ),
+        (json!({"sliding_window": "long"}), ["\"sliding_window\"", "long"]),
         (
             json!({"partial_rotary_factor": 0.5}),
             ["\"partial_rotary_factor\" is 0.5", "whole heads"],
@@ -226,7 +223,24 @@ fn features_that_are_off_do_no_harm() {
         "architectures": ["MistralForCausalLM"], "hidden_act": "swish",
     });
     read(&with(off)).unwrap();
-    read(&with(json!({"sliding_window": 10, "use_sliding_window": false}))).unwrap();
+    let unused = read(&with(json!({"sliding_window": 10, "use_sliding_window": false}))).unwrap();
+    assert_eq!(unused.context_limit(), unused.max_position_embeddings);
+}
+
+/// Mistral 7B of before version 0.2, and what was made from it.
+#[test]
+fn a_window_is_the_longest_sequence() {
+    let limit = |changes| {
+        let config = read(&with(changes)).unwrap();
+        let written = serde_json::to_value(&config).unwrap();
+        assert_eq!(read(&written).unwrap(), config);
+        (config.max_position_embeddings, config.context_limit())
+    };
+    let positions = |window: usize| json!({"max_position_embeddings": 32768, "sliding_window": window});
+    assert_eq!(limit(positions(4096)), (32768, 4096));
+    assert_eq!(limit(positions(65536)), (32768, 32768));
+    let qwen = json!({"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "use_sliding_window": true, "sliding_window": 99});
+    assert_eq!(limit(qwen).1, 99);
 }
 
 #[test]

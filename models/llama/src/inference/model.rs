@@ -179,7 +179,7 @@ impl InferenceModel {
 
     /// The longest context, in tokens.
     pub fn context_limit(&self) -> usize {
-        self.shared.config.max_position_embeddings
+        self.shared.config.context_limit()
     }
 
     /// Bytes of the weights as they are stored, and where they are.

@@ -16,7 +16,7 @@ pub enum InferenceProblem {
         vocabulary: usize,
     },
     /// A context that the model cannot have.
-    #[error("a context of {asked} tokens was asked for; this model takes 1 to {limit} (max_position_embeddings)")]
+    #[error("a context of {asked} tokens was asked for; this model takes 1 to {limit} (max_position_embeddings or sliding_window)")]
     ContextLength {
         /// What was asked for.
         asked: usize,

@@ -18,6 +18,8 @@ pub struct SamplingOptions {
     /// Leaves the fewest of the likeliest tokens that have at least this probability together (Holtzman et al.,
     /// arXiv 1904.09751). 1 leaves all.
     pub top_p: f32,
+    /// Leaves the tokens that have at least this share of the likeliest one's probability (arXiv 2407.01082). 0 leaves all.
+    pub min_p: f32,
     /// Where the stream of random numbers begins.
     pub seed: u64,
 }
@@ -30,6 +32,7 @@ impl Default for SamplingOptions {
             temperature: 0.8,
             top_k: None,
             top_p: 0.95,
+            min_p: 0.0,
             seed: 0,
         }
     }
@@ -63,6 +66,9 @@ impl SamplingOptions {
         }
         if !(self.top_p > 0.0 && self.top_p <= 1.0) {
             return problem("top-p", self.top_p, "greater than 0 and at most 1");
+        }
+        if !(0.0..=1.0).contains(&self.min_p) {
+            return problem("min-p", self.min_p, "0 to 1");
         }
         if !(self.repetition_penalty > 0.0 && self.repetition_penalty.is_finite()) {
             return problem(
@@ -149,6 +155,9 @@ impl Sampler {
             candidate.probability = ((f64::from(candidate.logit) - f64::from(best.logit)) / temperature).exp();
         }
         self.keep_top_p();
+        // the likeliest token's is 1
+        let least = f64::from(self.options.min_p);
+        self.candidates.retain(|candidate| candidate.probability >= least);
         Ok(self.draw())
     }
 

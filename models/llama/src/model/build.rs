@@ -55,7 +55,7 @@ pub(super) struct Build<'a, D, W> {
 impl<'a, D: EdkmDevice, W: WeightSource> Build<'a, D, W> {
     pub(super) fn new(config: &'a LlamaConfig, device: &'a D, weights: &'a mut W) -> Result<Self, LlamaError> {
         config.validate(Path::new("the configuration"))?;
-        let positions = config.max_position_embeddings;
+        let positions = config.context_limit();
         Ok(Self {
             config,
             device,

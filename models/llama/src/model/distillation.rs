@@ -15,8 +15,8 @@ use super::{Llama, Teacher, Tokens};
 pub struct Distillation {
     /// The share of the loss, from 0 to 1, that is the mean divergence from the teacher's predictions; the rest is the text's cross-entropy.
     pub share: f32,
-    /// The weight of the distances of hidden states behind each layer from the teacher's (see [`mod@dfdx_edkm::ops::hidden_distance`]), which come to the
-    /// loss besides; 0 for none.
+    /// The weight of the distance of hidden states from the teacher's (see [`mod@dfdx_edkm::ops::hidden_distance`]), the mean over layers of that behind each, which
+    /// comes to the loss besides; 0 for none.
     pub hidden: f32,
     /// Both fade as the model comes to predict the text better than the teacher does, and are gone once it does so by as many nats a token; infinity
     /// for never.
@@ -55,7 +55,7 @@ impl<V: Dim, H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> Llama<V, H, Q, K, F,
                 student: self.try_hidden(tokens, tape)?,
                 distances: Vec::new(),
             },
-            weight => self.try_hidden_beside(teacher, weight, tokens, tape)?,
+            weight => self.try_hidden_beside(teacher, weight / self.layers.len().max(1) as f32, tokens, tape)?,
         };
         let teacher = distillation::Teacher {
             hidden,

@@ -14,7 +14,8 @@ use crate::names::{parameters, Parameter};
 use crate::LlamaError;
 
 impl<V: Dim, H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> Llama<V, H, Q, K, F, D> {
-    /// Reads a model folder: Hugging Face's, or one with palettes, whose weights are unpacked to f32. Memory: 4 bytes a parameter.
+    /// Reads a model folder: Hugging Face's, or one with palettes, whose weights are unpacked to f32. Memory: 4 bytes a parameter, and as many for each coordinate of a head
+    /// at each position that is computed.
     ///
     /// # Errors
     /// A folder that is not what `config.json` says, a weight that is not finite; each names file and tensor.

@@ -35,7 +35,9 @@ struct Part {
 impl RawMessage {
     /// The message; what is wrong with it if it says nothing.
     pub(super) fn message(mut self) -> Result<Message, &'static str> {
-        self.more.retain(|_, value| !value.is_null());
+        // an empty list of calls is none
+        let says_nothing = |value: &Value| value.is_null() || value.as_array().is_some_and(Vec::is_empty);
+        self.more.retain(|_, value| !says_nothing(value));
         let role = match self.role.to_lowercase().as_str() {
             "human" => "user".to_owned(),
             "gpt" | "chatgpt" | "model" | "bot" => Message::ASSISTANT.to_owned(),
@@ -44,7 +46,11 @@ impl RawMessage {
         let content = match self.content {
             Some(Content::Text(text)) => text,
             Some(Content::Parts(parts)) => parts.into_iter().map(|part| part.text).collect(),
-            None if self.more.contains_key("tool_calls") => String::new(),
+            None if self.more.contains_key("tool_calls") => {
+                // a template may ask whether there is one
+                self.more.insert(Message::CONTENT.to_owned(), Value::Null);
+                String::new()
+            }
             None => return Err("a message has no content"),
         };
         Ok(Message {

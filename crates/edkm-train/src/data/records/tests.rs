@@ -84,6 +84,14 @@ fn the_rest_of_a_message_is_kept() {
     };
     assert_eq!(messages[1].content, "");
     assert_eq!(messages[1].more["tool_calls"][0]["id"], "x");
+    // as it is in the record, for templates that ask
+    assert!(messages[1].more["content"].is_null());
+    // an empty list of calls is none
+    let plain = record.replace("null", "\"B\"").replace(r#"[{"id": "x"}]"#, "[]");
+    let Record::Conversation(plain) = lines(&plain).unwrap().remove(0) else {
+        panic!("a conversation")
+    };
+    assert_eq!(plain, [Message::user("A"), Message::response("B")]);
     assert!(crate::data::alpaca::turns(&messages)
         .unwrap_err()
         .to_string()

@@ -255,3 +255,39 @@ fn an_empty_response_is_not_learned() {
     all[3].more.insert("tool_calls".into(), json!([{"id": "x"}]));
     assert_eq!(template(INSTRUCTIONS).documents(&all).unwrap().len(), 1);
 }
+
+/// What Python's json.dumps writes of a call, its keys in the record's order.
+#[test]
+fn calls_are_written_as_in_transformers() {
+    let call = r#"{"name": "get_weather", "arguments": {"unit": "C", "city": "L'Aquila é", "cmp": "a<b", "of": [1, 2.0, true, null], "no": {}}}"#;
+    let mut message = Message::response("");
+    let calls = serde_json::from_str(&format!(r#"[{{"function": {call}}}]"#)).unwrap();
+    message.more.insert("tool_calls".into(), calls);
+    message.more.insert("content".into(), Value::Null);
+    let write = |source: &str| {
+        template(source)
+            .write(std::slice::from_ref(&message), Goes::NoFurther)
+            .unwrap()
+    };
+    assert_eq!(write("{{ messages[0].tool_calls[0].function | tojson }}"), call);
+    assert_eq!(
+        write("{{ messages[0].tool_calls[0].function.arguments.of | tojson(indent=2) }}"),
+        "[\n  1,\n  2.0,\n  true,\n  null\n]"
+    );
+    assert_eq!(
+        write("{% for name, value in messages[0].tool_calls[0].function.arguments.items() %}{{ name }} {% endfor %}"),
+        "unit city cmp of no "
+    );
+    // there is no text, which some templates ask for
+    assert_eq!(write("{% if messages[0].content is none %}call{% endif %}"), "call");
+}
+
+#[test]
+fn arguments_are_given_by_their_names() {
+    let source = "{% if enable_thinking is defined and enable_thinking is false %}no thoughts{% else %}{{ bos_token }}{% endif %}";
+    let plain = template(source);
+    let arguments = [("enable_thinking".to_owned(), json!(false))].into_iter().collect();
+    let write = |template: &ChatTemplate| template.write(&conversation()[..1], Goes::On).unwrap();
+    assert_eq!(write(&plain), "<s>");
+    assert_eq!(write(&plain.with_arguments(arguments)), "no thoughts");
+}

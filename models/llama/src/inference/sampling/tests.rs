@@ -74,6 +74,10 @@ fn top_k_and_top_p_leave_the_likeliest() {
     assert_eq!(left(top_p(0.3)), [2]);
     assert_eq!(left(top_p(0.6)), [2, 3]);
     assert_eq!(left(top_p(0.85)), [0, 2, 3]);
+    let min_p = |min_p| SamplingOptions { min_p, ..open() };
+    assert_eq!(left(min_p(1.0)), [2]);
+    assert_eq!(left(min_p(0.5)), [2, 3]);
+    assert_eq!(left(min_p(0.2)), [0, 2, 3]);
     assert_eq!(
         left(SamplingOptions {
             top_k: NonZeroUsize::new(2),
@@ -150,6 +154,7 @@ fn settings_out_of_range_are_named() {
         ),
         (SamplingOptions { top_p: 0.0, ..open() }, "top-p"),
         (SamplingOptions { top_p: 1.1, ..open() }, "top-p"),
+        (SamplingOptions { min_p: 1.1, ..open() }, "min-p"),
         (
             SamplingOptions {
                 repetition_penalty: 0.0,
