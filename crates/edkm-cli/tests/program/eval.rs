@@ -68,6 +68,10 @@ fn several_tasks_and_models_in_one_run() {
     // the compressed model is another one, and smaller
     assert!(results[3]["weight_bytes"].as_u64().unwrap() < results[0]["weight_bytes"].as_u64().unwrap());
     assert_ne!(results[2]["perplexity"], results[5]["perplexity"]);
+    let number = |result: usize, key: &str| results[result][key].as_f64().unwrap();
+    assert!((number(3, "acc_difference") - (number(3, "acc") - number(0, "acc"))).abs() < 1e-12);
+    assert!(number(3, "acc_norm_difference_stderr") >= 0.0 && results[4]["acc_difference_stderr"].is_null());
+    assert!(results[0].get("acc_difference").is_none() && results[5].get("acc_difference").is_none());
 
     // the accuracies follow from the log likelihoods in the other file
     let samples = std::fs::read_to_string(shop.path("samples.jsonl")).unwrap();
@@ -82,6 +86,34 @@ fn several_tasks_and_models_in_one_run() {
         u64::from(b > a) == sample["gold"].as_u64().unwrap()
     });
     assert_eq!(right.count() as f64 / 3.0, results[0]["acc"].as_f64().unwrap());
+}
+
+#[test]
+fn subjects_stand_below_what_they_come_to_and_models_beside_the_first() {
+    let shop = Workshop::new();
+    std::fs::create_dir(shop.path("test")).unwrap();
+    std::fs::write(
+        shop.path("test/anatomy_test.csv"),
+        "Where?,1,2,3,4,A\nWhen?,1,2,3,4,C\n",
+    )
+    .unwrap();
+    std::fs::write(shop.path("test/world_history_test.csv"), "Who?,a,b,c,d,B\n").unwrap();
+    let mut command = edkm();
+    command.arg("eval").arg(shop.model()).args(["--task", "mmlu", "--data"]);
+    command.arg(shop.path("test")).arg("--compare").arg(shop.model());
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(
+        (lines[1][0], lines[2][0], lines[3][0]),
+        ("mmlu", "anatomy", "world"),
+        "{text}"
+    );
+    // of three questions, two are of the first subject
+    let counts = [1, 2, 3].map(|line: usize| lines[line].iter().find_map(|cell| cell.parse::<u64>().ok()));
+    assert_eq!(counts, [Some(3), Some(2), Some(1)], "{text}");
+    assert!(text.contains("question by question: acc +0.0000 ± 0.0000\n"), "{text}");
 }
 
 #[test]

@@ -8,6 +8,8 @@ const BETWEEN_EXAMPLES: &str = "\n\n";
 pub struct Question {
     /// What stands before the first example and the question: the description of an MMLU subject.
     pub description: String,
+    /// The name of its subject, as "abstract algebra"; empty where a data set has none.
+    pub subject: String,
     /// The answers, at least one.
     pub choices: Vec<Choice>,
     /// The number of the right one, from 0.
@@ -39,6 +41,7 @@ impl Question {
         };
         Self {
             description: String::new(),
+            subject: String::new(),
             choices: answers.iter().map(|answer| choice(answer.as_ref())).collect(),
             gold,
         }

@@ -86,6 +86,46 @@ fn arc_prompts() {
     assert_eq!(read[0].gold, 1);
 }
 
+/// As Hugging Face's data sets have them, the questions are the same.
+#[test]
+fn records_of_data_sets_are_questions_too() {
+    let arc =
+        r#"{"id": "x", "question": "Why?", "choices": {"text": ["so", "not"], "label": ["1", "2"]}, "answerKey": "2"}"#;
+    let (_dir, data) = file("test.jsonl", arc);
+    let read = Task::ArcEasy.read(&data, None).unwrap();
+    assert_eq!(
+        pairs(&read[0]),
+        [("Question: Why?\nAnswer:", " so"), ("Question: Why?\nAnswer:", " not")]
+    );
+    assert_eq!(read[0].gold, 1);
+    let (_other, data) = file("uneven.jsonl", &arc.replace("\"so\", ", ""));
+    let error = Task::ArcEasy.read(&data, None).unwrap_err().to_string();
+    assert!(error.contains("\"choices\" has 2 labels and 1 texts"), "{error}");
+
+    let mmlu = |subject: &str, answer: &str| {
+        format!(
+            r#"{{"question": "Is it? ", "subject": "{subject}", "choices": ["w", "x", "y", "z"], "answer": {answer}}}"#
+        )
+    };
+    let lines = [
+        mmlu("world_history", "3"),
+        mmlu("anatomy", "0"),
+        mmlu("world_history", "1"),
+    ]
+    .join("\n");
+    let (_dir, data) = file("mmlu.jsonl", &lines);
+    let set = TaskSet::new(Task::Mmlu.read(&data, None).unwrap(), None, 0, None);
+    assert_eq!((set.subjects(), set.questions()[1].gold), (&[1, 2][..], 3));
+    assert_eq!(
+        set.questions()[1].choices[0].context,
+        "The following are multiple choice questions (with answers) about world history.\n\n\
+         Is it?\nA. w\nB. x\nC. y\nD. z\nAnswer:"
+    );
+    let (_dir, data) = file("mmlu.jsonl", &mmlu("anatomy", "4"));
+    let error = Task::Mmlu.read(&data, None).unwrap_err().to_string();
+    assert!(error.contains("\"answer\" is 4; the answers are 0 to 3"), "{error}");
+}
+
 #[test]
 fn mmlu_prompts_with_examples_of_the_subject() {
     let dir = tempfile::tempdir().unwrap();
@@ -112,6 +152,25 @@ fn mmlu_prompts_with_examples_of_the_subject() {
     );
     assert_eq!((first.choices[3].continuation.as_str(), first.gold), (" D", 3));
     assert!(set.questions()[1].choices[0].context.contains("about anatomy.\n\nWho?"));
+    // D, A and A: the first is right, of the others one
+    let answers: Vec<_> = [
+        [-4.0, -3.0, -2.0, -1.0],
+        [-1.0, -2.0, -3.0, -4.0],
+        [-1.0, -2.0, -3.0, -4.0],
+    ]
+    .map(|log_likelihoods| Answered {
+        log_likelihoods: log_likelihoods.to_vec(),
+        shortened: false,
+    })
+    .into();
+    let subjects = Scores::by_subject(&set, &answers);
+    let accuracies = subjects
+        .iter()
+        .map(|(name, scores)| (name.as_str(), scores.items, scores.accuracy.value));
+    assert_eq!(
+        accuracies.collect::<Vec<_>>(),
+        [("abstract algebra", 1, 1.0), ("anatomy", 2, 0.5)]
+    );
 }
 
 #[test]
@@ -185,6 +244,26 @@ fn scores_of_known_answers() {
     );
     // variances 1/2 and 0, pooled with one degree of freedom each: 1/4, over 4
     assert_eq!(scores.accuracy.standard_error, Some(0.25));
+    // from one that is right once in each: by 1, 0, 1, 0, of variance 1/2 in each, pooled 1/2, over 4
+    let first = [
+        answered(-2.0, -1.0),
+        answered(-2.0, -1.0),
+        answered(-1.0, -2.0),
+        answered(-2.0, -1.0),
+    ];
+    let second = [
+        answered(-1.0, -2.0),
+        answered(-2.0, -1.0),
+        answered(-2.0, -1.0),
+        answered(-2.0, -1.0),
+    ];
+    let difference = Scores::difference(&two, &second, &first).accuracy;
+    assert_eq!(
+        (difference.value, difference.standard_error),
+        (0.5, Some(0.125f64.sqrt()))
+    );
+    let same = Scores::difference(&two, &first, &first).accuracy;
+    assert_eq!((same.value, same.standard_error), (0.0, Some(0.0)));
     let single = TaskSet::new(vec![question("", 0)], None, 0, None);
     assert_eq!(Scores::new(&single, &answers[..1]).accuracy.standard_error, None);
 }

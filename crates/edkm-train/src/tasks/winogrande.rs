@@ -21,6 +21,7 @@ pub(super) fn read(data: &Path, labels: Option<&Path>) -> Result<Vec<Question>, 
         let choices = vec![choice(record.text("option1")?), choice(record.text("option2")?)];
         Ok(Question {
             description: String::new(),
+            subject: String::new(),
             gold: record.gold("answer", label, 1, choices.len())?,
             choices,
         })

@@ -1,7 +1,6 @@
 //! What was measured, and how it is shown.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
@@ -24,7 +23,7 @@ pub struct Measured {
     pub model: String,
     pub weight_bytes: usize,
     pub task: &'static str,
-    pub data: PathBuf,
+    pub data: String,
     #[serde(flatten)]
     pub measures: Measures,
 }
@@ -61,9 +60,37 @@ pub enum Measures {
         acc_norm: Option<f64>,
         #[serde(skip_serializing_if = "Option::is_none")]
         acc_norm_stderr: Option<f64>,
+        /// Of models behind the first.
+        #[serde(flatten)]
+        difference: Option<Difference>,
+        /// Of files of several subjects.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        subjects: Vec<Subject>,
         /// Questions that were longer than the model's context.
         shortened: usize,
     },
+}
+
+/// How much better a model is than the first one, question by question.
+#[derive(Serialize)]
+pub struct Difference {
+    #[serde(skip)]
+    pub first: String,
+    pub acc_difference: f64,
+    pub acc_difference_stderr: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub acc_norm_difference: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub acc_norm_difference_stderr: Option<f64>,
+}
+
+/// One subject of several.
+#[derive(Serialize)]
+pub struct Subject {
+    pub subject: String,
+    pub items: usize,
+    pub acc: f64,
+    pub acc_stderr: Option<f64>,
 }
 
 /// On one line.
@@ -116,11 +143,11 @@ impl Measures {
 /// Standard output that cannot be written to.
 pub fn show(output: Output, results: &[Measured]) -> Result<(), Failure> {
     show_table(output, results);
-    let texts = |result: &Measured| match result.measures {
-        Measures::Text { fingerprint, .. } => Some((result.data.clone(), fingerprint)),
+    let of_texts = results.iter().filter_map(|result| match result.measures {
+        Measures::Text { fingerprint, .. } => Some((&result.data, fingerprint)),
         Measures::Choice { .. } => None,
-    };
-    let mut texts: Vec<_> = results.iter().filter_map(texts).collect();
+    });
+    let mut texts: Vec<_> = of_texts.collect();
     texts.sort();
     texts.dedup();
     if texts.windows(2).any(|pair| pair[0].0 == pair[1].0) {
@@ -150,6 +177,7 @@ pub fn show(output: Output, results: &[Measured]) -> Result<(), Failure> {
             }
         }
     }
+    show_differences(output, results);
     output.json(&Figures {
         only: match results {
             [only] => Some(&only.measures),
@@ -162,9 +190,9 @@ pub fn show(output: Output, results: &[Measured]) -> Result<(), Failure> {
 
 /// One line a model and task; models of the same task stand together. A task that is measured on several files has them named.
 fn show_table(output: Output, results: &[Measured]) {
-    let mut tasks: Vec<(&str, &Path)> = Vec::new();
+    let mut tasks: Vec<(&str, &str)> = Vec::new();
     for result in results {
-        let key = (result.task, result.data.as_path());
+        let key = (result.task, result.data.as_str());
         if !tasks.contains(&key) {
             tasks.push(key);
         }
@@ -176,26 +204,63 @@ fn show_table(output: Output, results: &[Measured]) {
         };
         match tasks.iter().filter(|(task, _)| *task == result.task).count() {
             1 => format!("{}{shots}", result.task),
-            _ => format!("{} {}{shots}", result.task, result.data.display()),
+            _ => format!("{} {}{shots}", result.task, result.data),
         }
     };
     let mut table = Table::new(["task", "model", "weights", "n", "measure", "value"]);
     for key in &tasks {
-        for result in results.iter().filter(|r| (r.task, r.data.as_path()) == *key) {
-            for (count, measure, value) in result.measures.rows() {
-                let weights = bytes(result.weight_bytes as u64);
+        for result in results.iter().filter(|r| (r.task, r.data.as_str()) == *key) {
+            let weights = bytes(result.weight_bytes as u64);
+            let mut row = |what: String, (count, measure, value): (String, &str, String)| {
                 table.row([
-                    named(result),
+                    what,
                     result.model.clone(),
-                    weights,
+                    weights.clone(),
                     count,
                     measure.to_owned(),
                     value,
                 ]);
+            };
+            for measured in result.measures.rows() {
+                row(named(result), measured);
+            }
+            if let Measures::Choice { subjects, .. } = &result.measures {
+                for subject in subjects {
+                    let acc = with_error(subject.acc, subject.acc_stderr);
+                    row(
+                        format!("  {}", subject.subject),
+                        (subject.items.to_string(), "acc", acc),
+                    );
+                }
             }
         }
     }
     table.lines().for_each(|line| output.line(line));
+}
+
+/// A line each for how much better models are than the first one.
+fn show_differences(output: Output, results: &[Measured]) {
+    for result in results {
+        let Measures::Choice {
+            difference: Some(difference),
+            ..
+        } = &result.measures
+        else {
+            continue;
+        };
+        let signed = |value: f64, error: Option<f64>| {
+            let sign = if value >= 0.0 { "+" } else { "" };
+            format!("{sign}{}", with_error(value, error))
+        };
+        let acc = signed(difference.acc_difference, difference.acc_difference_stderr);
+        let by_length = difference.acc_norm_difference.map_or(String::new(), |value| {
+            format!(", acc_norm {}", signed(value, difference.acc_norm_difference_stderr))
+        });
+        output.line(format!(
+            "{}, {} against {}, question by question: acc {acc}{by_length}",
+            result.task, result.model, difference.first
+        ));
+    }
 }
 
 fn with_error(value: f64, standard_error: Option<f64>) -> String {

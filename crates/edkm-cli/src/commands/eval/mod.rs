@@ -8,13 +8,14 @@ use std::path::{Path, PathBuf};
 use edkm_llama::checkpoint::Checkpoint;
 use edkm_llama::config::LlamaConfig;
 use edkm_llama::inference::InferenceModel;
+use edkm_train::data::windows::check_length;
 use edkm_train::data::{DataFormat, TokenStream};
 use edkm_train::evaluate::packed_perplexity;
 use edkm_train::run::count;
 use edkm_train::tasks::{self, Answered, Question, Scores, Task, TaskSet};
 use edkm_train::Tokenizer;
 
-use self::figures::{show, Measured, Measures};
+use self::figures::{show, Difference, Measured, Measures, Subject};
 use self::samples::Samples;
 use super::Failure;
 use crate::args::{DeviceArgs, EvalArgs, TaskRequest};
@@ -60,12 +61,18 @@ pub fn run(args: EvalArgs) -> Result<(), Failure> {
         None => None,
     };
     let mut results = Vec::new();
+    // the first model's name, and its answers to each request
+    let mut first: Option<(String, Vec<Vec<Answered>>)> = None;
     let all = folders.len() * prepared.len();
     for dir in folders {
         let candidate = Candidate::open(dir, args.device)?;
-        for (request, prepared) in args.tasks.0.iter().zip(&prepared) {
+        let mut answers = Vec::with_capacity(prepared.len());
+        for (number, (request, prepared)) in args.tasks.0.iter().zip(&prepared).enumerate() {
             let measures = match prepared {
-                Prepared::Text => candidate.perplexity(request, &args)?,
+                Prepared::Text => {
+                    answers.push(Vec::new());
+                    candidate.perplexity(request, &args)?
+                }
                 Prepared::Choice(task, set) => {
                     let counter = Counter::new(&format!("{} {}", candidate.name, task.name()), set.questions().len());
                     let answered =
@@ -74,14 +81,19 @@ pub fn run(args: EvalArgs) -> Result<(), Failure> {
                     if let Some(samples) = &mut samples {
                         samples.write(&candidate.name, (*task, &request.data), set, &answered)?;
                     }
-                    choice(*task, &args, set, &answered)
+                    let from = first
+                        .as_ref()
+                        .map(|(name, answers)| (name.as_str(), &answers[number][..]));
+                    let measures = choice(*task, &args, set, &answered, from);
+                    answers.push(answered);
+                    measures
                 }
             };
             results.push(Measured {
                 model: candidate.name.clone(),
                 weight_bytes: candidate.model.weight_bytes().total(),
                 task: prepared.name(),
-                data: request.data.clone(),
+                data: request.data.display().to_string(),
                 measures,
             });
             // should one that follows fail, or be ended
@@ -89,6 +101,7 @@ pub fn run(args: EvalArgs) -> Result<(), Failure> {
                 note(last);
             }
         }
+        first.get_or_insert((candidate.name, answers));
     }
     show(output, &results)
 }
@@ -100,7 +113,7 @@ fn check_model(dir: &Path, args: &EvalArgs) -> Result<(), Failure> {
     Checkpoint::open(&folder)?;
     Tokenizer::from_dir(&folder)?.check_vocabulary(config.vocab_size)?;
     for request in args.tasks.0.iter().filter(|request| request.task.task().is_none()) {
-        check_windows(args, config.max_position_embeddings)?;
+        check_windows(args, config.context_limit())?;
         DataFormat::of(&request.data)?;
         std::fs::metadata(&request.data).map_err(|why| format!("cannot read {}: {why}", request.data.display()))?;
     }
@@ -212,6 +225,7 @@ impl Candidate {
 
     fn perplexity(&self, request: &TaskRequest, args: &EvalArgs) -> Result<Measures, Failure> {
         let (stream, is_cut) = stream(request, args, &self.tokenizer)?;
+        check_length(&stream, args.seq, &request.data.display().to_string())?;
         let counter = Counter::new(&format!("{} perplexity", self.name), stream.len());
         let measured = packed_perplexity(&self.model, &stream, args.seq, |done| counter.set(done))?;
         let counted = (1..stream.len()).filter(|&at| stream.counts(at));
@@ -264,9 +278,38 @@ fn check_windows(args: &EvalArgs, positions: usize) -> Result<(), Failure> {
     Ok(())
 }
 
-fn choice(task: Task, args: &EvalArgs, set: &TaskSet, answered: &[Answered]) -> Measures {
+/// What the answers to a set come to, and how much better they are than the first model's, `from`.
+fn choice(
+    task: Task,
+    args: &EvalArgs,
+    set: &TaskSet,
+    answered: &[Answered],
+    from: Option<(&str, &[Answered])>,
+) -> Measures {
     let scores = Scores::new(set, answered);
-    let normalized = task.has_normalized_accuracy().then_some(scores.normalized_accuracy);
+    let normalized = |scores: Scores| task.has_normalized_accuracy().then_some(scores.normalized_accuracy);
+    let difference = from.map(|(first, theirs)| {
+        let difference = Scores::difference(set, answered, theirs);
+        Difference {
+            first: first.to_owned(),
+            acc_difference: difference.accuracy.value,
+            acc_difference_stderr: difference.accuracy.standard_error,
+            acc_norm_difference: normalized(difference).map(|estimate| estimate.value),
+            acc_norm_difference_stderr: normalized(difference).and_then(|estimate| estimate.standard_error),
+        }
+    });
+    let by_subject = match set.subjects().len() {
+        1 => Vec::new(),
+        _ => Scores::by_subject(set, answered),
+    };
+    let subjects = by_subject.into_iter().map(|(subject, scores)| Subject {
+        subject,
+        items: scores.items,
+        acc: scores.accuracy.value,
+        acc_stderr: scores.accuracy.standard_error,
+    });
+    let subjects = subjects.collect();
+    let normalized = normalized(scores);
     Measures::Choice {
         items: scores.items,
         few_shot: args.few_shot,
@@ -275,6 +318,8 @@ fn choice(task: Task, args: &EvalArgs, set: &TaskSet, answered: &[Answered]) -> 
         acc_stderr: scores.accuracy.standard_error,
         acc_norm: normalized.map(|estimate| estimate.value),
         acc_norm_stderr: normalized.and_then(|estimate| estimate.standard_error),
+        difference,
+        subjects,
         shortened: answered.iter().filter(|answered| answered.shortened).count(),
     }
 }

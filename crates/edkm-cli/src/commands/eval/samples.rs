@@ -20,8 +20,10 @@ struct Sample<'s> {
     model: &'s str,
     task: &'static str,
     /// The file or folder that it is of.
-    data: &'s Path,
+    data: String,
     item: usize,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    subject: &'s str,
     gold: usize,
     log_likelihoods: &'s [f64],
     acc: bool,
@@ -49,8 +51,9 @@ impl Samples {
             let sample = Sample {
                 model,
                 task: task.name(),
-                data,
+                data: data.display().to_string(),
                 item,
+                subject: &question.subject,
                 gold: question.gold,
                 log_likelihoods: &answered.log_likelihoods,
                 acc: answered.likeliest() == question.gold,
