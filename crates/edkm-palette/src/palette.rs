@@ -4,7 +4,7 @@ use half::{bf16, f16};
 
 use crate::error::check_len;
 use crate::layout::Layout;
-use crate::{PaletteDType, PaletteError};
+use crate::{PaletteDType, PaletteError, PaletteSpec};
 
 /// Largest magnitude of an int8 palette entry.
 const I8_MAX: f32 = 127.0;
@@ -23,39 +23,11 @@ impl Palettes {
     /// Rounds `[groups, 2^bits, vector]` values to the palette dtype.
     pub(crate) fn round(layout: &Layout, values: &[f32]) -> Result<Self, PaletteError> {
         check_len("palettes", layout.palette_len(), values.len())?;
-        check_finite(layout, values)?;
-        let len = layout.spec.palette_len();
-        let dtype = layout.spec.palette_dtype;
-        let mut scales = None;
-        let rounded: Vec<f32> = match dtype {
-            PaletteDType::F32 => values.to_vec(),
-            PaletteDType::F16 => values.iter().map(|&value| f16::from_f32(value).to_f32()).collect(),
-            PaletteDType::Bf16 => values.iter().map(|&value| bf16::from_f32(value).to_f32()).collect(),
-            PaletteDType::I8 => {
-                let group_scales: Vec<f32> = values.chunks_exact(len).map(i8_scale).collect();
-                let rounded = values
-                    .chunks_exact(len)
-                    .zip(&group_scales)
-                    .flat_map(|(palette, &scale)| {
-                        palette.iter().map(move |&value| f32::from(to_i8(value, scale)) * scale)
-                    })
-                    .collect();
-                scales = Some(group_scales);
-                rounded
-            }
-        };
-        if let Some(at) = rounded.iter().position(|value| !value.is_finite()) {
-            return Err(PaletteError::PaletteRange {
-                group: at / len,
-                entry: at % len,
-                value: values[at],
-                dtype,
-            });
-        }
+        let (values, scales) = round(&layout.spec, values)?;
         Ok(Palettes {
-            values: rounded,
+            values,
             scales,
-            dtype,
+            dtype: layout.spec.palette_dtype,
         })
     }
 
@@ -95,7 +67,7 @@ impl Palettes {
             }
         };
         check_len("palettes", layout.palette_len(), values.len())?;
-        check_finite(layout, &values)?;
+        check_finite(len, &values)?;
         Ok(Palettes { values, scales, dtype })
     }
 
@@ -138,6 +110,51 @@ impl Palettes {
     }
 }
 
+impl PaletteSpec {
+    /// Palettes `[palettes, 2^bits, vector]` with the numbers that a file with this type of palettes has in their place: what weights are assigned to
+    /// that shall have the nearest entry there. Rounded twice they are the same but for a few units in the last place (int8).
+    ///
+    /// # Errors
+    /// A spec out of range, numbers that do not fill whole palettes, that are not finite, or beyond the range of the type.
+    pub fn rounded(&self, palettes: &[f32]) -> Result<Vec<f32>, PaletteError> {
+        self.validate()?;
+        let whole = palettes.len() / self.palette_len() * self.palette_len();
+        check_len("palettes", whole, palettes.len())?;
+        Ok(round(self, palettes)?.0)
+    }
+}
+
+/// Whole palettes rounded to their dtype, and the scales of int8 ones.
+fn round(spec: &PaletteSpec, values: &[f32]) -> Result<(Vec<f32>, Option<Vec<f32>>), PaletteError> {
+    let (len, dtype) = (spec.palette_len(), spec.palette_dtype);
+    check_finite(len, values)?;
+    let mut scales = None;
+    let rounded: Vec<f32> = match dtype {
+        PaletteDType::F32 => values.to_vec(),
+        PaletteDType::F16 => values.iter().map(|&value| f16::from_f32(value).to_f32()).collect(),
+        PaletteDType::Bf16 => values.iter().map(|&value| bf16::from_f32(value).to_f32()).collect(),
+        PaletteDType::I8 => {
+            let group_scales: Vec<f32> = values.chunks_exact(len).map(i8_scale).collect();
+            let rounded = values
+                .chunks_exact(len)
+                .zip(&group_scales)
+                .flat_map(|(palette, &scale)| palette.iter().map(move |&value| f32::from(to_i8(value, scale)) * scale))
+                .collect();
+            scales = Some(group_scales);
+            rounded
+        }
+    };
+    match rounded.iter().position(|value| !value.is_finite()) {
+        Some(at) => Err(PaletteError::PaletteRange {
+            group: at / len,
+            entry: at % len,
+            value: values[at],
+            dtype,
+        }),
+        None => Ok((rounded, scales)),
+    }
+}
+
 /// Little-endian bytes to f32.
 pub(crate) fn read_f32(bytes: &[u8]) -> Vec<f32> {
     bytes.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect()
@@ -162,8 +179,7 @@ fn to_i8(value: f32, scale: f32) -> i8 {
     (value / scale).round() as i8
 }
 
-fn check_finite(layout: &Layout, values: &[f32]) -> Result<(), PaletteError> {
-    let len = layout.spec.palette_len();
+fn check_finite(len: usize, values: &[f32]) -> Result<(), PaletteError> {
     match values.iter().position(|value| !value.is_finite()) {
         Some(at) => Err(PaletteError::PaletteValue {
             group: at / len,

@@ -288,23 +288,32 @@ impl Clustering {
     /// # Errors
     /// As [`Clustering::cluster`].
     pub fn palette(&self, weight: &[f32], shape: MatrixShape) -> Result<LearnedPalette, ClusterError> {
+        self.assigned(weight, shape, |centroids| Ok(centroids.clone()))
+    }
+
+    /// The same with each weight assigned to the nearest of what `in_file` makes of the centroids.
+    fn assigned<E: From<ClusterError>>(
+        &self,
+        weight: &[f32],
+        shape: MatrixShape,
+        in_file: impl FnOnce(&Centroids) -> Result<Centroids, E>,
+    ) -> Result<LearnedPalette, E> {
         let ClusteredUse {
             trajectory,
             spec,
             row_scales,
             ..
         } = self.cluster(weight, shape)?;
-        let centroids = trajectory.last().clone();
         let scaled = divided(weight, row_scales.as_deref());
-        let indices = Prepared::new(&scaled, shape, &spec)?.assign(&centroids)?;
+        let indices = Prepared::new(&scaled, shape, &spec)?.assign(&in_file(trajectory.last())?)?;
         Ok(LearnedPalette {
-            centroids,
+            centroids: trajectory.last().clone(),
             indices,
             row_scales: row_scales.map(|scales| scales.to_vec()),
         })
     }
 
-    /// The same, packed: what runs from indices and palettes, and is written to a file ([`PalettizedMatrix::to_entries`]).
+    /// The palettes packed, each weight with the nearest of the numbers that `dtype` has in place of the centroids: what runs from indices and palettes, and is written to a file ([`PalettizedMatrix::to_entries`]).
     ///
     /// ```
     /// use dfdx::prelude::*;
@@ -328,11 +337,15 @@ impl Clustering {
         shape: MatrixShape,
         dtype: PaletteDType,
     ) -> Result<PalettizedMatrix, PalettizeError> {
-        let learned = self.palette(weight, shape)?;
+        let spec = palette_spec(&self.spec(), dtype);
+        let learned = self.assigned(weight, shape, |centroids| {
+            let rounded = spec.rounded(centroids.as_slice())?;
+            Ok::<_, PalettizeError>(Centroids::from_vec(rounded, centroids.clusters(), centroids.dim())?)
+        })?;
         let matrix = PalettizedMatrix::pack(
             shape.rows,
             shape.cols,
-            palette_spec(&self.spec(), dtype),
+            spec,
             learned.centroids.as_slice(),
             &learned.indices,
             learned.row_scales.as_deref(),

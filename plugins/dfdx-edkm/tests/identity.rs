@@ -349,6 +349,25 @@ fn a_packed_weight_holds_what_its_palettes_say() {
 }
 
 #[test]
+fn a_packed_weight_takes_the_nearest_number_of_the_file() {
+    let dev = Cpu::default();
+    let layer = dev.build_module::<UnbiasedLinear<24, 16>, f32>();
+    let layer = layer.into_clustered(Spec::new(Bits::new(6).unwrap()));
+    let (weight, shape) = (layer.weight.as_vec(), MatrixShape::new(16, 24));
+    let packed = layer.clustering.palettize(&weight, shape, PaletteDType::I8).unwrap();
+    // as all that is clustered, weights count as bf16
+    let far = |weight: f32, entry: f32| (f64::from(half::bf16::from_f32(weight)) - f64::from(entry)).abs();
+    for (at, (&weight, got)) in weight.iter().zip(packed.dequantize()).enumerate() {
+        let entries = packed.palette(0).iter().map(|&entry| far(weight, entry));
+        let nearest = entries.fold(f64::INFINITY, f64::min);
+        assert!(
+            far(weight, got) <= nearest + 1e-8,
+            "weight {at}: {weight} took {got}, where one is {nearest} from it"
+        );
+    }
+}
+
+#[test]
 fn a_module_on_another_device_computes_alike() {
     let dev = Cpu::default();
     let spec = Spec::new(Bits::new(1).unwrap());

@@ -32,7 +32,7 @@ pub struct ClusterArgs {
     #[arg(long, conflicts_with = "dry_run")]
     pub plan: bool,
     /// Softness of the assignment: at the first step that clusters and at the last, falling exponentially, or one number for all; without it 1:0.004, with more than 2 bits a weight from
-    /// 0.2 where the model has such palettes already, and in fewer than 200 steps from less in proportion, 0.5 the least
+    /// 0.2 where the model has such palettes already, and in fewer than 200 steps from less in proportion, 0.5 the least, or less with a lower --lr than usual
     #[arg(long, value_name = "FROM:TO", allow_hyphen_values = true)]
     pub temperature: Option<Range>,
     /// What the temperature is measured in
@@ -150,6 +150,7 @@ impl ClusterArgs {
     pub fn settings(
         &self,
         steps: u64,
+        learning_rate: Option<f64>,
         config: &LlamaConfig,
         compressed: Option<&ModelPalettes>,
     ) -> Result<(ClusterSettings, f64), Failure> {
@@ -176,7 +177,7 @@ impl ClusterArgs {
         let temperature = match self.temperature {
             None => match compressed.map(|palettes| palettes.others(&defaults)) {
                 Some(None) => TemperatureSchedule::trained_on(bits, steps),
-                Some(Some(_)) | None => TemperatureSchedule::annealed(bits, steps),
+                Some(Some(_)) | None => ClusterSettings::usual_temperature(bits, steps, learning_rate),
             },
             Some(Range { to: None, .. }) if self.temperature_share != 1.0 => {
                 return Err(

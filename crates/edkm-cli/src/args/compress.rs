@@ -64,7 +64,7 @@ pub struct CompressArgs {
     /// Tokens of a window
     #[arg(long, default_value_t = 256)]
     pub seq: usize,
-    /// Seed of the choice of windows
+    /// Seed of the choice of windows, and of what palettes of vectors (--vector) begin with
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
     /// Folder to write; not needed with --plan

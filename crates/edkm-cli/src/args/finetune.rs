@@ -54,15 +54,15 @@ pub struct FinetuneArgs {
     /// Forward passes whose gradients make one step
     #[arg(long, default_value_t = 1)]
     pub accumulate: usize,
-    /// Seed of the data's order
+    /// Seed of the data's order, and of what palettes of vectors (--vector) begin with
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
     /// The share of the loss that is the distance to the predictions of the model as it came (with --cluster-from, as it was when its clustering began), the
     /// rest being the text's: at the first step that learns from it and at the last, in a straight line, or one number for all
     #[arg(long, value_name = "FROM:TO", allow_hyphen_values = true, default_value_t = Objective::LESSON.share.into())]
     pub distill: Range,
-    /// The weight of the distance of the hidden states behind each layer from those of the same model, each token's relative to the size of its
-    /// state, which comes to the loss besides, in the same way; 0 leaves them free. Without it 1:0.3, and 0 with a --teacher of other layers or width
+    /// The weight of the distance of the hidden states behind each layer from those of the same model, the mean over layers, each token's relative to the size
+    /// of its state, which comes to the loss besides, in the same way; 0 leaves them free. Without it 5:1.5, and 0 with a --teacher of other layers or width
     #[arg(long, value_name = "FROM:TO", allow_hyphen_values = true)]
     pub distill_hidden: Option<Range>,
     /// Both fade besides as training takes the model beyond what it was: they are gone once it predicts a batch better than that model by so many nats a token. inf: they stay

@@ -18,7 +18,7 @@ pub struct PaletteArgs {
     /// One palette for so many output channels, in place of one for each matrix
     #[arg(long, value_name = "CHANNELS")]
     pub group: Option<NonZeroUsize>,
-    /// Type of the palettes' numbers in the file; without it int8 with --group up to 4 bits or a rule that sets a group, f16 with a group of more or a budget of bits, and f32 otherwise
+    /// Type of the palettes' numbers in the file; without it int8 with --group, or a rule that sets a group, up to 4 bits, f16 with a group of more or a budget of bits, and f32 otherwise
     #[arg(long, value_enum)]
     pub palette_dtype: Option<PaletteType>,
     /// Divide each row of a matrix by its root mean square first: a factor for each output channel, 16 bits a row

@@ -16,7 +16,10 @@ use crate::progress::Progress;
 
 pub fn run(args: CompressArgs) -> Result<(), Failure> {
     let output = Output::new(args.json);
-    let plain = ClusterSettings::new(args.bits.map_or(Ok(Spec::default().bits), Bits::new)?, 0);
+    let plain = ClusterSettings {
+        seed: args.seed,
+        ..ClusterSettings::new(args.bits.map_or(Ok(Spec::default().bits), Bits::new)?, 0)
+    };
     let has_bits = args.bits.is_some();
     let settings = CompressSettings {
         model_dir: hub::folder(&args.model_dir)?,

@@ -12,7 +12,7 @@ use dfdx_edkm::channel_scale::divided;
 use dfdx_edkm::{
     visit_clustered, ChannelScale, ClusteredMatrix, Clustering, EdkmDevice, ParameterKind, ParameterVisitor, Parameters,
 };
-use edkm_cluster::{Grouping, MatrixShape, Prepared, Spec};
+use edkm_cluster::{Centroids, Grouping, MatrixShape, Prepared, Spec};
 use edkm_llama::checkpoint::FloatDtype;
 use edkm_llama::model::{palette_spec, DynamicLlama, PalettizedParameter};
 use edkm_llama::LlamaError;
@@ -183,6 +183,13 @@ fn cluster_error(name: &str) -> impl Fn(edkm_cluster::ClusterError) -> LlamaErro
     }
 }
 
+fn palette_error(name: &str) -> impl Fn(edkm_palette::PaletteError) -> LlamaError + '_ {
+    move |source| LlamaError::Palettize {
+        name: name.to_owned(),
+        source,
+    }
+}
+
 /// Evenly spaced palettes.
 fn nearest(
     name: &str,
@@ -227,8 +234,12 @@ pub(crate) fn k_means(
         None => prepared.initial(),
     };
     let centroids = centroids.map_err(cluster_error(name))?;
-    let indices = prepared.assign(&centroids).map_err(cluster_error(name))?;
     let spec = palette_spec(spec, dtype);
+    // weights take the nearest of the numbers that the file will have
+    let palettes = spec.rounded(centroids.as_slice()).map_err(palette_error(name))?;
+    let indices = Centroids::from_vec(palettes, centroids.clusters(), centroids.dim())
+        .and_then(|rounded| prepared.assign(&rounded))
+        .map_err(cluster_error(name))?;
     pack(name, shape, spec, centroids.as_slice(), &indices, row_scales)
 }
 
@@ -252,12 +263,7 @@ fn pack(
     indices: &[u8],
     row_scales: Option<&[f32]>,
 ) -> Result<PalettizedMatrix, LlamaError> {
-    PalettizedMatrix::pack(shape.rows, shape.cols, spec, palettes, indices, row_scales).map_err(|source| {
-        LlamaError::Palettize {
-            name: name.to_owned(),
-            source,
-        }
-    })
+    PalettizedMatrix::pack(shape.rows, shape.cols, spec, palettes, indices, row_scales).map_err(palette_error(name))
 }
 
 /// Evenly spaced palettes `[groups, 2^bits]` and the index of each weight. Finite weights.

@@ -35,7 +35,7 @@ pub struct LayerRules(pub Vec<LayerRule>);
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LayerRule {
-    /// Names that it applies to: `*` stands for any text, dots included, `?` for one character.
+    /// Names that it applies to: `*` stands for any text, dots included, `?` for one byte.
     pub pattern: String,
     /// Whether the parameter is left as it is.
     pub skip: Option<bool>,
@@ -91,6 +91,15 @@ impl LayerRule {
     }
 }
 
+/// How palettes are stored where groups of channels make them many: as bytes, and as f16 where they are known to be of more than 4 bits, whose centroids
+/// are nearer to each other than bytes tell apart.
+pub(super) fn dtype_of_groups(bits: Option<Bits>) -> PaletteDType {
+    match bits {
+        Some(bits) if bits.get() > 4 => PaletteDType::F16,
+        _ => PaletteDType::I8,
+    }
+}
+
 /// `*` is any text, `?` one byte.
 fn glob(pattern: &[u8], name: &[u8]) -> bool {
     let (mut p, mut n) = (0, 0);
@@ -116,11 +125,11 @@ fn glob(pattern: &[u8], name: &[u8]) -> bool {
 }
 
 impl LayerRules {
-    /// The same, where a rule that groups channels and names no type of numbers stores its palettes as bytes, as palettes are many then.
-    pub(super) fn with_bytes_for_groups(mut self) -> Self {
+    /// The same, where a rule that groups channels and names no type of numbers has the type for [many palettes](dtype_of_groups) of the bits that it names.
+    pub(super) fn with_dtypes_of_groups(mut self) -> Self {
         for rule in &mut self.0 {
             if matches!(rule.group, Some(Grouping::PerChannels(_))) {
-                rule.palette_dtype.get_or_insert(PaletteDType::I8);
+                rule.palette_dtype.get_or_insert(dtype_of_groups(rule.bits));
             }
         }
         self
@@ -305,6 +314,22 @@ mod tests {
         assert_eq!(rules.0.len(), 2);
         assert_eq!(rules.to_toml(), text);
         assert_eq!(LayerRules::from_toml("").unwrap(), LayerRules::default());
+    }
+
+    #[test]
+    fn groups_of_more_than_4_bits_are_not_stored_as_bytes() {
+        let dtype = |rule: &str| {
+            let rules = LayerRules::from_toml(&format!("[[layer]]\npattern = \"*\"\n{rule}")).unwrap();
+            rules.with_dtypes_of_groups().0[0].palette_dtype
+        };
+        assert_eq!(dtype("group = 16"), Some(PaletteDType::I8));
+        assert_eq!(dtype("group = 16\nbits = 4"), Some(PaletteDType::I8));
+        assert_eq!(dtype("group = 16\nbits = 6"), Some(PaletteDType::F16));
+        assert_eq!(
+            dtype("group = 16\nbits = 6\npalette_dtype = \"int8\""),
+            Some(PaletteDType::I8)
+        );
+        assert_eq!(dtype("bits = 6"), None);
     }
 
     #[test]

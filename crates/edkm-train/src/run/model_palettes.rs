@@ -64,7 +64,7 @@ impl ModelPalettes {
             config,
             format: format.clone(),
             with_zeros,
-            made_with: made_with.map(LayerRules::with_bytes_for_groups),
+            made_with: made_with.map(LayerRules::with_dtypes_of_groups),
         }))
     }
 

@@ -52,7 +52,7 @@ impl Hessian {
         self.inputs
     }
 
-    /// The mean over tokens, with an input that is never used given the weight 1 and the diagonal damped, so that it is positive definite.
+    /// The mean over tokens, with an input that is never used given the mean weight and the diagonal damped, so that it is positive definite.
     pub(super) fn damped(&self) -> Vec<f64> {
         let n = self.inputs;
         let scale = 1.0 / self.tokens.max(1) as f64;

@@ -16,7 +16,7 @@
 use dfdx_edkm::channel_scale::divided;
 use dfdx_edkm::ChannelScale;
 use edkm_cluster::{KeepZero, MatrixShape, Prepared, Spec};
-use edkm_palette::{PaletteDType, PaletteSpec, PalettizedMatrix};
+use edkm_palette::{PaletteDType, PalettizedMatrix};
 use rayon::prelude::*;
 
 use super::cholesky::cholesky;
@@ -85,9 +85,10 @@ pub fn quantize_scaled(
         });
     }
     let h_II = hessian.damped();
-    let problem = Problem::new(weight_OI, shape, &h_II, spec, row_scales)?;
     let packed_spec = edkm_llama::model::palette_spec(spec, dtype);
+    // refuses what cannot be clustered
     let prepared = Prepared::new(weight_OI, shape, spec)?;
+    let problem = Problem::new(weight_OI, shape, &h_II, spec, row_scales)?;
     let (palettes, rounds) = match levels {
         Levels::EvenlySpaced if spec.dim() > 1 => return Err(GptqError::EvenVectors { len: spec.dim() }),
         Levels::EvenlySpaced => (round_to_nearest(weight_OI, shape, spec).0, 0),
@@ -102,10 +103,10 @@ pub fn quantize_scaled(
             )
         }
     };
-    let mut palettes = rounded(shape, packed_spec, &palettes)?;
+    let mut palettes = packed_spec.rounded(&palettes)?;
     let (mut indices, mut error) = problem.assign(&palettes);
     for _ in 0..rounds {
-        let fitted = rounded(shape, packed_spec, &refit(&problem, &h_II, &palettes, &indices))?;
+        let fitted = packed_spec.rounded(&refit(&problem, &h_II, &palettes, &indices))?;
         let (next_indices, next_error) = problem.assign(&fitted);
         // a fitted palette is better for the assignment it was fitted to; a new assignment need not be
         if next_error >= error {
@@ -119,15 +120,6 @@ pub fn quantize_scaled(
     }
     let matrix = PalettizedMatrix::pack(shape.rows, shape.cols, packed_spec, &palettes, &indices, row_scales)?;
     Ok(Quantized { matrix, error })
-}
-
-/// The palettes as their type holds them.
-fn rounded(shape: MatrixShape, spec: PaletteSpec, palettes: &[f32]) -> Result<Vec<f32>, GptqError> {
-    let indices = vec![0; shape.len() / spec.vector];
-    let packed = PalettizedMatrix::pack(shape.rows, shape.cols, spec, palettes, &indices, None)?;
-    Ok((0..packed.groups())
-        .flat_map(|group| packed.palette(group).to_vec())
-        .collect())
 }
 
 /// A matrix to assign, and the factor of its Hessian.
