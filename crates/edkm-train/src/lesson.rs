@@ -38,7 +38,7 @@ impl Ramp {
 pub struct Lesson {
     /// The share of the loss that is the divergence from the teacher's predictions.
     pub share: Ramp,
-    /// The weight of the distances of hidden states from the teacher's.
+    /// The weight of the mean distance of hidden states from the teacher's.
     pub hidden: Ramp,
     /// The lead over the teacher, in nats a token, with which both are gone.
     pub fade: f32,

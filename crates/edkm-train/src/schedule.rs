@@ -121,6 +121,9 @@ pub enum Annealing {
     },
 }
 
+/// Steps that are shorter still leave the beginning where it is.
+const LEAST_RATE: f64 = 0.05;
+
 /// The temperature of every step of a run, and what it is relative to.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TemperatureSchedule {
@@ -142,20 +145,22 @@ pub enum TemperatureUnit {
 
 impl TemperatureSchedule {
     /// From 1 to 0.004 relative to each palette: weights are free to change cluster early and nearly hard at the end. With more than 2 bits, runs of less
-    /// than 200 steps begin lower in proportion, at 0.5 the least: see the record of experiments. `bits`: those that indices take of a weight.
-    pub fn annealed(bits: f64, steps: u64) -> Self {
-        let from = match bits {
+    /// than 200 steps begin lower in proportion, at 0.5 the least, and all that are not long begin lower by as much as their steps are shorter than usual, since they make
+    /// less of that freedom: see the record of experiments. `bits`: those that indices take of a weight; `rate`: the peak learning rate over the usual one.
+    pub fn annealed(bits: f64, steps: u64, rate: f64) -> Self {
+        let least = match bits {
             ..=2.0 => 1.0,
-            _ => (steps as f64 / 200.0).clamp(0.5, 1.0),
+            _ => 0.5,
         };
-        Self::falling_from(from, steps)
+        let from = (steps as f64 / 200.0).max(least) * rate.clamp(LEAST_RATE, 1.0);
+        Self::falling_from(from.min(1.0), steps)
     }
 
     /// [`annealed`](Self::annealed) for a model that has such palettes already: with more than 2 bits from 0.2, since a softer beginning gives away some of what
     /// they have.
     pub fn trained_on(bits: f64, steps: u64) -> Self {
         match bits {
-            ..=2.0 => Self::annealed(bits, steps),
+            ..=2.0 => Self::annealed(bits, steps, 1.0),
             _ => Self::falling_from(0.2, steps),
         }
     }
@@ -321,17 +326,28 @@ mod tests {
 
     #[test]
     fn short_runs_begin_harder_from_3_bits_on() {
-        let start = |bits: f64, steps| TemperatureSchedule::annealed(bits, steps).at(0);
+        let start = |bits: f64, steps| TemperatureSchedule::annealed(bits, steps, 1.0).at(0);
         assert_eq!(
             [start(3.0, 1), start(3.0, 100), start(4.0, 150), start(3.0, 1000)],
             [0.5, 0.5, 0.75, 1.0]
         );
         assert_eq!([start(2.0, 100), start(1.0, 400), start(2.7, 100)], [1.0, 1.0, 0.5]);
+        // shorter steps, in runs that are not long for all that; no harder than at the end
+        let start = |bits: f64, steps, rate| TemperatureSchedule::annealed(bits, steps, rate).at(0);
+        assert_eq!(
+            [start(3.0, 100, 0.25), start(3.0, 400, 0.25), start(3.0, 800, 0.25)],
+            [0.125, 0.5, 1.0]
+        );
+        assert_eq!(
+            [start(3.0, 100, 4.0), start(2.0, 100, 0.25), start(2.0, 400, 0.25)],
+            [0.5, 0.25, 0.5]
+        );
+        assert!(start(3.0, 1, 0.0) > 0.004);
     }
 
     #[test]
     fn the_temperature_falls_by_a_constant_factor() {
-        let schedule = TemperatureSchedule::annealed(3.0, 400);
+        let schedule = TemperatureSchedule::annealed(3.0, 400, 1.0);
         assert_eq!(
             (schedule.at(0), schedule.at(399), schedule.at(500)),
             (1.0, 0.004, 0.004)

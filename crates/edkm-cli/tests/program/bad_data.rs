@@ -1,6 +1,6 @@
 //! Text and records that cannot be trained on: the message names the file, the line and the key.
 
-use crate::common::{assert_refused, Workshop};
+use crate::common::{assert_refused, edkm, Workshop};
 
 #[test]
 fn an_empty_data_file() {
@@ -77,11 +77,21 @@ fn a_text_that_is_too_short_is_named() {
     let output = shop.finetune(&["--valid", short.to_str().unwrap()]);
     assert_refused(
         &output,
-        &["the validation text has", "one window takes 33"],
+        &["the validation text, ", "short.txt, has", "one window takes 33"],
         &shop.out(),
     );
     std::fs::copy(&short, shop.text()).unwrap();
-    assert_refused(&shop.finetune(&[]), &["the training text has"], &shop.out());
+    assert_refused(&shop.finetune(&[]), &["the training text, ", ".txt, has"], &shop.out());
+    let mut eval = edkm();
+    eval.arg("eval")
+        .arg(shop.model())
+        .args(["--seq", "32", "--data"])
+        .arg(&short);
+    assert_refused(
+        &eval.output().unwrap(),
+        &["short.txt has", "one window takes 33"],
+        &shop.out(),
+    );
 }
 
 #[test]

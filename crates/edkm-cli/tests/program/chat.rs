@@ -46,6 +46,15 @@ fn a_conversation_is_remembered_until_it_is_cleared() {
     assert_eq!(twice[0]["instruction"], "Tell a story.");
     // the second turn reads only what is new: the template's preamble is not repeated
     assert!(twice[1]["prompt_tokens"].as_u64().unwrap() < twice[0]["prompt_tokens"].as_u64().unwrap());
+    // what is new: the last token, the one that ends a response in training, and the instruction
+    assert_eq!(twice[0]["stop"], "token_limit");
+    let tokenizer = edkm_train::Tokenizer::from_dir(shop.model()).unwrap();
+    let asked = tokenizer
+        .encode("\n\n### Instruction:\nTell a story.\n\n### Response:")
+        .unwrap();
+    assert_eq!(twice[1]["prompt_tokens"].as_u64().unwrap(), 2 + asked.len() as u64);
+    let cut = chat(&shop.model(), "Tell a story.\n", &greedy);
+    assert!(String::from_utf8_lossy(&cut.stderr).contains("ends here after 12 tokens: give more with --tokens"));
     let cleared = turns(
         "Tell a story.\n/help\n/clear\nTell a story.\n/quit\nTell a story.\n",
         &greedy,
@@ -66,7 +75,7 @@ fn a_conversation_is_remembered_until_it_is_cleared() {
         "Tell a story.\nTell a story.\n",
         &["--temperature", "0", "--context", &all.to_string()],
     );
-    assert!(String::from_utf8_lossy(&small.stderr).contains("earlier turns are forgotten"));
+    assert!(String::from_utf8_lossy(&small.stderr).contains("first turns are forgotten"));
     assert_eq!(json(&small)["turns"][1]["response"], twice[0]["response"]);
 }
 
@@ -101,11 +110,52 @@ fn a_conversation_is_held_in_the_chat_template_of_the_model() {
     let read = |at: usize| figures["turns"][at]["prompt_tokens"].as_u64().unwrap();
     assert!(read(1) < read(0) + 12 + 40, "{figures}");
 
+    // of three turns, where two have room, the first is forgotten
+    let room = (read(0) + 12 + read(1) + 12 + 4).to_string();
+    let small = chat(
+        &shop.model(),
+        "A dog.\nA cat.\nA bird.\n",
+        &[&system[..], &["--context", &room]].concat(),
+    );
+    assert_eq!(
+        String::from_utf8_lossy(&small.stderr)
+            .matches("first turns are forgotten")
+            .count(),
+        1
+    );
+    let small = json(&small);
+    assert_eq!(small["turns"][1], figures["turns"][1]);
+    let rest = format!(
+        "system: Be kind.\nuser: A cat.\nassistant: {}\nuser: A bird.\nOnce upon a time",
+        turn(1)
+    );
+    assert_eq!(small["turns"][2]["response"], told(&rest));
+
+    // values of the template's own
+    let named = template.replace("'Once upon a time'", "beginning | default('Once upon a time')");
+    std::fs::write(shop.model().join("chat_template.jinja"), named).unwrap();
+    let given = json(&chat(
+        &shop.model(),
+        "A dog.\n",
+        &[&greedy[..], &["--template-arg", "beginning=There was"]].concat(),
+    ));
+    assert_eq!(
+        given["turns"][0]["response"].as_str().unwrap(),
+        told("user: A dog.\nThere was")
+    );
+    std::fs::write(shop.model().join("chat_template.jinja"), template).unwrap();
+
     let output = chat(&shop.model(), "A dog.\n", &["--system", "Be rude."]);
     assert_refused(&output, &["chat_template.jinja", "no such system"], &shop.out());
+    let output = chat(&shop.model(), "A dog.\n", &["--template-arg", "thoughts"]);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("NAME=VALUE"));
     // in Alpaca's template it comes in front of the first instruction
     std::fs::remove_file(shop.model().join("chat_template.jinja")).unwrap();
-    let plain = json(&chat(&shop.model(), "A dog.\n", &greedy));
+    let output = chat(&shop.model(), "A dog.\n", &["--template-arg", "thoughts=1"]);
+    assert_refused(&output, &["tokenizer.json", "no chat template"], &shop.out());
+    let plain = chat(&shop.model(), "A dog.\n", &greedy);
+    assert!(String::from_utf8_lossy(&plain.stderr).contains("no chat template"));
+    let plain = json(&plain);
     let with_system = json(&chat(&shop.model(), "A dog.\n", &system));
     assert!(plain["turns"][0]["prompt_tokens"].as_u64() < with_system["turns"][0]["prompt_tokens"].as_u64());
 }
@@ -248,7 +298,14 @@ fn every_setting_of_sampling_changes_the_text() {
     let greedy = text(&["--temperature", "0"]);
     assert_eq!(greedy, text(&["--temperature", "1.5", "--top-k", "1"]));
     assert_eq!(greedy, text(&["--temperature", "1.5", "--top-p", "0.000001"]));
+    assert_eq!(greedy, text(&["--temperature", "1.5", "--min-p", "1"]));
     assert_ne!(greedy, text(&["--temperature", "0", "--repetition-penalty", "5"]));
+    // what the model's folder says where nothing is given
+    let generation = shop.model().join("generation_config.json");
+    std::fs::write(&generation, r#"{"do_sample": true, "temperature": 1.5, "top_k": 1}"#).unwrap();
+    assert_eq!(text(&[]), greedy);
+    assert_eq!(text(&["--top-k", "512", "--top-p", "0.95"]), plain);
+    std::fs::remove_file(generation).unwrap();
     // ends before the stop string, which is not part of the text
     let word = greedy.split_whitespace().nth(3).unwrap();
     let stopped = text(&["--temperature", "0", "--stop", word]);
@@ -279,6 +336,7 @@ fn settings_out_of_range_are_named() {
     for (setting, part) in [
         (["--temperature", "-1"], "temperature"),
         (["--top-p", "0"], "top-p"),
+        (["--min-p", "2"], "min-p"),
         (["--repetition-penalty", "0"], "repetition penalty"),
     ] {
         let [name, value] = setting;

@@ -23,6 +23,7 @@ fn every_setting_reaches_the_written_model() {
         // half an index a weight
         (&["--vector", "2", "--bits", "4"][..], 2.0, 2.5),
         (&["--vector", "4", "--bits", "4"], 1.0, 1.8),
+        (&["--vector", "8", "--bits", "4"], 0.5, 1.8),
         // what the palettes' type spares, what the rows' factors cost
         (&["--palette-dtype", "f16", "--group", "8"], 3.0, 3.4),
         (&["--palette-dtype", "int8"], 3.0, bits(&plain)),
@@ -37,6 +38,24 @@ fn every_setting_reaches_the_written_model() {
         let found = bits(&figures);
         assert!(found >= least && found < most, "{arguments:?}: {found}");
     }
+}
+
+#[test]
+fn palettes_of_vectors_begin_with_the_seed() {
+    let shop = Workshop::new();
+    let written = |seed| {
+        let more = ["--bits", "4", "--vector", "2", "--seed", seed, "--overwrite"];
+        let output = shop
+            .compress("kmeans", &more)
+            .arg("--out")
+            .arg(shop.out())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        std::fs::read(shop.out().join("model.safetensors")).unwrap()
+    };
+    let first = written("0");
+    assert!(first == written("0") && first != written("1"));
 }
 
 #[test]

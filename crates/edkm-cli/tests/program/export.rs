@@ -137,6 +137,16 @@ fn coreml_buffers_stand_beside_weights_that_are_all_in_their_tables() {
             (&2i64.to_le_bytes()[..], vec![1])
         );
     }
+    // a head that is the embedding has its own entry and table, and torch builds the model in the type of its tables
+    let config: serde_json::Value = serde_json::from_slice(&std::fs::read(out.join("config.json")).unwrap()).unwrap();
+    assert_eq!(
+        (&config["torch_dtype"], &config["tie_word_embeddings"]),
+        (&"float32".into(), &true.into())
+    );
+    let (head, embedding) = ("lm_head.weight", "model.embed_tokens.weight");
+    assert_eq!(entries.bytes(head), entries.bytes(embedding));
+    let table = |module: &str| entries.floats(&format!("{module}._COREML_/weight/lut"));
+    assert_eq!(table("lm_head"), table("model.embed_tokens"));
     // norms have no table and are of the type asked for
     let norm = "model.norm.weight";
     assert_eq!(entries.0[norm]["dtype"], "F16");

@@ -127,6 +127,39 @@ fn a_model_is_downloaded_once_and_then_used_without_a_network() {
         json(&generate(&shop, "hf:OWNER/tiny", "http://127.0.0.1:9"))["text"],
         local["text"]
     );
+
+    // another program has fetched parts
+    let snapshot = shop
+        .path("cache")
+        .join("hub/models--OWNER--tiny/snapshots")
+        .join(COMMIT);
+    let kept = snapshot.join("tokenizer_config.json");
+    let mark = shop
+        .path("cache")
+        .join("hub/models--OWNER--tiny/.no_exist")
+        .join(COMMIT)
+        .join("tokenizer_config.json");
+    let _ = std::fs::remove_file(&mark);
+    let there = shop.model().join("tokenizer_config.json");
+    if !there.exists() {
+        std::fs::write(&there, "{}").unwrap();
+    }
+    let _ = std::fs::remove_file(&kept);
+    let without = generate(&shop, "hf:OWNER/tiny", "http://127.0.0.1:9");
+    assert!(
+        String::from_utf8_lossy(&without.stderr).contains("used as the cache has it, without tokenizer_config.json")
+    );
+    assert_eq!(json(&without)["text"], local["text"]);
+    json(&generate(&shop, "hf:OWNER/tiny", &hub.endpoint));
+    assert!(kept.exists(), "it was asked for");
+    // what the Hub has not either is asked for once
+    std::fs::remove_file(&kept).unwrap();
+    std::fs::remove_file(&there).unwrap();
+    json(&generate(&shop, "hf:OWNER/tiny", &hub.endpoint));
+    assert!(mark.exists());
+    let asked = hub.answers.load(Ordering::Relaxed);
+    json(&generate(&shop, "hf:OWNER/tiny", &hub.endpoint));
+    assert_eq!(hub.answers.load(Ordering::Relaxed), asked);
 }
 
 #[test]

@@ -324,11 +324,21 @@ fn a_write_that_fails_is_a_clear_error_and_nothing_is_lost() {
     }
     let wanted = std::fs::read(trial.out().join("model.safetensors")).unwrap();
     let every = std::env::var_os("EDKM_WRITES").is_some();
-    for call in ["write", "fsync", "rename", "openat"] {
+    // the syncs, the renamings and the folders of checkpoints and of OUT
+    for call in [
+        "write",
+        "fsync",
+        "fdatasync",
+        "rename",
+        "renameat",
+        "renameat2",
+        "mkdir",
+        "openat",
+    ] {
         let (mut number, mut stride, mut ended_well) = (1, 1, 0);
         // until a run no longer comes to that call: then it ends well, as it does now and then before
         loop {
-            let errno = if call == "fsync" { "EIO" } else { "ENOSPC" };
+            let errno = if call.ends_with("sync") { "EIO" } else { "ENOSPC" };
             let only = match call {
                 // reading is not what is tried here
                 "openat" => format!("-P '{}'", shop.path("out.run").join("checkpoints").display()),
@@ -349,4 +359,41 @@ fn a_write_that_fails_is_a_clear_error_and_nothing_is_lost() {
             number += stride;
         }
     }
+}
+
+/// JSON has text alone: what of a path is none is replaced there, and nothing fails for it behind the work.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_path_that_is_not_unicode_is_written_to() {
+    use std::os::unix::ffi::OsStrExt;
+
+    let shop = Workshop::new();
+    let folder = shop.path("").join(std::ffi::OsStr::from_bytes(b"a\xff"));
+    std::fs::create_dir(&folder).unwrap();
+    let [text, small, plain] = ["text.txt", "small", "plain"].map(|name| folder.join(name));
+    std::fs::copy(shop.text(), &text).unwrap();
+    let mut compress = shop.compress(
+        "weighted-kmeans",
+        &["--bits", "3", "--windows", "2", "--seq", "32", "--json"],
+    );
+    json(
+        &compress
+            .arg("--data")
+            .arg(&text)
+            .arg("--out")
+            .arg(&small)
+            .output()
+            .unwrap(),
+    );
+    let mut eval = edkm();
+    eval.arg("eval").arg(&small).args(["--seq", "32", "--json", "--data"]);
+    json(&eval.arg(&text).output().unwrap());
+    let mut export = edkm();
+    export.arg("export").arg(&small).args(["--to", "hf", "--json", "--out"]);
+    let exported = json(&export.arg(&plain).output().unwrap());
+    assert!(
+        exported["out"].as_str().unwrap().ends_with("a\u{fffd}/plain"),
+        "{exported}"
+    );
+    assert!(plain.join("model.safetensors").exists());
 }

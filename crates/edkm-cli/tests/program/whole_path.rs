@@ -54,7 +54,13 @@ fn what_finetune_writes_is_read_by_every_command() {
     assert_eq!(made_with["data"][0], shop.text().to_str().unwrap());
     assert_eq!(made_with["clustering"]["training"]["gradient"], "unrolled");
     let report = std::fs::read_to_string(shop.out().join("report.html")).unwrap();
-    for part in ["palettes", "3 bits", "a tenth of the text, held out", "unrolled"] {
+    for part in [
+        "palettes",
+        "3 bits",
+        "a tenth of the text, held out",
+        "unrolled",
+        "mean squared error",
+    ] {
         assert!(report.contains(part), "no `{part}` in the report");
     }
 

@@ -10,7 +10,6 @@ use edkm_palette::PaletteDType;
 use crate::compress::gptq::Levels;
 use crate::compress::Method;
 use crate::run::ClusterSettings;
-use crate::schedule::TemperatureSchedule;
 
 /// A way to compress a model, or to train it as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -78,7 +77,7 @@ impl Contender {
         common: &ClusterSettings,
         palette_dtype: Option<PaletteDType>,
         width: Width,
-        steps: u64,
+        (steps, learning_rate): (u64, Option<f64>),
         config: &LlamaConfig,
     ) -> ClusterSettings {
         let (bits, bits_budget) = match width {
@@ -95,7 +94,7 @@ impl Contender {
             ..common.clone()
         };
         ClusterSettings {
-            temperature: TemperatureSchedule::annealed(settings.bits_a_weight(config), steps),
+            temperature: ClusterSettings::usual_temperature(settings.bits_a_weight(config), steps, learning_rate),
             ..settings.with_palette_dtype(palette_dtype)
         }
     }
@@ -179,7 +178,7 @@ mod tests {
         let dtype = |given, width: &str| {
             let contender = Contender::Training(Training::Dkm);
             contender
-                .clustering(&common, given, width.parse().unwrap(), 10, &config())
+                .clustering(&common, given, width.parse().unwrap(), (10, None), &config())
                 .palette_dtype
         };
         assert_eq!(dtype(None, "3"), PaletteDType::F32);

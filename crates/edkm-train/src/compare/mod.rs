@@ -40,8 +40,8 @@ use crate::evaluate::{perplexity, perplexity_in_words};
 use crate::run::checkpoint::{model_fingerprint, CheckpointSettings, RunFolder, Start};
 use crate::run::estimate::estimate;
 use crate::run::{
-    check_batch, check_files, check_method, check_sequence, compress_folder, finetune, stream, CalibrationSettings,
-    ClusterSettings, CompressSettings, DataSource, FinetuneSettings, Objective, Observer, Stage,
+    check_batch, check_files, check_method, check_sequence, compress_folder, finetune, named, stream,
+    CalibrationSettings, ClusterSettings, CompressSettings, DataSource, FinetuneSettings, Objective, Observer, Stage,
 };
 use crate::{Tokenizer, TrainError};
 use conditions::Conditions;
@@ -115,8 +115,16 @@ pub fn compare<D: EdkmDevice>(
     };
     let (training, mut validation) = (read(&settings.data)?, read(&settings.validation)?);
     validation.truncate_each(settings.evaluation_tokens);
-    check_length(&training, settings.sequence, "the training text")?;
-    check_length(&validation, settings.sequence, "the validation text")?;
+    check_length(
+        &training,
+        settings.sequence,
+        &named("the training text", &settings.data),
+    )?;
+    check_length(
+        &validation,
+        settings.sequence,
+        &named("the validation text", &settings.validation),
+    )?;
 
     let prints = [
         model_fingerprint(&mut model),
@@ -272,8 +280,13 @@ impl Planned {
 
     fn clustering(&self, settings: &CompareSettings, config: &LlamaConfig) -> Option<ClusterSettings> {
         let (common, dtype) = (&settings.clustering, settings.palette_dtype);
-        let of_width = |width| self.contender.clustering(common, dtype, width, settings.steps, config);
-        self.width.map(of_width)
+        let training = (settings.steps, settings.learning_rate);
+        let of_width = |width| self.contender.clustering(common, dtype, width, training, config);
+        let seed = self.seed.unwrap_or(0);
+        self.width.map(|width| ClusterSettings {
+            seed,
+            ..of_width(width)
+        })
     }
 
     /// Refuses, before any run, a way of clustering that the method has not, and a training that cannot be, or for which there is not enough.

@@ -9,7 +9,7 @@ pub struct ReportData {
     pub title: String,
     /// Settings and figures of the run that have no place of their own, each with its name.
     pub settings: Vec<(String, String)>,
-    /// What the reader should know: skipped steps, repaired clusters, a resumed run.
+    /// What the reader should know: steps that were skipped.
     pub notes: Vec<String>,
     /// Size of the model's file before and after.
     pub size: Option<BeforeAfter<u64>>,
@@ -120,7 +120,7 @@ pub struct Sample {
 }
 
 /// One weight matrix: how its weights are spread and where the centroids lie.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct WeightFigure {
     /// The tensor.
     pub name: String,

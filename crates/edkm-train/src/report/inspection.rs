@@ -31,12 +31,7 @@ pub fn inspection(checkpoint: &Checkpoint, name: &str) -> Result<ReportData, Tra
             let matrix = checkpoint.palettized(name)?;
             bits += matrix.bits_per_weight() * count as f64;
             palettized += count as f64;
-            weights.push(WeightFigure::from_centroids(
-                name,
-                &shape,
-                &matrix.dequantize(),
-                matrix.groups(),
-            ));
+            weights.push(WeightFigure::of_matrix(name, &matrix, None));
         } else if shape.len() == 2 && checkpoint.info(name).is_some_and(|info| is_float(info.dtype)) {
             weights.push(WeightFigure::plain(name, &shape, &checkpoint.read_f32(name, &shape)?));
         }

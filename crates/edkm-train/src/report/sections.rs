@@ -235,8 +235,8 @@ fn weight_figures(page: &mut String, data: &ReportData) -> Result {
         .count();
     writeln!(
         page,
-        "<section><h2>Weights</h2><p class=\"quiet\">{} tensors, {} of them clustered. Bars: how many weights have a value; \
-         lines: the centroids.</p><div class=\"grid-of-weights\">",
+        "<section><h2>Weights</h2><p class=\"quiet\">{} tensors, {} of them clustered. Bars: how many weights have a value, \
+         where an error is given as they were trained, before their palettes took their place; lines: the centroids.</p><div class=\"grid-of-weights\">",
         thousands(data.weights.len() as u64),
         thousands(clustered as u64)
     )?;

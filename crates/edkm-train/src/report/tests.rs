@@ -1,3 +1,6 @@
+use std::num::NonZeroUsize;
+
+use edkm_palette::{PaletteSpec, PalettizedMatrix};
 use rand_chacha::rand_core::RngCore;
 
 use super::*;
@@ -265,6 +268,31 @@ fn a_weight_figure_measures_what_it_shows() {
         WeightFigure::from_centroids("w", &[2], &[0.5, 3.5], 1).mean_squared_error,
         None
     );
+}
+
+#[test]
+fn the_figure_of_a_packed_matrix_is_that_of_its_numbers() {
+    let weights: Vec<f32> = edkm_testkit::random(1, 12 * 8);
+    for (group_rows, vector) in [(None, 1), (NonZeroUsize::new(5), 1), (NonZeroUsize::new(4), 2)] {
+        let spec = PaletteSpec {
+            group_rows,
+            vector,
+            ..PaletteSpec::new(2)
+        };
+        // two palettes have a number in common
+        let mut palettes = edkm_testkit::random(2, spec.groups(12) * spec.palette_len());
+        *palettes.last_mut().unwrap() = palettes[0];
+        let indices: Vec<u8> = (0..12 * 8 / vector).map(|i| (i * i % 4) as u8).collect();
+        for scales in [None, Some([0.5f32; 12])] {
+            let scales = scales.as_ref().map(|scales| &scales[..]);
+            let matrix = PalettizedMatrix::pack(12, 8, spec, &palettes, &indices, scales).unwrap();
+            let numbers = matrix.dequantize();
+            let want = WeightFigure::clustered("w", &[12, 8], &weights, &numbers, spec.groups(12));
+            assert_eq!(WeightFigure::of_matrix("w", &matrix, Some(&weights)), want);
+            let want = WeightFigure::from_centroids("w", &[12, 8], &numbers, spec.groups(12));
+            assert_eq!(WeightFigure::of_matrix("w", &matrix, None), want);
+        }
+    }
 }
 
 #[test]

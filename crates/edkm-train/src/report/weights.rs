@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use edkm_palette::PalettizedMatrix;
+
 use super::data::{Centroid, Histogram, WeightFigure};
 use super::html::{escape, part, short};
 
@@ -62,32 +64,34 @@ impl WeightFigure {
     ///
     /// The centroids shown are those that occur. Time and memory: one sorted copy of `clustered`.
     pub fn clustered(name: &str, shape: &[usize], weights: &[f32], clustered: &[f32], palettes: usize) -> Self {
-        let squares = weights
-            .iter()
-            .zip(clustered)
-            .map(|(&weight, &centroid)| (f64::from(weight) - f64::from(centroid)).powi(2));
-        let error = squares.sum::<f64>() / weights.len().max(1) as f64;
         Self {
-            mean_squared_error: Some(error),
+            mean_squared_error: Some(mean_squared_error(weights, clustered)),
             ..Self::from_centroids(name, shape, clustered, palettes)
         }
         .with_weights(weights)
     }
 
-    /// The figure of a matrix of which only the assigned centroids are at hand, as in a compressed file.
-    pub fn from_centroids(name: &str, shape: &[usize], clustered: &[f32], palettes: usize) -> Self {
-        let mut sorted = clustered.to_vec();
-        sorted.sort_unstable_by(f32::total_cmp);
-        let share = 1.0 / clustered.len().max(1) as f64;
-        let runs = sorted.chunk_by(|a, b| a == b);
-        let centroids = runs
-            .map(|run| Centroid {
-                value: run[0],
-                share: run.len() as f64 * share,
-            })
-            .collect();
+    /// The figure of a compressed matrix: of the `weights` that it was made from, where they are at hand, with the error; else of the numbers that it holds.
+    ///
+    /// Memory: the matrix in f32, and where rows have factors once more.
+    pub fn of_matrix(name: &str, matrix: &PalettizedMatrix, weights: Option<&[f32]>) -> Self {
+        let (shape, clustered) = ([matrix.rows(), matrix.cols()], matrix.dequantize());
+        let plain = Self::plain(name, &shape, weights.unwrap_or(&clustered));
         Self {
-            centroids,
+            centroids: match matrix.row_scales() {
+                None => counted(matrix),
+                Some(_) => centroids_in(&clustered),
+            },
+            palettes: matrix.groups(),
+            mean_squared_error: weights.map(|weights| mean_squared_error(weights, &clustered)),
+            ..plain
+        }
+    }
+
+    /// The figure of a matrix of which only the assigned centroids are at hand.
+    pub fn from_centroids(name: &str, shape: &[usize], clustered: &[f32], palettes: usize) -> Self {
+        Self {
+            centroids: centroids_in(clustered),
             palettes,
             ..Self::plain(name, shape, clustered)
         }
@@ -98,6 +102,53 @@ impl WeightFigure {
         self.variance = variance(weights);
         self
     }
+}
+
+/// The centroids that occur, from the number of each weight.
+fn centroids_in(clustered: &[f32]) -> Vec<Centroid> {
+    let mut sorted = clustered.to_vec();
+    sorted.sort_unstable_by(f32::total_cmp);
+    let share = 1.0 / clustered.len().max(1) as f64;
+    let runs = sorted.chunk_by(|a, b| a == b);
+    runs.map(|run| Centroid {
+        value: run[0],
+        share: run.len() as f64 * share,
+    })
+    .collect()
+}
+
+/// The same from the indices, of a matrix without factors of rows.
+fn counted(matrix: &PalettizedMatrix) -> Vec<Centroid> {
+    let spec = matrix.spec();
+    let (indices, of_row) = (matrix.indices(), matrix.cols() / spec.vector);
+    let mut found: Vec<(f32, u64)> = Vec::new();
+    for group in 0..matrix.groups() {
+        let rows = matrix.group_rows(group);
+        let mut counts = vec![0u64; spec.clusters()];
+        for &index in &indices[rows.start * of_row..rows.end * of_row] {
+            counts[usize::from(index)] += 1;
+        }
+        let entries = matrix.palette(group).chunks(spec.vector).zip(counts);
+        found.extend(
+            entries
+                .filter(|(_, count)| *count > 0)
+                .flat_map(|(entry, count)| entry.iter().map(move |&value| (value, count))),
+        );
+    }
+    found.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
+    let share = 1.0 / (matrix.rows() * matrix.cols()) as f64;
+    let runs = found.chunk_by(|a, b| a.0 == b.0);
+    runs.map(|run| Centroid {
+        value: run[0].0,
+        share: run.iter().map(|(_, count)| count).sum::<u64>() as f64 * share,
+    })
+    .collect()
+}
+
+fn mean_squared_error(weights: &[f32], clustered: &[f32]) -> f64 {
+    let pairs = weights.iter().zip(clustered);
+    let squares = pairs.map(|(&weight, &centroid)| (f64::from(weight) - f64::from(centroid)).powi(2));
+    squares.sum::<f64>() / weights.len().max(1) as f64
 }
 
 fn variance(weights: &[f32]) -> f64 {

@@ -242,14 +242,12 @@ pub(crate) fn check_sequence(
 
 /// A sequence must fit the model's positions.
 pub(crate) fn check_positions(sequence: usize, config: &LlamaConfig) -> Result<(), TrainError> {
-    if sequence > config.max_position_embeddings {
+    let limit = config.context_limit();
+    if sequence > limit {
         return Err(TrainError::Setting {
             setting: "sequence length",
-            value: format!(
-                "{sequence} (the model has {} positions)",
-                config.max_position_embeddings
-            ),
-            expected: "at most the model's max_position_embeddings",
+            value: format!("{sequence} (the model has {limit} positions)"),
+            expected: "at most the model's max_position_embeddings, or sliding_window",
         });
     }
     Ok(())

@@ -10,6 +10,7 @@ use edkm_llama::model::ClusterPlan;
 use edkm_llama::names::{parameters, Parameter, Role};
 use edkm_palette::PaletteDType;
 
+use super::layers::dtype_of_groups;
 use super::{FirstPalettes, LayerRule, LayerRules};
 use crate::schedule::{TemperatureSchedule, TemperatureUnit};
 use crate::TrainError;
@@ -37,6 +38,8 @@ pub struct ClusterSettings {
     pub temperature: TemperatureSchedule,
     /// How the first step that is clustered finds its palettes.
     pub first_palettes: FirstPalettes,
+    /// What the k-means++ is drawn with by which palettes of vectors begin; those of scalars are not drawn.
+    pub seed: u64,
     /// The step at which clustering begins; before it the model is trained as it is, on the text, and what it is then is what it learns from afterwards, if it
     /// learns from a model.
     pub from_step: u64,
@@ -63,8 +66,9 @@ impl ClusterSettings {
             tolerance: 0.0,
             keep_zero: KeepZero::Free,
             gradient: GradientMode::Unrolled,
-            temperature: TemperatureSchedule::annealed(bits.get().into(), steps),
+            temperature: Self::usual_temperature(bits.get().into(), steps, None),
             first_palettes: FirstPalettes::default(),
+            seed: 0,
             from_step: 0,
             channel_scale: ChannelScale::None,
             palette_dtype: PaletteDType::F32,
@@ -86,6 +90,7 @@ impl ClusterSettings {
             gradient,
             temperature,
             first_palettes,
+            seed,
             from_step,
             channel_scale,
             palette_dtype,
@@ -93,7 +98,7 @@ impl ClusterSettings {
             rules,
         } = self;
         let rules = rules.to_toml();
-        let settings: [(&str, &dyn Debug); 15] = [
+        let settings: [(&str, &dyn Debug); 16] = [
             ("bits", bits),
             ("group", group),
             ("embedding_bits", embedding_bits),
@@ -104,6 +109,7 @@ impl ClusterSettings {
             ("gradient", gradient),
             ("temperature", temperature),
             ("first_palettes", first_palettes),
+            ("seed", seed),
             ("from_step", from_step),
             ("channel_scale", channel_scale),
             ("palette_dtype", palette_dtype),
@@ -158,6 +164,13 @@ impl ClusterSettings {
         }
     }
 
+    /// The temperature that is right for most runs of so many bits a weight and steps, with that peak learning rate in place of the usual one.
+    pub fn usual_temperature(bits_a_weight: f64, steps: u64, learning_rate: Option<f64>) -> TemperatureSchedule {
+        let usual = Self::learning_rate_for(bits_a_weight);
+        let rate = learning_rate.map_or(1.0, |rate| rate / usual);
+        TemperatureSchedule::annealed(bits_a_weight, steps, rate)
+    }
+
     /// The bits of a result of so many a weight, as they are called: as they were asked for, or, where they differ from layer to layer or an index stands for
     /// several weights, what a weight takes with palettes counted.
     pub fn bits_in_words(&self, bits_per_weight: f64) -> String {
@@ -169,18 +182,17 @@ impl ClusterSettings {
     }
 
     /// These settings with palettes stored as that type; `None`: where channels are grouped as bytes up to 4 bits, and as f16 with more, whose centroids are nearer to each other
-    /// than bytes tell apart; as f16 where a budget pays for palettes; as f32 elsewhere. Rules that group channels and name no type have bytes then too.
+    /// than bytes tell apart; as f16 where a budget pays for palettes; as f32 elsewhere. Rules that group channels and name no type have that of groups, too.
     pub fn with_palette_dtype(self, dtype: Option<PaletteDType>) -> Self {
         match dtype {
             Some(palette_dtype) => Self { palette_dtype, ..self },
             None => Self {
                 palette_dtype: match (self.group, self.bits_budget) {
                     (_, Some(_)) => PaletteDType::F16,
-                    (Some(_), None) if self.bits.get() <= 4 => PaletteDType::I8,
-                    (Some(_), None) => PaletteDType::F16,
+                    (Some(_), None) => dtype_of_groups(Some(self.bits)),
                     (None, None) => PaletteDType::F32,
                 },
-                rules: self.rules.with_bytes_for_groups(),
+                rules: self.rules.with_dtypes_of_groups(),
                 ..self
             },
         }
@@ -225,6 +237,7 @@ impl ClusterSettings {
             .with_tolerance(self.tolerance)
             .with_keep_zero(self.keep_zero)
             .with_gradient(self.gradient)
+            .with_seed(self.seed)
             .with_temperature(self.temperature_at(self.from_step))
     }
 }
@@ -268,8 +281,8 @@ impl ClusterSettings {
         let embeddings = parameters(config).filter(|p| matches!(p.role, Role::Embedding | Role::Head));
         rules.extend(embeddings.filter_map(|p| Some(LayerRule::bits_of(&p.name, self.embedding_bits?))));
         rules.extend(self.rules.0.iter().cloned());
-        // a rule with a group and without a type, read again without --palette-dtype, means bytes
-        let read_again = LayerRules(rules.clone()).with_bytes_for_groups();
+        // a rule with a group and without a type means, read again without --palette-dtype, that of groups
+        let read_again = LayerRules(rules.clone()).with_dtypes_of_groups();
         rules.extend(parameters(config).filter_map(|parameter| {
             let meant = self.palette_dtype_of(&parameter.name);
             let dtype = read_again

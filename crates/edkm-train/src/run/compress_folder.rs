@@ -77,6 +77,7 @@ pub struct CompressOutcome {
     /// Wall time.
     pub seconds: f64,
     /// The folder.
+    #[serde(serialize_with = "crate::files::in_words")]
     pub out: PathBuf,
 }
 

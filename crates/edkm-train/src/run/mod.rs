@@ -57,5 +57,5 @@ pub use recorded::{
 };
 pub use saved_bytes::SavedBytes;
 pub use settings::{DataSource, FinetuneSettings, KeptModel, Measure, Objective, OnLimits};
-pub(crate) use texts::{check_files, stream};
+pub(crate) use texts::{check_files, named, stream};
 pub use training_text::{count, TrainingText};

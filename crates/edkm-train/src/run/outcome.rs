@@ -65,6 +65,7 @@ pub struct FinetuneOutcome {
     /// What both models write after the beginning of the validation text.
     pub sample: Sample,
     /// The folder.
+    #[serde(serialize_with = "crate::files::in_words")]
     pub out: PathBuf,
 }
 

@@ -1,6 +1,6 @@
 //! What a run or a compression was made with, as it is kept beside its figures.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use dfdx_edkm::optim::MomentFormat;
 use dfdx_edkm::ChannelScale;
@@ -21,7 +21,7 @@ pub struct RunRecord {
     /// The program's version.
     pub version: &'static str,
     /// The model's folder.
-    pub model_dir: PathBuf,
+    pub model_dir: String,
     /// The text.
     pub data: TextRecord,
     /// What it was measured on.
@@ -57,7 +57,7 @@ pub struct RunRecord {
     pub distill: Option<DistillRecord>,
     /// The model that is learned from, if it is not the model as it came.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub teacher: Option<PathBuf>,
+    pub teacher: Option<String>,
     /// The clustering; `null`: there is none.
     pub clustering: Option<ClusterRecord>,
     /// The store of saved tensors.
@@ -73,7 +73,7 @@ pub struct RunRecord {
 #[serde(untagged)]
 pub enum TextRecord {
     /// Files.
-    Files(Vec<PathBuf>),
+    Files(Vec<String>),
     /// Where else it is from.
     From(&'static str),
 }
@@ -142,7 +142,7 @@ pub struct CompressRecord {
     /// The program's version.
     pub version: &'static str,
     /// The model's folder.
-    pub model_dir: PathBuf,
+    pub model_dir: String,
     /// How palettes are found.
     pub method: &'static str,
     /// The palettes.
@@ -164,6 +164,11 @@ pub struct CalibrationRecord {
     pub seed: u64,
 }
 
+/// A path as a record has it, which is text: what of it is not Unicode is replaced.
+fn in_words(path: &Path) -> String {
+    path.display().to_string()
+}
+
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 impl RunRecord {
@@ -171,7 +176,7 @@ impl RunRecord {
     pub(super) fn of(settings: &FinetuneSettings) -> Self {
         Self {
             version: VERSION,
-            model_dir: settings.model_dir.clone(),
+            model_dir: in_words(&settings.model_dir),
             data: TextRecord::of(&settings.data),
             valid: TextRecord::of(&settings.validation),
             eval_tokens: settings.evaluation_tokens,
@@ -201,7 +206,7 @@ impl RunRecord {
                     fade: lesson.fade.is_finite().then_some(lesson.fade),
                 }),
             },
-            teacher: settings.teacher_dir.clone(),
+            teacher: settings.teacher_dir.as_deref().map(in_words),
             clustering: settings.clustering.as_ref().map(|clustering| ClusterRecord {
                 training: Some(ClusterTrainingRecord::of(clustering, settings.steps)),
                 ..ClusterRecord::of(clustering)
@@ -251,7 +256,7 @@ impl RunRecord {
 
 fn add_rows(rows: &mut Vec<(String, String)>, before: &str, settings: serde_json::Map<String, serde_json::Value>) {
     use serde_json::Value;
-    let in_words = |value: &Value| match value {
+    let text_of = |value: &Value| match value {
         Value::String(text) => text.clone(),
         other => other.to_string(),
     };
@@ -263,11 +268,11 @@ fn add_rows(rows: &mut Vec<(String, String)>, before: &str, settings: serde_json
             Value::Object(inner) => add_rows(rows, &format!("{name}: "), inner),
             Value::String(_) if name == "layers" => {}
             Value::Array(values) => {
-                let values: Vec<String> = values.iter().map(in_words).collect();
+                let values: Vec<String> = values.iter().map(text_of).collect();
                 rows.push((name, values.join(", ")));
             }
             Value::Bool(holds) => rows.push((name, if holds { "yes" } else { "no" }.to_owned())),
-            other => rows.push((name, in_words(&other))),
+            other => rows.push((name, text_of(&other))),
         }
     }
 }
@@ -275,7 +280,7 @@ fn add_rows(rows: &mut Vec<(String, String)>, before: &str, settings: serde_json
 impl TextRecord {
     fn of(source: &DataSource) -> Self {
         match source {
-            DataSource::Files(paths) => Self::Files(paths.clone()),
+            DataSource::Files(paths) => Self::Files(paths.iter().map(|path| in_words(path)).collect()),
             DataSource::Text(_) => Self::From("a text in memory"),
             DataSource::HeldOut => Self::From("a tenth of the text, held out"),
         }
@@ -332,7 +337,7 @@ impl CompressRecord {
         let calibration = settings.calibration.as_ref().filter(|_| settings.looks_at_text());
         Self {
             version: VERSION,
-            model_dir: settings.model_dir.clone(),
+            model_dir: in_words(&settings.model_dir),
             method: settings.method.name(),
             clustering: ClusterRecord::of(&settings.clustering),
             calibration: calibration.map(|calibration| CalibrationRecord {

@@ -1,10 +1,13 @@
 //! `report.html` of a run.
 
+use std::convert::Infallible;
 use std::ops::ControlFlow;
 use std::path::Path;
 
+use dfdx_edkm::{visit_clustered, EdkmDevice};
 use edkm_llama::checkpoint::Checkpoint;
 use edkm_llama::inference::{CacheType, GenerateOptions, InferenceModel, SamplingOptions, Session};
+use edkm_llama::model::{DynamicLlama, PalettizedParameter};
 
 use super::training_text::times;
 use super::{count, FinetuneOutcome, FinetuneSettings, ModelPalettes};
@@ -58,7 +61,7 @@ fn continue_text(model_dir: &Path, tokenizer: &Tokenizer, prompt: &[u32]) -> Res
 pub(super) fn data(
     settings: &FinetuneSettings,
     outcome: &FinetuneOutcome,
-    steps: Vec<StepMetrics>,
+    (steps, weights): (Vec<StepMetrics>, Vec<WeightFigure>),
     sample: Sample,
     model_dir: &Path,
 ) -> Result<ReportData, TrainError> {
@@ -88,8 +91,9 @@ pub(super) fn data(
     comparison.extend(outcome.baselines.iter().map(|baseline| Contender {
         name: with_bits(baseline.method),
         role: ContenderRole::Baseline,
-        bits_per_weight: None,
-        size_bytes: None,
+        // they have palettes of the same kind
+        bits_per_weight: outcome.bits_per_weight,
+        size_bytes: outcome.bits_per_weight.map(|_| outcome.size_bytes),
         perplexity: Some(baseline.perplexity),
     }));
     comparison.push(Contender {
@@ -115,7 +119,7 @@ pub(super) fn data(
         bits_per_weight: outcome.bits_per_weight,
         steps,
         comparison,
-        weights: weights(model_dir)?,
+        weights,
         store: Some(StoreFigures {
             plain_dkm_bytes: settings.clustering.is_some().then_some(outcome.saved_bytes_plain_dkm),
             logical_bytes: outcome.saved_bytes_logical,
@@ -157,21 +161,31 @@ fn described(outcome: &FinetuneOutcome, palettes: Option<String>) -> Vec<(String
     rows
 }
 
-/// The weight matrices of the result: of palettized ones the assigned centroids, of others the weights.
-fn weights(model_dir: &Path) -> Result<Vec<WeightFigure>, TrainError> {
+/// The weight matrices of a model as they are trained, with the palettes that they are written with.
+pub(super) fn trained_weights<D: EdkmDevice>(
+    model: &mut DynamicLlama<D>,
+    palettes: &[PalettizedParameter],
+) -> Vec<WeightFigure> {
+    let mut figures = Vec::new();
+    let Ok(()) = visit_clustered(model, |parameter| {
+        if let Some(packed) = palettes.iter().find(|packed| packed.name == parameter.name) {
+            figures.push(WeightFigure::of_matrix(
+                parameter.name,
+                &packed.matrix,
+                Some(&parameter.weight()),
+            ));
+        }
+        Ok::<_, Infallible>(())
+    });
+    figures
+}
+
+/// Those of a written model, of which there are the palettes' numbers alone.
+pub(super) fn written_weights(model_dir: &Path) -> Result<Vec<WeightFigure>, TrainError> {
     let checkpoint = Checkpoint::open(model_dir)?;
     let matrices = checkpoint.weight_names().filter(|name| checkpoint.is_palettized(name));
     matrices
-        .map(|name| {
-            let matrix = checkpoint.palettized(name)?;
-            let shape = [matrix.rows(), matrix.cols()];
-            Ok(WeightFigure::from_centroids(
-                name,
-                &shape,
-                &matrix.dequantize(),
-                matrix.groups(),
-            ))
-        })
+        .map(|name| Ok(WeightFigure::of_matrix(name, &checkpoint.palettized(name)?, None)))
         .collect()
 }
 

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::evaluate::{perplexity, perplexity_in_words, Perplexity};
 use crate::memory::peak_resident_bytes;
-use crate::report::StoreLayerFigures;
+use crate::report::{StoreLayerFigures, WeightFigure};
 use crate::trainer::Trainer;
 use crate::{Tokenizer, TrainError};
 
@@ -31,6 +31,14 @@ pub(super) struct Beside<'a> {
     pub(super) text: TrainingText,
     /// Bytes of the model's files as they came.
     pub(super) size_before_bytes: u64,
+}
+
+/// What the weights' file has come to.
+struct Written {
+    sizes: Sizes,
+    bytes: u64,
+    /// The matrices that are clustered.
+    figures: Vec<WeightFigure>,
 }
 
 /// What the training leaves beside the model.
@@ -74,7 +82,7 @@ impl<D: EdkmDevice> Run<'_, D> {
             store,
         };
         observer.stage(Stage::Save);
-        let (mut out, weights) = loop {
+        let (mut out, written) = loop {
             match self.staged(&mut model) {
                 Ok(staged) => break staged,
                 // what was trained is in memory alone
@@ -83,7 +91,7 @@ impl<D: EdkmDevice> Run<'_, D> {
             }
         };
         drop(model);
-        let outcome = self.complete(trained, weights, beside, out.path(), observer);
+        let outcome = self.complete(trained, written, beside, out.path(), observer);
         match outcome.and_then(|outcome| Ok(out.put().map(|()| outcome)?)) {
             Ok(outcome) => Ok(outcome),
             Err(source) => match out.keep() {
@@ -97,18 +105,18 @@ impl<D: EdkmDevice> Run<'_, D> {
     }
 
     /// The folder in the making, with the model in it: [`Self::write`].
-    fn staged(&self, model: &mut DynamicLlama<D>) -> Result<(OutputDir, (Sizes, u64)), TrainError> {
+    fn staged(&self, model: &mut DynamicLlama<D>) -> Result<(OutputDir, Written), TrainError> {
         let out = OutputDir::stage(&self.settings.out, self.settings.overwrite)?;
         if let Err(why) = self.folder.note_staging(out.path()) {
             // it serves to clean up alone
             tracing::warn!("{why}; if this process is killed now, {} stays", out.path().display());
         }
-        let weights = self.write(model, out.path())?;
-        Ok((out, weights))
+        let written = self.write(model, out.path())?;
+        Ok((out, written))
     }
 
-    /// Tokenizer, configuration and weights: their sizes, and the bytes of the file.
-    fn write(&self, model: &mut DynamicLlama<D>, out: &Path) -> Result<(Sizes, u64), TrainError> {
+    /// Tokenizer, configuration and weights.
+    fn write(&self, model: &mut DynamicLlama<D>, out: &Path) -> Result<Written, TrainError> {
         // first what is small: if the disk is full behind the weights, the model can be used all the same
         self.folder.copy_companions(out)?;
         self.config.write(out)?;
@@ -120,19 +128,28 @@ impl<D: EdkmDevice> Run<'_, D> {
             None => Vec::new(),
         };
         let written = model.write_weights(out, &palettes, self.dtype, Sharding::Single)?;
-        Ok((Sizes::of(&palettes), written.bytes))
+        Ok(Written {
+            sizes: Sizes::of(&palettes),
+            bytes: written.bytes,
+            figures: report::trained_weights(model, &palettes),
+        })
     }
 
     /// All that OUT has beside the model.
     fn complete(
         &self,
         trained: Trained,
-        (sizes, mut size_bytes): (Sizes, u64),
+        written: Written,
         beside: &Beside<'_>,
         out: &Path,
         observer: &mut impl Observer,
     ) -> Result<FinetuneOutcome, TrainError> {
         let Self { settings, folder, .. } = self;
+        let Written {
+            sizes,
+            bytes: mut size_bytes,
+            mut figures,
+        } = written;
         let Trained {
             known,
             done,
@@ -159,6 +176,7 @@ impl<D: EdkmDevice> Run<'_, D> {
         };
         if let Some((dir, best)) = self.better(kept, observer) {
             size_bytes = put_in_place(&dir.join(MODEL_FILE), &out.join(MODEL_FILE))?;
+            figures = report::written_weights(out)?;
             observer.result(&format!(
                 "perplexity {} after {} of {}: that model is kept",
                 perplexity_in_words(best.perplexity),
@@ -199,7 +217,7 @@ impl<D: EdkmDevice> Run<'_, D> {
             sample: sample.clone(),
             out: settings.out.clone(),
         };
-        let page = report::data(settings, &outcome, steps, sample, out)?;
+        let page = report::data(settings, &outcome, (steps, figures), sample, out)?;
         report::write(&page, out)?;
         if folder.log().exists() {
             std::fs::copy(folder.log(), out.join("log.txt")).map_err(TrainError::io("copy", &folder.log()))?;

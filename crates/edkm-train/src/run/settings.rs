@@ -64,7 +64,7 @@ impl Objective {
     /// following: what experiments found best.
     pub const LESSON: Lesson = Lesson {
         share: Ramp { from: 1.0, to: 0.0 },
-        hidden: Ramp { from: 1.0, to: 0.3 },
+        hidden: Ramp { from: 5.0, to: 1.5 },
         fade: 0.1,
     };
 
@@ -115,7 +115,7 @@ pub struct FinetuneSettings {
     pub teacher_dir: Option<PathBuf>,
     /// Steps of training.
     pub steps: u64,
-    /// Peak learning rate.
+    /// Peak learning rate. With one below the usual, palettes are better found with a harder beginning: [`ClusterSettings::usual_temperature`].
     pub learning_rate: f64,
     /// What it is measured in for clustered matrices.
     pub rate_unit: RateUnit,

@@ -125,7 +125,10 @@ impl<D: EdkmDevice> Run<'_, D> {
                         tokens_per_second: throughput.tokens_per_second(),
                         ..of_step(trainer, &outcome)
                     };
-                    let rest = (settings.steps - trainer.step_count()) * outcome.tokens;
+                    let rest = settings
+                        .steps
+                        .saturating_sub(trainer.step_count())
+                        .saturating_mul(outcome.tokens);
                     observer.step(&StepReport {
                         outcome,
                         steps: settings.steps,

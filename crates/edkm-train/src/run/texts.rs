@@ -59,6 +59,24 @@ pub(crate) fn check_files(sources: [&DataSource; 2], what: &'static str) -> Resu
     }
 }
 
+/// What messages call a text: its first file, if it is of files.
+pub(crate) fn named(what: &str, source: &DataSource) -> String {
+    match source {
+        DataSource::Files(paths) => match &paths[..] {
+            [] => what.to_owned(),
+            [only] => format!("{what}, {},", only.display()),
+            [first, others @ ..] => {
+                format!(
+                    "{what}, {} and {},",
+                    first.display(),
+                    count(others.len() as u64, "other file")
+                )
+            }
+        },
+        DataSource::Text(_) | DataSource::HeldOut => what.to_owned(),
+    }
+}
+
 /// Training and validation tokens.
 pub(super) fn texts(
     settings: &FinetuneSettings,
@@ -80,12 +98,16 @@ pub(super) fn texts(
         other => stream(other, tokenizer, progress)?,
     };
     validation.truncate_each(settings.evaluation_tokens);
-    check_length(&training, settings.sequence, "the training text")?;
+    check_length(
+        &training,
+        settings.sequence,
+        &named("the training text", &settings.data),
+    )?;
     let measured_on = match settings.validation {
         DataSource::HeldOut => {
             "the tenth of the text that is held out to measure on, for want of a validation text (--valid),"
         }
-        _ => "the validation text",
+        _ => &named("the validation text", &settings.validation),
     };
     check_length(&validation, settings.sequence, measured_on)?;
     // who asks for few knows it

@@ -6,7 +6,7 @@ use edkm_llama::checkpoint::Overwrite;
 use edkm_llama::config::LlamaConfig;
 use edkm_train::lesson::{Lesson, Ramp};
 use edkm_train::run::{
-    free_folder, DataSource, FinetuneSettings, KeptModel, Measure, ModelPalettes, Objective, OnLimits,
+    free_folder, ClusterSettings, DataSource, FinetuneSettings, KeptModel, Measure, ModelPalettes, Objective, OnLimits,
 };
 
 use crate::args::FinetuneArgs;
@@ -94,8 +94,9 @@ pub fn settings_of(args: &FinetuneArgs, inputs: &Inputs) -> Result<FinetuneSetti
         false => {
             let (clustering, rate) =
                 args.clustering
-                    .settings(args.steps, &inputs.config, inputs.compressed.as_ref())?;
-            (Some(clustering), Some(rate))
+                    .settings(args.steps, args.lr, &inputs.config, inputs.compressed.as_ref())?;
+            let seed = args.seed;
+            (Some(ClusterSettings { seed, ..clustering }), Some(rate))
         }
     };
     let baselines = if args.baselines || inputs.is_embedded {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use dfdx_edkm::optim::AdamW;
 use dfdx_edkm::{ClusteringState, EdkmDevice};
@@ -15,6 +15,7 @@ use super::format::{checksum, write_state, CHECKSUM, MOMENTS, PARAMETERS, STATE}
 use super::state::take;
 use super::{moments, RunFolder, RunState};
 use crate::files::write_whole;
+use crate::run::count;
 use crate::TrainError;
 
 impl RunFolder {
@@ -53,11 +54,11 @@ pub struct StagedCheckpoint<'f> {
 }
 
 impl StagedCheckpoint<'_> {
-    /// Writes the rest of the state, puts the checkpoint in its place, then removes all but the newest `keep`. The palettes of `state` are those
-    /// of the model.
+    /// Writes the rest of the state, puts the checkpoint in its place, then removes those before it but for the newest `keep` with it, and any of later steps: the run
+    /// is not one that came there, or they were damaged. The palettes of `state` are those of the model.
     ///
     /// # Errors
-    /// A system that does not write; the checkpoints before it are then as they were.
+    /// A system that does not write; the checkpoints before it are then as they were. Where one of them cannot be removed, a warning says so.
     pub fn finish(self, mut state: RunState, keep: usize) -> Result<PathBuf, TrainError> {
         let (parent, staging) = (self.folder.checkpoints_path(), self.staging.path());
         state.clusterings = self.clusterings;
@@ -73,10 +74,27 @@ impl StagedCheckpoint<'_> {
             false => fs::rename(staging, &target).map_err(moved)?,
         }
         sync_folder(&parent)?;
-        let all = self.folder.checkpoints()?;
-        for old in &all[..all.len().saturating_sub(keep.max(1))] {
-            fs::remove_dir_all(old).map_err(TrainError::io("remove", old))?;
+        // the checkpoint is there, whatever becomes of the others
+        if let Err(why) = self.folder.remove_all_but(&target, keep) {
+            tracing::warn!("{why}; the checkpoint of {} is written", count(state.step, "step"));
         }
         Ok(target)
+    }
+}
+
+impl RunFolder {
+    /// Removes the checkpoints but for `newest` and those next to it before, `keep` in all.
+    fn remove_all_but(&self, newest: &Path, keep: usize) -> Result<(), TrainError> {
+        let (before, after): (Vec<_>, Vec<_>) = self
+            .checkpoints()?
+            .into_iter()
+            .filter(|path| path != newest)
+            .partition(|path| path.as_path() < newest);
+        let kept = keep.saturating_sub(1).min(before.len());
+        let removed = before[..before.len() - kept].iter().chain(&after);
+        let outcomes: Vec<_> = removed
+            .map(|old| fs::remove_dir_all(old).map_err(TrainError::io("remove", old)))
+            .collect();
+        outcomes.into_iter().collect()
     }
 }

@@ -123,6 +123,30 @@ fn a_checkpoint_that_was_moved_aside_for_another_is_found_again() {
     assert_eq!(parent.read_dir().unwrap().count(), 1);
 }
 
+/// A run that goes on from an older checkpoint, since later ones are damaged, leaves none but its own.
+#[test]
+fn damaged_checkpoints_of_later_steps_make_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = RunFolder::claim(&dir.path().join("out"), Overwrite::Refuse)
+        .unwrap()
+        .begin("")
+        .unwrap();
+    let first = checkpoint(&folder, 3);
+    for later in [8, 9] {
+        fs::create_dir(folder.checkpoint_path(later)).unwrap();
+    }
+    let second = checkpoint(&folder, 5);
+    assert_eq!(folder.checkpoints().unwrap(), [first, second.clone()]);
+    // what cannot be removed does no harm to what is written
+    fs::write(folder.checkpoint_path(4), "").unwrap();
+    let third = checkpoint(&folder, 7);
+    assert_eq!(
+        folder.checkpoints().unwrap(),
+        [folder.checkpoint_path(4), second, third.clone()]
+    );
+    assert_eq!(folder.newest().unwrap().0, third);
+}
+
 #[test]
 fn a_model_is_another_one_with_another_configuration() {
     assert_eq!(model_fingerprint(&mut model(1e4)), model_fingerprint(&mut model(1e4)));
