@@ -71,7 +71,9 @@ fn gradients_are_the_same_bits_with_copies_beside_the_computation() {
         "marshal,overlap=1KiB",
         "marshal,compress,overlap=1MiB",
     ] {
-        for _ in 0..2 {
+        // once more over buffers that were there before
+        let times = if layers == "overlap=1MiB" { 2 } else { 1 };
+        for _ in 0..times {
             all(layers, run(layers, None).0);
         }
         let budget = DeviceBudget::new(4_000);
@@ -122,10 +124,10 @@ fn numbers_are_rounded_on_the_gpu_as_by_a_store_of_bf16_and_come_to_it_as_half_o
         assert_eq!(store.report().held_bytes, 0, "something is left in the store");
         (net.gradients(gradients), store.report().logical_peak_bytes)
     };
+    let (exact, _) = run(Arc::new(Store::memory()));
     for layers in ["bf16", "marshal,compress,bf16", "overlap=1MiB,bf16"] {
         let store = || layers.parse::<StoreSpec>().unwrap().build().unwrap();
         let (want, in_full) = run(Arc::new(Tacit(store())));
-        let (exact, _) = run(Arc::new(Store::memory()));
         assert_ne!(want, exact, "bf16 is lossy");
         let (got, halved) = run(Arc::new(store()));
         // the logarithms of softmax's sums are kept exactly: f32
