@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # cuda-on-host.sh DIR [CARGO ARGUMENTS]: builds and runs programs with the feature `cuda` on a machine with neither a GPU nor a CUDA toolkit. In DIR it puts a
 # stand-in for driver, NVRTC and cuBLAS that runs this project's kernels on the host (crates/edkm-cuda/tests/device/standin.cpp), and what dfdx's
-# build asks for. Without arguments for cargo it runs the tests of edkm-cuda's driver, of the plugin's CUDA device, of the layer's benchmarks and of inference. Other uses:
-#     scripts/cuda-on-host.sh DIR test -p edkm-tests --features cuda --test llama_golden
+# build asks for. Without arguments for cargo it runs the tests of edkm-cuda's driver, of the plugin's CUDA device and of inference. Other uses:
+#     scripts/cuda-on-host.sh DIR test -p edkm-tests --features cuda --test llama_golden --test layer_bench
 #     scripts/cuda-on-host.sh DIR run -p edkm-cli --features cuda -- finetune --device cuda --seq 16 --batch 1 --steps 3 --eval-tokens 200
 #     scripts/cuda-on-host.sh DIR run -p edkm-cli --features cuda -- generate MODEL_DIR --prompt "Once upon a time" --tokens 20 --device cuda
 #     scripts/cuda-on-host.sh DIR run -p edkm-cli --features cuda -- bench layer --hidden 64 --intermediate 96 --heads 4 --seq 16 --device cuda
@@ -43,12 +43,11 @@ else
     # One choice of packages and features for all of it, or cargo builds what they share once for each; with the program among them it is that of the
     # whole workspace, but for dfdx and what stands on it.
     tests() {
-        cargo test -p edkm-cuda -p dfdx-edkm -p edkm-llama -p edkm-tests -p edkm-cli \
-            --features edkm-cuda/driver,dfdx-edkm/cuda,edkm-llama/cuda,edkm-tests/cuda "$@"
+        cargo test -p edkm-cuda -p dfdx-edkm -p edkm-llama -p edkm-cli --features edkm-cuda/driver,dfdx-edkm/cuda,edkm-llama/cuda "$@"
     }
     tests --test device
     tests --lib -- driver:: device::cuda inference::gpu
-    tests --test cuda --test cuda_precision --test layer_bench -- --skip dfdx_own
+    tests --test cuda --test cuda_precision -- --skip dfdx_own
     # the same with streams far ahead of each other: a wait that is missing shows
     for streams in late-copies late-kernels; do
         EDKM_STANDIN_STREAMS=$streams tests --test cuda -- --skip dfdx_own --skip from_every_store store what_the_device_keeps half_tensor
