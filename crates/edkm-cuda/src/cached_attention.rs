@@ -183,7 +183,7 @@ impl<R: Runtime> Pieces<R> {
         for span in spans {
             let (start, end) = (span.tokens.start, span.tokens.end);
             assert!(start == tokens && start <= end, "spans cover the tokens in order");
-            tokens = span.tokens.end;
+            tokens = end;
             capacity = capacity.max(span.own + span.tokens.len()).max(span.seen.end);
             for before in (0..span.tokens.len()).step_by(at_once) {
                 let count = at_once.min(span.tokens.len() - before);

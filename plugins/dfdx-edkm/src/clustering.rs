@@ -288,26 +288,17 @@ impl Clustering {
     /// # Errors
     /// As [`Clustering::cluster`].
     pub fn palette(&self, weight: &[f32], shape: MatrixShape) -> Result<LearnedPalette, ClusterError> {
-        self.assigned(weight, shape, |centroids| Ok(centroids.clone()))
-    }
-
-    /// The same with each weight assigned to the nearest of what `in_file` makes of the centroids.
-    fn assigned<E: From<ClusterError>>(
-        &self,
-        weight: &[f32],
-        shape: MatrixShape,
-        in_file: impl FnOnce(&Centroids) -> Result<Centroids, E>,
-    ) -> Result<LearnedPalette, E> {
         let ClusteredUse {
             trajectory,
             spec,
             row_scales,
             ..
         } = self.cluster(weight, shape)?;
+        let centroids = trajectory.last().clone();
         let scaled = divided(weight, row_scales.as_deref());
-        let indices = Prepared::new(&scaled, shape, &spec)?.assign(&in_file(trajectory.last())?)?;
+        let indices = Prepared::new(&scaled, shape, &spec)?.assign(&centroids)?;
         Ok(LearnedPalette {
-            centroids: trajectory.last().clone(),
+            centroids,
             indices,
             row_scales: row_scales.map(|scales| scales.to_vec()),
         })
@@ -337,25 +328,48 @@ impl Clustering {
         shape: MatrixShape,
         dtype: PaletteDType,
     ) -> Result<PalettizedMatrix, PalettizeError> {
-        let spec = palette_spec(&self.spec(), dtype);
-        let learned = self.assigned(weight, shape, |centroids| {
-            let rounded = spec.rounded(centroids.as_slice())?;
-            Ok::<_, PalettizeError>(Centroids::from_vec(rounded, centroids.clusters(), centroids.dim())?)
-        })?;
-        let matrix = PalettizedMatrix::pack(
-            shape.rows,
-            shape.cols,
+        let ClusteredUse {
+            trajectory,
             spec,
-            learned.centroids.as_slice(),
-            &learned.indices,
-            learned.row_scales.as_deref(),
-        )?;
-        Ok(matrix)
+            row_scales,
+            ..
+        } = self.cluster(weight, shape)?;
+        let row_scales = row_scales.as_deref();
+        let scaled = divided(weight, row_scales);
+        let prepared = Prepared::new(&scaled, shape, &spec)?;
+        pack(
+            &prepared,
+            shape,
+            palette_spec(&spec, dtype),
+            trajectory.last(),
+            row_scales,
+        )
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Packs a weight with these palettes: each number, or vector, takes the nearest of the numbers that a file of this type has in place of the centroids.
+/// `row_scales`: what the weight's rows were divided by, if they were.
+///
+/// # Errors
+/// Centroids that are not the weight's; one that is beyond the range of the palettes' type.
+pub fn pack(
+    weight: &Prepared<'_>,
+    shape: MatrixShape,
+    spec: PaletteSpec,
+    centroids: &Centroids,
+    row_scales: Option<&[f32]>,
+) -> Result<PalettizedMatrix, PalettizeError> {
+    let in_file = spec.rounded(centroids.as_slice())?;
+    let in_file = Centroids::from_vec(in_file, centroids.clusters(), centroids.dim())?;
+    let indices = weight.assign(&in_file)?;
+    let palettes = centroids.as_slice();
+    Ok(PalettizedMatrix::pack(
+        shape.rows, shape.cols, spec, palettes, &indices, row_scales,
+    )?)
 }
 
 /// The packed form of a clustering's settings.

@@ -49,7 +49,7 @@ mod tape;
 
 pub use channel_scale::ChannelScale;
 pub use checkpoint::{checkpoint, try_checkpoint, try_rematerialize};
-pub use clustering::{palette_spec, Clustering, ClusteringState, LearnedPalette};
+pub use clustering::{pack, palette_spec, Clustering, ClusteringState, LearnedPalette};
 pub use device::EdkmDevice;
 /// How a weight is clustered: the settings that [`nn::IntoClustered`] and [`Clustering`] take, and what it gives.
 pub use edkm_cluster::{

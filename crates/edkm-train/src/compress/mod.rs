@@ -10,9 +10,10 @@ use std::num::NonZeroUsize;
 use dfdx::prelude::*;
 use dfdx_edkm::channel_scale::divided;
 use dfdx_edkm::{
-    visit_clustered, ChannelScale, ClusteredMatrix, Clustering, EdkmDevice, ParameterKind, ParameterVisitor, Parameters,
+    pack, visit_clustered, ChannelScale, ClusteredMatrix, Clustering, EdkmDevice, ParameterKind, ParameterVisitor,
+    Parameters,
 };
-use edkm_cluster::{Centroids, Grouping, MatrixShape, Prepared, Spec};
+use edkm_cluster::{Grouping, MatrixShape, Prepared, Spec};
 use edkm_llama::checkpoint::FloatDtype;
 use edkm_llama::model::{palette_spec, DynamicLlama, PalettizedParameter};
 use edkm_llama::LlamaError;
@@ -183,13 +184,6 @@ fn cluster_error(name: &str) -> impl Fn(edkm_cluster::ClusterError) -> LlamaErro
     }
 }
 
-fn palette_error(name: &str) -> impl Fn(edkm_palette::PaletteError) -> LlamaError + '_ {
-    move |source| LlamaError::Palettize {
-        name: name.to_owned(),
-        source,
-    }
-}
-
 /// Evenly spaced palettes.
 fn nearest(
     name: &str,
@@ -212,7 +206,9 @@ fn nearest(
     // refuses weights that are not finite
     Prepared::new(weight, shape, spec).map_err(cluster_error(name))?;
     let (palettes, indices) = round_to_nearest(weight, shape, spec);
-    pack(name, shape, palette_spec(spec, dtype), &palettes, &indices, row_scales)
+    let spec = palette_spec(spec, dtype);
+    PalettizedMatrix::pack(shape.rows, shape.cols, spec, &palettes, &indices, row_scales)
+        .map_err(|error| LlamaError::of_palettes(name, error.into()))
 }
 
 /// K-means palettes, each weight counted by its importance.
@@ -234,13 +230,8 @@ pub(crate) fn k_means(
         None => prepared.initial(),
     };
     let centroids = centroids.map_err(cluster_error(name))?;
-    let spec = palette_spec(spec, dtype);
-    // weights take the nearest of the numbers that the file will have
-    let palettes = spec.rounded(centroids.as_slice()).map_err(palette_error(name))?;
-    let indices = Centroids::from_vec(palettes, centroids.clusters(), centroids.dim())
-        .and_then(|rounded| prepared.assign(&rounded))
-        .map_err(cluster_error(name))?;
-    pack(name, shape, spec, centroids.as_slice(), &indices, row_scales)
+    pack(&prepared, shape, palette_spec(spec, dtype), &centroids, row_scales)
+        .map_err(|error| LlamaError::of_palettes(name, error))
 }
 
 /// The importances of weights whose rows were divided: an error in a divided row counts by the square of what multiplies it again.
@@ -253,17 +244,6 @@ pub(crate) fn of_divided<'i>(importance: &'i [f32], shape: MatrixShape, row_scal
             .flat_map(|(row, scale)| row.iter().map(move |i| i * scale * scale))
             .collect(),
     }
-}
-
-fn pack(
-    name: &str,
-    shape: MatrixShape,
-    spec: edkm_palette::PaletteSpec,
-    palettes: &[f32],
-    indices: &[u8],
-    row_scales: Option<&[f32]>,
-) -> Result<PalettizedMatrix, LlamaError> {
-    PalettizedMatrix::pack(shape.rows, shape.cols, spec, palettes, indices, row_scales).map_err(palette_error(name))
 }
 
 /// Evenly spaced palettes `[groups, 2^bits]` and the index of each weight. Finite weights.

@@ -104,9 +104,18 @@ pub fn palettize(
     clustering: &Clustering,
     dtype: PaletteDType,
 ) -> Result<PalettizedMatrix, LlamaError> {
-    let name = || name.to_owned();
-    clustering.palettize(weight, shape, dtype).map_err(|error| match error {
-        PalettizeError::Cluster(source) => LlamaError::Cluster { name: name(), source },
-        PalettizeError::Palette(source) => LlamaError::Palettize { name: name(), source },
-    })
+    clustering
+        .palettize(weight, shape, dtype)
+        .map_err(|error| LlamaError::of_palettes(name, error))
+}
+
+impl LlamaError {
+    /// Why the parameter `name` has no palettes.
+    pub fn of_palettes(name: &str, error: PalettizeError) -> Self {
+        let name = name.to_owned();
+        match error {
+            PalettizeError::Cluster(source) => Self::Cluster { name, source },
+            PalettizeError::Palette(source) => Self::Palettize { name, source },
+        }
+    }
 }

@@ -68,11 +68,8 @@ pub fn run(args: EvalArgs) -> Result<(), Failure> {
         let candidate = Candidate::open(dir, args.device)?;
         let mut answers = Vec::with_capacity(prepared.len());
         for (number, (request, prepared)) in args.tasks.0.iter().zip(&prepared).enumerate() {
-            let measures = match prepared {
-                Prepared::Text => {
-                    answers.push(Vec::new());
-                    candidate.perplexity(request, &args)?
-                }
+            let (measures, answered) = match prepared {
+                Prepared::Text => (candidate.perplexity(request, &args)?, Vec::new()),
                 Prepared::Choice(task, set) => {
                     let counter = Counter::new(&format!("{} {}", candidate.name, task.name()), set.questions().len());
                     let answered =
@@ -84,11 +81,10 @@ pub fn run(args: EvalArgs) -> Result<(), Failure> {
                     let from = first
                         .as_ref()
                         .map(|(name, answers)| (name.as_str(), &answers[number][..]));
-                    let measures = choice(*task, &args, set, &answered, from);
-                    answers.push(answered);
-                    measures
+                    (choice(*task, &args, set, &answered, from), answered)
                 }
             };
+            answers.push(answered);
             results.push(Measured {
                 model: candidate.name.clone(),
                 weight_bytes: candidate.model.weight_bytes().total(),

@@ -20,7 +20,7 @@ struct Sample<'s> {
     model: &'s str,
     task: &'static str,
     /// The file or folder that it is of.
-    data: String,
+    data: &'s str,
     item: usize,
     #[serde(skip_serializing_if = "str::is_empty")]
     subject: &'s str,
@@ -47,11 +47,12 @@ impl Samples {
         set: &TaskSet,
         answered: &[Answered],
     ) -> Result<(), Failure> {
+        let data = data.display().to_string();
         for (item, (question, answered)) in set.questions().iter().zip(answered).enumerate() {
             let sample = Sample {
                 model,
                 task: task.name(),
-                data: data.display().to_string(),
+                data: &data,
                 item,
                 subject: &question.subject,
                 gold: question.gold,
