@@ -4,29 +4,32 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use edkm_llama::checkpoint::{INDEX_FILE, MODEL_FILE};
-use edkm_llama::config::CONFIG_FILE;
+use edkm_llama::config::{LlamaConfig, CONFIG_FILE};
 use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
-use hf_hub::{Cache, CacheRepo, Repo, RepoType};
+use hf_hub::{Cache, Repo, RepoType};
 
+use super::environment::Environment;
 use super::name::HubName;
 use crate::commands::Failure;
 use crate::console::note;
 
-/// The tokenizer that this program reads.
-const TOKENIZER_FILE: &str = "tokenizer.json";
+/// What tells how text becomes tokens, how conversations are written and which tokens end a text, where a repository has it. A cache that another program filled may
+/// lack it. Without a tokenizer a model can be compressed, inspected and exported.
+const COMPANIONS: [&str; 4] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "generation_config.json",
+];
 
-/// What tells how conversations are written and which tokens end a text, in most repositories.
-const CONVERSATIONS_FILE: &str = "tokenizer_config.json";
-
-/// Files that are fetched if the repository has them; weights and [`CONFIG_FILE`] beside them.
-const SMALL_FILES: [&str; 7] = [
-    TOKENIZER_FILE,
-    CONVERSATIONS_FILE,
+/// Files that go with the result where the repository has them, for programs that convert it.
+const OTHERS: [&str; 6] = [
     "special_tokens_map.json",
     "added_tokens.json",
-    "generation_config.json",
-    "chat_template.jinja",
     "chat_template.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
 ];
 
 /// Attempts of a download that breaks off.
@@ -37,94 +40,179 @@ const RETRIES: usize = 3;
 /// Other programs leave parts there: the weights and a tokenizer, say, without what tells how conversations are written. What is missing is asked for then, and
 /// done without where there is no network.
 pub(super) fn folder(name: &HubName) -> Result<PathBuf, Failure> {
+    let environment = Environment::of_process();
     let repo = match &name.revision {
         None => Repo::model(name.repository.clone()),
         Some(revision) => Repo::with_revision(name.repository.clone(), RepoType::Model, revision.clone()),
     };
-    let cached = whole(&Cache::from_env().repo(repo.clone()));
-    match cached {
-        Some(folder) if folder.join(CONVERSATIONS_FILE).exists() || absent_mark(&folder).exists() => Ok(folder),
-        Some(folder) => downloaded(name, repo).or_else(|why| {
-            note(format_args!(
-                "{name} is used as the cache has it, without {CONVERSATIONS_FILE} and what may come with it (a chat template, tokens that end a text): {why}"
-            ));
-            Ok(folder)
-        }),
-        None => downloaded(name, repo),
-    }
-}
-
-fn downloaded(name: &HubName, repo: Repo) -> Result<PathBuf, Failure> {
-    let failed = |why: ApiError| -> Failure {
-        format!(
-            "cannot download {name}: {}; without a network, or for another model, give the path of a folder with {CONFIG_FILE}, \
-             {TOKENIZER_FILE} and {MODEL_FILE} in its place",
-            reason(&why)
-        )
-        .into()
+    let cached = snapshot(&environment.cache, &repo).filter(|folder| is_whole(folder));
+    let Some(folder) = cached else {
+        return downloaded(name, environment, repo);
     };
-    let api = ApiBuilder::from_env()
-        .with_progress(std::io::stderr().is_terminal())
-        .with_retries(RETRIES)
-        .build()
-        .map_err(failed)?;
-    let repo = api.repo(repo);
-    note(format_args!("downloading {name}"));
-    download(name, &repo, failed)
+    let is_unknown = |file: &&str| !folder.join(file).exists() && !absent_mark(&folder, file).exists();
+    let missing: Vec<&str> = COMPANIONS.into_iter().filter(is_unknown).collect();
+    if missing.is_empty() {
+        return Ok(folder);
+    }
+    // of the commit that is there, wherever its branch is by now
+    let commit = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let there = Repo::with_revision(name.repository.clone(), RepoType::Model, commit);
+    downloaded(name, environment, there).or_else(|why| {
+        note(format_args!(
+            "{name} is used as the cache has it, without {} and what may come with it (a chat template, tokens that end a text): {why}",
+            missing.join(", ")
+        ));
+        Ok(folder)
+    })
 }
 
-/// Fetches all files of the model, its configuration last: a folder that has one is whole.
-fn download(name: &HubName, repo: &ApiRepo, failed: impl Fn(ApiError) -> Failure) -> Result<PathBuf, Failure> {
-    let listed: Vec<String> = repo
-        .info()
-        .map_err(&failed)?
-        .siblings
-        .into_iter()
-        .map(|file| file.rfilename)
-        .collect();
-    let has = |file: &str| listed.iter().any(|listed| listed == file);
-    let mut files: Vec<&str> = SMALL_FILES.into_iter().filter(|file| has(file)).collect();
-    let mut shards = Vec::new();
-    if has(MODEL_FILE) {
-        files.push(MODEL_FILE);
-    } else if has(INDEX_FILE) {
-        let index = repo.get(INDEX_FILE).map_err(&failed)?;
-        shards = shards_of(&index)?;
+fn downloaded(name: &HubName, environment: Environment, repo: Repo) -> Result<PathBuf, Failure> {
+    let Environment {
+        cache,
+        token,
+        is_offline,
+    } = environment;
+    if is_offline {
+        return Err(format!(
+            "{name} is not whole in {}, and HF_HUB_OFFLINE says to use no network; give the path of a folder in its place",
+            cache.path().display()
+        )
+        .into());
+    }
+    let has_token = token.is_some();
+    let failed = |why: ApiError| -> Failure {
+        let reason = reason(&why);
+        let is_refused = ["status: 401", "status: 403"]
+            .iter()
+            .any(|status| reason.contains(status));
+        let what_to_do = match (is_refused, has_token) {
+            (false, _) => format!(
+                "without a network, or for another model, give the path of a folder with {CONFIG_FILE}, {} and {MODEL_FILE} in its place",
+                COMPANIONS[0]
+            ),
+            (true, false) => "there is no such model, or it is given only to who is known: accept its licence on its page, and give a token of yours in HF_TOKEN, or by `hf auth login`".to_owned(),
+            (true, true) => "the token that is used has no access to it, or there is no such model: accept its licence on its page, with the account of the token".to_owned(),
+        };
+        format!("cannot download {name}: {reason}; {what_to_do}").into()
+    };
+    let mut api = ApiBuilder::from_cache(cache.clone())
+        .with_token(token)
+        .with_progress(std::io::stderr().is_terminal())
+        .with_retries(RETRIES);
+    if let Some(endpoint) = std::env::var("HF_ENDPOINT")
+        .ok()
+        .filter(|endpoint| !endpoint.is_empty())
+    {
+        api = api.with_endpoint(endpoint);
+    }
+    let api = api.build().map_err(failed)?;
+    note(format_args!("downloading {name}"));
+    let info = api.repo(repo.clone()).info().map_err(failed)?;
+    // all files are of this commit, though a branch may move meanwhile
+    let pinned = Repo::with_revision(name.repository.clone(), RepoType::Model, info.sha.clone());
+    let commit = Commit {
+        folder: cache.path().join(repo.folder_name()).join("snapshots").join(&info.sha),
+        files: info.siblings.into_iter().map(|file| file.rfilename).collect(),
+        repo: api.repo(pinned),
+    };
+    commit.download(name, &failed)?;
+    let refs = cache.path().join(repo.folder_name()).join("refs");
+    if repo.revision() != info.sha {
+        // the branch is there, now that all of it is
+        let written = cache.repo(repo).create_ref(&info.sha);
+        written.map_err(|why| format!("cannot write into {}: {why}", refs.display()))?;
+    }
+    if name.revision.as_ref() != Some(&info.sha) {
+        // what the downloads left, which no other program does
+        let _ = std::fs::remove_file(refs.join(&info.sha));
+    }
+    Ok(commit.folder)
+}
+
+/// A commit of a repository.
+struct Commit {
+    /// Where the cache has it.
+    folder: PathBuf,
+    files: Vec<String>,
+    repo: ApiRepo,
+}
+
+impl Commit {
+    fn has(&self, file: &str) -> bool {
+        self.files.iter().any(|listed| listed == file)
+    }
+
+    fn fetch(&self, file: &str) -> Result<(), ApiError> {
+        match self.folder.join(file).exists() {
+            true => Ok(()),
+            false => self.repo.download(file).map(drop),
+        }
+    }
+
+    /// Fetches what the cache lacks of the model, its configuration first: a model that cannot be used is refused before its weights are fetched.
+    fn download(&self, name: &HubName, failed: &impl Fn(ApiError) -> Failure) -> Result<(), Failure> {
+        let lacks = match (self.has(CONFIG_FILE), self.has(MODEL_FILE) || self.has(INDEX_FILE)) {
+            (_, false) if self.has("adapter_config.json") => {
+                "is an adapter (LoRA), not a model: merge it into its model first (merge_and_unload in PEFT)".to_owned()
+            }
+            (_, false) => format!("has no {MODEL_FILE} and no {INDEX_FILE}; only safetensors are read"),
+            (false, true) => format!("has no {CONFIG_FILE}"),
+            (true, true) => String::new(),
+        };
+        if !lacks.is_empty() {
+            return Err(format!("{name} {lacks}").into());
+        }
+        self.fetch(CONFIG_FILE).map_err(failed)?;
+        LlamaConfig::read(&self.folder)?;
+        for file in COMPANIONS.into_iter().chain(OTHERS).filter(|file| self.has(file)) {
+            self.fetch(file).map_err(failed)?;
+        }
+        for file in COMPANIONS.into_iter().filter(|file| !self.has(file)) {
+            // if it cannot be written, the Hub is asked again
+            let mark = absent_mark(&self.folder, file);
+            let _ = std::fs::create_dir_all(folder_of(&mark)).and_then(|()| std::fs::write(mark, ""));
+        }
+        if self.has(MODEL_FILE) {
+            return self.fetch(MODEL_FILE).map_err(failed);
+        }
+        self.fetch(INDEX_FILE).map_err(failed)?;
+        let shards = shards_of(&self.folder.join(INDEX_FILE))?;
         // names that are no file's of the repository, and might be paths to somewhere else
-        if let Some(shard) = shards.iter().find(|shard| !has(shard) || shard.contains(['/', '\\'])) {
+        if let Some(shard) = shards
+            .iter()
+            .find(|shard| !self.has(shard) || shard.contains(['/', '\\']))
+        {
             return Err(format!("{name}: {INDEX_FILE} names the shard {shard:?}, which is no file beside it").into());
         }
-    } else {
-        return Err(format!("{name} has no {MODEL_FILE} and no {INDEX_FILE}; only safetensors are read").into());
+        shards.iter().try_for_each(|shard| self.fetch(shard)).map_err(failed)
     }
-    for file in files.into_iter().chain(shards.iter().map(String::as_str)) {
-        repo.get(file).map_err(&failed)?;
-    }
-    let config = repo.get(CONFIG_FILE).map_err(&failed)?;
-    let folder = folder_of(&config);
-    if !has(CONVERSATIONS_FILE) {
-        // if it cannot be written, the Hub is asked again
-        let mark = absent_mark(&folder);
-        let _ = std::fs::create_dir_all(folder_of(&mark)).and_then(|()| std::fs::write(mark, ""));
-    }
-    Ok(folder)
 }
 
 /// What huggingface_hub leaves beside the snapshots for a file that a commit has not.
-fn absent_mark(snapshot: &Path) -> PathBuf {
+fn absent_mark(snapshot: &Path, file: &str) -> PathBuf {
     let commit = snapshot.file_name().unwrap_or_default();
     let repository = snapshot.parent().and_then(Path::parent).unwrap_or(Path::new(""));
-    repository.join(".no_exist").join(commit).join(CONVERSATIONS_FILE)
+    repository.join(".no_exist").join(commit).join(file)
 }
 
-/// The folder of a snapshot that lacks nothing.
-fn whole(cache: &CacheRepo) -> Option<PathBuf> {
-    cache.get(TOKENIZER_FILE)?;
-    if cache.get(MODEL_FILE).is_none() {
-        let shards = shards_of(&cache.get(INDEX_FILE)?).ok()?;
-        shards.iter().try_for_each(|shard| cache.get(shard).map(drop))?;
-    }
-    cache.get(CONFIG_FILE).map(|config| folder_of(&config))
+/// Where the cache has what is known of a revision, if it is: the commit that a branch or tag was at, or the commit itself.
+fn snapshot(cache: &Cache, repo: &Repo) -> Option<PathBuf> {
+    let folder = cache.path().join(repo.folder_name());
+    let revision = repo.revision();
+    let commit = std::fs::read_to_string(folder.join("refs").join(revision));
+    let is_commit = revision.len() == 40 && revision.bytes().all(|digit| digit.is_ascii_hexdigit());
+    let commit = commit.ok().or_else(|| is_commit.then(|| revision.to_owned()))?;
+    Some(folder.join("snapshots").join(commit.trim()))
+}
+
+/// Whether a snapshot lacks nothing without which there is no model.
+fn is_whole(snapshot: &Path) -> bool {
+    let has = |file: &str| snapshot.join(file).exists();
+    let has_weights = || {
+        has(MODEL_FILE)
+            || shards_of(&snapshot.join(INDEX_FILE)).is_ok_and(|shards| shards.iter().all(|shard| has(shard)))
+    };
+    has(CONFIG_FILE) && has_weights()
 }
 
 /// The files that an index names, each once.

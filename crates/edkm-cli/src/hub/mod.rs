@@ -5,6 +5,8 @@ mod download;
 #[cfg(not(feature = "hub"))]
 #[path = "no_download.rs"]
 mod download;
+#[cfg(feature = "hub")]
+mod environment;
 mod name;
 
 use std::path::{Path, PathBuf};

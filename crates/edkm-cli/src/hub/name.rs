@@ -10,7 +10,7 @@ use crate::commands::Failure;
 pub struct HubName {
     /// `OWNER/NAME`
     pub repository: String,
-    /// A branch, tag or commit; without it, `main`.
+    /// A branch, tag or commit, or `refs/pr/N` for what is proposed; without it, `main`.
     pub revision: Option<String>,
 }
 
@@ -25,7 +25,8 @@ impl HubName {
             None => (name, None),
         };
         let parts: Vec<&str> = repository.split('/').collect();
-        if parts.len() != 2 || !parts.iter().copied().chain(revision).all(is_plain) {
+        let in_revision = revision.into_iter().flat_map(|revision| revision.split('/'));
+        if parts.len() != 2 || !parts.iter().copied().chain(in_revision).all(is_plain) {
             return Err(
                 format!("hf:{name} is no name on the Hub; expected hf:OWNER/NAME or hf:OWNER/NAME@REVISION").into(),
             );
@@ -64,6 +65,8 @@ mod tests {
             ("HuggingFaceTB/SmolLM-135M", Some("v1.0"))
         );
         assert_eq!(name.to_string(), "hf:HuggingFaceTB/SmolLM-135M@v1.0");
+        let name = of("hf:a/b@refs/pr/4").unwrap().unwrap();
+        assert_eq!(name.revision.as_deref(), Some("refs/pr/4"));
         for wrong in [
             "hf:",
             "hf:name",
@@ -74,6 +77,8 @@ mod tests {
             "hf:a b/c",
             "hf:a/b@x/../y",
             "hf:a/b?c",
+            "hf:a/b@/x",
+            "hf:a/b@x//y",
         ] {
             assert!(of(wrong).unwrap_err().to_string().contains("hf:OWNER/NAME"), "{wrong}");
         }

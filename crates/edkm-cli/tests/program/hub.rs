@@ -39,19 +39,27 @@ fn answer(stream: TcpStream, folder: &Path) -> std::io::Result<()> {
     let mut request = String::new();
     reader.read_line(&mut request)?;
     let path = request.split(' ').nth(1).unwrap_or_default().to_owned();
-    let mut range = None;
+    let (mut range, mut is_known) = (None, false);
     loop {
         let mut line = String::new();
         reader.read_line(&mut line)?;
         if line.trim().is_empty() {
             break;
         }
+        is_known |= line.trim().eq_ignore_ascii_case("authorization: bearer of-mine");
         if let Some(value) = line.to_ascii_lowercase().strip_prefix("range: bytes=") {
             let (first, last) = value.trim().split_once('-').unwrap();
             range = Some((first.parse::<usize>().unwrap(), last.parse::<usize>().ok()));
         }
     }
     let mut stream = reader.into_inner();
+    if path.contains("OWNER/gated") && !is_known {
+        return write!(
+            stream,
+            "HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        );
+    }
+    let path = path.replace("OWNER/gated", "OWNER/tiny");
     let body = if path.starts_with("/api/models/OWNER/tiny") {
         let names: Vec<String> = folder
             .read_dir()?
@@ -60,7 +68,8 @@ fn answer(stream: TcpStream, folder: &Path) -> std::io::Result<()> {
             .collect();
         Some(format!("{{\"sha\": \"{COMMIT}\", \"siblings\": [{}]}}", names.join(", ")).into_bytes())
     } else {
-        let file = path.strip_prefix("/OWNER/tiny/resolve/main/");
+        let file = path.strip_prefix("/OWNER/tiny/resolve/");
+        let file = file.and_then(|file| file.split_once('/')).map(|(_, file)| file);
         file.and_then(|file| std::fs::read(folder.join(file)).ok())
     };
     let Some(body) = body else {
@@ -84,8 +93,19 @@ fn answer(stream: TcpStream, folder: &Path) -> std::io::Result<()> {
 
 /// `edkm generate NAME`, with a cache and a Hub of its own.
 fn generate(shop: &Workshop, name: &str, endpoint: &str) -> Output {
+    generate_with(shop, name, endpoint, &[])
+}
+
+/// The same with environment variables.
+fn generate_with(shop: &Workshop, name: &str, endpoint: &str, variables: &[(&str, &str)]) -> Output {
     let mut command = edkm();
     command.env("HF_HOME", shop.path("cache")).env("HF_ENDPOINT", endpoint);
+    command.envs(variables.iter().copied());
+    for variable in ["HF_TOKEN", "HF_TOKEN_PATH", "HF_HUB_CACHE", "HF_HUB_OFFLINE"] {
+        if !variables.iter().any(|(given, _)| *given == variable) {
+            command.env_remove(variable);
+        }
+    }
     for proxy in [
         "http_proxy",
         "HTTP_PROXY",
@@ -146,8 +166,16 @@ fn a_model_is_downloaded_once_and_then_used_without_a_network() {
     }
     let _ = std::fs::remove_file(&kept);
     let without = generate(&shop, "hf:OWNER/tiny", "http://127.0.0.1:9");
-    assert!(
-        String::from_utf8_lossy(&without.stderr).contains("used as the cache has it, without tokenizer_config.json")
+    assert!(String::from_utf8_lossy(&without.stderr)
+        .contains("used as the cache has it, without tokenizer_config.json and what"));
+    let offline = generate_with(&shop, "hf:OWNER/tiny", &hub.endpoint, &[("HF_HUB_OFFLINE", "1")]);
+    assert!(String::from_utf8_lossy(&offline.stderr).contains("HF_HUB_OFFLINE says to use no network"));
+    assert_eq!(json(&offline)["text"], local["text"]);
+    // a commit by its name, which no branch or tag needs to be at
+    let commit = format!("hf:OWNER/tiny@{COMMIT}");
+    assert_eq!(
+        json(&generate(&shop, &commit, "http://127.0.0.1:9"))["text"],
+        local["text"]
     );
     assert_eq!(json(&without)["text"], local["text"]);
     json(&generate(&shop, "hf:OWNER/tiny", &hub.endpoint));
@@ -192,4 +220,96 @@ fn what_the_hub_does_not_give_is_said_with_the_way_out() {
         &["hf:OWNER/NAME"],
         &shop.out(),
     );
+}
+
+#[test]
+fn a_gated_model_takes_a_token() {
+    let shop = Workshop::new();
+    let hub = Hub::serve(shop.model());
+    let name = "hf:OWNER/gated@refs/pr/1";
+    let refused = [&[][..], &[("HF_TOKEN", "of-another")]];
+    for (variables, advice) in refused
+        .into_iter()
+        .zip(["HF_TOKEN, or by `hf auth login`", "the account of the token"])
+    {
+        let output = generate_with(&shop, name, &hub.endpoint, variables);
+        assert_refused(
+            &output,
+            &["cannot download hf:OWNER/gated@refs/pr/1", "401", advice],
+            &shop.out(),
+        );
+    }
+    json(&generate_with(&shop, name, &hub.endpoint, &[("HF_TOKEN", "of-mine")]));
+}
+
+/// What makes a model unfit is said before its weights are fetched, which may be many gigabytes.
+#[test]
+fn weights_of_a_model_that_cannot_be_used_are_not_fetched() {
+    let shop = Workshop::new();
+    let hub = Hub::serve(shop.model());
+    let config = std::fs::read_to_string(shop.config()).unwrap();
+    std::fs::write(
+        shop.config(),
+        config.replacen('{', "{\"quantization_config\": {\"quant_method\": \"gptq\"},", 1),
+    )
+    .unwrap();
+    assert_refused(
+        &generate(&shop, "hf:OWNER/tiny", &hub.endpoint),
+        &["quantization_config"],
+        &shop.out(),
+    );
+    let snapshot = shop
+        .path("cache")
+        .join("hub/models--OWNER--tiny/snapshots")
+        .join(COMMIT);
+    assert!(snapshot.join("config.json").exists() && !snapshot.join("model.safetensors").exists());
+    std::fs::write(shop.config(), config).unwrap();
+    // the files of a commit do not change otherwise
+    std::fs::remove_dir_all(shop.path("cache")).unwrap();
+    std::fs::remove_file(shop.model().join("tokenizer.json")).unwrap();
+    assert_refused(
+        &generate(&shop, "hf:OWNER/tiny", &hub.endpoint),
+        &["tokenizer.json", "there is no such file"],
+        &shop.out(),
+    );
+}
+
+/// A file that the cache lacks is asked for of the commit that is there, though the branch has moved.
+#[test]
+fn what_is_there_stays_what_it_is() {
+    let shop = Workshop::new();
+    let hub = Hub::serve(shop.model());
+    json(&generate(&shop, "hf:OWNER/tiny", &hub.endpoint));
+    let repository = shop.path("cache").join("hub/models--OWNER--tiny");
+    let snapshot = repository.join("snapshots").join(COMMIT);
+    std::fs::remove_file(repository.join(".no_exist").join(COMMIT).join("chat_template.jinja")).unwrap();
+    let refs = || {
+        let mut refs: Vec<_> = repository
+            .join("refs")
+            .read_dir()
+            .unwrap()
+            .flatten()
+            .map(|entry| entry.file_name())
+            .collect();
+        refs.sort();
+        refs
+    };
+    assert_eq!(refs(), ["main"]);
+    let weights = std::fs::metadata(snapshot.join("model.safetensors"))
+        .unwrap()
+        .modified()
+        .unwrap();
+    let asked = hub.answers.load(Ordering::Relaxed);
+    json(&generate(&shop, "hf:OWNER/tiny", &hub.endpoint));
+    // what there is, and no file
+    assert_eq!(hub.answers.load(Ordering::Relaxed), asked + 1);
+    assert!(
+        std::fs::metadata(snapshot.join("model.safetensors"))
+            .unwrap()
+            .modified()
+            .unwrap()
+            == weights
+    );
+    assert_eq!(refs(), ["main"]);
+    assert_eq!(std::fs::read_to_string(repository.join("refs/main")).unwrap(), COMMIT);
 }
