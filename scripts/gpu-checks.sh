@@ -7,7 +7,8 @@
 #   scripts/gpu-checks.sh --built DIR    checks with that, on another machine: without cargo, with the CUDA libraries 13.0 and this repository's scripts
 #
 # Reference files are those of ../shared, or of the folders that EDKM_GOLDEN and EDKM_MODELS name. GPU_CHECKS_SKIP: names of checks to leave out; GPU_CHECKS_ONLY:
-# of those to run. GPU_CHECKS_SECONDS: after which a program is ended (200). GPU_CHECKS_LOGS: where logs are left (target/gpu-checks).
+# of those to run. GPU_CHECKS_SECONDS: after which a program is ended (200). GPU_CHECKS_TOTAL: after which no further check goes on, and the table is printed
+# (where a machine is lent for some minutes). GPU_CHECKS_LOGS: where logs are left (target/gpu-checks).
 set -uo pipefail
 cd "$(dirname "$0")/.."
 export CARGO_TERM_COLOR=never
@@ -92,7 +93,7 @@ case ${1:-} in
     --build) build "${2:?a folder}"; exit ;;
     --built) use_built "${2:?a folder}" ;;
     '') ;;
-    *) sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+    *) sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac
 
 # A line of the table, shown at once: row NAME RESULT REMARK
@@ -111,20 +112,35 @@ check() {
         row "$name" "not run" "not among those of GPU_CHECKS_ONLY"
     elif ! command -v "$needed" > /dev/null; then
         row "$name" "not run" "no $needed on this machine"
-    elif "$@" > "$logs/$name.log" 2>&1; then
+    elif [ -n "${GPU_CHECKS_TOTAL:-}" ] && [ "$SECONDS" -ge "$GPU_CHECKS_TOTAL" ]; then
+        row "$name" "not run" "no time left of the $GPU_CHECKS_TOTAL s of GPU_CHECKS_TOTAL"
+    elif rm -f "$logs/ended" && "$@" > "$logs/$name.log" 2>&1; then
         if grep -q '^skipped: ' "$logs/$name.log"; then
             row "$name" "not run" "$(sed -n 's/^skipped: //p' "$logs/$name.log" | head -1)"
             return
         fi
         row "$name" passed "$((SECONDS - start)) s $(sed -n 's/^remark: //p' "$logs/$name.log" | tail -1)"
+    elif [ -n "${GPU_CHECKS_TOTAL:-}" ] && [ -e "$logs/ended" ] && [ "$SECONDS" -ge "$GPU_CHECKS_TOTAL" ]; then
+        row "$name" "not run" "to its end: the $GPU_CHECKS_TOTAL s of GPU_CHECKS_TOTAL are over"
     else
-        row "$name" FAILED "$(sed -n 's/^remark: //p' "$logs/$name.log" | tail -1) see $logs/$name.log"
+        row "$name" FAILED "$(cat "$logs/$name.log" "$logs/ended" 2> /dev/null | sed -n 's/^remark: //p' | tail -1) see $logs/$name.log"
         failed=1
     fi
 }
 
-# Ends a program that hangs, so that the others have their turn.
-limited() { timeout --kill-after=10 "${GPU_CHECKS_SECONDS:-200}" "$@"; }
+# Ends a program that hangs, so that the others have their turn, and says so; none takes longer than what is left of the whole.
+limited() {
+    local most=${GPU_CHECKS_SECONDS:-200} left status=0
+    if [ -n "${GPU_CHECKS_TOTAL:-}" ]; then
+        left=$((GPU_CHECKS_TOTAL - SECONDS))
+        if [ "$left" -lt 1 ]; then left=1; fi
+        if [ "$most" -gt "$left" ]; then most=$left; fi
+    fi
+    timeout --kill-after=10 "$most" "$@" || status=$?
+    # where the check shows it, whatever becomes of the program's output
+    case $status in 124 | 137) echo "remark: ended after $most s" >> "$logs/ended" ;; esac
+    return "$status"
+}
 
 # A test: run_test NAME ARGUMENTS...
 run_test() {
@@ -154,7 +170,7 @@ edkm() {
     if [ -n "$built" ]; then
         limited "$built/edkm" "$@"
     else
-        cargo run --release -q -p edkm-cli --features cuda --target-dir "$target" -- "$@"
+        cargo build --release -q -p edkm-cli --features cuda --target-dir "$target" && limited "$target/release/edkm" "$@"
     fi
 }
 
@@ -212,8 +228,22 @@ finetune_on_both() {
     eight=$(finetuned eight --device cuda --optimizer adamw-8bit)
     early=$(finetuned early --device cuda --update-in-backward)
     # one that failed has none
-    echo "remark: perplexity $cpu on the CPU; on the GPU $gpu, $tf32 in TF32, $f16 in f16, $eight with moments of 8 bits, $early updated in backward"
+    echo "remark: perplexity $cpu on the CPU; on the GPU $gpu, $tf32 in TF32, $f16 in f16, $eight with moments of 8 bits, $early updated in backward; training took" \
+        "$(number "$work/cpu.json" training_seconds) s on the CPU, $(number "$work/gpu.json" training_seconds) s on the GPU"
     near "$cpu" "$gpu" 0.01 && near "$cpu" "$tf32" 0.02 && near "$cpu" "$f16" 0.02 && near "$cpu" "$eight" 0.01 && near "$cpu" "$early" 0.01
+}
+
+# The same with palettes of single rows' groups, rows of one spread and a clustered embedding, on short records that see themselves alone.
+finetune_settings_on_both() {
+    local work cpu gpu i
+    work=$(mktemp -d)
+    for i in $(seq 400); do echo "{\"prompt\": \"Tom has $i balls.\", \"completion\": \" He gave $i balls to his friend.\"}"; done > "$work/records.jsonl"
+    local settings=(--data "$work/records.jsonl" --bits 4 --group 8 --per-channel-scale --embedding-bits 8 --steps 30)
+    cpu=$(finetuned cpu "${settings[@]}" --device cpu)
+    gpu=$(finetuned gpu "${settings[@]}" --device cuda)
+    echo "remark: perplexity $cpu on the CPU, $gpu on the GPU; training took" \
+        "$(number "$work/cpu.json" training_seconds) s on the CPU, $(number "$work/gpu.json" training_seconds) s on the GPU"
+    near "$cpu" "$gpu" 0.02
 }
 
 # The model on CPU and GPU against float64, where the files are.
@@ -281,13 +311,25 @@ bench_cluster() {
     case $(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -1) in
         8.0 | 9.0 | 10.0) least=0.4 note= ;;
     esac
-    edkm bench cluster --rows 4096 --cols 4096 --bits 3 --device cuda --json > "$logs/bench-cluster.json" || return 1
-    cat "$logs/bench-cluster.json"
-    awk -v ratio="$(number "$logs/bench-cluster.json" ratio)" -v least="$least" -v note="$note" 'BEGIN {
+    local file=$logs/bench-cluster.json
+    # a pass takes less than a millisecond: enough of them that the GPU has its usual clock
+    edkm bench cluster --rows 4096 --cols 4096 --bits 3 --repeats 200 --device cuda --json > "$file" || return 1
+    cat "$file"
+    awk -v ratio="$(number "$file" ratio)" -v least="$least" -v note="$note" \
+        -v forward="$(number "$file" forward_seconds)" -v backward="$(number "$file" backward_seconds)" 'BEGIN {
         if (!(ratio > 0)) exit 1
-        printf "remark: %.1f %% of the bandwidth of copying%s\n", 100 / ratio, note
+        printf "remark: %.1f %% of the bandwidth of copying: %.3f ms forward, %.3f ms backward%s\n", 100 / ratio, 1e3 * forward, 1e3 * backward, note
         exit !(1 / ratio >= least)
     }'
+}
+
+# The same with 512 palettes of eight rows: no bar, since each palette has tables of its own.
+bench_cluster_groups() {
+    local file=$logs/bench-cluster-groups.json
+    edkm bench cluster --rows 4096 --cols 4096 --bits 4 --group 8 --device cuda --json > "$file" || return 1
+    cat "$file"
+    awk -v forward="$(number "$file" forward_seconds)" -v backward="$(number "$file" backward_seconds)" \
+        'BEGIN { printf "remark: %.2f ms forward, %.2f ms backward\n", 1e3 * forward, 1e3 * backward }'
 }
 
 # One training step of a model with random weights, 512 tokens, with and without clustering: step CONFIG LEAST_MIB ARGUMENTS...
@@ -360,9 +402,11 @@ check ops-on-gpu nvidia-smi run_test device
 check plugin-on-gpu nvidia-smi run_test cuda
 check plugin-precision nvidia-smi run_test cuda_precision
 check bench-cluster nvidia-smi bench_cluster
+check bench-cluster-groups nvidia-smi bench_cluster_groups
 check inference-on-gpu nvidia-smi run_test inference inference::gpu
 check inference-embedded nvidia-smi inference_on_both
 check finetune-embedded nvidia-smi finetune_on_both
+check finetune-settings nvidia-smi finetune_settings_on_both
 check several-gpus nvidia-smi several_gpus
 check golden-llama nvidia-smi golden
 check finetune-offloaded nvidia-smi finetune_offloaded

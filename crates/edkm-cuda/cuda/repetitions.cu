@@ -557,6 +557,8 @@ EDKM_KERNEL edkm_repetition_backward(
         mean_j[j] = mean;
         clustered_j[j] = clustered;
     }
+    // what follows serves the repetition before
+    if (t == 0) return;
     for (size_t first = 0; first < clusters; first += AT_ONCE) {
         double grad_i[AT_ONCE] = {};
 #pragma unroll
@@ -577,7 +579,6 @@ EDKM_KERNEL edkm_repetition_backward(
         double grad = row_sums<AT_ONCE>(found);
         if (threadIdx.x < AT_ONCE && first + threadIdx.x < clusters) partials[blockIdx.x % PARTS * clusters + first + threadIdx.x] = grad;
     }
-    // what follows serves the repetition before
-    if (t == 0 || !is_last_part(tickets)) return;
+    if (!is_last_part(tickets)) return;
     add_parts(partials, (unsigned int)clusters, grads, found[0]);
 }

@@ -1,7 +1,7 @@
 //! The passes over the weights of a matrix: counting, sums by 16-bit key, looking up.
 //!
 //! What lies between them, on tables by key, is [`repetitions`](crate::repetitions)' on the device, or `edkm-cluster`'s on the host: the functions
-//! that take or give tables of the host are for one palette and for the cases that the device leaves to it.
+//! that take or give tables of the host are for the cases that the device leaves to it, some palettes at a time.
 #![allow(unsafe_code)]
 
 pub use crate::halves::Half;
@@ -78,13 +78,21 @@ impl<'a> Palettes<'a> {
         self.weights_per_palette
     }
 
-    /// All weights.
+    /// How many weights there are.
     pub(crate) fn len(self) -> usize {
         self.weights.len()
     }
 
     pub(crate) fn half(self) -> Half {
         self.half
+    }
+
+    /// The palettes in parts of so many at most: the first of each part, and the part.
+    pub fn parts(self, most: usize) -> impl Iterator<Item = (usize, Self)> {
+        let (palettes, most) = (self.palettes(), most.max(1));
+        (0..palettes)
+            .step_by(most)
+            .map(move |first| (first, self.part(first, most.min(palettes - first))))
     }
 
     /// So many palettes from `first` on.
@@ -96,8 +104,8 @@ impl<'a> Palettes<'a> {
         }
     }
 
-    /// The weights of so many palettes from `first` on.
-    pub(crate) fn weights_of(self, first: usize, palettes: usize) -> std::ops::Range<usize> {
+    /// Where the weights of so many palettes from `first` on lie among all.
+    pub fn weights_of(self, first: usize, palettes: usize) -> std::ops::Range<usize> {
         let len = self.weights_per_palette;
         first * len..((first + palettes) * len).min(self.len())
     }
@@ -294,75 +302,78 @@ pub fn multiply_add_in<R: Runtime>(
     unsafe { runtime.launch("edkm_multiply_add", blocks, &arguments) }
 }
 
-/// Counts the keys of one palette's `weights [N]`. Waits for the device. Scratch: 256 KiB.
+/// Counts the keys of each palette's weights, `[P]`. Waits for the device. Scratch, there and on the host: 256 KiB a palette.
 ///
 /// # Errors
 /// The runtime's.
-///
-/// # Panics
-/// For 2^32 weights or more.
-pub fn count<R: Runtime>(runtime: &R, weights: Slice<'_, f32>, half: Half) -> Result<Counts, R::Error> {
-    let mut found = Array::<R, u32>::zeroed(runtime, KEYS)?;
-    let mut magnitude = Array::<R, u32>::zeroed(runtime, 1)?;
-    let palette = Palettes::one(weights, half);
-    count_into(runtime, palette, &mut found.as_mut(), &mut magnitude.as_mut())?;
-    Ok(Counts {
-        counts: found.to_host(runtime)?,
-        magnitude_bits: magnitude.to_host(runtime)?.first().copied().unwrap_or(0),
-    })
+pub fn count<R: Runtime>(runtime: &R, weights: Palettes<'_>) -> Result<Vec<Counts>, R::Error> {
+    let palettes = weights.palettes();
+    let mut found = Array::<R, u32>::zeroed(runtime, palettes * (KEYS + 1))?;
+    let [mut counts, mut magnitudes] = found.as_mut().split([palettes * KEYS, palettes]);
+    count_into(runtime, weights, &mut counts, &mut magnitudes)?;
+    let found = found.to_host(runtime)?;
+    let (counts, magnitudes) = found.split_at(palettes * KEYS);
+    let each = counts.chunks_exact(KEYS).zip(magnitudes);
+    Ok(each
+        .map(|(counts, &magnitude_bits)| Counts {
+            counts: counts.to_vec(),
+            magnitude_bits,
+        })
+        .collect())
 }
 
-/// Sums `addends [N]` over the `weights [N]` of each key of one palette: `[KEYS]`, on the host. Waits for the device. As [`sum_into`].
+/// Sums `addends`, one for each weight, over the weights of each key: `[P][KEYS]`, on the host. Waits for the device. As [`sum_into`]; scratch, there and on the
+/// host: 512 KiB a palette.
 ///
 /// # Errors
 /// The runtime's.
 pub fn sum_by_key<R: Runtime>(
     runtime: &R,
-    weights: Slice<'_, f32>,
-    half: Half,
+    weights: Palettes<'_>,
     addends: Slice<'_, f32>,
-) -> Result<Vec<f64>, R::Error> {
-    let mut sums = Array::<R, i64>::zeroed(runtime, KEYS)?;
-    let mut magnitudes = Array::<R, u32>::zeroed(runtime, 1)?;
-    let palette = Palettes::one(weights, half);
-    let bits = sum_into(runtime, palette, addends, &mut sums.as_mut(), &mut magnitudes.as_mut())?;
-    let magnitude = magnitudes.to_host(runtime)?.first().copied().unwrap_or(0);
-    if magnitude >= f32::INFINITY.to_bits() {
-        return Ok(vec![f64::NAN; KEYS]);
-    }
-    let units = bits.units(magnitude);
-    let sums = sums.to_host(runtime)?;
-    Ok(sums.into_iter().map(|sum| sum as f64 / units).collect())
+) -> Result<Vec<Vec<f64>>, R::Error> {
+    let palettes = weights.palettes();
+    let mut sums = Array::<R, i64>::zeroed(runtime, palettes * KEYS)?;
+    let mut magnitudes = Array::<R, u32>::zeroed(runtime, palettes)?;
+    let bits = sum_into(runtime, weights, addends, &mut sums.as_mut(), &mut magnitudes.as_mut())?;
+    let (sums, magnitudes) = (sums.to_host(runtime)?, magnitudes.to_host(runtime)?);
+    let each = sums.chunks_exact(KEYS).zip(magnitudes);
+    Ok(each
+        .map(|(sums, magnitude)| {
+            if magnitude >= f32::INFINITY.to_bits() {
+                return vec![f64::NAN; KEYS];
+            }
+            let units = bits.units(magnitude);
+            sums.iter().map(|&sum| sum as f64 / units).collect()
+        })
+        .collect())
 }
 
-/// `out[i] = table[key of weights[i]]` of one palette. `table [KEYS]` on the host.
+/// [`look_up_in`] with `tables [P, KEYS]` on the host.
 ///
 /// # Errors
 /// The runtime's.
 pub fn look_up<R: Runtime>(
     runtime: &R,
-    weights: Slice<'_, f32>,
-    half: Half,
-    table: &[f32],
+    weights: Palettes<'_>,
+    tables: &[f32],
     out: SliceMut<'_, f32>,
 ) -> Result<(), R::Error> {
-    let table = Array::from_host(runtime, table)?;
-    look_up_in(runtime, Palettes::one(weights, half), table.as_slice(), out)
+    let tables = Array::from_host(runtime, tables)?;
+    look_up_in(runtime, weights, tables.as_slice(), out)
 }
 
-/// `total[i] += grad[i] slope + shift` with `[slope, shift] = table[key of weights[i]]` of one palette. `table [KEYS]` on the host.
+/// [`multiply_add_in`] with `tables [P, KEYS]` on the host.
 ///
 /// # Errors
 /// The runtime's.
 pub fn multiply_add<R: Runtime>(
     runtime: &R,
-    weights: Slice<'_, f32>,
-    half: Half,
-    table: &[[f32; 2]],
+    weights: Palettes<'_>,
+    tables: &[[f32; 2]],
     grad: Slice<'_, f32>,
     total: SliceMut<'_, f32>,
 ) -> Result<(), R::Error> {
-    let table = Array::from_host(runtime, table)?;
-    let palette = Palettes::one(weights, half);
-    multiply_add_in(runtime, palette, table.as_slice(), grad, total)
+    let tables = Array::from_host(runtime, tables)?;
+    multiply_add_in(runtime, weights, tables.as_slice(), grad, total)
 }

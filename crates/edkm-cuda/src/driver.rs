@@ -2,6 +2,7 @@
 //! synchronisation.
 #![allow(unsafe_code)]
 
+mod meeting;
 #[cfg(feature = "nccl")]
 pub mod nccl;
 mod offload;

@@ -35,7 +35,7 @@ impl Projection<'_> {
     /// Hidden states and logits of some tokens. Scratch: tokens x (H + V) x 4 bytes.
     pub(crate) fn logits<R: Runtime>(&self, runtime: &R, axes: Axes, chunk: &Chunk<R>) -> Result<Logits<R>, R::Error> {
         let rows = chunk.len();
-        let mut x = Array::zeroed(runtime, rows * axes.hidden)?;
+        let mut x = Array::unset(runtime, rows * axes.hidden)?;
         gather_rows(runtime, self.x, chunk.tokens.as_slice(), axes.hidden, x.as_mut())?;
         let mut logits = Array::zeroed(runtime, rows * axes.vocabulary)?;
         nt(

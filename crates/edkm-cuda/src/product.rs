@@ -228,7 +228,7 @@ fn multiply_into<R: Runtime>(
         },
         Precision::F16 => {
             let (a, b) = (Halves::of(runtime, a)?, Halves::of(runtime, b)?);
-            let mut scales = Array::<R, f32>::zeroed(runtime, 2)?;
+            let mut scales = Array::<R, f32>::unset(runtime, 2)?;
             let arguments = [
                 a.magnitude.as_slice().argument(),
                 b.magnitude.as_slice().argument(),
@@ -277,7 +277,7 @@ impl<R: Runtime> Halves<R> {
         ];
         // SAFETY: edkm_largest_magnitude(x, magnitudes, len, all, blocks of each) reaches `len` numbers of x and one magnitude.
         unsafe { runtime.launch("edkm_largest_magnitude", blocks, &arguments) }?;
-        let mut numbers = Array::zeroed(runtime, len)?;
+        let mut numbers = Array::unset(runtime, len)?;
         let arguments = [
             x.argument(),
             magnitude.as_slice().argument(),

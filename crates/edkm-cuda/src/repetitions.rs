@@ -2,7 +2,7 @@
 //!
 //! Soft assignment of scalars, differentiated through all repetitions (DKM, arXiv 2108.12659, section 3), on the counts and sums of 16-bit keys
 //! (uniquification of eDKM, arXiv 2309.00964, section 2.2), in f64 as `edkm-cluster` does it. A matrix is waited for once in the forward pass, to
-//! know the centroids on the host, and not at all in the backward pass. Palettes in which a cluster has hardly any weight are left to the host.
+//! know the centroids on the host, and not at all in the backward pass, if its palettes are not small. Palettes in which a cluster has hardly any weight are left to the host.
 
 mod backward;
 mod forward;
@@ -113,10 +113,7 @@ pub struct Found {
 
 /// The palettes in parts whose tables are in memory at once: the first of each part, and how many.
 fn parts(weights: Palettes<'_>, settings: Settings) -> impl Iterator<Item = (usize, Palettes<'_>)> {
-    let (palettes, at_once) = (weights.palettes(), settings.most_at_once());
-    (0..palettes)
-        .step_by(at_once)
-        .map(move |first| (first, weights.part(first, at_once.min(palettes - first))))
+    weights.parts(settings.most_at_once())
 }
 
 /// The counts of a part, `[P, KEYS]`.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use cudarc::driver::CudaDevice;
 use cudarc::nccl::{group_end, group_start, result::NcclError, Comm};
 
+use super::meeting::{Meeting, GATE};
 use super::pool::MemoryPool;
 use super::stream::Event;
 use super::{Gpu, GpuError};
@@ -41,6 +42,7 @@ pub struct Communicator {
     device: Arc<CudaDevice>,
     rank: usize,
     world: usize,
+    meeting: Arc<Meeting>,
 }
 
 /// Gathers a byte of each, so that the GPUs are connected. NCCL does that within the first collective, and by default lets the host wait there for
@@ -52,14 +54,16 @@ fn connect(comms: &[Comm]) -> Result<(), CollectiveError> {
         .iter()
         .map(|comm| Ok((memory(comm, 1)?, memory(comm, comms.len())?)))
         .collect::<Result<Vec<_>, CollectiveError>>()?;
-    group_start()?;
-    let gathered = comms
-        .iter()
-        .zip(&mut buffers)
-        .try_for_each(|(comm, (own, all))| comm.all_gather(own, all).map(drop));
-    // a group that was begun must end
-    group_end()?;
-    gathered?;
+    GATE.launch(|| {
+        group_start()?;
+        let gathered = comms
+            .iter()
+            .zip(&mut buffers)
+            .try_for_each(|(comm, (own, all))| comm.all_gather(own, all).map(drop));
+        // a group that was begun must end
+        group_end()?;
+        gathered
+    })?;
     for comm in comms {
         comm.device().synchronize().map_err(driver)?;
     }
@@ -90,6 +94,7 @@ impl Communicator {
         }
         let comms = Comm::from_devices(devices.clone())?;
         connect(&comms)?;
+        let meeting = Arc::new(Meeting::new(world, &GATE));
         let members = comms.into_iter().zip(devices).enumerate();
         Ok(members
             .map(|(rank, (comm, device))| Self {
@@ -97,6 +102,7 @@ impl Communicator {
                 device,
                 rank,
                 world,
+                meeting: meeting.clone(),
             })
             .collect())
     }
@@ -138,7 +144,9 @@ impl Communicator {
             let own = self.device.htod_sync_copy(part).map_err(driver)?;
             let all = self.device.alloc_zeros::<u8>(part.len() * self.world).map_err(driver)?;
             let (own, all) = buffers.insert((own, all));
-            connected.all_gather(own, all)?;
+            self.meeting
+                .launch(&mut give_up, || connected.all_gather(own, all))
+                .map_err(CollectiveError::GivenUp)??;
             let event = Event::on_null_stream(&self.device).map_err(driver)?;
             while !event.is_over() {
                 if let Some(reason) = give_up() {

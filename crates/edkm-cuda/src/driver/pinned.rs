@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cudarc::driver::{sys, CudaDevice, DriverError};
 
+use super::meeting::GATE;
+
 /// Buffers of page-locked memory.
 pub(super) struct Pool {
     device: Arc<CudaDevice>,
@@ -103,7 +105,7 @@ impl Pool {
         let outcome = self
             .device
             .bind_to_thread()
-            .and_then(|()| unsafe { sys::cuMemHostAlloc(&mut address, capacity, 0) }.result());
+            .and_then(|()| GATE.lock_pages(|| unsafe { sys::cuMemHostAlloc(&mut address, capacity, 0) }.result()));
         if let Err(error) = outcome {
             tracing::debug!(?error, capacity, "no page-locked memory");
             return None;
@@ -122,7 +124,7 @@ impl Pool {
         let _ = self
             .device
             .bind_to_thread()
-            .and_then(|()| unsafe { sys::cuMemFreeHost(locked.address.cast()) }.result());
+            .and_then(|()| GATE.lock_pages(|| unsafe { sys::cuMemFreeHost(locked.address.cast()) }.result()));
     }
 }
 

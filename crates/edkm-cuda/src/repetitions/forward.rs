@@ -18,7 +18,7 @@ const TABLE_PARTS: usize = KEYS / THREADS;
 
 /// Repeats assignment and update of every palette. Waits for the device. Scratch: as [`Settings::at_once`] says.
 ///
-/// With the ways comes what is worth keeping on the device, if it is little beside the weights: for these ways alone.
+/// With the ways comes what is worth keeping on the device (see [`Kept`]): for these ways alone.
 ///
 /// # Errors
 /// The runtime's.
@@ -31,8 +31,6 @@ pub fn forward<R: Runtime>(
     settings: Settings,
     starts: &Starts,
 ) -> Result<(Found, Option<Kept<R>>), R::Error> {
-    /// Weights of a palette whose tables are worth keeping.
-    const WORTH_KEEPING: usize = 1 << 20;
     settings.check();
     let (clusters, palettes) = (settings.clusters, weights.palettes());
     check::len("known starts [P]", starts.known.len(), palettes);
@@ -87,7 +85,7 @@ pub fn forward<R: Runtime>(
         }
     }
     let found = memory.as_slice().part(0, places.records.end);
-    let (on_host, made) = if one_part && weights.weights_per_palette() >= WORTH_KEEPING {
+    let (on_host, made) = if one_part && is_worth_keeping(weights) {
         let records = found.part(places.records.start, places.records.len()).cast();
         // what the next op asks for comes about while the centroids go to the host
         found.to_host_before(runtime, || {
@@ -118,6 +116,12 @@ pub fn forward<R: Runtime>(
         clustered: Mutex::new(Some(clustered)),
     });
     Ok((found, kept))
+}
+
+/// Whether counts and tables are kept for backward, which waits for the host twice without them: of a single palette where they are half of its weights' bytes at the
+/// most, of several where they are an eighth, since there are many.
+fn is_worth_keeping(weights: Palettes<'_>) -> bool {
+    weights.weights_per_palette() >= if weights.palettes() == 1 { 1 << 18 } else { 1 << 20 }
 }
 
 /// Both starts of every palette, `[P, 2, HEAD + K]`.

@@ -9,7 +9,7 @@ use crate::{check, Array, Runtime, Slice};
 
 /// What the forward pass of large palettes leaves on the device, so that [`clustered`](super::clustered) and
 /// [`backward_accumulate`](super::backward_accumulate) need not make it again: counts and tables by key, 512 KiB a palette, and the records. Of a matrix of
-/// 64 MiB that is less than a hundredth. And the clustered weights, until they are asked for.
+/// 64 MiB that is less than a hundredth, of one of 1 MiB, the smallest, half. And the clustered weights, until they are asked for.
 pub struct Kept<R: Runtime> {
     pub(super) palettes: usize,
     pub(super) weights: usize,

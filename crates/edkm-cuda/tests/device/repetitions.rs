@@ -153,6 +153,15 @@ fn every_setting_gives_what_the_cpu_gives() {
         Case::new(40, 50, three.with_keep_zero(KeepZero::Exact)),
         Case::new(40, 50, spec(1).with_iterations(1)),
         Case::new(40, 50, spec(5).with_iterations(4)),
+        // the most clusters, of which several rounds of blocks' parts are summed, and of several palettes
+        Case::new(200, 300, spec(8).with_iterations(2)),
+        Case::new(
+            7,
+            3000,
+            spec(7)
+                .with_iterations(2)
+                .with_grouping(Grouping::PerChannels(NonZeroUsize::new(3).unwrap())),
+        ),
         // ends when nothing moves by much
         Case::new(40, 50, three.with_iterations(30).with_tolerance(0.05)),
         Case::new(40, 50, three.with_temperature(Temperature::Absolute(1e-4))),
@@ -256,7 +265,7 @@ fn what_is_not_finite_shows() {
 #[test]
 fn what_is_kept_gives_the_same_bits() {
     let Some(device) = device() else { return };
-    let case = Case::new(1024, 1024, spec(2).with_iterations(2));
+    let case = Case::new(512, 512, spec(2).with_iterations(2));
     let start = Centroids::from_vec(vec![-0.04, -0.01, 0.01, 0.04], 4, 1).unwrap();
     let starts = palette_starts(case.shape, &case.spec, &start).unwrap();
     let starts = Starts {

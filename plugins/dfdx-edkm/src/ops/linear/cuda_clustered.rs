@@ -2,7 +2,7 @@
 //!
 //! Scalars in one palette or in groups of channels are clustered on the device ([`repetitions`]), from where the weight before ended; where a first weight
 //! begins is found on the host, of its counts. The tables of palettes with a cluster that hardly any weight chooses, and of gradients that are not unrolled,
-//! are the host's: counts, sums and tables by 16-bit value are copied then, 65,536 entries a palette. Where each channel has a factor, what is clustered is a copy of the weight
+//! are the host's: counts, sums and tables by 16-bit value are copied then, 65,536 entries a palette and 64 palettes at a time. Where each channel has a factor, what is clustered is a copy of the weight
 //! with its rows divided, made anew for each pass. Vectors are clustered on the host, at the price of copies of the weight.
 
 use std::any::Any;
@@ -15,6 +15,7 @@ use edkm_cuda::driver::{Gpu, GpuError};
 use edkm_cuda::repetitions::{self, Found, Kept, Settings, Starts};
 use edkm_cuda::row_scales::{self, Divided};
 use edkm_cuda::{elementwise, Array, Slice, SliceMut};
+use rayon::prelude::*;
 
 use super::{ClusteredUse, LinearDims};
 use crate::clustering::{has_collapsed, some_may_begin_anew};
@@ -155,10 +156,12 @@ fn with_counts<T>(
     f: impl FnOnce(&Counted) -> Result<T, ClusterError>,
 ) -> Result<T, EdkmError> {
     let refused = |source| EdkmError::Cluster { op: op.into(), source };
-    let counts = (0..spec.grouping.palettes(shape))
-        .map(|palette| count(gpu, of_palette(weight, shape, spec, palette), half(spec.half)))
+    let parts = palettes(weight, shape, spec).parts(repetitions::AT_ONCE);
+    let counts = parts
+        .map(|(_, part)| count(gpu, part))
         .collect::<Result<Vec<_>, _>>()
-        .map_err(error_of_op)?;
+        .map_err(error_of_op)?
+        .concat();
     let by_palette: Vec<_> = counts
         .iter()
         .map(|counts| KeyCounts {
@@ -253,23 +256,17 @@ fn looked_up(
         return repetitions::clustered(gpu, weights, settings(spec), &ways, kept).map_err(error_of_op);
     }
     let mut looked_up = Array::unset(gpu, weight.len()).map_err(error_of_op)?;
-    let mut table = vec![0.0; KEYS];
-    for palette in 0..spec.grouping.palettes(shape) {
-        clustered
-            .trajectory
-            .clustered_table(palette, &mut table)
+    let all = palettes(weight, shape, spec);
+    for (first, part) in all.parts(repetitions::AT_ONCE) {
+        let mut tables = vec![0.0; part.palettes() * KEYS];
+        tables
+            .par_chunks_exact_mut(KEYS)
+            .enumerate()
+            .try_for_each(|(index, table)| clustered.trajectory.clustered_table(first + index, table))
             .map_err(super::cluster_error)?;
-        let range = spec.grouping.weights_of(shape, palette);
-        let weights = of_palette(weight, shape, spec, palette);
+        let range = all.weights_of(first, part.palettes());
         let mut out = looked_up.as_mut();
-        look_up(
-            gpu,
-            weights,
-            half(spec.half),
-            &table,
-            out.part(range.start, range.len()),
-        )
-        .map_err(error_of_op)?;
+        look_up(gpu, part, &tables, out.part(range.start, range.len())).map_err(error_of_op)?;
     }
     Ok(looked_up)
 }
@@ -356,19 +353,24 @@ fn through_repetitions(
         return repetitions::backward_accumulate(gpu, weights, settings, &ways, kept, grad_clustered, &mut total)
             .map_err(error_of_op);
     }
-    let mut table = vec![[0.0; 2]; KEYS];
-    for palette in 0..spec.grouping.palettes(shape) {
-        let range = spec.grouping.weights_of(shape, palette);
-        let weights = of_palette(weight, shape, spec, palette);
+    let all = palettes(weight, shape, spec);
+    for (first, part) in all.parts(repetitions::AT_ONCE) {
+        let range = all.weights_of(first, part.palettes());
         let upstream = grad_clustered.part(range.start, range.len());
-        let counts = count(gpu, weights, half(spec.half)).map_err(error_of_op)?.counts;
-        let sums = sum_by_key(gpu, weights, half(spec.half), upstream).map_err(error_of_op)?;
-        clustered
-            .trajectory
-            .gradient_table(palette, &counts, &sums, &mut table)
+        let counts = count(gpu, part).map_err(error_of_op)?;
+        let sums = sum_by_key(gpu, part, upstream).map_err(error_of_op)?;
+        let mut tables = vec![[0.0; 2]; part.palettes() * KEYS];
+        tables
+            .par_chunks_exact_mut(KEYS)
+            .zip(counts.par_iter().zip(&sums))
+            .enumerate()
+            .try_for_each(|(index, (table, (counts, sums)))| {
+                let trajectory = &clustered.trajectory;
+                trajectory.gradient_table(first + index, &counts.counts, sums, table)
+            })
             .map_err(super::cluster_error)?;
         let total = grad_weight.part(range.start, range.len());
-        multiply_add(gpu, weights, half(spec.half), &table, upstream, total).map_err(error_of_op)?;
+        multiply_add(gpu, part, &tables, upstream, total).map_err(error_of_op)?;
     }
     Ok(())
 }
@@ -393,11 +395,6 @@ pub(crate) fn saved_bytes(clustered: &ClusteredUse) -> usize {
 
 fn by_tables(clustered: &ClusteredUse) -> bool {
     clustered.spec.dim() == 1
-}
-
-fn of_palette<'a>(weight: Slice<'a, f32>, shape: MatrixShape, spec: &Spec, palette: usize) -> Slice<'a, f32> {
-    let range = spec.grouping.weights_of(shape, palette);
-    weight.part(range.start, range.len())
 }
 
 fn palettes<'a>(weight: Slice<'a, f32>, shape: MatrixShape, spec: &Spec) -> Palettes<'a> {
