@@ -45,6 +45,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let tokens = Tokens {
         ids: ids.into(),
         batch: 2,
+        segments: None,
     };
     let targets = Targets {
         weights: vec![1.0; next.len()].into(),

@@ -64,6 +64,7 @@ fn check<D: EdkmDevice>(golden: &Golden, model_dir: &Path, device: &D) {
     let tokens = Tokens {
         ids: inputs.into(),
         batch,
+        segments: None,
     };
     let targets = Targets {
         weights: vec![1.0; next.len()].into(),

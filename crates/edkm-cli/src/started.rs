@@ -14,7 +14,7 @@ use crate::commands::Failure;
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Started {
     arguments: Vec<String>,
-    folder: PathBuf,
+    pub folder: PathBuf,
     /// The folder that the run writes, absolute.
     pub out: Option<PathBuf>,
     /// The rules of `--layers` as they were read, as TOML: the file may be another by now.

@@ -2,6 +2,9 @@
 //
 // q, out [B, S, A, D], k, v [B, S, G, D], lse [B, A, S]; query head a reads key/value head a / (A / G). Tiles of 64 queries and 64 keys; those above
 // the diagonal are skipped. Blocks with the most tiles come first.
+//
+// first_seen [B, S], unless null, is the first position that each sees, of which none is below that of the position before it: tiles of which nothing
+// is seen are skipped.
 
 // At most 128 registers a thread.
 #undef BLOCKS_TOGETHER
@@ -42,9 +45,15 @@ __device__ inline Rows rows_of(const float* x, size_t batch, size_t head, size_t
     return rows;
 }
 
+// What the positions of a sequence see first, if that is not all.
+__device__ inline const unsigned int* seen_of(const unsigned int* first_seen, size_t batch, size_t seq) { return first_seen ? first_seen + batch * seq : 0; }
+
+// The first position that one sees; of those beyond the sequence 0.
+__device__ inline unsigned int first_of(const unsigned int* seen, size_t position, size_t seq) { return seen && position < seq ? seen[position] : 0; }
+
 // A block a tile of queries, head and sequence.
 EDKM_KERNEL edkm_attention_forward(
-    const float* q, const float* k, const float* v, float* out, float* lse, float scale, size_t seq, size_t heads, size_t kv_heads, size_t dim,
+    const float* q, const float* k, const float* v, const unsigned int* first_seen, float* out, float* lse, float scale, size_t seq, size_t heads, size_t kv_heads, size_t dim,
     size_t blocks
 ) {
     __shared__ Several<4, float> shared_stages[2 * STAGE / 4];
@@ -57,8 +66,11 @@ EDKM_KERNEL edkm_attention_forward(
         size_t kv_head = head / (heads / kv_heads);
         Rows queries = rows_of(q, batch, head, heads, seq, dim);
         Rows keys = rows_of(k, batch, kv_head, kv_heads, seq, dim), values = rows_of(v, batch, kv_head, kv_heads, seq, dim);
+        const unsigned int* seen_first = seen_of(first_seen, batch, seq);
         float sums[HALVES][4][4], largest[4], total[4];
+        unsigned int first[4];
         for (int i = 0; i < 4; i++) {
+            first[i] = first_of(seen_first, first_query + ROW + i, seq);
             largest[i] = negative_infinity();
             // of the keys of this thread alone
             total[i] = 0.0f;
@@ -66,32 +78,32 @@ EDKM_KERNEL edkm_attention_forward(
                 for (int half = 0; half < HALVES; half++) sums[half][i][j] = 0.0f;
             }
         }
-        for (size_t first_key = 0; first_key <= first_query; first_key += TILE) {
+        for (size_t first_key = first_of(seen_first, first_query, seq) / TILE * TILE; first_key <= first_query; first_key += TILE) {
             float scores[4][4];
             multiply_rows(scores, queries, first_query, keys, first_key, stages);
             for (int i = 0; i < 4; i++) {
                 float of_thread = negative_infinity();
                 for (int j = 0; j < 4; j++) {
                     size_t key = first_key + COLUMN + ROW_LANES * j;
-                    scores[i][j] = key <= first_query + ROW + i && key < seq ? scale * scores[i][j] : negative_infinity();
+                    bool seen = key >= first[i] && key <= first_query + ROW + i && key < seq;
+                    scores[i][j] = seen ? scale * scores[i][j] : negative_infinity();
                     of_thread = larger(scores[i][j], of_thread);
                 }
                 of_lanes[(ROW + i) * PITCH(ROW_LANES) + COLUMN] = of_thread;
             }
             __syncthreads();
             load_half(stages, values, first_key, 0);
-            // Every thread of a row finds the same maximum. The first tile of keys has key 0, which every query sees: the maximum is finite from
-            // there on.
+            // Every thread of a row finds the same maximum. It is finite from the first tile on of which the query sees something; before, all is 0.
             for (int i = 0; i < 4; i++) {
                 float before = largest[i];
                 for (int lane = 0; lane < ROW_LANES; lane += 4) {
                     Several<4, float> four = load<4>(lanes_of_row(of_lanes, i), lane);
                     for (int n = 0; n < 4; n++) largest[i] = larger(four.x[n], largest[i]);
                 }
-                float keep = expf(before - largest[i]);
+                float base = largest[i] == negative_infinity() ? 0.0f : largest[i], keep = expf(before - base);
                 total[i] *= keep;
                 for (int j = 0; j < 4; j++) {
-                    scores[i][j] = expf(scores[i][j] - largest[i]);
+                    scores[i][j] = expf(scores[i][j] - base);
                     total[i] += scores[i][j];
                     for (int half = 0; half < HALVES; half++) sums[half][i][j] *= keep;
                 }
@@ -151,7 +163,7 @@ EDKM_KERNEL edkm_attention_delta(
 // dq += ds k with ds = scale p (dp - delta), p = e^(score - lse), dp = grad_out v. A block a tile of queries, half of a head, head and
 // sequence.
 EDKM_KERNEL edkm_attention_backward_queries(
-    const float* q, const float* k, const float* v, const float* lse, const float* delta, const float* grad_out, float* grad_q, float scale,
+    const float* q, const float* k, const float* v, const unsigned int* first_seen, const float* lse, const float* delta, const float* grad_out, float* grad_q, float scale,
     size_t seq, size_t heads, size_t kv_heads, size_t dim, size_t blocks
 ) {
     __shared__ Several<4, float> shared_stages[2 * STAGE / 4];
@@ -166,11 +178,14 @@ EDKM_KERNEL edkm_attention_backward_queries(
         Rows queries = rows_of(q, batch, head, heads, seq, dim), grads = rows_of(grad_out, batch, head, heads, seq, dim);
         Rows keys = rows_of(k, batch, kv_head, kv_heads, seq, dim), values = rows_of(v, batch, kv_head, kv_heads, seq, dim);
         const float *row_lse = lse + (batch * heads + head) * seq, *row_delta = delta + (batch * heads + head) * seq;
+        const unsigned int* seen_first = seen_of(first_seen, batch, seq);
         float sums[4][4];
         for (int i = 0; i < 4; i++) {
             for (int j = 0; j < 4; j++) sums[i][j] = 0.0f;
         }
-        for (size_t first_key = 0; first_key <= first_query; first_key += TILE) {
+        unsigned int first[4];
+        for (int i = 0; i < 4; i++) first[i] = first_of(seen_first, first_query + ROW + i, seq);
+        for (size_t first_key = first_of(seen_first, first_query, seq) / TILE * TILE; first_key <= first_query; first_key += TILE) {
             float p[4][4], dp[4][4];
             multiply_rows(p, queries, first_query, keys, first_key, stages);
             multiply_rows(dp, grads, first_query, values, first_key, stages);
@@ -179,7 +194,8 @@ EDKM_KERNEL edkm_attention_backward_queries(
             for (int i = 0; i < 4; i++) {
                 size_t query = first_query + ROW + i;
                 for (int j = 0; j < 4; j++) {
-                    bool seen = query < seq && first_key + COLUMN + ROW_LANES * j <= query;
+                    size_t key = first_key + COLUMN + ROW_LANES * j;
+                    bool seen = query < seq && key >= first[i] && key <= query;
                     dp[i][j] = seen ? scale * expf(scale * p[i][j] - row_lse[query]) * (dp[i][j] - row_delta[query]) : 0.0f;
                 }
             }
@@ -200,7 +216,7 @@ EDKM_KERNEL edkm_attention_backward_queries(
 // dk = ds^T q and dv = p^T grad_out of one query head: added where each query head has a key/value head of its own, else written, for
 // edkm_attention_add_heads to add. grad_k, grad_v [B, S, A, D]. A block a tile of keys, half of a head, query head and sequence.
 EDKM_KERNEL edkm_attention_backward_keys(
-    const float* q, const float* k, const float* v, const float* lse, const float* delta, const float* grad_out, float* grad_k, float* grad_v,
+    const float* q, const float* k, const float* v, const unsigned int* first_seen, const float* lse, const float* delta, const float* grad_out, float* grad_k, float* grad_v,
     float scale, size_t seq, size_t heads, size_t kv_heads, size_t dim, size_t blocks
 ) {
     __shared__ Several<4, float> shared_stages[2 * STAGE / 4];
@@ -216,11 +232,14 @@ EDKM_KERNEL edkm_attention_backward_keys(
         Rows queries = rows_of(q, batch, head, heads, seq, dim), grads = rows_of(grad_out, batch, head, heads, seq, dim);
         Rows keys = rows_of(k, batch, kv_head, kv_heads, seq, dim), values = rows_of(v, batch, kv_head, kv_heads, seq, dim);
         const float *row_lse = lse + (batch * heads + head) * seq, *row_delta = delta + (batch * heads + head) * seq;
+        const unsigned int* seen_first = seen_of(first_seen, batch, seq);
         float key_sums[4][4], value_sums[4][4];
         for (int i = 0; i < 4; i++) {
             for (int j = 0; j < 4; j++) key_sums[i][j] = value_sums[i][j] = 0.0f;
         }
         for (size_t first_query = first_key; first_query < seq; first_query += TILE) {
+            // no later query sees more
+            if (first_of(seen_first, first_query, seq) >= first_key + TILE) break;
             // rows are keys here
             float p[4][4], ds[4][4];
             multiply_rows(p, keys, first_key, queries, first_query, stages);
@@ -229,8 +248,10 @@ EDKM_KERNEL edkm_attention_backward_keys(
             load_half(stages, grads, first_query, half);
             for (int j = 0; j < 4; j++) {
                 size_t query = first_query + COLUMN + ROW_LANES * j;
+                // in 32 bits, for want of registers: no sequence is longer
+                unsigned int first = first_of(seen_first, query, seq), key_of_row = (unsigned int)first_key + ROW;
                 for (int i = 0; i < 4; i++) {
-                    bool seen = query < seq && first_key + ROW + i <= query;
+                    bool seen = query < seq && key_of_row + i >= first && key_of_row + i <= (unsigned int)query;
                     p[i][j] = seen ? expf(scale * p[i][j] - row_lse[query]) : 0.0f;
                     ds[i][j] = seen ? scale * p[i][j] * (ds[i][j] - row_delta[query]) : 0.0f;
                 }

@@ -4,8 +4,8 @@
 use edkm_kernels::attention::Dims;
 
 use crate::runtime::{blocks, blocks_for, THREADS};
-use crate::Argument::{Float, Size};
-use crate::{check, Array, Runtime, Slice, SliceMut};
+use crate::Argument::{Address, Float, Size};
+use crate::{check, Argument, Array, Runtime, Slice, SliceMut};
 
 /// Numbers in a head, at most: as in `cuda/attention.cu`.
 pub const MOST_HEAD_DIM: usize = 128;
@@ -25,6 +25,8 @@ pub struct Inputs<'a> {
     pub k: Slice<'a, f32>,
     /// Values.
     pub v: Slice<'a, f32>,
+    /// `[B, S]`: the first position of its sequence that each sees, none below that of the position before it; `None`: all see their sequence from its beginning.
+    pub first_seen: Option<Slice<'a, u32>>,
 }
 
 impl Inputs<'_> {
@@ -44,10 +46,23 @@ impl Inputs<'_> {
         check::len("q [B, S, A, D]", self.q.len(), dims.query_len());
         check::len("k [B, S, G, D]", self.k.len(), dims.key_len());
         check::len("v [B, S, G, D]", self.v.len(), dims.key_len());
+        if let Some(first_seen) = self.first_seen {
+            check::len(
+                "first_seen [B, S]",
+                first_seen.len(),
+                dims.batch.saturating_mul(dims.seq),
+            );
+        }
+    }
+
+    /// q, k, v, first_seen
+    fn arguments(&self) -> [Argument; 4] {
+        let first_seen = self.first_seen.map_or(Address(0), Slice::argument);
+        [self.q.argument(), self.k.argument(), self.v.argument(), first_seen]
     }
 }
 
-/// softmax(q kᵀ scale, causal) v: `out [B, S, A, D]`, and the log-sum-exp of each query's scores `lse [B, A, S]`.
+/// softmax(q kᵀ scale, causal, from `first_seen` on) v: `out [B, S, A, D]`, and the log-sum-exp of each query's scores `lse [B, A, S]`.
 ///
 /// # Errors
 /// The runtime's.
@@ -68,10 +83,12 @@ pub fn forward<R: Runtime>(
         return Ok(());
     }
     let tiles = dims.seq.div_ceil(TILE) * dims.heads * dims.batch;
+    let [q, k, v, first_seen] = inputs.arguments();
     let arguments = [
-        inputs.q.argument(),
-        inputs.k.argument(),
-        inputs.v.argument(),
+        q,
+        k,
+        v,
+        first_seen,
         out.argument(),
         lse.argument(),
         Float(dims.scale),
@@ -81,8 +98,8 @@ pub fn forward<R: Runtime>(
         Size(dims.head_dim),
         Size(tiles),
     ];
-    // SAFETY: edkm_attention_forward(q, k, v, out, lse, scale, seq, heads, kv_heads, dim, blocks) reaches the positions below seq of `blocks` tiles,
-    // heads and sequences, which is what the slices hold.
+    // SAFETY: edkm_attention_forward(q, k, v, first_seen, out, lse, scale, seq, heads, kv_heads, dim, blocks) reaches the positions below seq of `blocks`
+    // tiles, heads and sequences, which is what the slices hold; first_seen may be null.
     unsafe { runtime.launch("edkm_attention_forward", blocks(tiles), &arguments) }
 }
 
@@ -134,7 +151,8 @@ pub fn backward<R: Runtime>(
     unsafe { runtime.launch("edkm_attention_delta", blocks(blocks_of_rows), &arguments) }?;
 
     let (tiles, delta) = (dims.seq.div_ceil(TILE) * dims.batch, delta.as_slice());
-    let reads = [inputs.q, inputs.k, inputs.v, outputs.lse, delta, grad_out].map(Slice::argument);
+    let (inputs, others) = (inputs.arguments(), [outputs.lse, delta, grad_out].map(Slice::argument));
+    let reads = [&inputs[..], &others].concat();
     let shape = [dims.seq, dims.heads, dims.kv_heads, dims.head_dim].map(Size);
 
     let blocks_of_queries = tiles * dims.heads * dims.head_dim.div_ceil(TILE);
@@ -145,7 +163,7 @@ pub fn backward<R: Runtime>(
         &[Size(blocks_of_queries)],
     ]
     .concat();
-    // SAFETY: edkm_attention_backward_queries(q, k, v, lse, delta, grad_out, grad_q, scale, seq, heads, kv_heads, dim, blocks) reaches what the slices
+    // SAFETY: edkm_attention_backward_queries(q, k, v, first_seen, lse, delta, grad_out, grad_q, scale, seq, heads, kv_heads, dim, blocks) reaches what the slices
     // hold, as the forward kernel does.
     unsafe { runtime.launch("edkm_attention_backward_queries", blocks(blocks_of_queries), &arguments) }?;
 
@@ -158,7 +176,7 @@ pub fn backward<R: Runtime>(
             &[Size(blocks_of_keys)],
         ]
         .concat();
-        // SAFETY: edkm_attention_backward_keys(q, k, v, lse, delta, grad_out, grad_k, grad_v, scale, seq, heads, kv_heads, dim, blocks): likewise;
+        // SAFETY: edkm_attention_backward_keys(q, k, v, first_seen, lse, delta, grad_out, grad_k, grad_v, scale, seq, heads, kv_heads, dim, blocks): likewise;
         // grad_k and grad_v hold [B, S, A, D].
         unsafe { runtime.launch("edkm_attention_backward_keys", blocks(blocks_of_keys), &arguments) }
     };

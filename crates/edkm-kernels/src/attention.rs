@@ -14,6 +14,7 @@
 mod backward;
 mod decode;
 mod forward;
+mod segments;
 mod tile;
 
 use crate::check;
@@ -21,6 +22,7 @@ use crate::check;
 pub use backward::backward;
 pub use decode::decode_step;
 pub use forward::forward;
+pub use segments::{backward_of_segments, forward_of_segments, Segments};
 
 /// The axes of attention.
 #[derive(Clone, Copy, Debug, PartialEq)]

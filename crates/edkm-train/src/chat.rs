@@ -176,7 +176,7 @@ impl Chat {
             let said = self.system.iter().chain([instruction]);
             let said: Vec<&str> = said.map(|message| message.content.as_str()).collect();
             let prompt = alpaca::prompt(&alpaca::instruction(&said), "");
-            *tokens = self.tokenizer.encode_document(&(prompt + response))?;
+            *tokens = self.tokenizer.encode_question(&(prompt + response))?;
         } else {
             tokens.extend(self.tokenizer.end_token());
             let prompt = alpaca::next_prompt(&instruction.content);

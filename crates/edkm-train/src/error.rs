@@ -222,7 +222,7 @@ pub enum TrainError {
         what: &'static str,
     },
     /// A data file has bytes that are not UTF-8.
-    #[error("{}: not UTF-8 at byte {offset}", path.display())]
+    #[error("{}: not UTF-8 at byte {offset}; save it as UTF-8", path.display())]
     NotUtf8 {
         /// The file.
         path: PathBuf,

@@ -5,7 +5,7 @@ use dfdx_edkm::{with_reason, EdkmDevice};
 use edkm_llama::inference::{Continuation, InferenceModel};
 use edkm_llama::model::DynamicLlama;
 
-use crate::data::windows::evaluation_batches;
+use crate::data::windows::{evaluation_batches, Batch};
 use crate::data::TokenStream;
 use crate::run::{check_positions, OnProgress};
 use crate::trainer::model_input;
@@ -92,23 +92,19 @@ pub fn packed_perplexity(
     let windows = (TOKENS_TOGETHER / sequence.max(1)).max(1);
     let (mut total, mut counted, mut read) = (0.0, 0.0, 0);
     for batch in evaluation_batches(stream, sequence, windows)? {
-        // each window with the token that follows it
-        let whole: Vec<Vec<u32>> = batch
-            .inputs
-            .chunks_exact(batch.sequence)
-            .zip(batch.targets.chunks_exact(batch.sequence))
-            .map(|(inputs, targets)| [&inputs[..1], targets].concat())
-            .collect();
-        let asked: Vec<_> = whole
+        let stretches = with_what_follows(&batch);
+        let asked: Vec<_> = stretches
             .iter()
-            .map(|window| Continuation {
-                context: &window[..1],
-                tokens: &window[1..],
+            .map(|(tokens, _)| Continuation {
+                context: &tokens[..1],
+                tokens: &tokens[1..],
             })
             .collect();
         let log_likelihoods = model.continuation_log_likelihoods(&asked)?;
-        for (log_likelihood, &weight) in log_likelihoods.iter().flatten().zip(&batch.weights) {
-            total -= f64::from(*log_likelihood) * f64::from(weight);
+        for (log_likelihoods, (_, weights)) in log_likelihoods.iter().zip(&stretches) {
+            for (log_likelihood, &weight) in log_likelihoods.iter().zip(*weights) {
+                total -= f64::from(*log_likelihood) * f64::from(weight);
+            }
         }
         counted += batch.counted();
         read += batch.inputs.len();
@@ -121,4 +117,86 @@ pub fn packed_perplexity(
         perplexity: (total / counted).exp(),
         tokens: counted as u64,
     })
+}
+
+/// Each stretch of a batch that sees itself alone, with the token that follows it, and the weights of its predictions.
+fn with_what_follows(batch: &Batch) -> Vec<(Vec<u32>, &[f32])> {
+    let mut begin = 0;
+    let stretch = |&length: &u32| {
+        let of_stretch = begin..begin + length as usize;
+        begin = of_stretch.end;
+        let tokens = [
+            &batch.inputs[of_stretch.start..=of_stretch.start],
+            &batch.targets[of_stretch.clone()],
+        ]
+        .concat();
+        (tokens, &batch.weights[of_stretch])
+    };
+    batch.stretches.iter().map(stretch).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use edkm_llama::checkpoint::{FloatDtype, Sharding};
+    use edkm_llama::config::LlamaConfig;
+
+    use super::*;
+    use crate::data::Apart;
+    use crate::init::random_weights;
+
+    const CONFIG: &str = r#"{"model_type": "llama", "vocab_size": 50, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64}"#;
+
+    /// The negative log likelihood of a text in one window, and its predictions.
+    fn alone(model: &DynamicLlama<Cpu>, tokens: &[u32]) -> (f64, f64) {
+        let stream = TokenStream::from_tokens(tokens.to_vec());
+        let found = perplexity(model, &stream, tokens.len() - 1, &mut |_| Ok(())).unwrap();
+        (found.perplexity.ln() * found.tokens as f64, found.tokens as f64)
+    }
+
+    #[test]
+    fn records_are_measured_as_each_by_itself() {
+        let config = LlamaConfig::from_json(Path::new("config.json"), CONFIG).unwrap();
+        let mut weights = random_weights(1, 2, 0.6);
+        let mut model: DynamicLlama<Cpu> = DynamicLlama::from_weights(&config, &Cpu::default(), &mut weights).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        config.write(dir.path()).unwrap();
+        model
+            .write_weights(dir.path(), &[], FloatDtype::F32, Sharding::Single)
+            .unwrap();
+        let packed = InferenceModel::open(dir.path()).unwrap();
+
+        let tokens: Vec<u32> = (0..36).map(|at| at * at % 47).collect();
+        let records = TokenStream::of_records(tokens.clone(), vec![true; 36], 9);
+        // windows of 36 and of 17 tokens, of which the latter cut the records of 9 at 17 and 34
+        for (window, pieces) in [(35, &[9usize, 18, 27, 36][..]), (17, &[9, 17, 18, 27, 34, 36])] {
+            let (mut total, mut predicted, mut begin) = (0.0, 0.0, 0);
+            for &end in pieces {
+                // the token behind a cut in a record is predicted by what is before it
+                let last = end + usize::from(end < 36 && end % 9 != 0);
+                if last - begin > 1 {
+                    let (loss, count) = alone(&model, &tokens[begin..last]);
+                    total += loss;
+                    predicted += count;
+                }
+                begin = end;
+            }
+            let want = (total / predicted).exp();
+            let trained = perplexity(&model, &records, window, &mut |_| Ok(())).unwrap();
+            let used = packed_perplexity(&packed, &records, window, |_| ()).unwrap();
+            for found in [trained, used] {
+                assert_eq!(found.tokens as f64, predicted, "windows of {window}");
+                assert!(
+                    (found.perplexity / want - 1.0).abs() < 1e-5,
+                    "windows of {window}: {} in place of {want}",
+                    found.perplexity
+                );
+            }
+            let together = records.clone().with_apart(Apart::Nothing);
+            let other = perplexity(&model, &together, window, &mut |_| Ok(())).unwrap();
+            assert!(other.tokens == 35 && (other.perplexity / want - 1.0).abs() > 1e-3);
+        }
+    }
 }

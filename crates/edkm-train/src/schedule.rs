@@ -254,6 +254,14 @@ impl TemperatureSchedule {
         }
     }
 
+    /// The part of the steps in which it falls; `None` where it does not.
+    pub fn share(&self) -> Option<f64> {
+        match self.annealing {
+            Annealing::Constant(_) => None,
+            Annealing::Exponential { share, .. } => Some(share),
+        }
+    }
+
     /// What [`Self::at`] is measured in.
     pub fn unit(&self) -> TemperatureUnit {
         self.unit

@@ -127,18 +127,28 @@ pub enum Template {
 }
 
 impl Template {
+    /// Which it is, for people.
+    pub(crate) fn in_words(&self) -> String {
+        match self {
+            Self::Alpaca => "as Stanford Alpaca's prompts: the model has no chat template".to_owned(),
+            Self::Chat(template) => format!("in the template of {}", template.path().display()),
+        }
+    }
+
     /// A record as what is learned from: one document, or more where the template writes a conversation otherwise once it goes on.
     ///
     /// # Errors
     /// A conversation that the template does not take.
     pub fn documents(&self, record: Record) -> Result<Vec<Document>, TrainError> {
         match (self, record) {
-            (_, Record::Text(text)) => Ok(vec![Document::Plain(text)]),
+            (_, Record::Text(text)) => Ok(vec![Document::Whole(text)]),
             (_, Record::Completion(turn)) => Ok(vec![Document::Turns(vec![turn])]),
             (Self::Alpaca, Record::Alpaca(record)) => Ok(vec![Document::Turns(vec![record.turn()])]),
-            (Self::Alpaca, Record::Conversation(messages)) => Ok(vec![Document::Turns(alpaca::turns(&messages)?)]),
-            (Self::Chat(template), Record::Alpaca(record)) => template.documents(&record.messages()),
-            (Self::Chat(template), Record::Conversation(messages)) => template.documents(&messages),
+            (Self::Alpaca, Record::Conversation(conversation)) => {
+                Ok(vec![Document::Turns(alpaca::turns(&conversation.messages)?)])
+            }
+            (Self::Chat(template), Record::Alpaca(record)) => template.documents(&record.messages().into()),
+            (Self::Chat(template), Record::Conversation(conversation)) => template.documents(&conversation),
         }
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+use crate::config_file::ConfigFile;
 use crate::files::read_capped;
 use crate::template::{ChatTemplate, Template};
 use crate::TrainError;
@@ -35,6 +36,8 @@ pub struct Tokenizer {
     template: Template,
     path: PathBuf,
     largest: u32,
+    /// Tokens that the model beside it has, where that is known: no text becomes one that it has not.
+    rows: Option<u32>,
 }
 
 impl Tokenizer {
@@ -50,10 +53,19 @@ impl Tokenizer {
 
     fn of_folder(dir: &Path) -> Result<Self, TrainError> {
         let path = dir.join("tokenizer.json");
-        let bytes = read_capped(&path, TOKENIZER_LIMIT)?;
+        let bytes = read_capped(&path, TOKENIZER_LIMIT).map_err(|why| match why {
+            TrainError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => TrainError::Tokenizer {
+                path: path.clone(),
+                reason:
+                    "there is no such file; transformers makes one of other tokenizers (AutoTokenizer, save_pretrained)"
+                        .to_owned(),
+            },
+            other => other,
+        })?;
         let mut tokenizer = Self::from_bytes(&path, &bytes, SpecialTokens::default())?;
         let (special, adds_begin) = SpecialTokens::read(dir, |text| tokenizer.inner.token_to_id(text))?;
         tokenizer.special = special;
+        tokenizer.rows = rows(dir);
         tokenizer.check_special()?;
         tokenizer.adds_begin = match adds_begin {
             AddsBegin::Yes => true,
@@ -100,6 +112,7 @@ impl Tokenizer {
             template: Template::Alpaca,
             path: path.to_path_buf(),
             largest,
+            rows: None,
         };
         tokenizer.check_special()?;
         Ok(tokenizer)
@@ -112,9 +125,24 @@ impl Tokenizer {
     /// # Errors
     /// If the tokenizer cannot encode the text (a vocabulary without an unknown token, for example).
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TrainError> {
-        guarded(|| self.inner.encode_fast(text, false))
-            .map(|encoding| encoding.get_ids().to_vec())
-            .map_err(|why| self.cannot_encode(text, &why))
+        let encoding = guarded(|| self.inner.encode_fast(text, false)).map_err(|why| self.cannot_encode(text, &why))?;
+        self.check_tokens(text, encoding.get_ids())?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// Refuses tokens that the model has not.
+    fn check_tokens(&self, text: &str, tokens: &[u32]) -> Result<(), TrainError> {
+        let Some(rows) = self.rows else { return Ok(()) };
+        match tokens.iter().find(|&&token| token >= rows) {
+            None => Ok(()),
+            Some(&token) => Err(self.cannot_encode(
+                text,
+                &format!(
+                    "{:?} in it is token {token}, and the model beside this file has {rows} tokens",
+                    self.inner.id_to_token(token).unwrap_or_default()
+                ),
+            )),
+        }
     }
 
     /// The tokens of a text, as [`encode`](Self::encode) gives them, each with the bytes of the text that it stands for.
@@ -123,6 +151,7 @@ impl Tokenizer {
     /// As [`Self::encode`].
     pub fn encode_with_places(&self, text: &str) -> Result<Vec<(u32, Range<usize>)>, TrainError> {
         let encoding = guarded(|| self.inner.encode(text, false)).map_err(|why| self.cannot_encode(text, &why))?;
+        self.check_tokens(text, encoding.get_ids())?;
         let places = encoding.get_offsets().iter().map(|&(start, end)| start..end);
         Ok(encoding.get_ids().iter().copied().zip(places).collect())
     }
@@ -222,15 +251,23 @@ impl Tokenizer {
         self.largest as usize + 1
     }
 
-    /// Checks that a model with `rows` embedding rows has one for every token. More rows than tokens are fine: models pad.
+    /// Checks that a model with `rows` embedding rows has one for every token. More rows than tokens are fine: models pad. So are tokens beyond the rows that were
+    /// added to a vocabulary which has rows, where the model is that of the tokenizer's folder (Code Llama's, some Llama 2's): a text with one cannot be encoded.
     ///
     /// # Errors
     /// [`TrainError::Vocabulary`].
     pub fn check_vocabulary(&self, rows: usize) -> Result<(), TrainError> {
-        if self.vocabulary_size() > rows {
+        let needed = match self.rows.is_some_and(|own| own as usize == rows) {
+            false => self.largest,
+            true => {
+                let of_vocabulary = self.inner.get_vocab(false).into_values();
+                of_vocabulary.chain(self.special.all()).max().unwrap_or(0)
+            }
+        };
+        if needed as usize >= rows {
             return Err(TrainError::Vocabulary {
                 path: self.path.clone(),
-                token: self.largest,
+                token: needed,
                 model_rows: rows,
             });
         }
@@ -280,6 +317,12 @@ impl std::fmt::Debug for Tokenizer {
             .field("special", &self.special)
             .finish_non_exhaustive()
     }
+}
+
+/// The tokens of a folder's model; `None` where its configuration is no one's: who needs it says what is wrong.
+fn rows(dir: &Path) -> Option<u32> {
+    let config = ConfigFile::read(dir, "config.json").ok()?;
+    config.numbers("vocab_size").ok()?.first().copied()
 }
 
 /// Runs a call into the tokenizer library, which panics on some hostile files (a `Strip` decoder that strips more than there

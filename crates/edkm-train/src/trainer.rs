@@ -10,7 +10,7 @@ use dfdx_edkm::ops::cross_entropy::Targets;
 use dfdx_edkm::optim::{AdamW, AdamWConfig, StepError};
 use dfdx_edkm::{backward, gradients_of, visit_clustered, DeviceBudget, EdkmDevice, StoreTape};
 use edkm_cluster::Temperature;
-use edkm_llama::model::{Distillation, DynamicLlama, DynamicTeacher, Tokens};
+use edkm_llama::model::{Distillation, DynamicLlama, DynamicTeacher, Segments, Tokens};
 use edkm_store::Backend;
 
 use crate::data::sampler::WindowSampler;
@@ -349,9 +349,18 @@ pub fn set_temperature<D: EdkmDevice>(model: &mut DynamicLlama<D>, unit: Tempera
     });
 }
 
+/// What of a batch does not see what else, if not all of each sequence sees what is before it.
+pub(crate) fn segments(batch: &Batch) -> Option<Segments> {
+    let is_cut = batch.stretches.len() > batch.batch;
+    is_cut
+        .then(|| Segments::new(batch.sequence, &*batch.stretches))
+        .flatten()
+}
+
 /// A batch as the model takes it.
 pub(crate) fn model_input(batch: Batch) -> (Tokens, Targets) {
     let tokens = Tokens {
+        segments: segments(&batch),
         ids: batch.inputs.into(),
         batch: batch.batch,
     };

@@ -51,6 +51,27 @@ where
     segment(x, Output::Saved, |x| module.try_forward(x), || module.clone())
 }
 
+/// [`try_checkpoint`] of what is no module, or of one that is given more than `x`: `first` is applied now, and `again`, which is called after it, makes
+/// the module that computes the same in backward.
+///
+/// # Errors
+/// Those of [`try_checkpoint`].
+pub fn try_checkpoint_with<M, S, Out, D, T>(
+    x: Tensor<S, f32, D, T>,
+    first: impl FnOnce(Tensor<S, f32, D>) -> Result<Tensor<Out, f32, D>, D::Err>,
+    again: impl FnOnce() -> M,
+) -> Result<Tensor<Out, f32, D, T>, D::Err>
+where
+    S: Shape,
+    Out: Shape,
+    D: AddKernel,
+    T: SaveForBackward<D>,
+    M: Module<Tensor<S, f32, D, StoreTape<f32, D>>, Output = Tensor<Out, f32, D, StoreTape<f32, D>>, Error = D::Err>
+        + 'static,
+{
+    segment(x, Output::Saved, first, again)
+}
+
 /// Applies `first` to `x`, saving `x` alone as [`try_checkpoint`] does, and not even the output is saved by the op that reads it: when that
 /// op's backward asks for it, the segment is run again, once for the op and for its own backward. For a segment whose output feeds a
 /// matrix product and little else, such as attention before its output projection.

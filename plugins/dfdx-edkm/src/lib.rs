@@ -48,7 +48,7 @@ mod save;
 mod tape;
 
 pub use channel_scale::ChannelScale;
-pub use checkpoint::{checkpoint, try_checkpoint, try_rematerialize};
+pub use checkpoint::{checkpoint, try_checkpoint, try_checkpoint_with, try_rematerialize};
 pub use clustering::{pack, palette_spec, Clustering, ClusteringState, LearnedPalette};
 pub use device::EdkmDevice;
 /// How a weight is clustered: the settings that [`nn::IntoClustered`] and [`Clustering`] take, and what it gives.

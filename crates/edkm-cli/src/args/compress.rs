@@ -70,6 +70,9 @@ pub struct CompressArgs {
     /// Folder to write; not needed with --plan
     #[arg(long, value_name = "DIR", required_unless_present = "plan")]
     pub out: Option<PathBuf>,
+    /// Begin even if there seems to be too little memory
+    #[arg(long)]
+    pub ignore_limits: bool,
     /// Replace OUT if it holds a model
     #[arg(long)]
     pub overwrite: bool,

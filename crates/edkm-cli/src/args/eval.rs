@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args as ClapArgs};
 
 use super::task_requests::TaskRequests;
-use super::DeviceArgs;
+use super::{DeviceArgs, KeptApart};
 
 /// `edkm eval`
 #[derive(Debug, ClapArgs)]
@@ -15,9 +15,12 @@ pub struct EvalArgs {
     /// What to measure, on which files
     #[command(flatten)]
     pub tasks: TaskRequests,
-    /// Perplexity: tokens of a window
-    #[arg(long, default_value_t = 256)]
-    pub seq: usize,
+    /// Perplexity: tokens of a window; without it 256
+    #[arg(long)]
+    pub seq: Option<usize>,
+    /// Perplexity: what sees nothing of the text before it, though it shares a window with it; without it records
+    #[arg(long, value_enum)]
+    pub apart: Option<KeptApart>,
     /// Perplexity: use the first N tokens of the text
     #[arg(long, value_name = "N")]
     pub max_tokens: Option<usize>,
@@ -39,4 +42,11 @@ pub struct EvalArgs {
     /// Print one JSON object as the last line of standard output
     #[arg(long)]
     pub json: bool,
+}
+
+impl EvalArgs {
+    /// Tokens of a window of a text.
+    pub fn window(&self) -> usize {
+        self.seq.unwrap_or(256)
+    }
 }

@@ -8,7 +8,7 @@ use edkm_store::Bytes;
 use edkm_train::run::{Objective, OnNonFinite, RateUnit};
 
 use super::clustering::HEADING;
-use super::{ClusterArgs, DeviceArgs, OptimizerChoice, Range};
+use super::{ClusterArgs, DeviceArgs, KeptApart, OptimizerChoice, Range};
 
 /// `edkm finetune`
 #[derive(Debug, ClapArgs)]
@@ -23,6 +23,9 @@ pub struct FinetuneArgs {
     /// Text to measure perplexity on, of the same kinds; may be repeated; without it, a tenth of the training text is held out, the ends of its files
     #[arg(long, value_name = "FILE", action = ArgAction::Append)]
     pub valid: Vec<PathBuf>,
+    /// What sees nothing of the text before it, though it shares a sequence with it, in training and where perplexity is measured
+    #[arg(long, value_enum, default_value_t = KeptApart::Records)]
+    pub apart: KeptApart,
     /// Steps of training
     #[arg(long, default_value_t = 400)]
     pub steps: u64,

@@ -30,7 +30,8 @@ pub struct PaletteArgs {
     /// Weights of a row that share an index; the palette's entries are vectors, and a weight takes BITS / WEIGHTS bits
     #[arg(long, value_name = "WEIGHTS", default_value = "1", value_parser = PossibleValuesParser::new(["1", "2", "4", "8"]))]
     pub vector: String,
-    /// Keep weights that are exactly zero (pruned) exactly zero; with --vector, vectors that are zero as a whole
+    /// Keep weights that are exactly zero (pruned) exactly zero; with --vector, vectors that are zero as a whole. It takes one of the values of each palette,
+    /// also where no weight is zero
     #[arg(long)]
     pub keep_zero: bool,
     /// Settings of single layers by name pattern, in a TOML file (docs/layers.toml is one)

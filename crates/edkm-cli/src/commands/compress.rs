@@ -6,6 +6,7 @@ use edkm_llama::checkpoint::Overwrite;
 use edkm_llama::config::LlamaConfig;
 use edkm_train::run::{
     compress_folder, plan_compress, CalibrationSettings, ClusterSettings, CompressSettings, DataSource, ModelPalettes,
+    OnLimits,
 };
 
 use super::{plan, Failure};
@@ -37,6 +38,10 @@ pub fn run(args: CompressArgs) -> Result<(), Failure> {
             Overwrite::Replace
         } else {
             Overwrite::Refuse
+        },
+        on_limits: match args.ignore_limits {
+            false => OnLimits::Refuse,
+            true => OnLimits::Ignore,
         },
     };
     if settings.calibration.is_some() && !settings.looks_at_text() {

@@ -8,6 +8,7 @@ use edkm_llama::checkpoint::{FloatDtype, Overwrite, Sharding};
 use edkm_llama::config::{LlamaConfig, CONFIG_FILE};
 use edkm_llama::model::{DynamicLlama, Recompute};
 use edkm_store::StoreSpec;
+use edkm_train::data::Apart;
 use edkm_train::device_share::DeviceShare;
 use edkm_train::init::random_weights;
 use edkm_train::run::checkpoint::CheckpointSettings;
@@ -55,6 +56,7 @@ pub fn run(args: MakeDefaultArgs) -> Result<(), Failure> {
         model_dir: start.path().to_path_buf(),
         data: DataSource::Text(text),
         validation: DataSource::Text(embedded::validation_text()),
+        apart: Apart::Records,
         evaluation_tokens: 40_000,
         evaluate_every: None,
         kept_model: KeptModel::Last,

@@ -18,7 +18,11 @@ fn chat(model: &Path, instructions: impl AsRef<[u8]>, more: &[&str]) -> Output {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
-    child.stdin.take().unwrap().write_all(instructions.as_ref()).unwrap();
+    match child.stdin.take().unwrap().write_all(instructions.as_ref()) {
+        // who is refused may be gone before anything is said
+        Err(gone) if gone.kind() == std::io::ErrorKind::BrokenPipe => {}
+        written => written.unwrap(),
+    }
     child.wait_with_output().unwrap()
 }
 
@@ -29,6 +33,21 @@ fn generate(model: &Path, more: &[&str]) -> serde_json::Value {
         .args(["--prompt", "Once upon a time", "--tokens", "24", "--json"])
         .args(more);
     json(&command.output().unwrap())
+}
+
+/// As instructions are in training.
+#[test]
+fn a_conversation_begins_as_the_tokenizer_of_the_model_has_it() {
+    let shop = Workshop::new();
+    let config = shop.model().join("tokenizer_config.json");
+    let mut settings: serde_json::Value = serde_json::from_slice(&std::fs::read(&config).unwrap()).unwrap();
+    let mut prompt_tokens = |adds_begin: bool| {
+        settings["add_bos_token"] = adds_begin.into();
+        std::fs::write(&config, settings.to_string()).unwrap();
+        let turns = json(&chat(&shop.model(), "Tell a story.\n", &["--temperature", "0"]));
+        turns["turns"][0]["prompt_tokens"].as_u64().unwrap()
+    };
+    assert_eq!(prompt_tokens(true), prompt_tokens(false) + 1);
 }
 
 #[test]

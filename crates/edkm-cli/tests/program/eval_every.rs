@@ -147,12 +147,17 @@ fn a_model_that_is_not_clustered_yet_is_measured_with_palettes_too() {
 fn text_that_is_new_to_the_model_is_pointed_out() {
     let shop = Workshop::new();
     let said = |more: &[&str]| {
-        let output = shop.finetune(&[&["--steps", "60", "--overwrite"][..], more].concat());
+        let output = shop.finetune(&[&["--steps", "100", "--overwrite"][..], more].concat());
         assert!(output.status.success());
         String::from_utf8_lossy(&output.stderr).into_owned()
     };
-    assert!(said(&[]).contains("--cluster-from 30"));
-    for other in [&["--cluster-from", "30"][..], &["--no-distill"], &["--lr", "0"]] {
+    assert!(said(&[]).contains("--cluster-from 50"));
+    for other in [
+        &["--cluster-from", "50"][..],
+        &["--no-distill"],
+        &["--lr", "0"],
+        &["--steps", "60"],
+    ] {
         assert!(!said(other).contains("new to the model"));
     }
 }

@@ -30,7 +30,7 @@ fn the_keys_of_every_commands_json_are_documented() {
     let mut found = BTreeSet::new();
     let mut add = |command: &mut Command| keys(&json(&command.arg("--json").output().unwrap()), &mut found);
     add(&mut shop.finetune_command(&["--bits-budget", "2.7", "--baselines", "--eval-every", "1"]));
-    add(&mut shop.finetune_command(&["--dry-run"]));
+    add(&mut shop.finetune_command(&["--dry-run", "--overwrite"]));
     add(&mut shop.finetune_command(&["--plan"]));
     add(shop
         .compress("gptq", &["--bits", "3", "--windows", "2", "--seq", "32", "--data"])

@@ -2,11 +2,13 @@
 
 use crate::device::{device, Device};
 use edkm_cuda::product::Accumulate;
+use edkm_cuda::Array;
 use edkm_cuda::{
     adamw, attention, cross_entropy, digest, distillation, elementwise, embedding, hidden_distance, likelihood,
     product, rms_norm, rotary, row_scales, swiglu,
 };
 use edkm_kernels as cpu;
+use edkm_kernels::attention::Segments;
 use edkm_testkit::{assert_bitwise_equal, assert_close, random};
 
 /// Both sum in f32, in different orders.
@@ -549,51 +551,78 @@ fn attention_and_its_gradients() {
                 head_dim,
                 scale: 1.0 / (head_dim as f32).sqrt(),
             };
-            let numbers = |seed, len| random(seed, len).iter().map(|x| 2.0 * x).collect::<Vec<f32>>();
-            let (q, grad) = (numbers(1, dims.query_len()), numbers(4, dims.query_len()));
-            let (k, v) = (numbers(2, dims.key_len()), numbers(3, dims.key_len()));
-            let (mut want, mut want_lse) = (vec![0.0; q.len()], vec![0.0; dims.lse_len()]);
-            cpu::attention::forward(&dims, &q, &k, &v, &mut want, &mut want_lse);
-
-            let (dq, dk, dv, dgrad) = (s.array(&q), s.array(&k), s.array(&v), s.array(&grad));
-            let inputs = attention::Inputs {
-                q: dq.as_slice(),
-                k: dk.as_slice(),
-                v: dv.as_slice(),
-            };
-            let (mut out, mut lse) = (
-                s.array(&vec![f32::NAN; q.len()]),
-                s.array(&vec![f32::NAN; dims.lse_len()]),
-            );
-            ok(attention::forward(s, &dims, inputs, out.as_mut(), lse.as_mut()));
-            assert_close("out", &ok(out.to_host(s)), &want, SUMS);
-            assert_close("lse", &ok(lse.to_host(s)), &want_lse, SUMS);
-
-            let (mut to_q, mut to_k, mut to_v) = (s.array(&q), s.array(&k), s.array(&v));
-            let outputs = attention::Outputs {
-                out: out.as_slice(),
-                lse: lse.as_slice(),
-            };
-            let grads = [to_q.as_mut(), to_k.as_mut(), to_v.as_mut()];
-            ok(attention::backward(s, &dims, inputs, outputs, dgrad.as_slice(), grads));
-            let (mut want_q, mut want_k, mut want_v) = (q.clone(), k.clone(), v.clone());
-            cpu::attention::backward(
-                &dims,
-                &q,
-                &k,
-                &v,
-                &want,
-                &want_lse,
-                &grad,
-                &mut want_q,
-                &mut want_k,
-                &mut want_v,
-            );
-            assert_close("grad_q", &ok(to_q.to_host(s)), &want_q, SUMS);
-            assert_close("grad_k", &ok(to_k.to_host(s)), &want_k, SUMS);
-            assert_close("grad_v", &ok(to_v.to_host(s)), &want_v, SUMS);
+            for segments in cut_in_segments(batch, seq) {
+                attention_agrees(s, &dims, segments.as_ref());
+            }
         }
     });
+}
+
+/// None, every position by itself, and of lengths about a tile's.
+fn cut_in_segments(batch: usize, seq: usize) -> [Option<Segments>; 3] {
+    let lengths = |most: usize| {
+        let mut lengths = Vec::new();
+        for sequence in 0..batch {
+            let mut left = seq;
+            while left > 0 {
+                let length = left.min(1 + (lengths.len() * 37 + sequence * 11) % most);
+                lengths.push(length as u32);
+                left -= length;
+            }
+        }
+        Segments::new(seq, lengths)
+    };
+    [None, lengths(1), lengths(80)]
+}
+
+/// Forward and backward against the CPU's.
+fn attention_agrees(s: &Device, dims: &cpu::attention::Dims, segments: Option<&Segments>) {
+    let numbers = |seed, len| random(seed, len).iter().map(|x| 2.0 * x).collect::<Vec<f32>>();
+    let (q, grad) = (numbers(1, dims.query_len()), numbers(4, dims.query_len()));
+    let (k, v) = (numbers(2, dims.key_len()), numbers(3, dims.key_len()));
+    let (mut want, mut want_lse) = (vec![0.0; q.len()], vec![0.0; dims.lse_len()]);
+    match segments {
+        None => cpu::attention::forward(dims, &q, &k, &v, &mut want, &mut want_lse),
+        Some(segments) => cpu::attention::forward_of_segments(dims, segments, &q, &k, &v, &mut want, &mut want_lse),
+    }
+    let first_seen = segments.map(|segments| s.array(&segments.first_seen()));
+
+    let (dq, dk, dv, dgrad) = (s.array(&q), s.array(&k), s.array(&v), s.array(&grad));
+    let inputs = attention::Inputs {
+        q: dq.as_slice(),
+        k: dk.as_slice(),
+        v: dv.as_slice(),
+        first_seen: first_seen.as_ref().map(Array::as_slice),
+    };
+    let (mut out, mut lse) = (
+        s.array(&vec![f32::NAN; q.len()]),
+        s.array(&vec![f32::NAN; dims.lse_len()]),
+    );
+    ok(attention::forward(s, dims, inputs, out.as_mut(), lse.as_mut()));
+    assert_close("out", &ok(out.to_host(s)), &want, SUMS);
+    if segments.is_none() {
+        assert_close("lse", &ok(lse.to_host(s)), &want_lse, SUMS);
+    }
+
+    let (mut to_q, mut to_k, mut to_v) = (s.array(&q), s.array(&k), s.array(&v));
+    let outputs = attention::Outputs {
+        out: out.as_slice(),
+        lse: lse.as_slice(),
+    };
+    let grads = [to_q.as_mut(), to_k.as_mut(), to_v.as_mut()];
+    ok(attention::backward(s, dims, inputs, outputs, dgrad.as_slice(), grads));
+    let (mut want_q, mut want_k, mut want_v) = (q.clone(), k.clone(), v.clone());
+    let ([out, lse], [to_q_cpu, to_k_cpu, to_v_cpu]) =
+        ([&want[..], &want_lse], [&mut want_q, &mut want_k, &mut want_v]);
+    match segments {
+        None => cpu::attention::backward(dims, &q, &k, &v, out, lse, &grad, to_q_cpu, to_k_cpu, to_v_cpu),
+        Some(segments) => cpu::attention::backward_of_segments(
+            dims, segments, &q, &k, &v, out, lse, &grad, to_q_cpu, to_k_cpu, to_v_cpu,
+        ),
+    }
+    assert_close("grad_q", &ok(to_q.to_host(s)), &want_q, SUMS);
+    assert_close("grad_k", &ok(to_k.to_host(s)), &want_k, SUMS);
+    assert_close("grad_v", &ok(to_v.to_host(s)), &want_v, SUMS);
 }
 
 #[test]

@@ -160,7 +160,7 @@ impl<D: EdkmDevice> LayerBench<D> {
         let forward = |x: Hidden<D>| {
             let listing = Listing::new(spec.build()?);
             let tape = StoreTape::new(listing.clone(), gradients_of(&mut layer.clone()));
-            let out = layer.try_forward_saving(x.put_tape(tape), recompute);
+            let out = layer.try_forward_saving(x.put_tape(tape), None, recompute);
             let loss = out.and_then(|out| self.loss(out)).map_err(device_error)?;
             let saved = Some((listing.report().held_bytes + clustering_bytes(layer), listing));
             Ok(Passed { loss, saved })

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::lock::Lock;
 use super::{runs, CompareSettings};
+use crate::data::Apart;
 use crate::files::{read_capped, write_whole};
 use crate::TrainError;
 
@@ -29,6 +30,8 @@ pub struct Conditions {
     validation: String,
     /// Tokens of the validation text that are used.
     evaluation_tokens: usize,
+    /// What of both texts does not see what is before it.
+    apart: String,
     /// Steps of training.
     pub steps: u64,
     learning_rate: Option<f64>,
@@ -56,6 +59,7 @@ impl Conditions {
             data: print(data),
             validation: print(validation),
             evaluation_tokens: settings.evaluation_tokens,
+            apart: Apart::default().name().to_owned(),
             steps: settings.steps,
             learning_rate: settings.learning_rate,
             sequence: settings.sequence,

@@ -41,7 +41,8 @@ use crate::run::checkpoint::{model_fingerprint, CheckpointSettings, RunFolder, S
 use crate::run::estimate::estimate;
 use crate::run::{
     check_batch, check_files, check_method, check_sequence, compress_folder, finetune, named, stream,
-    CalibrationSettings, ClusterSettings, CompressSettings, DataSource, FinetuneSettings, Objective, Observer, Stage,
+    CalibrationSettings, ClusterSettings, CompressSettings, DataSource, FinetuneSettings, Objective, Observer,
+    OnLimits, Stage,
 };
 use crate::{Tokenizer, TrainError};
 use conditions::Conditions;
@@ -113,7 +114,7 @@ pub fn compare<D: EdkmDevice>(
     let mut read = |source| {
         stream(source, &tokenizer, &mut |share| observer.advance(share)).map_err(|error| stopped(error, settings))
     };
-    let (training, mut validation) = (read(&settings.data)?, read(&settings.validation)?);
+    let (training, mut validation) = (read(&settings.data)?, read(&settings.validation)?.to_measure());
     validation.truncate_each(settings.evaluation_tokens);
     check_length(
         &training,
@@ -362,6 +363,8 @@ impl Planned {
                 }),
                 out: out.to_path_buf(),
                 overwrite: Overwrite::Replace,
+                // no more than the runs beside it take
+                on_limits: OnLimits::Ignore,
             },
             device,
             observer,

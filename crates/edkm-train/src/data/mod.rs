@@ -7,6 +7,8 @@
 //! | [`alpaca`] | Alpaca's template |
 //! | [`windows`] | the stream cut into sequences, for evaluation and for training |
 //! | `stream` | the tokens |
+//! | `encoded` | documents as tokens |
+//! | `apart` | which texts of a window see each other |
 //! | `sample` | what the beginning of a file says about the whole |
 //! | `spread` | parts of a text that are taken from all of its files |
 //! | [`sampler`] | training batches in an order that can be saved and resumed |
@@ -17,10 +19,12 @@ use std::path::{Path, PathBuf};
 
 use self::records::{Place, Record};
 use crate::run::OnProgress;
-use crate::template::Learned;
+use crate::template::{Learned, Template};
 use crate::{Tokenizer, TrainError};
 
 pub mod alpaca;
+mod apart;
+mod encoded;
 mod files;
 pub mod records;
 mod sample;
@@ -31,6 +35,7 @@ mod stream;
 pub mod text;
 pub mod windows;
 
+pub use apart::Apart;
 pub use files::data_files;
 pub(crate) use sample::Sample;
 pub use stream::TokenStream;
@@ -77,8 +82,10 @@ impl DataFormat {
 /// One document before it is encoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Document {
-    /// Every token counts in the loss.
+    /// Of a text: every token counts in the loss.
     Plain(String),
+    /// A text that stands for itself: every token counts, and the end token behind it.
+    Whole(String),
     /// Only the responses, and the end token after each, count.
     Turns(Vec<Turn>),
     /// Text of a chat template, which has its begin and end tokens in it.
@@ -141,6 +148,12 @@ impl TokenStream {
                     waiting.passed_over
                 );
             }
+            if waiting.has_unheeded {
+                tracing::warn!(
+                    "{}: tools and chat_template_kwargs of its records are passed over: the model has no chat template, and Alpaca's has no place for them",
+                    path.display()
+                );
+            }
             before += bytes_of(path);
         }
         if stream.is_empty() {
@@ -165,6 +178,8 @@ struct Batcher<'a> {
     passed_over: u64,
     /// The first role that no template knows, for a message, and where it stands.
     unknown_role: Option<(String, Place)>,
+    /// Whether a record has something for a template, and there is none that could ask for it.
+    has_unheeded: bool,
 }
 
 impl<'a> Batcher<'a> {
@@ -184,6 +199,7 @@ impl<'a> Batcher<'a> {
             bytes: 0,
             passed_over: 0,
             unknown_role: None,
+            has_unheeded: false,
         }
     }
 
@@ -212,7 +228,7 @@ impl<'a> Batcher<'a> {
 
     fn add(&mut self, document: Document) -> Result<(), TrainError> {
         self.bytes += match &document {
-            Document::Plain(text) => text.len(),
+            Document::Plain(text) | Document::Whole(text) => text.len(),
             Document::Turns(turns) => turns.iter().map(|turn| turn.prompt.len() + turn.response.len()).sum(),
             Document::Marked { text, .. } => text.len(),
         };
@@ -234,6 +250,10 @@ impl<'a> Batcher<'a> {
                 self.passed_over += 1;
                 return Ok(());
             }
+            if record.needs_template() {
+                self.stream.note_template();
+            }
+            self.has_unheeded |= record.is_given_something() && matches!(self.tokenizer.template(), Template::Alpaca);
             let documents = self.tokenizer.template().documents(record);
             let documents = documents.map_err(|why| TrainError::record(&path, place, &why.to_string()))?;
             documents.into_iter().try_for_each(|document| self.add(document))

@@ -7,6 +7,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Unexpected, Visitor};
+use serde_json::{Map, Value};
 
 use self::fields::{Fields, FieldsSeed};
 use self::place::{characters, Cursor};
@@ -32,21 +33,50 @@ pub enum Record {
     /// With `messages` of `role` and `content`, or `conversations` of `from` and `value`; at least one is the assistant's.
     ///
     /// Or with `prompt` and `completion` as messages; what the prompt has of the assistant is not learned then.
-    Conversation(Vec<Message>),
+    /// `tools`, `chat_template_kwargs` and a `system` text beside them are kept.
+    Conversation(Conversation),
     /// With `prompt` and `completion` as texts, which stand one behind the other, in no template.
     Completion(Turn),
     /// With `text` alone, which counts as a whole.
     Text(String),
 }
 
+/// What several say, and what its template is given besides.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Conversation {
+    /// What is said, in order.
+    pub messages: Vec<Message>,
+    /// What else a template may ask for, by name: `tools`, the functions that can be called, and what `chat_template_kwargs` has.
+    pub given: Map<String, Value>,
+}
+
+impl From<Vec<Message>> for Conversation {
+    fn from(messages: Vec<Message>) -> Self {
+        Self {
+            messages,
+            given: Map::new(),
+        }
+    }
+}
+
 impl Record {
     /// The first role of a message that templates do not know.
     pub(super) fn unknown_role(&self) -> Option<&str> {
-        let Self::Conversation(messages) = self else {
+        let Self::Conversation(conversation) = self else {
             return None;
         };
-        let mut roles = messages.iter().map(|message| message.role.as_str());
+        let mut roles = conversation.messages.iter().map(|message| message.role.as_str());
         roles.find(|role| !Message::ROLES.contains(role))
+    }
+
+    /// Whether it has something for its template besides messages.
+    pub(super) fn is_given_something(&self) -> bool {
+        matches!(self, Self::Conversation(conversation) if !conversation.given.is_empty())
+    }
+
+    /// Whether a template says how it is written.
+    pub(super) fn needs_template(&self) -> bool {
+        matches!(self, Self::Alpaca(_) | Self::Conversation(_))
     }
 
     /// Whether there is anything in it that counts.
@@ -56,7 +86,7 @@ impl Record {
             Self::Text(text) => says_something(text),
             Self::Alpaca(record) => says_something(&record.output),
             Self::Completion(turn) => says_something(&turn.response),
-            Self::Conversation(messages) => messages.iter().any(Message::is_learned),
+            Self::Conversation(conversation) => conversation.messages.iter().any(Message::is_learned),
         }
     }
 }

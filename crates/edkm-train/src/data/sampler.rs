@@ -280,6 +280,11 @@ mod tests {
                 }
                 assert!(target % 7 != 0 || (input + 1) % 7 == 0);
             }
+            // the first of each record, that of the file too, is predicted by nothing
+            let counts = batch.targets.iter().zip(&batch.weights);
+            assert!(counts
+                .clone()
+                .all(|(target, &weight)| (weight == 0.0) == (target % 7 == 0)));
             let mut seen = batch.inputs.clone();
             seen.sort_unstable();
             seen.dedup();

@@ -4,11 +4,11 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::{spread, text, Document, Turn};
-use crate::template::Learned;
+use super::encoded::Encoded;
+use super::{spread, text, Apart, Document};
 use crate::{Tokenizer, TrainError};
 
-/// All documents of a run, encoded and joined: each with the begin token in front.
+/// All documents of a run, encoded and joined: each as its kind begins and ends.
 ///
 /// Memory: 4 bytes a token, and one more once a prompt has been added; 8 bytes a document, and 8 more of a record.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,6 +22,15 @@ pub struct TokenStream {
     files: Vec<usize>,
     /// Which tokens count when they are predicted; `None` while all do.
     counted: Option<Vec<bool>>,
+    apart: Apart,
+    /// Whether something of it is written in the tokenizer's template.
+    in_template: bool,
+    /// Whether there are records in it.
+    has_records: bool,
+    /// Where end tokens stand that were put behind texts.
+    ends: Vec<usize>,
+    /// Whether it is measured on, which leaves these out: how well a text is predicted does not depend on that it ends.
+    is_measure: bool,
 }
 
 impl TokenStream {
@@ -44,6 +53,26 @@ impl TokenStream {
             files: Vec::new(),
             tokens,
             counted: None,
+            apart: Apart::default(),
+            in_template: false,
+            has_records: false,
+            ends: Vec::new(),
+            is_measure: false,
+        }
+    }
+
+    /// The same tokens, of which these are kept apart; without it [records](Apart::Records) are.
+    #[must_use]
+    pub fn with_apart(self, apart: Apart) -> Self {
+        Self { apart, ..self }
+    }
+
+    /// The same tokens to measure perplexity on: end tokens that were put behind texts (those of records with `text` alone) do not count.
+    #[must_use]
+    pub fn to_measure(self) -> Self {
+        Self {
+            is_measure: true,
+            ..self
         }
     }
 
@@ -57,7 +86,18 @@ impl TokenStream {
             begins,
             tokens,
             counted: Some(counted),
+            apart: Apart::default(),
+            in_template: false,
+            has_records: true,
+            ends: Vec::new(),
+            is_measure: false,
         }
+    }
+
+    /// The same documents as those of one text.
+    #[cfg(test)]
+    pub(crate) fn make_one_text(&mut self) {
+        self.parts.clear();
     }
 
     /// Encodes documents, in parallel, and appends them in order, as parts of a text that stays in this order.
@@ -79,7 +119,12 @@ impl TokenStream {
             .par_iter()
             .map(|document| Encoded::new(document, tokenizer))
             .collect::<Result<_, _>>()?;
-        for Encoded { tokens, counted } in encoded {
+        for Encoded {
+            tokens,
+            counted,
+            has_end,
+        } in encoded
+        {
             match (&mut self.counted, counted) {
                 (None, None) => {}
                 (Some(all), Some(counted)) => all.extend(counted),
@@ -93,10 +138,14 @@ impl TokenStream {
             if !tokens.is_empty() {
                 self.begins.push(self.tokens.len());
                 if are_apart {
+                    self.has_records = true;
                     self.begin_part();
                 }
             }
             self.tokens.extend(tokens);
+            if has_end {
+                self.ends.push(self.tokens.len() - 1);
+            }
         }
         Ok(())
     }
@@ -138,7 +187,7 @@ impl TokenStream {
     /// Bytes that it takes in memory.
     pub(crate) fn bytes(&self) -> u64 {
         let marks = self.counted.as_ref().map_or(0, Vec::len);
-        (4 * self.tokens.len() + marks + 8 * (self.begins.len() + self.parts.len())) as u64
+        (4 * self.tokens.len() + marks + 8 * (self.begins.len() + self.parts.len() + self.ends.len())) as u64
     }
 
     /// Number of documents that begin in it.
@@ -148,10 +197,43 @@ impl TokenStream {
 
     /// Number of tokens that count in the loss when they are predicted.
     pub fn counted(&self) -> usize {
-        match &self.counted {
+        let marked = match &self.counted {
             None => self.len(),
             Some(counted) => counted.iter().filter(|&&counts| counts).count(),
+        };
+        let first = self
+            .stretches(0..self.len())
+            .filter(|stretch| self.begins_apart(stretch.start));
+        let left_out = match self.is_measure {
+            true => self.ends.len(),
+            false => 0,
+        };
+        marked - left_out - first.filter(|stretch| self.is_marked(stretch.start)).count()
+    }
+
+    /// What comes next is written in the tokenizer's template.
+    pub(super) fn note_template(&mut self) {
+        self.in_template = true;
+    }
+
+    /// Whether something of it is written in the tokenizer's [template](crate::template::Template): instructions, or conversations.
+    pub fn is_in_template(&self) -> bool {
+        self.in_template
+    }
+
+    /// Records of more tokens than a window of `sequence` has room for, and all records; of what begins somewhere in the stream.
+    pub(crate) fn records_longer_than(&self, sequence: usize) -> (usize, usize) {
+        if !self.has_records {
+            return (0, 0);
         }
+        let is_record = |part: &Range<usize>| {
+            let begun = |end| self.begins.partition_point(|&begin| begin < end);
+            begun(part.end) - begun(part.start) <= 1
+        };
+        let records = self.parts().filter(is_record).map(|part| part.len());
+        records.fold((0, 0), |(longer, all), len| {
+            (longer + usize::from(len > sequence.saturating_add(1)), all + 1)
+        })
     }
 
     /// Whether there is no token.
@@ -159,14 +241,66 @@ impl TokenStream {
         self.tokens.is_empty()
     }
 
-    /// Whether the token at `position` counts in the loss when it is predicted.
+    /// Whether the token at `position` counts in the loss when it is predicted: not that of a prompt, and not the first of what is kept
+    /// apart.
     pub fn counts(&self, position: usize) -> bool {
+        self.is_marked(position) && !self.begins_apart(position) && !self.is_left_out(position)
+    }
+
+    /// Whether it is an end token that is not measured.
+    fn is_left_out(&self, position: usize) -> bool {
+        self.is_measure && self.ends.binary_search(&position).is_ok()
+    }
+
+    /// Whether it is text to learn, and not of a prompt.
+    pub(crate) fn is_marked(&self, position: usize) -> bool {
         self.counted.as_ref().is_none_or(|counted| counted[position])
+    }
+
+    /// Where what is kept apart begins, in two lists in order.
+    fn apart(&self) -> [&[usize]; 2] {
+        match self.apart {
+            Apart::Nothing => [&[]; 2],
+            Apart::Records => [&self.parts, &[]],
+            // a piece of a text need not begin with a document
+            Apart::Documents => [&self.parts, &self.begins],
+        }
+    }
+
+    fn begins_apart(&self, position: usize) -> bool {
+        match position {
+            // it may come to stand behind another
+            0 => self.apart().iter().any(|begins| begins.iter().any(|&begin| begin > 0)),
+            _ => self
+                .apart()
+                .iter()
+                .any(|begins| begins.binary_search(&position).is_ok()),
+        }
+    }
+
+    /// The pieces of `range`, one after the other, that do not see each other: all of it where nothing is kept apart.
+    pub(super) fn stretches(&self, range: Range<usize>) -> impl Iterator<Item = Range<usize>> + '_ {
+        let mut start = range.start;
+        std::iter::from_fn(move || {
+            if start >= range.end {
+                return None;
+            }
+            let next = |begins: &&[usize]| begins.get(begins.partition_point(|&begin| begin <= start)).copied();
+            let end = self.apart().iter().filter_map(next).min();
+            let stretch = start..end.map_or(range.end, |end| end.min(range.end));
+            start = stretch.end;
+            Some(stretch)
+        })
+    }
+
+    /// Whether tokens of a window see what was drawn before them from elsewhere.
+    pub(super) fn keeps_nothing_apart(&self) -> bool {
+        self.apart == Apart::Nothing
     }
 
     /// Keeps the first `tokens` tokens.
     pub fn truncate(&mut self, tokens: usize) {
-        for begins in [&mut self.begins, &mut self.parts, &mut self.files] {
+        for begins in [&mut self.begins, &mut self.parts, &mut self.files, &mut self.ends] {
             begins.truncate(begins.partition_point(|&begin| begin < tokens));
         }
         self.cut_tokens(tokens);
@@ -214,7 +348,7 @@ impl TokenStream {
     /// A copy of these pieces of it, of a file each, in order.
     fn pieces(&self, ranges: &[Range<usize>]) -> Self {
         let counted = self.counted.as_ref();
-        let [begins, parts, files] = self.begins_in(ranges);
+        let [begins, parts, files, ends] = self.begins_in(ranges);
         Self {
             tokens: ranges
                 .iter()
@@ -225,12 +359,17 @@ impl TokenStream {
             begins,
             parts,
             files,
+            apart: self.apart,
+            in_template: self.in_template,
+            has_records: self.has_records,
+            ends,
+            is_measure: self.is_measure,
         }
     }
 
     /// Keeps these pieces of it, of a file each, in order, and takes no more memory for it.
     fn keep(&mut self, ranges: &[Range<usize>]) {
-        [self.begins, self.parts, self.files] = self.begins_in(ranges);
+        [self.begins, self.parts, self.files, self.ends] = self.begins_in(ranges);
         let mut kept = 0;
         for range in ranges {
             self.tokens.copy_within(range.clone(), kept);
@@ -242,9 +381,10 @@ impl TokenStream {
         self.cut_tokens(kept);
     }
 
-    /// Where documents, parts and files begin in these pieces, of a file each, one behind the other.
-    fn begins_in(&self, ranges: &[Range<usize>]) -> [Vec<usize>; 3] {
-        let (mut begins, mut parts, mut files, mut at) = (Vec::new(), Vec::new(), Vec::new(), 0);
+    /// Where documents, parts and files begin in these pieces, of a file each, one behind the other, and where end tokens stand that were put behind texts.
+    fn begins_in(&self, ranges: &[Range<usize>]) -> [Vec<usize>; 4] {
+        let [mut begins, mut parts, mut files, mut ends] = [const { Vec::new() }; 4];
+        let mut at = 0;
         for range in ranges.iter().filter(|range| !range.is_empty()) {
             let moved = |begins: &[usize], after: usize| {
                 let within =
@@ -259,9 +399,10 @@ impl TokenStream {
             // that the first begins at 0 needs no word, and its own beginning is one already
             parts.extend((at > 0).then_some(at));
             parts.extend(moved(&self.parts, range.start + 1));
+            ends.extend(moved(&self.ends, range.start));
             at += range.len();
         }
-        [begins, parts, files]
+        [begins, parts, files, ends]
     }
 
     /// A hash of the tokens, of which of them count and of what may change places, to recognise the data when a run is resumed.
@@ -285,62 +426,4 @@ fn between(begins: &[usize], len: usize) -> impl Iterator<Item = Range<usize>> +
     let within = begins.iter().copied().filter(move |&begin| begin > 0 && begin < len);
     let begins = std::iter::once(0).chain(within.clone());
     begins.zip(within.chain([len])).map(|(begin, end)| begin..end)
-}
-
-/// The tokens of one document, and which of them count; `None`: all do.
-struct Encoded {
-    tokens: Vec<u32>,
-    counted: Option<Vec<bool>>,
-}
-
-impl Encoded {
-    fn new(document: &Document, tokenizer: &Tokenizer) -> Result<Self, TrainError> {
-        match document {
-            Document::Plain(text) => Ok(Self {
-                tokens: tokenizer.encode_document(text)?,
-                counted: None,
-            }),
-            Document::Turns(turns) => Self::of_turns(turns, tokenizer),
-            Document::Marked { text, counted } => {
-                let encoded = tokenizer.encode_with_places(text)?;
-                // a token that begins before the response is of the prompt, though it may reach into it
-                let counts = |place: &Range<usize>| {
-                    let range = &counted[..counted.partition_point(|range| range.start <= place.start)];
-                    range.last().is_some_and(|range| place.start < range.end)
-                };
-                let (tokens, counted) = encoded.iter().map(|(token, place)| (*token, counts(place))).unzip();
-                Ok(Self {
-                    tokens,
-                    counted: Some(counted),
-                })
-            }
-        }
-    }
-
-    fn of_turns(turns: &[Turn], tokenizer: &Tokenizer) -> Result<Self, TrainError> {
-        let (mut tokens, mut counted) = (Vec::new(), Vec::new());
-        for (index, turn) in turns.iter().enumerate() {
-            let Turn {
-                prompt,
-                response,
-                learned,
-            } = turn;
-            let encode = |text: &str| match index {
-                0 => tokenizer.encode_document(text),
-                _ => tokenizer.encode(text),
-            };
-            // Both together, as the model will see them: a response encoded alone may begin with a token for a space.
-            let whole = encode(&format!("{prompt}{response}"))?;
-            let alone = encode(prompt)?;
-            let shared = alone.iter().zip(&whole).take_while(|(a, b)| a == b).count();
-            counted.resize(counted.len() + shared, false);
-            tokens.extend(whole);
-            tokens.extend(tokenizer.end_token());
-            counted.resize(tokens.len(), *learned == Learned::Response);
-        }
-        Ok(Self {
-            tokens,
-            counted: Some(counted),
-        })
-    }
 }

@@ -40,7 +40,9 @@ fn documents_are_joined_each_with_the_begin_token() {
             .count(),
         3
     );
-    assert!((0..stream.len()).all(|position| stream.counts(position)));
+    // that a file begins is nothing to predict
+    let counts = (0..stream.len()).filter(|&position| stream.counts(position)).count();
+    assert_eq!(counts, stream.len() - 2);
     let text = TokenStream::from_text("The fox.\n\nThe bear.\n\n\nGlad.\n", &tokenizer).unwrap();
     assert_eq!(text.tokens(), stream.tokens());
 }
@@ -227,6 +229,42 @@ fn conversations_are_written_in_alpacas_template_where_the_model_has_none() {
     assert!(text.starts_with(&first), "{text}");
 }
 
+/// As in TRL. Documents of a text file begin where the one before ends, and have no end of their own.
+#[test]
+fn texts_that_stand_for_themselves_end_with_the_end_token_and_begin_as_the_model_has_it() {
+    let bytes = synthetic::train_tokenizer("The fox found a red kite.", 300).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, bytes: &[u8]| std::fs::write(dir.path().join(name), bytes).unwrap();
+    write("tokenizer.json", &bytes);
+    let (_dir, paths) = files(&[
+        ("a.jsonl", "{\"text\": \"The fox.\"}\n{\"text\": \"The kite.</s>\"}\n{\"prompt\": \"The\", \"completion\": \" fox.\"}\n"),
+        ("b.txt", "The fox.\n\nThe kite.\n"),
+    ]);
+    for (adds_begin, begins) in [("true", 5), ("false", 2)] {
+        let config = format!(r#"{{"bos_token": "<s>", "eos_token": "</s>", "add_bos_token": {adds_begin}}}"#);
+        write("tokenizer_config.json", config.as_bytes());
+        let tokenizer = Tokenizer::from_dir(dir.path()).unwrap();
+        let stream = TokenStream::from_files(&paths, &tokenizer).unwrap();
+        let count = |special: Option<u32>| stream.tokens().iter().filter(|&&token| Some(token) == special).count();
+        assert_eq!(
+            (count(tokenizer.begin_token()), count(tokenizer.end_token())),
+            (begins, 3)
+        );
+        let record = stream.parts().next().unwrap();
+        assert_eq!(Some(stream.tokens()[record.end - 1]), tokenizer.end_token());
+        assert!(stream.counts(record.end - 1) && stream.counts(1));
+        // what was put there is learned and not measured, also of a piece of it
+        let measured = stream.clone().to_measure();
+        assert!(!measured.counts(record.end - 1) && measured.counted() == stream.counted() - 1);
+        let mut rest = measured.clone();
+        let mut last = rest.split_off_share(0.5);
+        assert_eq!(rest.counted(), (0..rest.len()).filter(|&at| rest.counts(at)).count());
+        assert_eq!(last.counted(), (0..last.len()).filter(|&at| last.counts(at)).count());
+        last.truncate(2);
+        assert_eq!(last.counted(), (0..last.len()).filter(|&at| last.counts(at)).count());
+    }
+}
+
 #[test]
 fn records_are_written_in_the_chat_template_of_the_model() {
     let template = "{% for m in messages %}{% if m.role == 'assistant' %}{{ m.content + eos_token }}{% else %}{{ bos_token + '[' + m.content + '] ' }}{% endif %}{% endfor %}";
@@ -358,14 +396,16 @@ fn of_each_file_as_much_is_taken_off_and_kept() {
     // both together, and each of both
     assert_eq!(training.len() + held_out.len(), all.len());
     assert_eq!(training.documents() + held_out.documents(), all.documents());
-    assert_eq!(training.counted() + held_out.counted(), all.counted());
+    // what is left begins anew: its first token is no longer predicted
+    assert_eq!(training.counted() + held_out.counted() + 1, all.counted());
     let of_a = a.len() / 10;
     assert_eq!(held_out.tokens()[..of_a], a.tokens()[a.len() - of_a..]);
     assert_eq!(
         held_out.tokens()[of_a..],
         c.tokens()[c.len() - (held_out.len() - of_a)..]
     );
-    assert!((0..of_a).all(|at| held_out.counts(at)) && !held_out.counts(held_out.len() - c.len() / 100));
+    assert!((1..of_a).all(|at| held_out.counts(at)) && !held_out.counts(0));
+    assert!(!held_out.counts(held_out.len() - c.len() / 100));
     assert_eq!(training.tokens()[..a.len() - of_a], a.tokens()[..a.len() - of_a]);
     // a text is one part, records are many; each begins where it is cut
     assert_eq!(held_out.parts().next().unwrap().len(), of_a);

@@ -12,12 +12,14 @@ pub struct Batch {
     pub inputs: Vec<u32>,
     /// `[B * S]` tokens to predict: those of the stream one place further on.
     pub targets: Vec<u32>,
-    /// `[B * S]` weights of the predictions in the loss: 1, or 0 for the tokens of a prompt.
+    /// `[B * S]` weights of the predictions in the loss: 1, or 0 for the tokens of a prompt and the first ones of what is kept apart.
     pub weights: Vec<f32>,
     /// `B`.
     pub batch: usize,
     /// `S`.
     pub sequence: usize,
+    /// Lengths of the stretches of `inputs` that do not see each other, each within a sequence (see [`Apart`](super::Apart)).
+    pub stretches: Vec<u32>,
 }
 
 impl Batch {
@@ -29,13 +31,16 @@ impl Batch {
             weights: Vec::new(),
             batch: 0,
             sequence,
+            stretches: Vec::new(),
         }
     }
 
     /// Adds the window of `S + 1` tokens that these pieces of the stream make.
     pub(super) fn push(&mut self, stream: &TokenStream, pieces: impl Iterator<Item = Range<usize>>) {
-        let begin = self.targets.len();
+        let (begin, before) = (self.targets.len(), self.stretches.len());
         for piece in pieces {
+            let stretches = stream.stretches(piece.clone());
+            self.stretches.extend(stretches.map(|stretch| stretch.len() as u32));
             // the first token of the window is given alone, the last one predicted alone
             let is_first = self.targets.len() == begin && self.inputs.len() == begin;
             let predicted = piece.start + usize::from(is_first)..piece.end;
@@ -46,6 +51,13 @@ impl Batch {
         }
         self.inputs.pop();
         self.batch += 1;
+        if stream.keeps_nothing_apart() {
+            self.stretches.truncate(before);
+            self.stretches.push(self.sequence as u32);
+        } else if let Some(last) = self.stretches.pop().filter(|&last| last > 1) {
+            // without the token that is predicted alone
+            self.stretches.push(last - 1);
+        }
         debug_assert_eq!(
             (self.inputs.len(), self.targets.len()),
             (begin + self.sequence, begin + self.sequence)
@@ -126,6 +138,7 @@ pub fn evaluation_batches(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::Apart;
     use proptest::prelude::*;
 
     fn counting(tokens: usize) -> TokenStream {
@@ -160,6 +173,46 @@ mod tests {
         );
         let rest = batches.last().unwrap();
         assert_eq!((rest.batch, rest.sequence), (1, 63));
+    }
+
+    /// What a batch says of its stretches, and which of its predictions count.
+    fn cut(stream: &TokenStream, sequence: usize) -> Vec<(Vec<u32>, Vec<usize>)> {
+        let batches = evaluation_batches(stream, sequence, 1).unwrap();
+        let cut = batches.map(|batch| {
+            let counts = (0..batch.sequence).filter(|&at| batch.weights[at] == 1.0);
+            (batch.stretches.clone(), counts.collect())
+        });
+        cut.collect()
+    }
+
+    #[test]
+    fn records_are_stretches_of_their_own_and_their_first_tokens_are_not_predicted() {
+        // records of 3 tokens: 0 1 2, 3 4 5, 6 7 8, 9 10 11
+        let records = TokenStream::of_records((0..12).collect(), vec![true; 12], 3);
+        assert_eq!(records.counted(), 12 - 4);
+        let want = [
+            (vec![3, 1], vec![0, 1, 3]),
+            (vec![2, 2], vec![0, 2, 3]),
+            // 8, and 9 and 10 of another
+            (vec![1, 2], vec![1, 2]),
+        ];
+        assert_eq!(cut(&records, 4), want);
+        // the token behind the window, which begins a record, is predicted alone, and does not count
+        assert_eq!(cut(&records, 3)[0], (vec![3], vec![0, 1]));
+        let together = records.with_apart(Apart::Nothing);
+        assert_eq!(together.counted(), 12);
+        assert_eq!(cut(&together, 4)[0], (vec![4], vec![0, 1, 2, 3]));
+    }
+
+    #[test]
+    fn documents_of_a_text_see_each_other_unless_they_are_kept_apart() {
+        let mut text = TokenStream::of_records((0..12).collect(), vec![true; 12], 3);
+        text.make_one_text();
+        assert_eq!(cut(&text, 4)[0], (vec![4], vec![0, 1, 2, 3]));
+        assert_eq!(
+            cut(&text.with_apart(Apart::Documents), 4)[0],
+            (vec![3, 1], vec![0, 1, 3])
+        );
     }
 
     #[test]

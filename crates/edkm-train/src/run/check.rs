@@ -29,6 +29,7 @@ pub(super) fn check(settings: &FinetuneSettings) -> Result<(), TrainError> {
     check_kept_model(settings)?;
     check_objective(settings.objective)?;
     check_numbers(&[
+        ("number of tokens of a sequence, --seq,", settings.sequence),
         ("number of sequences, --batch,", settings.batch),
         ("number of forward passes, --accumulate,", settings.accumulate),
         ("number of checkpoints that stay, --keep,", settings.checkpoints.keep),

@@ -13,9 +13,12 @@ use serde::Serialize;
 
 use super::bits_budget::{settle, write_rules};
 use super::check::{check_apart, check_budget, check_positions};
+use super::compress_memory::check_memory;
 use super::float_dtype::float_dtype;
 use super::plan::{plan_folder, PlanText};
-use super::{stream, BitsChoice, ClusterSettings, CompressRecord, DataSource, Observer, PlannedLayer, Sizes, Stage};
+use super::{
+    stream, BitsChoice, ClusterSettings, CompressRecord, DataSource, Observer, OnLimits, PlannedLayer, Sizes, Stage,
+};
 use crate::compress::{compress, Calibration, Method};
 use crate::{Tokenizer, TrainError};
 
@@ -34,6 +37,8 @@ pub struct CompressSettings {
     pub out: PathBuf,
     /// What happens to one that is there.
     pub overwrite: Overwrite,
+    /// What happens when there seems to be too little memory.
+    pub on_limits: OnLimits,
 }
 
 impl CompressSettings {
@@ -153,6 +158,9 @@ pub fn compress_folder<D: EdkmDevice>(
     observer.stage(Stage::LoadModel);
     let config = LlamaConfig::read(&settings.model_dir)?;
     check_method(&config, settings.method, &settings.clustering)?;
+    if settings.on_limits == OnLimits::Refuse {
+        check_memory(settings, &config, device)?;
+    }
     let out = OutputDir::create(&settings.out, settings.overwrite)?;
     let checkpoint = Checkpoint::open(&settings.model_dir)?;
     let mut model: DynamicLlama<D> = DynamicLlama::from_checkpoint(&checkpoint, &config, device)?;

@@ -206,6 +206,13 @@ pub fn finetune_with<D: EdkmDevice>(
 
     if settings.checkpoints.start != Start::Finish {
         observer.stage(Stage::Train);
+        if trainer.step_count() > 0 {
+            observer.meanwhile(&format!(
+                "going on behind step {} of {}",
+                trainer.step_count(),
+                settings.steps
+            ));
+        }
     }
     let trained = run.train(&mut trainer, &mut sampler, &known, (non_finite, teacher), observer)?;
     let beside = Beside {

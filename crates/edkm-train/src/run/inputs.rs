@@ -43,7 +43,7 @@ impl<D: EdkmDevice> Inputs<D> {
         let config = LlamaConfig::read(&settings.model_dir)?;
         let tokenizer = Tokenizer::from_dir(&settings.model_dir)?;
         tokenizer.check_vocabulary(config.vocab_size)?;
-        let teacher = OtherTeacher::read(settings, &tokenizer, device)?;
+        let teacher = OtherTeacher::read(settings, &tokenizer, config.vocab_size, device)?;
         let checkpoint = Checkpoint::open(&settings.model_dir)?;
         let mut model = DynamicLlama::from_checkpoint(&checkpoint, &config, device)?;
         model.recompute = settings.recompute;
@@ -52,6 +52,9 @@ impl<D: EdkmDevice> Inputs<D> {
 
         observer.stage(Stage::LoadData);
         let (training, validation) = texts(settings, &tokenizer, &mut |share| observer.advance(share))?;
+        if training.is_in_template() {
+            observer.result(&format!("records are written {}", tokenizer.template().in_words()));
+        }
         let text = TrainingText::of(&training, settings);
         observer.result(&text.line(settings));
         observer.result(&measured_on(settings, &validation));

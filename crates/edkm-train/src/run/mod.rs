@@ -8,6 +8,7 @@ mod check;
 pub mod checkpoint;
 mod clustering;
 mod compress_folder;
+mod compress_memory;
 pub mod estimate;
 mod finetune;
 mod first_palettes;
@@ -58,4 +59,4 @@ pub use recorded::{
 pub use saved_bytes::SavedBytes;
 pub use settings::{DataSource, FinetuneSettings, KeptModel, Measure, Objective, OnLimits};
 pub(crate) use texts::{check_files, named, stream};
-pub use training_text::{count, TrainingText};
+pub use training_text::{check_epochs, count, TrainingText};

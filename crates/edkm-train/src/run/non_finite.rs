@@ -82,7 +82,7 @@ fn outputs<D: EdkmDevice>(model: &DynamicLlama<D>, tokens: &Tokens) -> Result<Op
         return Ok(Some("the output of the embedding".to_owned()));
     }
     for (index, layer) in model.layers.iter().enumerate() {
-        h_BSH = layer.try_forward_saving(h_BSH, Recompute::Nothing)?;
+        h_BSH = layer.try_forward_saving(h_BSH, tokens.segments.as_ref(), Recompute::Nothing)?;
         if !is_finite(&h_BSH) {
             return Ok(Some(format!("the output of layer {index}")));
         }

@@ -6,7 +6,7 @@ use dfdx_edkm::EdkmDevice;
 use edkm_llama::checkpoint::Checkpoint;
 use edkm_llama::config::LlamaConfig;
 use edkm_llama::model::DynamicTeacher;
-use edkm_llama::names::Parameter;
+use edkm_llama::names::{Parameter, Role};
 use edkm_llama::LlamaError;
 
 use super::check::check_positions;
@@ -21,13 +21,15 @@ pub(super) struct OtherTeacher<D: EdkmDevice> {
 }
 
 impl<D: EdkmDevice> OtherTeacher<D> {
-    /// That of `settings`, if they name one. Of a layer that lies there in 16 bits so much is held, and 4 bytes a parameter while it is read.
+    /// That of `settings`, if they name one, with the first `rows` rows of its embedding and head: those behind them, which fill up a round number, are no tokens
+    /// of the model that learns. Of a layer that lies there in 16 bits so much is held, and 4 bytes a parameter while it is read.
     ///
     /// # Errors
     /// A folder that cannot be read, or a tokenizer in it that has another token somewhere.
     pub(super) fn read(
         settings: &FinetuneSettings,
         tokenizer: &Tokenizer,
+        rows: usize,
         device: &D,
     ) -> Result<Option<Self>, TrainError> {
         let Some(dir) = &settings.teacher_dir else {
@@ -39,11 +41,21 @@ impl<D: EdkmDevice> OtherTeacher<D> {
         checkpoint.verify(&config)?;
         let mut fingerprint = Fingerprint::new(&config);
         let mut weights = |parameter: &Parameter| -> Result<Vec<f32>, LlamaError> {
-            let weight = checkpoint.weight(&parameter.name, &parameter.shape)?.into_dense();
+            let has_rows = matches!(parameter.role, Role::Embedding | Role::Head);
+            let mut shape = parameter.shape.clone();
+            if has_rows {
+                shape[0] = config.vocab_size;
+            }
+            let mut weight = checkpoint.weight(&parameter.name, &shape)?.into_dense();
+            weight.truncate(parameter.shape.iter().product());
             fingerprint.add(&parameter.name, &weight);
             Ok(weight)
         };
-        let teacher = DynamicTeacher::from_weights(&config, device, &mut weights)?;
+        let as_ours = LlamaConfig {
+            vocab_size: rows,
+            ..config.clone()
+        };
+        let teacher = DynamicTeacher::from_weights(&as_ours, device, &mut weights)?;
         Ok(Some(Self {
             teacher,
             fingerprint: fingerprint.finish(),
@@ -74,12 +86,15 @@ pub(super) fn check_teacher(settings: &FinetuneSettings, config: &LlamaConfig) -
             ),
         }),
     };
-    same(
-        teacher.vocab_size,
-        config.vocab_size,
-        "token",
-        "it must be the same vocabulary",
-    )?;
+    // more fill up a round number, where the tokens can be seen to be the same
+    if teacher.vocab_size < config.vocab_size || !dir.join("tokenizer.json").exists() {
+        same(
+            teacher.vocab_size,
+            config.vocab_size,
+            "token",
+            "it must be the same vocabulary",
+        )?;
+    }
     if !lesson.hidden.is_zero() {
         let rest = "their hidden states cannot be compared, only what they predict (--distill-hidden 0)";
         same(teacher.num_hidden_layers, config.num_hidden_layers, "layer", rest)?;

@@ -26,6 +26,8 @@ pub struct RunRecord {
     pub data: TextRecord,
     /// What it was measured on.
     pub valid: TextRecord,
+    /// What saw nothing of the text before it: `records`, `documents` or `nothing`.
+    pub apart: &'static str,
     /// Tokens of that which were used, at most.
     pub eval_tokens: usize,
     /// Steps after which it was measured on the way.
@@ -130,6 +132,9 @@ pub struct ClusterTrainingRecord {
     pub gradient: &'static str,
     /// The temperature of the first step that clusters and of the last.
     pub temperature: [f64; 2],
+    /// The part of the steps in which it falls, if that is not all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub temperature_share: Option<f64>,
     /// What that is measured in: `relative` or `absolute`.
     pub temperature_unit: &'static str,
     /// The step at which clustering begins.
@@ -179,6 +184,7 @@ impl RunRecord {
             model_dir: in_words(&settings.model_dir),
             data: TextRecord::of(&settings.data),
             valid: TextRecord::of(&settings.validation),
+            apart: settings.apart.name(),
             eval_tokens: settings.evaluation_tokens,
             eval_every: settings.evaluate_every.map(Into::into),
             keep_best: settings.kept_model == KeptModel::Best,
@@ -322,6 +328,7 @@ impl ClusterTrainingRecord {
                 GradientMode::StraightThrough => "straight-through",
             },
             temperature: [clustering.from_step, steps].map(|step| schedule.at(step)),
+            temperature_share: schedule.share().filter(|&share| share < 1.0),
             temperature_unit: match schedule.unit() {
                 TemperatureUnit::Relative => "relative",
                 TemperatureUnit::Absolute => "absolute",

@@ -13,6 +13,7 @@ use edkm_store::StoreSpec;
 
 use super::checkpoint::CheckpointSettings;
 use super::{ClusterSettings, OnNonFinite, RateUnit};
+use crate::data::Apart;
 use crate::device_share::DeviceShare;
 use crate::lesson::{Lesson, Ramp};
 use crate::trainer::Update;
@@ -101,6 +102,8 @@ pub struct FinetuneSettings {
     pub data: DataSource,
     /// What it is measured on.
     pub validation: DataSource,
+    /// What of both does not see the text before it in the same window.
+    pub apart: Apart,
     /// Tokens of the validation text that are used.
     pub evaluation_tokens: usize,
     /// Steps after which the perplexity of what is reached is measured, again and again; `None`: only that of the result.
@@ -167,6 +170,7 @@ impl FinetuneSettings {
             model_dir: model_dir.into(),
             data,
             validation: DataSource::HeldOut,
+            apart: Apart::default(),
             evaluation_tokens: 40_000,
             evaluate_every: None,
             kept_model: KeptModel::Last,
@@ -208,8 +212,9 @@ impl FinetuneSettings {
             KeptModel::Best => (KeptModel::Best, self.evaluate_every),
         };
         let has_teacher = self.teacher_dir.is_some();
-        let settings: [(&str, &dyn Debug); 18] = [
+        let settings: [(&str, &dyn Debug); 19] = [
             ("version of the program", &env!("CARGO_PKG_VERSION")),
+            ("apart", &self.apart),
             ("evaluation_tokens", &self.evaluation_tokens),
             ("kept_model", &kept_model),
             ("clustering", &self.clustering.is_some()),

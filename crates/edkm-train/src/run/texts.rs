@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::{count, DataSource, OnProgress};
 use crate::data::windows::check_length;
-use crate::data::{data_files, TokenStream};
+use crate::data::{data_files, Apart, TokenStream};
 use crate::run::FinetuneSettings;
 use crate::{files, Tokenizer, TrainError};
 
@@ -17,6 +17,9 @@ const LONGEST_PROMPT: usize = 256;
 
 /// A perplexity of fewer tokens depends on which they are.
 const FEW: usize = 1000;
+
+/// One record of so many that is longer than a sequence is worth a word.
+const LONG_RECORDS: usize = 10;
 
 /// The share of the text that is held out if there is no other to measure on.
 const HELD_OUT: f64 = 0.1;
@@ -92,11 +95,12 @@ pub(super) fn texts(
     if let Some(twice) = twice(settings)? {
         tracing::warn!("{} is named twice: its text counts twice", twice.display());
     }
-    let mut training = stream(&settings.data, tokenizer, progress)?;
+    let mut training = stream(&settings.data, tokenizer, progress)?.with_apart(settings.apart);
     let mut validation = match &settings.validation {
         DataSource::HeldOut => training.split_off_share(HELD_OUT),
-        other => stream(other, tokenizer, progress)?,
+        other => stream(other, tokenizer, progress)?.with_apart(settings.apart),
     };
+    validation = validation.to_measure();
     validation.truncate_each(settings.evaluation_tokens);
     check_length(
         &training,
@@ -110,6 +114,15 @@ pub(super) fn texts(
         _ => &named("the validation text", &settings.validation),
     };
     check_length(&validation, settings.sequence, measured_on)?;
+    let (longer, records) = training.records_longer_than(settings.sequence);
+    if longer * LONG_RECORDS > records && settings.apart != Apart::Nothing {
+        tracing::warn!(
+            "{} of {} are longer than --seq {}, and are cut: what is behind a cut is learned without what is before it. A larger --seq keeps them whole",
+            longer,
+            count(records as u64, "record"),
+            settings.sequence
+        );
+    }
     // who asks for few knows it
     if validation.len() < FEW && settings.evaluation_tokens >= FEW {
         tracing::warn!(
@@ -123,11 +136,14 @@ pub(super) fn texts(
 /// What is measured on, for people.
 pub(super) fn measured_on(settings: &FinetuneSettings, validation: &TokenStream) -> String {
     let tokens = count(validation.len() as u64, "token");
+    let windows = format!("in windows of {}, {} apart", settings.sequence, settings.apart.name());
     match settings.validation {
         DataSource::HeldOut => {
-            format!("measured on: {tokens} of a tenth of the text, which is held out (--valid names another)")
+            format!(
+                "measured on: {tokens} of a tenth of the text, which is held out (--valid names another), {windows}"
+            )
         }
-        _ => format!("measured on: {tokens}"),
+        _ => format!("measured on: {tokens} {windows}"),
     }
 }
 
@@ -161,14 +177,14 @@ pub(super) fn document_beginning<'a>(stream: &'a TokenStream, tokenizer: &Tokeni
     let tokens = stream.tokens();
     let is_begin = |&token: &u32| Some(token) == tokenizer.begin_token();
     // templates of some models begin with none: then with what follows a response
-    let behind_response = || (1..tokens.len()).find(|&at| stream.counts(at - 1) && !stream.counts(at));
+    let behind_response = || (1..tokens.len()).find(|&at| stream.is_marked(at - 1) && !stream.is_marked(at));
     let begins = match tokens.iter().position(is_begin) {
         Some(begins) => begins,
-        None if tokens.is_empty() || !stream.counts(0) => 0,
+        None if tokens.is_empty() || !stream.is_marked(0) => 0,
         None => behind_response().unwrap_or(0),
     };
     // nothing predicts the begin token
-    let prompt = (begins + 1..tokens.len()).take_while(|&position| !stream.counts(position));
+    let prompt = (begins + 1..tokens.len()).take_while(|&position| !stream.is_marked(position));
     let length = match prompt.take(LONGEST_PROMPT).count() {
         0 => PROMPT_TOKENS,
         prompt => 1 + prompt,

@@ -57,14 +57,8 @@ impl TrainingText {
     /// # Errors
     /// A number that is not finite, or not above 0.
     pub fn steps(&self, settings: &FinetuneSettings, epochs: f64) -> Result<u64, TrainError> {
-        match epochs.is_finite() && epochs > 0.0 {
-            true => Ok((epochs * self.tokens_read() / tokens_a_step(settings)).ceil() as u64),
-            false => Err(TrainError::Setting {
-                setting: "number of times through the text, --epochs,",
-                value: epochs.to_string(),
-                expected: "a finite number above 0",
-            }),
-        }
+        check_epochs(epochs)?;
+        Ok((epochs * self.tokens_read() / tokens_a_step(settings)).ceil() as u64)
     }
 
     /// That of a run on `stream`.
@@ -120,6 +114,21 @@ impl fmt::Display for TrainingText {
             true => write!(f, "{documents}, {tokens}"),
             false => write!(f, "{documents}, {tokens} ({} count)", thousands(self.counted as u64)),
         }
+    }
+}
+
+/// Refuses what is no number of times through a text.
+///
+/// # Errors
+/// A number that is not finite, or not above 0.
+pub fn check_epochs(epochs: f64) -> Result<(), TrainError> {
+    match epochs.is_finite() && epochs > 0.0 {
+        true => Ok(()),
+        false => Err(TrainError::Setting {
+            setting: "number of times through the text, --epochs,",
+            value: epochs.to_string(),
+            expected: "a finite number above 0",
+        }),
     }
 }
 

@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 
 use super::python_json::tojson;
 use super::Message;
+use crate::data::records::Conversation;
 use crate::data::Document;
 use crate::files::read_capped;
 use crate::tokenizer::special;
@@ -31,6 +32,9 @@ const FUEL: u64 = 1 << 24;
 const DEEPEST: usize = 50;
 
 const NAME: &str = "chat_template";
+
+/// What transformers gives every template, and as nothing where there is nothing.
+const NONE: [&str; 2] = ["tools", "documents"];
 
 /// The files that may have one, the first that there is. That of transformers' order.
 const FILES: [&str; 3] = ["chat_template.jinja", "chat_template.json", "tokenizer_config.json"];
@@ -107,40 +111,59 @@ impl ChatTemplate {
         }
     }
 
+    /// The file that it is of.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// A conversation as text.
     ///
     /// # Errors
     /// A template that is none; what it says of a conversation that it does not take.
     pub fn write(&self, messages: &[Message], goes: Goes) -> Result<String, TrainError> {
+        self.write_given(messages, goes, &Map::new())
+    }
+
+    /// [`Self::write`] with what this conversation gives a template besides.
+    fn write_given(
+        &self,
+        messages: &[Message],
+        goes: Goes,
+        besides: &Map<String, Value>,
+    ) -> Result<String, TrainError> {
         let made = || match &self.source {
             Ok(source) => environment(source).map_err(|why| described(&why)),
             Err(why) => Err(why.clone()),
         };
         let environment = self.environment.get_or_init(made).as_ref();
         let environment = environment.map_err(|why| error(&self.path, why))?;
+        // what there is none of is none, which is not the same as a name that is not known
+        let mut given: Map<String, Value> = NONE.map(|name| (name.to_owned(), Value::Null)).into_iter().collect();
+        for (name, value) in self.given.iter().chain(besides) {
+            given.insert(name.clone(), value.clone());
+        }
         let written = environment.get_template(NAME).and_then(|template| {
             template.render(context! {
                 messages => Serde(messages),
                 add_generation_prompt => goes == Goes::On,
-                tools => (),
-                documents => (),
-                ..JinjaValue::from(Serde(&self.given))
+                ..JinjaValue::from(Serde(&given))
             })
         });
         written.map_err(|why| error(&self.path, described(&why)))
     }
 
     /// A conversation to learn from: of each response counts what it makes the template write.
-    pub(super) fn documents(&self, messages: &[Message]) -> Result<Vec<Document>, TrainError> {
+    pub(super) fn documents(&self, conversation: &Conversation) -> Result<Vec<Document>, TrainError> {
+        let Conversation { messages, given } = conversation;
         let mut documents = Vec::new();
         let (mut text, mut counted) = (String::new(), Vec::<Range<usize>>::new());
         let responses = messages.iter().enumerate().filter(|(_, message)| message.is_learned());
         for (at, response) in responses {
             let prompt = match at {
                 0 => String::new(),
-                _ => self.write(&messages[..at], Goes::On)?,
+                _ => self.write_given(&messages[..at], Goes::On, given)?,
             };
-            let whole = self.write(&messages[..=at], Goes::NoFurther)?;
+            let whole = self.write_given(&messages[..=at], Goes::NoFurther, given)?;
             if !whole.starts_with(&text) {
                 // what was said before is written otherwise now: what a reasoning model thought, say
                 documents.push(Document::Marked {

@@ -63,6 +63,47 @@ fn a_sentencepiece_vocabulary_from_a_model_folder() {
     assert!(error.contains("511") && error.contains("tokenizer.json"), "{error}");
 }
 
+/// As Code Llama's and some Llama 2's are: the vocabulary fits the model, and tokens were added that the model has not.
+#[test]
+fn added_tokens_that_the_model_has_not_are_an_error_where_a_text_has_one() {
+    let json = synthetic::train_tokenizer("the fox the kite", 280).unwrap();
+    let with = |token: &str, id: u32| {
+        let mut json: serde_json::Value = serde_json::from_slice(json.as_ref()).unwrap();
+        let added = serde_json::json!({"id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true});
+        json["added_tokens"].as_array_mut().unwrap().push(added);
+        serde_json::to_vec(&json).unwrap()
+    };
+    let own = Tokenizer::from_bytes(Path::new("a"), json.as_ref(), SpecialTokens::default()).unwrap();
+    let rows = own.vocabulary_size();
+    let config = format!(r#"{{"vocab_size": {rows}, "bos_token_id": 1, "eos_token_id": 2}}"#);
+    let dir = folder(&[
+        ("tokenizer.json", &with("<pad>", rows as u32)),
+        ("config.json", config.as_bytes()),
+    ]);
+    let tokenizer = Tokenizer::from_dir(dir.path()).unwrap();
+    assert_eq!(tokenizer.vocabulary_size(), rows + 1);
+    tokenizer.check_vocabulary(rows).unwrap();
+    assert_eq!(tokenizer.encode("the fox").unwrap(), own.encode("the fox").unwrap());
+    for error in [
+        tokenizer.encode("the <pad> fox").unwrap_err(),
+        tokenizer.encode_with_places("the <pad> fox").unwrap_err(),
+    ] {
+        let error = error.to_string();
+        assert!(
+            error.contains("\"<pad>\"") && error.contains(&format!("{rows} tokens")),
+            "{error}"
+        );
+    }
+    // of another model, and where an end token is the one
+    assert!(tokenizer.check_vocabulary(rows - 1).is_err());
+    let config = config.replace("\"eos_token_id\": 2", &format!("\"eos_token_id\": {rows}"));
+    let dir = folder(&[
+        ("tokenizer.json", &with("<pad>", rows as u32)),
+        ("config.json", config.as_bytes()),
+    ]);
+    assert!(Tokenizer::from_dir(dir.path()).unwrap().check_vocabulary(rows).is_err());
+}
+
 #[test]
 fn questions_begin_as_the_model_s_own_tokenizer_has_it() {
     let json = synthetic::train_tokenizer("the fox the kite", 280).unwrap();

@@ -55,7 +55,7 @@ pub(crate) fn chat_template(_folder: &Path, input: &[u8]) {
     let template = ChatTemplate::new(Path::new("chat_template.jinja"), source, serde_json::Map::new());
     let conversation = [Message::system("a"), Message::user("b"), Message::response("c")];
     let _ = template.write(&conversation, Goes::On);
-    let conversation = Record::Conversation(conversation.into());
+    let conversation = Record::Conversation(conversation.to_vec().into());
     for document in Template::Chat(template.into())
         .documents(conversation)
         .into_iter()

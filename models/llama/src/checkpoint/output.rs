@@ -51,7 +51,15 @@ impl OutputDir {
         Self::beside(target, overwrite)
     }
 
-    /// The same without a look at `target`, which [`commit`](Self::commit) checks: for what has been worked for, and may be
+    /// Whether `target` may be written, as [`Self::create`] would find: nothing is made.
+    ///
+    /// # Errors
+    /// Those of [`Self::create`] that it has of `target`.
+    pub fn check(target: impl AsRef<Path>, overwrite: Overwrite) -> Result<(), LlamaError> {
+        check(&resolve(target.as_ref())?, overwrite)
+    }
+
+    /// [`Self::create`] without a look at `target`, which [`commit`](Self::commit) checks: for what has been worked for, and may be
     /// [kept](Self::keep) elsewhere if the target is none any more.
     ///
     /// # Errors

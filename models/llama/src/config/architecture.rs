@@ -35,13 +35,10 @@ impl Architecture {
         let given = |key: &str| keys.get(key).filter(|value| !value.is_null());
         let kind = match given("model_type") {
             None => None,
-            Some(name) => Some(Self::of_type(name).ok_or_else(|| {
-                source.unsupported(
-                    "model_type",
-                    name,
-                    "llama, mistral without a sliding window, qwen2 and qwen3",
-                )
-            })?),
+            Some(name) => Some(
+                Self::of_type(name)
+                    .ok_or_else(|| source.unsupported("model_type", name, "llama, mistral, qwen2 and qwen3"))?,
+            ),
         };
         let class = match given("architectures") {
             None => None,

@@ -95,8 +95,8 @@ impl<V: Dim, H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> Llama<V, H, Q, K, F,
         let mut distances = Vec::with_capacity(self.layers.len());
         for (index, layer) in self.layers.iter().enumerate() {
             let _span = tracing::trace_span!("layer", index).entered();
-            theirs_BSH = teacher.try_layer(index, theirs_BSH)?;
-            h_BSH = layer.try_forward_saving(self.at_layer(index, h_BSH), self.recompute)?;
+            theirs_BSH = teacher.try_layer(index, theirs_BSH, tokens)?;
+            h_BSH = layer.try_forward_saving(self.at_layer(index, h_BSH), tokens.segments.as_ref(), self.recompute)?;
             let (h_NH, distance) = hidden_distance(as_matrix(h_BSH)?, as_matrix(theirs_BSH.clone())?, weight)?;
             distances.push(distance);
             h_BSH = h_NH.try_reshape_like(&shape)?;

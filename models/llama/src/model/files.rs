@@ -38,7 +38,8 @@ impl<V: Dim, H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> Llama<V, H, Q, K, F,
     }
 
     /// Writes the parameters into a folder that holds no model: those in `palettized` as palettes and packed indices, the rest as
-    /// `dtype`. Config and tokenizer are the caller's to add. Memory: a copy of the dense parameters.
+    /// `dtype`. Config and tokenizer are the caller's to add. Memory: a copy of
+    /// the largest dense parameter.
     ///
     /// # Errors
     /// [`LlamaError::OutputExists`] where there is a model; a palettized parameter that the model has not, or has in another shape; a parameter that is not finite in `dtype`; a
@@ -57,13 +58,13 @@ impl<V: Dim, H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> Llama<V, H, Q, K, F,
         check_palettized(&self.config, palettized, dir)?;
         let mut dense = Dense {
             palettized,
+            dtype,
             found: Vec::new(),
         };
         self.visit_parameters("", &mut dense)?;
         let entries = dense
             .found
-            .iter()
-            .map(|(name, shape, values)| TensorEntry::values(name, shape.clone(), values, dtype))
+            .into_iter()
             .chain(
                 palettized
                     .iter()
@@ -115,7 +116,8 @@ fn check_palettized(config: &LlamaConfig, palettized: &[PalettizedParameter], di
 /// The parameters that stay as they are.
 struct Dense<'a> {
     palettized: &'a [PalettizedParameter],
-    found: Vec<(String, Vec<usize>, Vec<f32>)>,
+    dtype: FloatDtype,
+    found: Vec<TensorEntry<'a>>,
 }
 
 impl<D: EdkmDevice> ParameterVisitor<D> for Dense<'_> {
@@ -128,8 +130,12 @@ impl<D: EdkmDevice> ParameterVisitor<D> for Dense<'_> {
         parameter: &mut Tensor<S, f32, D>,
     ) -> Result<(), LlamaError> {
         if !self.palettized.iter().any(|p| p.name == name) {
+            let shape: Vec<usize> = parameter.shape().concrete().into();
+            // the same memory: numbers come to the host when their turn comes
+            let parameter = parameter.clone();
+            let values = move || Ok(parameter.as_vec());
             self.found
-                .push((name.to_owned(), parameter.shape().concrete().into(), parameter.as_vec()));
+                .push(TensorEntry::later_values(name, shape, self.dtype, values));
         }
         Ok(())
     }

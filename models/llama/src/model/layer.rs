@@ -6,11 +6,11 @@ use dfdx::nn::modules::NonMutableModule;
 use dfdx::prelude::*;
 use dfdx_edkm::nn::RmsNorm;
 use dfdx_edkm::ops::add::add;
-use dfdx_edkm::ops::attention::{attention, AttentionDims};
+use dfdx_edkm::ops::attention::{attention_of_segments, AttentionDims, Segments};
 use dfdx_edkm::ops::rotary::{rotary, RotaryDims};
 use dfdx_edkm::ops::swiglu::swiglu;
 use dfdx_edkm::ops::{as_matrix, Matrix};
-use dfdx_edkm::{try_checkpoint, try_rematerialize, EdkmDevice, ParameterVisitor, Parameters, SaveForBackward};
+use dfdx_edkm::{try_checkpoint_with, try_rematerialize, EdkmDevice, ParameterVisitor, Parameters, SaveForBackward};
 use edkm_kernels::rotary::Table;
 
 use super::head_norms::{by_head, HeadNorms};
@@ -60,33 +60,44 @@ pub struct AttentionSettings {
 }
 
 impl<H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> DecoderLayer<H, Q, K, F, D> {
-    /// The layer, with what it saves for backward.
+    /// The layer, with what it saves for backward. Positions see those of their segment alone, if there are segments.
     ///
     /// # Errors
     /// Shapes that do not fit; a store that fails.
     pub fn try_forward_saving<B: Dim, S: Dim, T: SaveForBackward<D>>(
         &self,
         x_BSH: Residual<B, S, H, D, T>,
+        segments: Option<&Segments>,
         recompute: Recompute,
     ) -> Result<Residual<B, S, H, D, T>, D::Err> {
         let shape = *x_BSH.shape();
         let (batch, seq) = (shape.0.size(), shape.1.size());
         let (x, tape) = match recompute {
-            Recompute::Layers => return try_checkpoint(self, x_BSH),
+            Recompute::Layers => {
+                return try_checkpoint_with(
+                    x_BSH,
+                    |x| self.try_forward_saving(x, segments, Recompute::Nothing),
+                    || Again {
+                        layer: self.clone(),
+                        segments: segments.cloned(),
+                    },
+                )
+            }
             Recompute::Nothing | Recompute::Attention => as_matrix(x_BSH)?.split_tape(),
         };
         let normed_x = x.clone().put_tape(tape);
         let attended = match recompute {
             Recompute::Attention => try_rematerialize(
                 normed_x,
-                |x| self.attend(x, batch, seq),
-                || AttentionSegment {
+                |x| self.attend(x, batch, seq, segments),
+                || AttentionAgain {
                     layer: self.clone(),
                     batch,
                     seq,
+                    segments: segments.cloned(),
                 },
             )?,
-            Recompute::Nothing | Recompute::Layers => self.attend(normed_x, batch, seq)?,
+            Recompute::Nothing | Recompute::Layers => self.attend(normed_x, batch, seq, segments)?,
         };
         let x = add(x.retaped(), self.output.apply(attended)?)?;
         let (x, tape) = x.split_tape();
@@ -95,12 +106,19 @@ impl<H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> DecoderLayer<H, Q, K, F, D> 
     }
 
     /// From the layer's input to the input of attention's output projection.
-    fn attend<T: SaveForBackward<D>>(&self, x: Matrix<D, T>, batch: usize, seq: usize) -> Result<Matrix<D, T>, D::Err> {
+    fn attend<T: SaveForBackward<D>>(
+        &self,
+        x: Matrix<D, T>,
+        batch: usize,
+        seq: usize,
+        segments: Option<&Segments>,
+    ) -> Result<Matrix<D, T>, D::Err> {
         let normed = as_matrix(self.input_norm.try_forward(x)?)?;
-        self.try_attended(normed, batch, seq)
+        self.try_attended(normed, batch, seq, segments)
     }
 
-    /// What the output projection is given: the values that each of the normed inputs `x` `[batch * seq, hidden]` attends to.
+    /// What the output projection is given: the values that each of the normed inputs `x` `[batch * seq, hidden]` attends to, in its segment alone if there
+    /// are segments.
     ///
     /// # Errors
     /// Shapes that do not fit, a store that fails.
@@ -109,6 +127,7 @@ impl<H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> DecoderLayer<H, Q, K, F, D> 
         x: Matrix<D, T>,
         batch: usize,
         seq: usize,
+        segments: Option<&Segments>,
     ) -> Result<Matrix<D, T>, D::Err> {
         let AttentionSettings {
             heads,
@@ -145,7 +164,7 @@ impl<H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> DecoderLayer<H, Q, K, F, D> 
             head_dim,
             scale,
         };
-        attention(q.retaped(), k.retaped(), v, dims)
+        attention_of_segments(q.retaped(), k.retaped(), v, dims, segments)
     }
 
     fn feed_forward<T: SaveForBackward<D>>(&self, x: Matrix<D, T>) -> Result<Matrix<D, T>, D::Err> {
@@ -173,25 +192,44 @@ impl<B: Dim, S: Dim, H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice, T: SaveForBa
     type Error = D::Err;
 
     fn try_forward(&self, x_BSH: Tensor<(B, S, H), f32, D, T>) -> Result<Self::Output, D::Err> {
-        self.try_forward_saving(x_BSH, Recompute::Nothing)
+        self.try_forward_saving(x_BSH, None, Recompute::Nothing)
+    }
+}
+
+/// A layer, to be run again in backward.
+struct Again<H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> {
+    layer: DecoderLayer<H, Q, K, F, D>,
+    segments: Option<Segments>,
+}
+
+impl<B: Dim, S: Dim, H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice, T: SaveForBackward<D>>
+    Module<Residual<B, S, H, D, T>> for Again<H, Q, K, F, D>
+{
+    type Output = Residual<B, S, H, D, T>;
+    type Error = D::Err;
+
+    fn try_forward(&self, x_BSH: Residual<B, S, H, D, T>) -> Result<Self::Output, D::Err> {
+        self.layer
+            .try_forward_saving(x_BSH, self.segments.as_ref(), Recompute::Nothing)
     }
 }
 
 /// A layer up to attention's output projection, to be run again in backward.
-struct AttentionSegment<H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> {
+struct AttentionAgain<H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> {
     layer: DecoderLayer<H, Q, K, F, D>,
     batch: usize,
     seq: usize,
+    segments: Option<Segments>,
 }
 
 impl<H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice, T: SaveForBackward<D>> Module<Matrix<D, T>>
-    for AttentionSegment<H, Q, K, F, D>
+    for AttentionAgain<H, Q, K, F, D>
 {
     type Output = Matrix<D, T>;
     type Error = D::Err;
 
     fn try_forward(&self, x: Matrix<D, T>) -> Result<Self::Output, D::Err> {
-        self.layer.attend(x, self.batch, self.seq)
+        self.layer.attend(x, self.batch, self.seq, self.segments.as_ref())
     }
 }
 

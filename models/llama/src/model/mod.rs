@@ -31,6 +31,7 @@ use std::sync::Arc;
 
 use dfdx::prelude::*;
 use dfdx_edkm::nn::RmsNorm;
+pub use dfdx_edkm::ops::attention::Segments;
 use dfdx_edkm::ops::cross_entropy::{cross_entropy, Targets};
 use dfdx_edkm::ops::embedding::embedding;
 use dfdx_edkm::ops::linear::linear;
@@ -81,6 +82,8 @@ pub struct Tokens {
     pub ids: Arc<[u32]>,
     /// Number of sequences.
     pub batch: usize,
+    /// The texts in the sequences that do not see each other; `None`: all positions of a sequence see those before them.
+    pub segments: Option<Segments>,
 }
 
 impl Tokens {
@@ -100,7 +103,7 @@ impl<V: Dim, H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> Llama<V, H, Q, K, F,
         let mut h_BSH = self.try_embed(tokens, tape)?;
         for (index, layer) in self.layers.iter().enumerate() {
             let _span = tracing::trace_span!("layer", index).entered();
-            h_BSH = layer.try_forward_saving(self.at_layer(index, h_BSH), self.recompute)?;
+            h_BSH = layer.try_forward_saving(self.at_layer(index, h_BSH), tokens.segments.as_ref(), self.recompute)?;
         }
         as_matrix(self.norm.try_forward(self.behind_layers(h_BSH))?)
     }

@@ -75,7 +75,7 @@ impl<V: Dim, H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> Teacher<V, H, Q, K, 
     pub(super) fn try_hidden(&self, tokens: &Tokens) -> Result<Matrix<D>, D::Err> {
         let mut h_BSH = self.try_embed(tokens)?;
         for index in 0..self.depth() {
-            h_BSH = self.try_layer(index, h_BSH)?;
+            h_BSH = self.try_layer(index, h_BSH, tokens)?;
         }
         self.try_norm(h_BSH)
     }
@@ -90,15 +90,16 @@ impl<V: Dim, H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> Teacher<V, H, Q, K, 
         self.around.try_embed(tokens, NoneTape)
     }
 
-    /// What layer `index` makes of its input.
+    /// What layer `index` makes of its input, the states of these tokens.
     pub(super) fn try_layer(
         &self,
         index: usize,
         h_BSH: Residual<usize, usize, H, D, NoneTape>,
+        tokens: &Tokens,
     ) -> Result<Residual<usize, usize, H, D, NoneTape>, D::Err> {
         self.layers[index]
             .widen()?
-            .try_forward_saving(h_BSH, self.around.recompute)
+            .try_forward_saving(h_BSH, tokens.segments.as_ref(), self.around.recompute)
     }
 
     /// Hidden states behind the last norm, `[N, H]`, of those behind the last layer.
@@ -276,6 +277,7 @@ mod tests {
         let tokens = Tokens {
             ids: (0..14).collect(),
             batch: 2,
+            segments: None,
         };
         let want = model.try_hidden(&tokens, NoneTape).unwrap();
         let got = teacher.try_hidden(&tokens).unwrap();

@@ -1,10 +1,10 @@
 //! The model beside the one for inference, which is held against its definition in f64; and what a caller can get wrong: an error with its reason, never a panic.
 
 use dfdx::prelude::*;
-use dfdx_edkm::{Spec, StoreTape};
+use dfdx_edkm::{backward, Spec, StoreTape};
 use edkm_store::Store;
 
-use super::{DynamicLlama, PalettizedParameter, Tokens};
+use super::{DynamicLlama, PalettizedParameter, Recompute, Segments, Teacher, Tokens};
 use crate::config::tests::tiny;
 use crate::config::{AttentionBias, LlamaConfig};
 use crate::inference::testing::{
@@ -34,9 +34,70 @@ fn training_and_inference_compute_the_same() {
         let tokens = Tokens {
             ids: ids.clone().into(),
             batch: 1,
+            segments: None,
         };
         let got = model.try_logits(&tokens, NoneTape).unwrap().as_vec();
         assert_close(&got, &full_logits(&dense_model(&config), &ids), 2e-5);
+    }
+}
+
+/// Hidden states of texts that share a sequence and do not see each other are those of each text alone, at the same bits whatever is run again; the places of
+/// a text in the sequence make a difference in the last digits (rotary embedding).
+#[test]
+fn segments_are_texts_by_themselves() {
+    let config = config();
+    let mut weight = |parameter: &Parameter| Ok(dense(parameter, seed_of(parameter)));
+    let mut model: DynamicLlama<Cpu> = DynamicLlama::from_weights(&config, &Cpu::default(), &mut weight).unwrap();
+    let ids = random_tokens(3, 24, &config);
+    let lengths = [5, 1, 6, 12];
+    let tokens = Tokens {
+        ids: ids.clone().into(),
+        batch: 2,
+        segments: Segments::new(12, lengths),
+    };
+    assert!(tokens.segments.is_some());
+    let logits = model.try_logits(&tokens, NoneTape).unwrap().as_vec();
+    let mut begin = 0;
+    for length in lengths.map(|length| length as usize) {
+        let text = begin..begin + length;
+        let want = full_logits(&dense_model(&config), &ids[text.clone()]);
+        let width = config.vocab_size;
+        assert_close(&logits[text.start * width..text.end * width], &want, 2e-5);
+        begin = text.end;
+    }
+    let teacher = Teacher::new(&model).unwrap();
+    let hidden = model.try_hidden(&tokens, NoneTape).unwrap().as_vec();
+    assert_eq!(teacher.try_hidden(&tokens).unwrap().as_vec(), hidden);
+    let mut gradients = |recompute| {
+        model.recompute = recompute;
+        let tape = StoreTape::new(Store::marshaling(), Gradients::leaky());
+        let hidden = model.try_hidden(&tokens, tape).unwrap();
+        let gradients = backward(hidden.square().mean()).unwrap();
+        let of = |layer: usize| gradients.get(&model.layers[layer].query.weight).as_vec();
+        [of(0), of(1)].concat()
+    };
+    let want = gradients(Recompute::Nothing);
+    assert!(want.iter().any(|&x| x != 0.0));
+    for recompute in [Recompute::Attention, Recompute::Layers] {
+        assert_eq!(gradients(recompute), want, "{recompute:?}");
+    }
+}
+
+#[test]
+fn segments_of_other_sequences_are_an_error() {
+    let mut ones = |parameter: &Parameter| Ok(vec![1.0; parameter.shape.iter().product()]);
+    let model: DynamicLlama<Cpu> = DynamicLlama::from_weights(&tiny(), &Cpu::default(), &mut ones).unwrap();
+    for (seq, lengths) in [(4, &[1, 3][..]), (2, &[2, 2]), (8, &[3, 5])] {
+        let tokens = Tokens {
+            ids: vec![1; 8].into(),
+            batch: 2,
+            segments: Segments::new(seq, lengths),
+        };
+        let tape = StoreTape::new(Store::memory(), Gradients::leaky());
+        let failure = tape.failure();
+        assert!(model.try_hidden(&tokens, tape).is_err());
+        let reason = failure.take().expect("the reason").to_string();
+        assert!(reason.contains("segments of 2 sequences of 4"), "{reason}");
     }
 }
 
@@ -48,6 +109,7 @@ fn ids_that_are_no_whole_sequences_are_an_error() {
         let tokens = Tokens {
             ids: vec![1; ids].into(),
             batch,
+            segments: None,
         };
         let tape = StoreTape::new(Store::memory(), Gradients::leaky());
         let failure = tape.failure();
@@ -73,6 +135,7 @@ fn norms_of_other_heads_are_an_error() {
     let tokens = Tokens {
         ids: vec![1; 6].into(),
         batch: 2,
+        segments: None,
     };
     let tape = StoreTape::new(Store::memory(), Gradients::leaky());
     let failure = tape.failure();

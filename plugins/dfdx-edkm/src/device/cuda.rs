@@ -11,6 +11,7 @@ mod bench;
 #[cfg(feature = "nccl")]
 pub(crate) mod nccl;
 mod offload;
+pub(crate) mod uploaded;
 
 use std::fmt::Write;
 use std::sync::{Arc, OnceLock};

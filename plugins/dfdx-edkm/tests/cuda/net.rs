@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use dfdx::prelude::*;
 use dfdx_edkm::ops::add::add;
-use dfdx_edkm::ops::attention::{attention, AttentionDims};
+use dfdx_edkm::ops::attention::{attention_of_segments, AttentionDims, Segments};
 use dfdx_edkm::ops::cross_entropy::{cross_entropy, Targets};
 use dfdx_edkm::ops::distillation::{distillation, Teacher};
 use dfdx_edkm::ops::embedding::embedding;
@@ -45,6 +45,8 @@ pub(crate) enum Loss {
 pub(crate) struct Net<D: EdkmDevice> {
     device: D,
     seq: usize,
+    /// Texts that share a sequence, if they do.
+    pub(crate) segments: Option<Segments>,
     matrices: BTreeMap<&'static str, (Matrix<D>, Option<Clustering>)>,
     vectors: BTreeMap<&'static str, Vector<D>>,
     table: Arc<Table>,
@@ -80,6 +82,7 @@ impl<D: EdkmDevice> Net<D> {
         Net {
             device: device.clone(),
             seq,
+            segments: None,
             matrices: matrices.collect(),
             vectors: vectors.collect(),
             table: Arc::new(Table::new(&frequencies, seq)),
@@ -127,7 +130,7 @@ impl<D: EdkmDevice> Net<D> {
             head_dim: HEAD_DIM,
             scale: 0.5,
         };
-        let attended = attention(query.retaped(), key.retaped(), value, dims)?;
+        let attended = attention_of_segments(query.retaped(), key.retaped(), value, dims, self.segments.as_ref())?;
         let attended = self.linear("output", attended, Some(&self.vectors["bias"]))?;
         let (x, mut tape) = add(x.retaped(), attended)?.split_tape();
         tape.begin_part(1);

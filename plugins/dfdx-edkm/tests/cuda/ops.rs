@@ -1,14 +1,15 @@
 //! Loss and gradients of every op, beside those of the CPU.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::num::NonZeroUsize;
 
 use dfdx::prelude::*;
 use dfdx_edkm::device::DeviceMemory;
-use dfdx_edkm::ops::attention::{attention, AttentionDims};
+use dfdx_edkm::ops::attention::{attention, AttentionDims, Segments};
 use dfdx_edkm::ops::Matrix;
-use dfdx_edkm::{backward, ChannelScale, EdkmDevice, EdkmError, StoreTape};
-use edkm_cluster::{Bits, ClusterError, GradientMode, Grouping, HalfKind, KeepZero, Spec, VectorLen};
+use dfdx_edkm::{backward, visit_clustered, ChannelScale, EdkmDevice, EdkmError, StoreTape};
+use edkm_cluster::{Bits, Centroids, ClusterError, GradientMode, Grouping, HalfKind, KeepZero, Spec, VectorLen};
 use edkm_store::Store;
 use edkm_testkit::{assert_bitwise_equal, assert_close};
 
@@ -18,14 +19,7 @@ use crate::{gpu, random};
 /// Both sum in f32, in different orders, through some ten ops.
 const TOLERANCE: f64 = 2e-5;
 
-fn loss_and_gradients<D: EdkmDevice>(
-    device: &D,
-    seq: usize,
-    spec: Option<Spec>,
-    channel_scale: ChannelScale,
-    kind: Loss,
-) -> (f32, BTreeMap<String, Vec<f32>>) {
-    let mut net = Net::new(device, seq, spec, channel_scale);
+fn loss_and_gradients<D: EdkmDevice>(mut net: Net<D>, kind: Loss) -> (f32, BTreeMap<String, Vec<f32>>) {
     let store = Store::marshaling();
     let tape = StoreTape::new(store, Gradients::leaky());
     let failure = tape.failure();
@@ -39,19 +33,29 @@ fn loss_and_gradients<D: EdkmDevice>(
 }
 
 fn compare(seq: usize, spec: Option<Spec>, channel_scale: ChannelScale, kind: Loss) {
-    let (want_loss, want) = loss_and_gradients(&Cpu::default(), seq, spec, channel_scale, kind);
     let gpu = gpu();
-    let (loss, got) = loss_and_gradients(&gpu, seq, spec, channel_scale, kind);
+    agree(
+        &format!("{spec:?}"),
+        &|| Net::new(&Cpu::default(), seq, spec, channel_scale),
+        &|| Net::new(&gpu, seq, spec, channel_scale),
+        kind,
+    );
+}
+
+/// The same losses and gradients of models on CPU and GPU.
+fn agree(what: &str, on_cpu: &dyn Fn() -> Net<Cpu>, on_gpu: &dyn Fn() -> Net<Cuda>, kind: Loss) {
+    let (want_loss, want) = loss_and_gradients(on_cpu(), kind);
+    let (loss, got) = loss_and_gradients(on_gpu(), kind);
     assert_close("loss", &[loss], &[want_loss], TOLERANCE);
     for (name, want) in &want {
         assert!(
             want.iter().any(|&g| g != 0.0),
             "{name}: a gradient of zeros shows nothing"
         );
-        assert_close(&format!("{name}, {spec:?}"), &got[name], want, TOLERANCE);
+        assert_close(&format!("{name}, {what}"), &got[name], want, TOLERANCE);
     }
     // the same bits when it is done again
-    let (again, repeated) = loss_and_gradients(&gpu, seq, spec, channel_scale, kind);
+    let (again, repeated) = loss_and_gradients(on_gpu(), kind);
     assert_eq!(loss.to_bits(), again.to_bits());
     for (name, got) in &got {
         assert_bitwise_equal(name, &repeated[name], got);
@@ -68,6 +72,31 @@ fn a_model_that_is_not_clustered() {
     }
 }
 
+fn in_segments<D: EdkmDevice>(mut net: Net<D>, seq: usize, lengths: &[u32]) -> Net<D> {
+    net.segments = Segments::new(seq, lengths);
+    assert!(net.segments.is_some());
+    net
+}
+
+/// One batch after the other, of texts of other lengths; with attention's output made again (few tokens), and saved.
+#[test]
+fn texts_that_share_a_sequence() {
+    let gpu = gpu();
+    for (seq, lengths) in [
+        (3, &[1, 2, 3][..]),
+        (21, &[5, 16, 20, 1]),
+        (21, &[21, 7, 7, 7]),
+        (90, &[70, 20, 1, 89]),
+    ] {
+        agree(
+            &format!("{lengths:?}"),
+            &|| in_segments(Net::new(&Cpu::default(), seq, None, ChannelScale::None), seq, lengths),
+            &|| in_segments(Net::new(&gpu, seq, None, ChannelScale::None), seq, lengths),
+            Loss::Text,
+        );
+    }
+}
+
 #[test]
 fn clustered_models() {
     let spec = Spec::new(Bits::new(3).unwrap());
@@ -80,11 +109,44 @@ fn clustered_models() {
         spec.with_half(HalfKind::F16).with_keep_zero(KeepZero::Exact),
         spec.with_gradient(GradientMode::Implicit),
         spec.with_gradient(GradientMode::StraightThrough),
+        spec.with_gradient(GradientMode::Implicit).with_grouping(groups),
         spec.with_vector(VectorLen::Two),
     ] {
         compare(5, Some(spec), ChannelScale::None, Loss::Text);
     }
     compare(5, Some(spec), ChannelScale::RootMeanSquare, Loss::Text);
+}
+
+/// A model of which the first palette of each matrix has lost all centroids but one: it is begun anew, on the host, and the others go on where they were.
+fn with_lost_centroids<D: EdkmDevice>(device: &D, spec: Spec) -> Net<D> {
+    let mut net = Net::new(device, 5, Some(spec), ChannelScale::None);
+    assert!(net.loss(Loss::Text, NoneTape).is_ok());
+    let Ok(()) = visit_clustered(&mut net, |weight| {
+        let mut state = weight.clustering.state().expect("what the forward pass has reached");
+        let mut centroids = state.last.as_slice().to_vec();
+        centroids[..spec.clusters()].fill(0.01);
+        state.last = Centroids::from_vec(centroids, spec.clusters(), 1).unwrap();
+        // as of another weight
+        state.fingerprint ^= 1;
+        weight.clustering.restore(state);
+        Ok::<(), Infallible>(())
+    });
+    net
+}
+
+#[test]
+fn palettes_that_begin_anew() {
+    let spec = Spec::new(Bits::new(2).unwrap());
+    let groups = Grouping::PerChannels(NonZeroUsize::new(5).unwrap());
+    let gpu = gpu();
+    for spec in [spec, spec.with_grouping(groups)] {
+        agree(
+            &format!("{spec:?}"),
+            &|| with_lost_centroids(&Cpu::default(), spec),
+            &|| with_lost_centroids(&gpu, spec),
+            Loss::Text,
+        );
+    }
 }
 
 #[test]

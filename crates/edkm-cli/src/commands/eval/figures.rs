@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::Serialize;
 
+use edkm_train::run::count;
+
 use crate::commands::Failure;
 use crate::console::{bytes, Output};
 use crate::table::Table;
@@ -34,6 +36,8 @@ pub enum Measures {
     Text {
         /// Tokens of a window.
         seq: usize,
+        /// What saw nothing of the text before it in the same window.
+        apart: &'static str,
         /// Tokens that are taken of the text at most.
         #[serde(skip_serializing_if = "Option::is_none")]
         max_tokens: Option<usize>,
@@ -143,6 +147,17 @@ impl Measures {
 /// Standard output that cannot be written to.
 pub fn show(output: Output, results: &[Measured]) -> Result<(), Failure> {
     show_table(output, results);
+    // of all texts alike
+    let windows = results.iter().find_map(|result| match result.measures {
+        Measures::Text { seq, apart, .. } => Some((seq, apart)),
+        Measures::Choice { .. } => None,
+    });
+    if let Some((seq, apart)) = windows {
+        output.line(format!(
+            "perplexity in windows of {}, {apart} apart",
+            count(seq as u64, "token")
+        ));
+    }
     let of_texts = results.iter().filter_map(|result| match result.measures {
         Measures::Text { fingerprint, .. } => Some((&result.data, fingerprint)),
         Measures::Choice { .. } => None,

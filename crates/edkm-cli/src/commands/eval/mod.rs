@@ -9,7 +9,7 @@ use edkm_llama::checkpoint::Checkpoint;
 use edkm_llama::config::LlamaConfig;
 use edkm_llama::inference::InferenceModel;
 use edkm_train::data::windows::check_length;
-use edkm_train::data::{DataFormat, TokenStream};
+use edkm_train::data::{data_files, Apart, DataFormat, TokenStream};
 use edkm_train::evaluate::packed_perplexity;
 use edkm_train::run::count;
 use edkm_train::tasks::{self, Answered, Question, Scores, Task, TaskSet};
@@ -110,8 +110,10 @@ fn check_model(dir: &Path, args: &EvalArgs) -> Result<(), Failure> {
     Tokenizer::from_dir(&folder)?.check_vocabulary(config.vocab_size)?;
     for request in args.tasks.0.iter().filter(|request| request.task.task().is_none()) {
         check_windows(args, config.context_limit())?;
-        DataFormat::of(&request.data)?;
         std::fs::metadata(&request.data).map_err(|why| format!("cannot read {}: {why}", request.data.display()))?;
+        for file in data_files(std::slice::from_ref(&request.data))?.iter() {
+            DataFormat::of(file)?;
+        }
     }
     Ok(())
 }
@@ -144,16 +146,21 @@ fn check(args: &EvalArgs) -> Result<(), Failure> {
         (args.limit.is_some(), "--limit"),
         (args.log_samples.is_some(), "--log-samples"),
     ];
-    let of_texts = [(args.max_tokens.is_some(), "--max-tokens")];
+    let of_texts = [
+        (args.max_tokens.is_some(), "--max-tokens"),
+        (args.apart.is_some(), "--apart"),
+        (args.seq.is_some(), "--seq"),
+    ];
     let given = |options: &[(bool, &'static str)]| options.iter().find(|(given, _)| *given).map(|&(_, name)| name);
     if let Some(name) = given(&of_questions).filter(|_| requests.iter().all(|r| is_text(&r))) {
         return Err(format!("{name} is for tasks of questions, and perplexity is measured; --max-tokens N takes the beginning of a text").into());
     }
     if let Some(name) = given(&of_texts).filter(|_| !requests.iter().any(|r| is_text(&r))) {
-        return Err(format!(
-            "{name} is for perplexity, which is not measured; --limit N takes the first questions of a file"
-        )
-        .into());
+        let instead = match name {
+            "--max-tokens" => "; --limit N takes the first questions of a file",
+            _ => "",
+        };
+        return Err(format!("{name} is for perplexity, which is not measured{instead}").into());
     }
     Ok(())
 }
@@ -221,9 +228,9 @@ impl Candidate {
 
     fn perplexity(&self, request: &TaskRequest, args: &EvalArgs) -> Result<Measures, Failure> {
         let (stream, is_cut) = stream(request, args, &self.tokenizer)?;
-        check_length(&stream, args.seq, &request.data.display().to_string())?;
+        check_length(&stream, args.window(), &request.data.display().to_string())?;
         let counter = Counter::new(&format!("{} perplexity", self.name), stream.len());
-        let measured = packed_perplexity(&self.model, &stream, args.seq, |done| counter.set(done))?;
+        let measured = packed_perplexity(&self.model, &stream, args.window(), |done| counter.set(done))?;
         let counted = (1..stream.len()).filter(|&at| stream.counts(at));
         let counted: Vec<u32> = counted
             .take(measured.tokens as usize)
@@ -232,7 +239,8 @@ impl Candidate {
         let text_bytes = self.tokenizer.decode(&counted)?.len();
         let bits = measured.perplexity.log2() * measured.tokens as f64;
         Ok(Measures::Text {
-            seq: args.seq,
+            seq: args.window(),
+            apart: apart(args).name(),
             max_tokens: args.max_tokens,
             perplexity: measured.perplexity,
             tokens: measured.tokens,
@@ -243,9 +251,15 @@ impl Candidate {
     }
 }
 
+/// What of a text does not see what is before it.
+fn apart(args: &EvalArgs) -> Apart {
+    args.apart.map_or_else(Apart::default, Apart::from)
+}
+
 /// The tokens of a text, and whether there were more.
 fn stream(request: &TaskRequest, args: &EvalArgs, tokenizer: &Tokenizer) -> Result<(TokenStream, bool), Failure> {
-    let mut stream = TokenStream::from_files(std::slice::from_ref(&request.data), tokenizer)?;
+    let stream = TokenStream::from_files(std::slice::from_ref(&request.data), tokenizer)?;
+    let mut stream = stream.with_apart(apart(args)).to_measure();
     let whole = stream.len();
     if let Some(tokens) = args.max_tokens {
         stream.truncate_each(tokens);
@@ -256,18 +270,18 @@ fn stream(request: &TaskRequest, args: &EvalArgs, tokenizer: &Tokenizer) -> Resu
 
 /// Refuses windows of a text that a model of so many positions has no room for, or that are longer than what is taken of it.
 fn check_windows(args: &EvalArgs, positions: usize) -> Result<(), Failure> {
-    if args.seq > positions {
+    if args.window() > positions {
         return Err(format!(
             "--seq {} is beyond the model's {positions} positions; give at most that",
-            args.seq
+            args.window()
         )
         .into());
     }
-    if let Some(tokens) = args.max_tokens.filter(|&tokens| tokens <= args.seq) {
-        let window = args.seq.saturating_add(1);
+    if let Some(tokens) = args.max_tokens.filter(|&tokens| tokens <= args.window()) {
+        let window = args.window().saturating_add(1);
         return Err(format!(
             "--max-tokens {tokens} leaves less than one window of --seq {}, which takes {window}; give at least that, or a shorter --seq",
-            args.seq
+            args.window()
         )
         .into());
     }

@@ -115,6 +115,7 @@ pub fn settings_of(args: &FinetuneArgs, inputs: &Inputs) -> Result<FinetuneSetti
     );
     Ok(FinetuneSettings {
         validation: inputs.validation.clone(),
+        apart: args.apart.into(),
         evaluation_tokens: args.eval_tokens,
         evaluate_every: args.eval_every,
         kept_model: match args.keep_best {

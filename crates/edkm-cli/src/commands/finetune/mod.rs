@@ -7,10 +7,13 @@ mod outcome;
 use std::io::IsTerminal;
 
 use dfdx_edkm::EdkmDevice;
+use edkm_llama::checkpoint::OutputDir;
 use edkm_train::evaluate::perplexity_in_words;
 use edkm_train::run::checkpoint::{completed, CheckpointSettings, Start};
 use edkm_train::run::estimate::{estimate, Estimate};
-use edkm_train::run::{finetune, plan_finetune, FinetuneOutcome, FinetuneSettings, PlannedLayer, TrainingText};
+use edkm_train::run::{
+    check_epochs, finetune, plan_finetune, FinetuneOutcome, FinetuneSettings, PlannedLayer, TrainingText,
+};
 
 use self::inputs::{settings_of, Inputs};
 use super::{plan, Failure};
@@ -37,8 +40,14 @@ pub fn run(args: FinetuneArgs, log: RunLog) -> Result<(), Failure> {
                 }
                 return output.json(&figures);
             }
-            let here = &args;
+            let (here, folder) = (&args, std::env::current_dir().ok());
             let (mut args, started) = Started::read(out)?;
+            if folder.is_none_or(|folder| folder != started.folder) {
+                note(format_args!(
+                    "paths of the run begin in {}, where it was started",
+                    started.folder.display()
+                ));
+            }
             args.json |= here.json;
             args.ignore_limits |= here.ignore_limits;
             args.overwrite |= here.overwrite;
@@ -63,7 +72,12 @@ pub fn run(args: FinetuneArgs, log: RunLog) -> Result<(), Failure> {
     let embedded_folder = embedded_folder.as_ref().map(|folder| folder.path());
     let inputs = Inputs::of(&args, embedded_folder)?;
     let mut settings = settings_of(&args, &inputs)?;
+    // what would end the run is said before the text is read, and of a run that is only planned
+    if args.epochs.is_some() || args.dry_run {
+        OutputDir::check(&settings.out, settings.overwrite)?;
+    }
     if let Some(epochs) = args.epochs {
+        check_epochs(epochs)?;
         output.progress("reading the text, for --epochs");
         let text = TrainingText::read(&settings)?;
         args.steps = text.steps(&settings, epochs)?;

@@ -134,7 +134,7 @@ fn tokenizers() -> Vec<Case> {
             std::fs::remove_file(path).unwrap();
             sparse(path, 1 << 40);
         }),
-        beside("tokenizer.json", "is not there", &["cannot read"], |path| {
+        beside("tokenizer.json", "is not there", &["there is no such file"], |path| {
             std::fs::remove_file(path).unwrap()
         }),
         beside("tokenizer.json", "is a folder", &["not a file"], |path| {

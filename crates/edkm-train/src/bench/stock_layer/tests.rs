@@ -185,7 +185,7 @@ fn every_store_and_every_recomputation_gives_the_gradients_of_the_owned_tape_bit
                     .expect("a store");
                 let tape = StoreTape::new(store.clone(), Gradients::leaky());
                 let y = layer
-                    .try_forward_saving(x.clone().put_tape(tape), recompute)
+                    .try_forward_saving(x.clone().put_tape(tape), None, recompute)
                     .expect("runs");
                 let grads = backward(y.square().mean()).expect("the backward pass runs");
                 assert_bitwise_equal(

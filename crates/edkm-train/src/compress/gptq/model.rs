@@ -13,6 +13,7 @@ use edkm_palette::PaletteDType;
 use super::{quantize_scaled, Hessian, Levels};
 use crate::compress::{with_palettes, Calibration};
 use crate::run::OnProgress;
+use crate::trainer::segments;
 use crate::TrainError;
 
 /// Rounds the clustered layers inside the decoder of `model`, in the order in which the model uses them; `done` holds the parameters that are
@@ -39,7 +40,7 @@ pub(crate) fn gptq<D: EdkmDevice>(
     let failed = |error: D::Err| TrainError::Device {
         reason: format!("calibration: {error}"),
     };
-    let (batches, seq) = (calibration.batches()?, calibration.sequence);
+    let batches = calibration.batches()?;
     let table = as_matrix(model.embed_VH.clone()).map_err(failed)?;
     let mut hidden: Vec<Matrix<D>> = Vec::with_capacity(batches.len());
     for batch in &batches {
@@ -65,11 +66,11 @@ pub(crate) fn gptq<D: EdkmDevice>(
         round.run(&mut layer.key, Kind::Key, &hessian)?;
         round.run(&mut layer.value, Kind::Value, &hessian)?;
         tell(3.0)?;
-        let attended = each(&normed, |x| {
-            let batch = x.shape().0 / seq;
-            layer.try_attended(x, batch, seq)
-        })
-        .map_err(failed)?;
+        let windows = normed.iter().zip(&batches);
+        let attended = windows
+            .map(|(x, batch)| layer.try_attended(x.clone(), batch.batch, batch.sequence, segments(batch).as_ref()))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(failed)?;
         round.run(&mut layer.output, Kind::Output, &hessian_of(&attended))?;
         tell(1.0)?;
         for (hidden, attended) in hidden.iter_mut().zip(attended) {

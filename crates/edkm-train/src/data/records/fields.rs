@@ -4,10 +4,10 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::message::RawMessage;
-use super::Record;
+use super::{Conversation, Record};
 use crate::data::alpaca::AlpacaRecord;
 use crate::data::{shortened, Turn};
 use crate::template::{Learned, Message};
@@ -29,6 +29,15 @@ pub(super) struct Fields {
     completion: Option<Loose>,
     text: Option<Loose>,
     messages: Option<(String, Vec<RawMessage>)>,
+    beside: Beside,
+}
+
+/// What a conversation may have beside its messages. Of other records it may be anything.
+#[derive(Default)]
+struct Beside {
+    system: Option<Value>,
+    tools: Option<Value>,
+    arguments: Option<Value>,
 }
 
 /// Reads a record key by key, so that a message can name the key.
@@ -78,6 +87,15 @@ impl<'de> Visitor<'de> for FieldsSeed {
                     }
                     continue;
                 }
+                "system" | "tools" | "chat_template_kwargs" => {
+                    let slot = match key.as_str() {
+                        "system" => &mut fields.beside.system,
+                        "tools" => &mut fields.beside.tools,
+                        _ => &mut fields.beside.arguments,
+                    };
+                    *slot = Some(map.next_value()?);
+                    continue;
+                }
                 _ => {
                     map.next_value::<IgnoredAny>()?;
                     continue;
@@ -107,7 +125,7 @@ impl Fields {
             if self.instruction.iter().flatten().any(|text| !text.is_empty()) {
                 return Err(format!("\"{key}\" and \"instruction\" stand there both"));
             }
-            return Ok(Record::Conversation(messages(&key, raw)?));
+            return self.beside.conversation(messages(&key, raw)?);
         }
         match (self.instruction, self.output) {
             (Some(Some(instruction)), Some(Some(output))) => Ok(Record::Alpaca(AlpacaRecord {
@@ -124,7 +142,7 @@ impl Fields {
                 output: self.response.map_or(Ok(String::new()), |said| said.text("response"))?,
             })),
             (None, None) => match (self.prompt, self.completion, self.text) {
-                (Some(prompt), Some(completion), _) => completed(prompt, completion),
+                (Some(prompt), Some(completion), _) => completed(prompt, completion, self.beside),
                 (.., Some(text)) => Ok(Record::Text(text.text("text")?)),
                 (Some(_), None, None) => Err(format!("\"completion\" is missing; {}", self.keys)),
                 (None, Some(_), None) => Err(format!("\"prompt\" is missing; {}", self.keys)),
@@ -138,13 +156,43 @@ impl Fields {
     }
 }
 
+impl Beside {
+    /// A conversation of these messages, with what stands beside them: a text `system` in front where they begin with none, `tools` as a list or as the text of one,
+    /// as TRL takes them, and `chat_template_kwargs`.
+    fn conversation(self, mut messages: Vec<Message>) -> Result<Record, String> {
+        let begins_with_system = messages.first().is_some_and(|message| message.role == "system");
+        match self.system {
+            Some(Value::String(system)) if !begins_with_system && !system.is_empty() => {
+                messages.insert(0, Message::system(system));
+            }
+            // beside a message of that role, or no text: some other key of that name
+            _ => {}
+        }
+        let mut given = match self.arguments {
+            None | Some(Value::Null) => Map::new(),
+            Some(Value::Object(arguments)) => arguments,
+            Some(other) => return Err(format!("\"chat_template_kwargs\" is {other}, not an object")),
+        };
+        let tools = match self.tools {
+            Some(Value::String(text)) => serde_json::from_str(&text).ok(),
+            other => other,
+        };
+        // a list of none is none, and what is no list some other key of that name
+        if let Some(Value::Array(tools)) = tools.filter(|tools| tools.as_array().is_some_and(|tools| !tools.is_empty()))
+        {
+            given.insert("tools".to_owned(), Value::Array(tools));
+        }
+        Ok(Record::Conversation(Conversation { messages, given }))
+    }
+}
+
 fn messages(key: &str, raw: Vec<RawMessage>) -> Result<Vec<Message>, String> {
     let messages: Result<_, _> = raw.into_iter().map(RawMessage::message).collect();
     messages.map_err(|why| format!("\"{key}\": {why}"))
 }
 
 /// A prompt and its completion: both texts, or both messages.
-fn completed(prompt: Loose, completion: Loose) -> Result<Record, String> {
+fn completed(prompt: Loose, completion: Loose, beside: Beside) -> Result<Record, String> {
     let read = |key: &str, list: Vec<Value>| {
         let raw: Result<_, _> = list.into_iter().map(RawMessage::deserialize).collect();
         messages(key, raw.map_err(|why| format!("\"{key}\": {why}"))?)
@@ -159,7 +207,7 @@ fn completed(prompt: Loose, completion: Loose) -> Result<Record, String> {
             let (mut all, said) = (read("prompt", prompt)?, read("completion", completion)?);
             all.iter_mut().for_each(|message| message.learned = Learned::Nothing);
             all.extend(said);
-            Ok(Record::Conversation(all))
+            beside.conversation(all)
         }
         (prompt, completion) => Err(format!(
             "\"prompt\" is {} and \"completion\" is {}; expected two texts, or two lists of messages",

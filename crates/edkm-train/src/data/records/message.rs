@@ -53,10 +53,15 @@ impl RawMessage {
             }
             None => return Err("a message has no content"),
         };
+        // as OpenAI's fine-tuning has it: 0 for what is not learned, else 1
+        let learned = match self.more.remove("weight").and_then(|weight| weight.as_f64()) {
+            Some(0.0) => Learned::Nothing,
+            _ => Learned::Response,
+        };
         Ok(Message {
             role,
             content,
-            learned: Learned::Response,
+            learned,
             more: self.more,
         })
     }

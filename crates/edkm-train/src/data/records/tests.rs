@@ -75,23 +75,75 @@ fn a_record_may_be_a_text_and_a_file_begin_with_a_mark() {
     assert_eq!(records, [want.clone(), want].concat());
 }
 
+fn conversation(record: &str) -> Conversation {
+    match lines(record).unwrap().remove(0) {
+        Record::Conversation(conversation) => conversation,
+        other => panic!("{other:?} is no conversation"),
+    }
+}
+
+/// What stands beside messages and is not said by anyone is kept for the template, or belongs to the messages.
+#[test]
+fn tools_system_texts_and_weights_are_kept() {
+    let said = r#""messages": [{"role": "user", "content": "A"}, {"role": "assistant", "content": "B"}]"#;
+    let given = |beside: &str| serde_json::to_string(&conversation(&format!("{{{said}, {beside}}}")).given).unwrap();
+    let tools = r#"{"tools":[{"name":"f"}]}"#;
+    assert_eq!(given(r#""tools": [{"name": "f"}]"#), tools);
+    assert_eq!(
+        given(r#""tools": "[{\"name\": \"f\"}]""#),
+        tools,
+        "as a text, as TRL takes it"
+    );
+    let nothing = [
+        r#""tools": null"#,
+        r#""tools": []"#,
+        r#""tools": " ""#,
+        r#""tools": "a hammer""#,
+        r#""tools": {"a": 3}"#,
+        r#""chat_template_kwargs": null"#,
+    ];
+    assert!(nothing.into_iter().all(|beside| given(beside) == "{}"));
+    assert_eq!(given(r#""chat_template_kwargs": {"mode": 1}"#), r#"{"mode":1}"#);
+    let error = lines(&format!(r#"{{{said}, "chat_template_kwargs": [1]}}"#))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("\"chat_template_kwargs\" is [1], not an object"),
+        "{error}"
+    );
+    // beside a record of another kind they are anything
+    assert_eq!(
+        lines(r#"{"text": "A", "tools": 3, "system": [], "chat_template_kwargs": 1}"#).unwrap(),
+        [Record::Text("A".into())]
+    );
+    let with_system = |record: &str| {
+        let messages = conversation(record).messages;
+        messages[0] == Message::system("S") && messages.iter().filter(|said| said.role == "system").count() == 1
+    };
+    assert!(with_system(&format!(r#"{{{said}, "system": "S"}}"#)));
+    assert!(with_system(
+        r#"{"system": "T", "conversations": [{"from": "system", "value": "S"}, {"from": "gpt", "value": "B"}]}"#
+    ));
+    let learned = r#"{"messages": [{"role": "assistant", "content": "A", "weight": 0}, {"role": "assistant", "content": "B", "weight": 1}]}"#;
+    let learned: Vec<bool> = conversation(learned).messages.iter().map(Message::is_learned).collect();
+    assert_eq!(learned, [false, true]);
+}
+
 /// What a template may know of a message is kept, and one that calls tools need not say anything.
 #[test]
 fn the_rest_of_a_message_is_kept() {
     let record = r#"{"messages": [{"role": "user", "content": "A"}, {"role": "assistant", "content": null, "tool_calls": [{"id": "x"}]}]}"#;
-    let Record::Conversation(messages) = lines(record).unwrap().remove(0) else {
-        panic!("a conversation")
-    };
+    let messages = conversation(record).messages;
     assert_eq!(messages[1].content, "");
     assert_eq!(messages[1].more["tool_calls"][0]["id"], "x");
     // as it is in the record, for templates that ask
     assert!(messages[1].more["content"].is_null());
     // an empty list of calls is none
     let plain = record.replace("null", "\"B\"").replace(r#"[{"id": "x"}]"#, "[]");
-    let Record::Conversation(plain) = lines(&plain).unwrap().remove(0) else {
-        panic!("a conversation")
-    };
-    assert_eq!(plain, [Message::user("A"), Message::response("B")]);
+    assert_eq!(
+        conversation(&plain).messages,
+        [Message::user("A"), Message::response("B")]
+    );
     assert!(crate::data::alpaca::turns(&messages)
         .unwrap_err()
         .to_string()
@@ -100,7 +152,9 @@ fn the_rest_of_a_message_is_kept() {
 
 #[test]
 fn conversations_are_read_in_each_spelling() {
-    let want = vec![Record::Conversation(vec![Message::user("A"), Message::response("B")])];
+    let want = vec![Record::Conversation(
+        vec![Message::user("A"), Message::response("B")].into(),
+    )];
     for record in [
         r#"{"messages": [{"role": "user", "content": "A"}, {"content": "B", "role": "assistant"}], "id": 3}"#,
         r#"{"conversations": [{"from": "human", "value": "A"}, {"from": "gpt", "value": "B", "weight": null}]}"#,
@@ -299,7 +353,7 @@ fn other_shapes_do_not_disturb() {
         ),
         (
             r#"{"prompt": "A", "completion": "B", "messages": [{"role": "assistant", "content": "C"}]}"#,
-            Record::Conversation(vec![Message::response("C")]),
+            Record::Conversation(vec![Message::response("C")].into()),
         ),
     ] {
         assert_eq!(lines(json).unwrap(), [want], "{json}");

@@ -97,7 +97,7 @@ fn responses_count_with_what_ends_them() {
         (INSTRUCTIONS, [" Hello!</s>", " 4</s>"]),
     ] {
         let template = template(source);
-        let documents = template.documents(&conversation()).unwrap();
+        let documents = template.documents(&conversation().into()).unwrap();
         assert_eq!(documents.len(), 1);
         let (text, counts) = marked(&documents[0]);
         assert_eq!(text, template.write(&conversation(), Goes::NoFurther).unwrap());
@@ -111,7 +111,7 @@ fn a_conversation_that_is_written_otherwise_as_it_goes_on_is_several_documents()
     let mut all = conversation();
     all[1].content = "<think>\nHm.\n</think>\n\nHello!".into();
     all.push(Message::user("Bye."));
-    let documents = template.documents(&all).unwrap();
+    let documents = template.documents(&all.clone().into()).unwrap();
     let documents: Vec<_> = documents.iter().map(marked).collect();
     assert_eq!(
         documents,
@@ -133,7 +133,7 @@ fn a_conversation_that_is_written_otherwise_as_it_goes_on_is_several_documents()
 fn a_response_counts_where_its_prompt_is_written_otherwise() {
     let source = "{% for m in messages %}{{ '<' + m.role + '>' + ('!' if loop.last and m.role == 'user' else '') + m.content + '<end>' }}{% endfor %}\
                   {% if add_generation_prompt %}<assistant><think>{% endif %}";
-    let documents = template(source).documents(&conversation()).unwrap();
+    let documents = template(source).documents(&conversation().into()).unwrap();
     let (text, counts) = marked(&documents[0]);
     assert_eq!(
         text,
@@ -243,17 +243,17 @@ fn templates_are_found_where_transformers_finds_them() {
 fn an_empty_response_is_not_learned() {
     let mut all = conversation();
     all[1].content = " ".into();
-    let documents = template(INSTRUCTIONS).documents(&all).unwrap();
+    let documents = template(INSTRUCTIONS).documents(&all.clone().into()).unwrap();
     let (text, counts) = marked(&documents[0]);
     assert!(
         text.contains(" Hi.".trim()) && counts == [" 4</s>"],
         "{text}: {counts:?}"
     );
     all[3].content.clear();
-    assert_eq!(template(INSTRUCTIONS).documents(&all).unwrap(), []);
+    assert_eq!(template(INSTRUCTIONS).documents(&all.clone().into()).unwrap(), []);
     // a call says something
     all[3].more.insert("tool_calls".into(), json!([{"id": "x"}]));
-    assert_eq!(template(INSTRUCTIONS).documents(&all).unwrap().len(), 1);
+    assert_eq!(template(INSTRUCTIONS).documents(&all.clone().into()).unwrap().len(), 1);
 }
 
 /// What Python's json.dumps writes of a call, its keys in the record's order.
@@ -290,4 +290,25 @@ fn arguments_are_given_by_their_names() {
     let write = |template: &ChatTemplate| template.write(&conversation()[..1], Goes::On).unwrap();
     assert_eq!(write(&plain), "<s>");
     assert_eq!(write(&plain.with_arguments(arguments)), "no thoughts");
+}
+
+/// What a conversation gives comes before what the folder and the program give, and all of it before nothing.
+#[test]
+fn a_conversation_has_tools_and_arguments_of_its_own() {
+    let source = "{{ tools | length if tools else 'no' }}{{ mode }}{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}";
+    let given = |text: &str| serde_json::from_str::<Map<String, Value>>(text).unwrap();
+    let template = template(source).with_arguments(given(r#"{"mode": "-plain-", "tools": [1, 2, 3]}"#));
+    let first = |conversation: Conversation| {
+        let Document::Marked { text, .. } = template.documents(&conversation).unwrap().remove(0) else {
+            panic!("marked")
+        };
+        text
+    };
+    let messages = vec![Message::user("a"), Message::response("b")];
+    assert_eq!(first(messages.clone().into()), "3-plain-<user>a<assistant>b");
+    let own = Conversation {
+        given: given(r#"{"mode": "-own-", "tools": [1]}"#),
+        messages,
+    };
+    assert_eq!(first(own), "1-own-<user>a<assistant>b");
 }

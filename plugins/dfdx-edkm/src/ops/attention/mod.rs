@@ -1,11 +1,13 @@
 //! Causal grouped-query attention by tiles (arXiv 2205.14135): no map of positions x positions is kept, or ever whole.
+//!
+//! Texts that share a sequence can be kept apart ([`Segments`]): none sees another, and what lies between them is not computed.
 
 mod cpu_kernel;
 #[cfg(feature = "cuda")]
 mod cuda_kernel;
 
 use dfdx::prelude::*;
-pub use edkm_kernels::attention::Dims as AttentionDims;
+pub use edkm_kernels::attention::{Dims as AttentionDims, Segments};
 
 use super::{apart, Matrix};
 use crate::device::{contiguous, DeviceMemory};
@@ -15,10 +17,11 @@ use crate::{EdkmDevice, EdkmError, SaveAs, SaveForBackward};
 
 /// The device's part of attention.
 pub trait AttentionKernel: DeviceMemory {
-    /// The output `[batch, seq, heads, head_dim]` and the row-wise log-sum-exp `[batch, heads, seq]`.
+    /// The output `[batch, seq, heads, head_dim]` and, for backward, the log-sum-exp of each query and head, in an order of the device's own.
     fn attention_forward(
         &self,
         dims: &AttentionDims,
+        segments: Option<&Segments>,
         q: Self::View<'_>,
         k: Self::View<'_>,
         v: Self::View<'_>,
@@ -33,6 +36,7 @@ pub trait AttentionKernel: DeviceMemory {
     fn attention_backward(
         &self,
         dims: &AttentionDims,
+        segments: Option<&Segments>,
         saved: AttentionSaved<Self::View<'_>>,
         grad_out: &<Self as Storage<f32>>::Vec,
         grads: [&mut <Self as Storage<f32>>::Vec; 3],
@@ -50,7 +54,7 @@ pub struct AttentionSaved<V> {
     pub v: V,
     /// `[batch, seq, heads, head_dim]`
     pub out: V,
-    /// `[batch, heads, seq]`
+    /// `batch * heads * seq` numbers, as forward left them
     pub lse: V,
 }
 
@@ -74,6 +78,20 @@ pub fn attention<D: EdkmDevice, T: SaveForBackward<D>>(
     v: Matrix<D, T>,
     dims: AttentionDims,
 ) -> Result<Matrix<D, T>, D::Err> {
+    attention_of_segments(q, k, v, dims, None)
+}
+
+/// [`attention`], each position seeing those of its own segment alone, if there are segments.
+///
+/// # Errors
+/// As [`attention`]; segments of other sequences.
+pub fn attention_of_segments<D: EdkmDevice, T: SaveForBackward<D>>(
+    q: Matrix<D, T>,
+    k: Matrix<D, T>,
+    v: Matrix<D, T>,
+    dims: AttentionDims,
+    segments: Option<&Segments>,
+) -> Result<Matrix<D, T>, D::Err> {
     let _span = tracing::trace_span!("attention").entered();
     let (q, tape) = contiguous(q)?.split_tape();
     let (k, k_tape) = apart(contiguous(k)?, |k| k == D::address(&q))?.split_tape();
@@ -93,10 +111,18 @@ pub fn attention<D: EdkmDevice, T: SaveForBackward<D>>(
             got: format!("q {:?}, k {:?}, v {:?}", q.shape(), k.shape(), v.shape()),
         }));
     }
+    if segments.is_some_and(|segments| !segments.are_of(dims.batch, dims.seq)) {
+        return Err(tape.fail(EdkmError::Shape {
+            op: "attention",
+            expected: format!("segments of {} sequences of {}", dims.batch, dims.seq),
+            got: format!("{segments:?}"),
+        }));
+    }
+    let segments = segments.cloned();
     if let Some(refusal) = device.attention_refusal(&dims) {
         return Err(tape.fail(refusal));
     }
-    let (out, lse) = device.attention_forward(&dims, D::view(&q), D::view(&k), D::view(&v))?;
+    let (out, lse) = device.attention_forward(&dims, segments.as_ref(), D::view(&q), D::view(&k), D::view(&v))?;
     let out = device.tensor_from_buffer(out, q_shape)?;
     if !T::OWNS_TAPE {
         return Ok(out.put_tape(tape));
@@ -108,9 +134,10 @@ pub fn attention<D: EdkmDevice, T: SaveForBackward<D>>(
     let saved_v = Shared::<_, D, T>::new(tape.save(v, SaveAs::local("attention.v"))?);
     if output_is_cheap(&dims) {
         let (device, q, k, v) = (device.clone(), saved_q.clone(), saved_k.clone(), saved_v.clone());
+        let segments = segments.clone();
         tape.remade_by(&out, move || {
             let (v, k, q) = (v.get()?, k.get()?, q.get()?);
-            let (out, _) = device.attention_forward(&dims, D::view(&q), D::view(&k), D::view(&v))?;
+            let (out, _) = device.attention_forward(&dims, segments.as_ref(), D::view(&q), D::view(&k), D::view(&v))?;
             device.tensor_from_buffer(out, (q_shape.0 * q_shape.1,))
         })?;
     }
@@ -131,7 +158,13 @@ pub fn attention<D: EdkmDevice, T: SaveForBackward<D>>(
             out: D::view(&out),
             lse: D::view(&lse),
         };
-        device.attention_backward(&dims, saved, &grad_out, [&mut grad_q, &mut grad_k, grad_v])?;
+        device.attention_backward(
+            &dims,
+            segments.as_ref(),
+            saved,
+            &grad_out,
+            [&mut grad_q, &mut grad_k, grad_v],
+        )?;
         *grads.get_or_alloc_mut(&k_ghost)? = grad_k;
         *grads.get_or_alloc_mut(&q_ghost)? = grad_q;
         Ok(())

@@ -1,4 +1,4 @@
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::Arc;
 
 use dfdx::prelude::*;
 use edkm_cuda::driver::{Gpu, GpuError};
@@ -7,6 +7,7 @@ use edkm_cuda::Slice;
 use edkm_kernels::rotary::Table;
 
 use super::{RotaryDims, RotaryKernel};
+use crate::device::cuda::uploaded::Uploads;
 use crate::device::cuda::{error_of_device, gpu, Buffer, Fresh};
 
 impl RotaryKernel for Cuda {
@@ -26,34 +27,12 @@ impl RotaryKernel for Cuda {
     }
 }
 
-/// Angles on a GPU.
-struct Uploaded {
-    table: Weak<Table>,
-    seq: usize,
-    ordinal: usize,
-    angles: Arc<Angles<Gpu>>,
-}
+/// All layers of a model share one table.
+static ANGLES: Uploads<Table, Angles<Gpu>> = Uploads::new();
 
-/// Those of tables that are still in use: all layers of a model share one.
-static UPLOADED: Mutex<Vec<Uploaded>> = Mutex::new(Vec::new());
-
-/// The angles of the first positions, which go to the GPU once.
+/// The angles of the first positions.
 fn angles(gpu: &Arc<Gpu>, dims: &RotaryDims) -> Result<Arc<Angles<Gpu>>, GpuError> {
-    let mut uploaded = UPLOADED.lock().unwrap_or_else(PoisonError::into_inner);
-    uploaded.retain(|entry| entry.table.strong_count() > 0);
-    let ordinal = gpu.device().ordinal();
-    let known = uploaded.iter().find(|entry| {
-        entry.ordinal == ordinal && entry.seq == dims.seq && std::ptr::eq(entry.table.as_ptr(), &*dims.table)
-    });
-    if let Some(entry) = known {
-        return Ok(entry.angles.clone());
-    }
-    let angles = Arc::new(Angles::new(&**gpu, &dims.table, dims.seq)?);
-    uploaded.push(Uploaded {
-        table: Arc::downgrade(&dims.table),
-        seq: dims.seq,
-        ordinal,
-        angles: angles.clone(),
-    });
-    Ok(angles)
+    ANGLES.get(gpu, &dims.table, dims.seq, || {
+        Angles::new(&**gpu, &dims.table, dims.seq)
+    })
 }
