@@ -21,7 +21,7 @@ pub struct EvalArgs {
     /// Perplexity: what sees nothing of the text before it, though it shares a window with it; without it records
     #[arg(long, value_enum)]
     pub apart: Option<KeptApart>,
-    /// Perplexity: use the first N tokens of the text
+    /// Perplexity: use N tokens of the text: its beginning, of a folder those of all files alike
     #[arg(long, value_name = "N")]
     pub max_tokens: Option<usize>,
     /// Solved examples in front of each question: the first of the file itself, or of --few-shot-data (EleutherAI's harness draws them, but for MMLU)

@@ -90,7 +90,13 @@ impl Args for TaskRequests {
                     .action(ArgAction::Append)
                     .help("What to measure; without it, perplexity. With --data (and --labels) it may be repeated"),
             )
-            .arg(file("data", "The text, or the task's own published file").required(true))
+            .arg(
+                file(
+                    "data",
+                    "The text (a file, or a folder with such files), or the task's own published file",
+                )
+                .required(true),
+            )
             .arg(file(
                 "labels",
                 "The answers, where they are in a file of their own: those of the --data before it",

@@ -221,6 +221,11 @@ impl TokenStream {
         self.in_template
     }
 
+    /// Whether there are records in it.
+    pub(crate) fn has_records(&self) -> bool {
+        self.has_records
+    }
+
     /// Records of more tokens than a window of `sequence` has room for, and all records; of what begins somewhere in the stream.
     pub(crate) fn records_longer_than(&self, sequence: usize) -> (usize, usize) {
         if !self.has_records {

@@ -114,6 +114,10 @@ impl<D: EdkmDevice> Run<'_, D> {
                         observer,
                     )?;
                     observer.stage(Stage::Train);
+                    observer.meanwhile(&format!(
+                        "clustered from here on, behind step {done} of {}",
+                        settings.steps
+                    ));
                 }
             }
             let start = Instant::now();

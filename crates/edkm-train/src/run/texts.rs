@@ -136,7 +136,10 @@ pub(super) fn texts(
 /// What is measured on, for people.
 pub(super) fn measured_on(settings: &FinetuneSettings, validation: &TokenStream) -> String {
     let tokens = count(validation.len() as u64, "token");
-    let windows = format!("in windows of {}, {} apart", settings.sequence, settings.apart.name());
+    let mut windows = format!("in windows of {}", settings.sequence);
+    if validation.has_records() || settings.apart != Apart::default() {
+        windows += &format!(", {} apart", settings.apart.name());
+    }
     match settings.validation {
         DataSource::HeldOut => {
             format!(

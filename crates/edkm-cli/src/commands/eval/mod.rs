@@ -229,7 +229,10 @@ impl Candidate {
     fn perplexity(&self, request: &TaskRequest, args: &EvalArgs) -> Result<Measures, Failure> {
         let (stream, is_cut) = stream(request, args, &self.tokenizer)?;
         check_length(&stream, args.window(), &request.data.display().to_string())?;
-        let counter = Counter::new(&format!("{} perplexity", self.name), stream.len());
+        let counter = Counter::new(
+            &format!("{} perplexity of {}", self.name, request.data.display()),
+            stream.len(),
+        );
         let measured = packed_perplexity(&self.model, &stream, args.window(), |done| counter.set(done))?;
         let counted = (1..stream.len()).filter(|&at| stream.counts(at));
         let counted: Vec<u32> = counted
