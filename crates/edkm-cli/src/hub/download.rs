@@ -51,7 +51,9 @@ pub(super) fn folder(name: &HubName) -> Result<PathBuf, Failure> {
     };
     let is_unknown = |file: &&str| !folder.join(file).exists() && !absent_mark(&folder, file).exists();
     let missing: Vec<&str> = COMPANIONS.into_iter().filter(is_unknown).collect();
-    if missing.is_empty() {
+    // most repositories have no template of its own file: who wants no network need not hear of it each time
+    let lacks_tokenizer = missing.iter().any(|file| file.starts_with("tokenizer"));
+    if missing.is_empty() || environment.is_offline && !lacks_tokenizer {
         return Ok(folder);
     }
     // of the commit that is there, wherever its branch is by now
