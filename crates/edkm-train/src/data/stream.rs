@@ -29,7 +29,7 @@ pub struct TokenStream {
     has_records: bool,
     /// Where end tokens stand that were put behind texts.
     ends: Vec<usize>,
-    /// Whether it is measured on, which leaves these out: how well a text is predicted does not depend on that it ends.
+    /// Whether it is measured on, which leaves these out: how well a text is predicted is not how well its end is.
     is_measure: bool,
 }
 
@@ -204,11 +204,10 @@ impl TokenStream {
         let first = self
             .stretches(0..self.len())
             .filter(|stretch| self.begins_apart(stretch.start));
-        let left_out = match self.is_measure {
-            true => self.ends.len(),
-            false => 0,
-        };
-        marked - left_out - first.filter(|stretch| self.is_marked(stretch.start)).count()
+        let left_out = |end: &&usize| self.is_left_out(**end) && !self.begins_apart(**end);
+        marked
+            - self.ends.iter().filter(left_out).count()
+            - first.filter(|stretch| self.is_marked(stretch.start)).count()
     }
 
     /// What comes next is written in the tokenizer's template.

@@ -260,6 +260,15 @@ fn texts_that_stand_for_themselves_end_with_the_end_token_and_begin_as_the_model
         let mut last = rest.split_off_share(0.5);
         assert_eq!(rest.counted(), (0..rest.len()).filter(|&at| rest.counts(at)).count());
         assert_eq!(last.counted(), (0..last.len()).filter(|&at| last.counts(at)).count());
+        let mut texts = TokenStream::from_files(&paths[..1], &tokenizer).unwrap().to_measure();
+        // from the end token of the first on
+        let rest = texts.len() + 1 - record.end;
+        let behind = texts.split_off_share((rest as f64 + 0.5) / texts.len() as f64);
+        assert_eq!(Some(behind.tokens()[0]), tokenizer.end_token());
+        assert_eq!(
+            behind.counted(),
+            (0..behind.len()).filter(|&at| behind.counts(at)).count()
+        );
         last.truncate(2);
         assert_eq!(last.counted(), (0..last.len()).filter(|&at| last.counts(at)).count());
     }
