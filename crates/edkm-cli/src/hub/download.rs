@@ -110,6 +110,14 @@ fn downloaded(name: &HubName, environment: Environment, repo: Repo) -> Result<Pa
     let api = api.build().map_err(failed)?;
     note(format_args!("downloading {name}"));
     let info = api.repo(repo.clone()).info().map_err(failed)?;
+    // it becomes the name of a folder
+    if info.sha.is_empty() || !info.sha.bytes().all(|digit| digit.is_ascii_alphanumeric()) {
+        return Err(format!(
+            "{name}: {:?} is no commit, and the Hub says that the model is at it",
+            info.sha
+        )
+        .into());
+    }
     // all files are of this commit, though a branch may move meanwhile
     let pinned = Repo::with_revision(name.repository.clone(), RepoType::Model, info.sha.clone());
     let commit = Commit {

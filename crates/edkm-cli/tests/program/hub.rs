@@ -66,7 +66,12 @@ fn answer(stream: TcpStream, folder: &Path) -> std::io::Result<()> {
             .flatten()
             .map(|file| format!("{{\"rfilename\": {:?}}}", file.file_name().to_str().unwrap()))
             .collect();
-        Some(format!("{{\"sha\": \"{COMMIT}\", \"siblings\": [{}]}}", names.join(", ")).into_bytes())
+        let commit = if path.contains("OWNER/tiny-odd") {
+            "../../odd"
+        } else {
+            COMMIT
+        };
+        Some(format!("{{\"sha\": \"{commit}\", \"siblings\": [{}]}}", names.join(", ")).into_bytes())
     } else {
         let file = path.strip_prefix("/OWNER/tiny/resolve/");
         let file = file.and_then(|file| file.split_once('/')).map(|(_, file)| file);
@@ -213,6 +218,11 @@ fn what_the_hub_does_not_give_is_said_with_the_way_out() {
     assert_refused(
         &generate(&shop, "hf:OWNER/tiny", &hub.endpoint),
         &["hf:OWNER/tiny has no model.safetensors"],
+        &shop.out(),
+    );
+    assert_refused(
+        &generate(&shop, "hf:OWNER/tiny-odd", &hub.endpoint),
+        &["\"../../odd\" is no commit"],
         &shop.out(),
     );
     assert_refused(
