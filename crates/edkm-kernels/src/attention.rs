@@ -106,6 +106,22 @@ impl Dims {
         check::len("k [B, S, G, D]", k, self.key_len());
         check::len("v [B, S, G, D]", v, self.key_len());
     }
+
+    /// Also of what forward gives, which backward takes.
+    #[track_caller]
+    fn check_forward(&self, [q, k, v]: [&[f32]; 3], out: &[f32], lse: &[f32]) {
+        self.check(q, k, v);
+        check::len("out [B, S, A, D]", out, self.query_len());
+        check::len("lse [B, A, S]", lse, self.lse_len());
+    }
+
+    #[track_caller]
+    fn check_gradients(&self, grad_out: &[f32], grad_q: &[f32], grad_k: &[f32], grad_v: &[f32]) {
+        check::len("grad_out [B, S, A, D]", grad_out, self.query_len());
+        check::len("grad_q [B, S, A, D]", grad_q, self.query_len());
+        check::len("grad_k [B, S, G, D]", grad_k, self.key_len());
+        check::len("grad_v [B, S, G, D]", grad_v, self.key_len());
+    }
 }
 
 #[cfg(test)]

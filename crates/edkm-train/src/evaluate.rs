@@ -32,7 +32,7 @@ pub fn perplexity_in_words(perplexity: f64) -> String {
 /// Tokens of one forward pass: enough to fill the matrix kernels, little memory.
 const TOKENS_TOGETHER: usize = 2048;
 
-/// Perplexity of `model` on `stream`: windows of `sequence + 1` tokens with stride `sequence`, the sum of the negative log likelihoods over
+/// Perplexity of `model` on `stream`, in windows of `sequence + 1` tokens ([`evaluation_batches`]): the sum of the negative log likelihoods over
 /// the number of predictions, exp. `progress` is told the share that is done.
 ///
 /// # Errors
@@ -53,10 +53,10 @@ pub fn perplexity<D: EdkmDevice>(
         });
     }
     let batch = (TOKENS_TOGETHER / sequence.max(1)).max(1);
-    let (mut total, mut counted, mut read) = (0.0, 0.0, 0);
+    let all = stream.counted().max(1) as f64;
+    let (mut total, mut counted) = (0.0, 0.0);
     for batch in evaluation_batches(stream, sequence, batch)? {
         let weight = batch.counted();
-        read += batch.inputs.len();
         let (tokens, targets) = model_input(batch);
         let (loss, reason) = with_reason(|| model.try_loss(&tokens, targets, NoneTape));
         let loss = loss.map_err(|error| TrainError::Device {
@@ -67,7 +67,7 @@ pub fn perplexity<D: EdkmDevice>(
         })?;
         total += f64::from(loss.as_vec()[0]) * weight;
         counted += weight;
-        progress(read as f64 / stream.len() as f64)?;
+        progress((counted / all).min(1.0))?;
     }
     if counted == 0.0 {
         return Err(TrainError::NothingToLearn { tokens: stream.len() });
@@ -79,7 +79,7 @@ pub fn perplexity<D: EdkmDevice>(
 }
 
 /// [`perplexity`] of a model as it is used: palettized weights stay packed, and nothing is kept for a backward pass.
-/// `progress` is told how many tokens of the stream are done.
+/// `progress` is told how many predictions that count are done, of [`TokenStream::counted`] at most.
 ///
 /// # Errors
 /// Fewer tokens than one window, windows longer than the model's context, logits that are not finite.
@@ -90,7 +90,7 @@ pub fn packed_perplexity(
     mut progress: impl FnMut(usize),
 ) -> Result<Perplexity, TrainError> {
     let windows = (TOKENS_TOGETHER / sequence.max(1)).max(1);
-    let (mut total, mut counted, mut read) = (0.0, 0.0, 0);
+    let (mut total, mut counted) = (0.0, 0.0);
     for batch in evaluation_batches(stream, sequence, windows)? {
         let stretches = with_what_follows(&batch);
         let asked: Vec<_> = stretches
@@ -107,8 +107,7 @@ pub fn packed_perplexity(
             }
         }
         counted += batch.counted();
-        read += batch.inputs.len();
-        progress(read);
+        progress(counted as usize);
     }
     if counted == 0.0 {
         return Err(TrainError::NothingToLearn { tokens: stream.len() });
@@ -119,7 +118,7 @@ pub fn packed_perplexity(
     })
 }
 
-/// Each stretch of a batch that sees itself alone, with the token that follows it, and the weights of its predictions.
+/// Each stretch of a batch that sees itself alone, with the token that follows it, and the weights of its predictions; those of which nothing counts are left out.
 fn with_what_follows(batch: &Batch) -> Vec<(Vec<u32>, &[f32])> {
     let mut begin = 0;
     let stretch = |&length: &u32| {
@@ -132,7 +131,10 @@ fn with_what_follows(batch: &Batch) -> Vec<(Vec<u32>, &[f32])> {
         .concat();
         (tokens, &batch.weights[of_stretch])
     };
-    batch.stretches.iter().map(stretch).collect()
+    let stretches = batch.stretches.iter().map(stretch);
+    stretches
+        .filter(|(_, weights)| weights.iter().any(|&weight| weight > 0.0))
+        .collect()
 }
 
 #[cfg(test)]
@@ -170,22 +172,19 @@ mod tests {
 
         let tokens: Vec<u32> = (0..36).map(|at| at * at % 47).collect();
         let records = TokenStream::of_records(tokens.clone(), vec![true; 36], 9);
-        // windows of 36 and of 17 tokens, of which the latter cut the records of 9 at 17 and 34
-        for (window, pieces) in [(35, &[9usize, 18, 27, 36][..]), (17, &[9, 17, 18, 27, 34, 36])] {
-            let (mut total, mut predicted, mut begin) = (0.0, 0.0, 0);
-            for &end in pieces {
-                // the token behind a cut in a record is predicted by what is before it
-                let last = end + usize::from(end < 36 && end % 9 != 0);
-                if last - begin > 1 {
-                    let (loss, count) = alone(&model, &tokens[begin..last]);
-                    total += loss;
-                    predicted += count;
-                }
-                begin = end;
-            }
-            let want = (total / predicted).exp();
+        let (mut total, mut predicted) = (0.0, 0.0);
+        for record in tokens.chunks(9) {
+            let (loss, count) = alone(&model, record);
+            total += loss;
+            predicted += count;
+        }
+        let want = (total / predicted).exp();
+        // a window has room for one, two or all of them
+        for window in [11, 17, 35] {
             let trained = perplexity(&model, &records, window, &mut |_| Ok(())).unwrap();
-            let used = packed_perplexity(&packed, &records, window, |_| ()).unwrap();
+            let mut done = 0;
+            let used = packed_perplexity(&packed, &records, window, |counted| done = counted).unwrap();
+            assert_eq!(done, records.counted());
             for found in [trained, used] {
                 assert_eq!(found.tokens as f64, predicted, "windows of {window}");
                 assert!(

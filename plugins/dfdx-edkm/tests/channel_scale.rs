@@ -2,8 +2,10 @@
 
 use dfdx::prelude::*;
 use dfdx_edkm::nn::IntoClustered;
+use dfdx_edkm::ops::clustered_weight::clustered_weight;
 use dfdx_edkm::{ChannelScale, Clustering};
-use edkm_cluster::{Bits, MatrixShape, Spec, Temperature};
+use edkm_cluster::{Bits, MatrixShape, Prepared, Spec, Temperature};
+use edkm_testkit::{assert_close, random};
 
 /// Rows of 64 weights of one shape; each row larger than the one before by a factor that bf16 holds exactly.
 fn rows(factor: f32) -> (Vec<f32>, MatrixShape) {
@@ -90,5 +92,58 @@ fn the_gradient_goes_through_the_factors_of_rows() {
                 "{temperature}, row {row}: {of_weight} {of_clustered}"
             );
         }
+    }
+}
+
+/// Weight by weight, from what the clustering of the divided rows gives: W~ = s V~(V) with V = W / s and s the root mean square of a row.
+#[test]
+fn the_gradient_of_each_weight_is_that_of_its_row_and_of_its_factor() {
+    let dev = Cpu::default();
+    let shape = MatrixShape::new(6, 48);
+    let spread = |(at, w): (usize, &f32)| w * 3f32.powi(at as i32 / 48);
+    let weight: Vec<f32> = random(1, 288).iter().enumerate().map(spread).collect();
+    let upstream = random(2, 288);
+    for temperature in [0.5, 0.02, 0.002] {
+        let spec = Spec::new(Bits::new(2).unwrap()).with_temperature(Temperature::Relative(temperature));
+        let clustering = Clustering::new(spec).with_channel_scale(ChannelScale::RootMeanSquare);
+        let tensor: Tensor<Rank2<6, 48>, f32, Cpu> = dev.tensor(weight.clone());
+        let clustered = clustered_weight(tensor.leaky_trace(), &clustering).unwrap();
+        let values = clustered.as_vec();
+        let upstream_tensor: Tensor<Rank2<6, 48>, f32, Cpu> = dev.tensor(upstream.clone());
+        let gradients = (clustered * upstream_tensor).sum::<Rank0, _>().backward();
+
+        let scales: Vec<f64> = weight
+            .chunks(48)
+            .map(|row| {
+                let squares = row.iter().map(|&w| f64::from(w).powi(2)).sum::<f64>();
+                half::bf16::from_f64((squares / 48.0).sqrt()).to_f64()
+            })
+            .collect();
+        let scaled: Vec<f32> = (0..288)
+            .map(|at| (f64::from(weight[at]) / scales[at / 48]) as f32)
+            .collect();
+        let prepared = Prepared::new(&scaled, shape, &spec).unwrap();
+        let trajectory = prepared.iterate(&prepared.initial().unwrap()).unwrap();
+        let mut of_scaled = vec![0.0; 288];
+        trajectory
+            .clustered_into(&scaled, shape, &spec, &mut of_scaled)
+            .unwrap();
+        let want: Vec<f64> = (0..288).map(|at| f64::from(of_scaled[at]) * scales[at / 48]).collect();
+        assert_close("W~", &values, &want, 1e-6);
+        let mut by_scaled: Vec<f32> = (0..288)
+            .map(|at| (f64::from(upstream[at]) * scales[at / 48]) as f32)
+            .collect();
+        trajectory.backward(&scaled, shape, &spec, &mut by_scaled).unwrap();
+        let want = (0..288).map(|at| {
+            let (row, scale) = (at / 48 * 48..at / 48 * 48 + 48, scales[at / 48]);
+            let sum = |a: &[f32], b: &[f32]| -> f64 {
+                let products = row.clone().map(|at| f64::from(a[at]) * f64::from(b[at]));
+                products.sum()
+            };
+            let by_scale = sum(&upstream, &of_scaled) - sum(&by_scaled, &scaled) / scale;
+            f64::from(by_scaled[at]) / scale + f64::from(scaled[at]) / 48.0 * by_scale
+        });
+        let want: Vec<f64> = want.collect();
+        assert_close("dL/dW", &gradients.get(&tensor).as_vec(), &want, 1e-5);
     }
 }

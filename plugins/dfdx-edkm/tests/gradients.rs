@@ -3,11 +3,12 @@
 use dfdx::prelude::*;
 use dfdx_edkm::optim::{AdamW, AdamWConfig, StepError};
 use dfdx_edkm::{
-    backward, backward_by_parts, checkpoint, gradients_of, nn::builders::ClusteredLinear, take_gradient, EdkmError,
-    ParameterKind, ParameterVisitor, Parameters, ParametersByPart, SaveForBackward, StoreTape,
+    backward, backward_by_parts, checkpoint, gradients_of, nn::builders::ClusteredLinear, ops::linear::linear,
+    take_gradient, EdkmError, ParameterKind, ParameterVisitor, Parameters, ParametersByPart, SaveForBackward,
+    StoreTape,
 };
 use edkm_store::Store;
-use edkm_testkit::{assert_bitwise_equal, random};
+use edkm_testkit::{assert_bitwise_equal, assert_close, random};
 
 type Layer = <ClusteredLinear<4, 4> as BuildOnDevice<Cpu, f32>>::Built;
 type X<T = NoneTape> = Tensor<Rank2<4, 4>, f32, Cpu, T>;
@@ -230,4 +231,48 @@ fn one_tensor_under_two_names_is_refused_before_anything_changes() {
     let loss = forward(&model, leaves);
     is_refused(adamw.backward_and_step(&mut model, loss, 0.1));
     assert_bitwise_equal("the weight", &model.0.weight.as_vec(), &before);
+}
+
+#[test]
+fn a_linear_layer_and_its_bias_have_the_gradients_of_their_definition() {
+    const TOKENS: usize = 13;
+    const INPUTS: usize = 24;
+    const OUTPUTS: usize = 7;
+    let dev = Cpu::default();
+    let matrix = |seed, rows, columns| -> Tensor<(usize, usize), f32, Cpu> {
+        dev.tensor_from_vec(random(seed, rows * columns), (rows, columns))
+    };
+    let (x, weight) = (matrix(1, TOKENS, INPUTS), matrix(2, OUTPUTS, INPUTS));
+    let bias: Tensor<(usize,), f32, Cpu> = dev.tensor_from_vec(random(3, OUTPUTS), (OUTPUTS,));
+    let upstream = matrix(4, TOKENS, OUTPUTS);
+    let y = linear(
+        x.clone().put_tape(store_tape(Gradients::leaky())),
+        &weight,
+        Some(&bias),
+        None,
+    );
+    let y = y.unwrap();
+    let out = y.as_vec();
+    let gradients = backward((y * upstream.clone()).sum::<Rank0, _>()).unwrap();
+    let [a, w, b, u] = [x.as_vec(), weight.as_vec(), bias.as_vec(), upstream.as_vec()];
+    let sum = |n: usize, term: &dyn Fn(usize) -> (f32, f32)| -> f64 {
+        (0..n).map(term).map(|(a, b)| f64::from(a) * f64::from(b)).sum()
+    };
+    let of = |rows: usize, columns: usize, f: &dyn Fn(usize, usize) -> f64| -> Vec<f64> {
+        (0..rows * columns).map(|at| f(at / columns, at % columns)).collect()
+    };
+    let want = of(TOKENS, OUTPUTS, &|t, o| {
+        f64::from(b[o]) + sum(INPUTS, &|i| (a[t * INPUTS + i], w[o * INPUTS + i]))
+    });
+    assert_close("out", &out, &want, 1e-6);
+    let want = of(TOKENS, INPUTS, &|t, i| {
+        sum(OUTPUTS, &|o| (u[t * OUTPUTS + o], w[o * INPUTS + i]))
+    });
+    assert_close("of x", &gradients.get(&x).as_vec(), &want, 1e-6);
+    let want = of(OUTPUTS, INPUTS, &|o, i| {
+        sum(TOKENS, &|t| (u[t * OUTPUTS + o], a[t * INPUTS + i]))
+    });
+    assert_close("of the weight", &gradients.get(&weight).as_vec(), &want, 1e-6);
+    let want = of(OUTPUTS, 1, &|o, _| sum(TOKENS, &|t| (u[t * OUTPUTS + o], 1.0)));
+    assert_close("of the bias", &gradients.get(&bias).as_vec(), &want, 1e-6);
 }

@@ -6,7 +6,6 @@ use super::{
     Dims,
 };
 use crate::{
-    check,
     disjoint::DisjointRows,
     elementwise,
     exp::exp_lanes,
@@ -46,13 +45,8 @@ pub fn backward(
     grad_k: &mut [f32],
     grad_v: &mut [f32],
 ) {
-    dims.check(q, k, v);
-    check::len("out [B, S, A, D]", out, dims.query_len());
-    check::len("lse [B, A, S]", lse, dims.lse_len());
-    check::len("grad_out [B, S, A, D]", grad_out, dims.query_len());
-    check::len("grad_q [B, S, A, D]", grad_q, dims.query_len());
-    check::len("grad_k [B, S, G, D]", grad_k, dims.key_len());
-    check::len("grad_v [B, S, G, D]", grad_v, dims.key_len());
+    dims.check_forward([q, k, v], out, lse);
+    dims.check_gradients(grad_out, grad_q, grad_k, grad_v);
     if dims.is_empty() {
         return;
     }

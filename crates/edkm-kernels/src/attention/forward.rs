@@ -9,7 +9,6 @@ use super::{
     Dims,
 };
 use crate::{
-    check,
     disjoint::DisjointRows,
     exp::exp_lanes,
     lanes::dispatch,
@@ -31,9 +30,7 @@ use std::ops::Range;
 ///
 /// If a slice's length does not match the axes, or the key/value heads do not divide the query heads.
 pub fn forward(dims: &Dims, q: &[f32], k: &[f32], v: &[f32], out: &mut [f32], lse: &mut [f32]) {
-    dims.check(q, k, v);
-    check::len("out [B, S, A, D]", out, dims.query_len());
-    check::len("lse [B, A, S]", lse, dims.lse_len());
+    dims.check_forward([q, k, v], out, lse);
     if dims.is_empty() {
         return;
     }

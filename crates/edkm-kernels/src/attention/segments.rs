@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use super::{backward, forward, Dims};
-use crate::check;
 use rayon::prelude::*;
 
 /// Stretches of positions that see themselves alone, as where several records share a sequence: what segment ids say in T5X and lengths in FlashAttention's
@@ -118,9 +117,7 @@ pub fn forward_of_segments(
     mut lse: &mut [f32],
 ) {
     segments.check(dims);
-    dims.check(q, k, v);
-    check::len("out [B, S, A, D]", out, dims.query_len());
-    check::len("lse [B, A, S]", lse, dims.lse_len());
+    dims.check_forward([q, k, v], out, lse);
     let parts: Vec<_> = segments
         .each(*dims)
         .map(|dims| {
@@ -162,13 +159,8 @@ pub fn backward_of_segments(
     mut grad_v: &mut [f32],
 ) {
     segments.check(dims);
-    dims.check(q, k, v);
-    check::len("out [B, S, A, D]", out, dims.query_len());
-    check::len("lse [B, A, S]", lse, dims.lse_len());
-    check::len("grad_out [B, S, A, D]", grad_out, dims.query_len());
-    check::len("grad_q [B, S, A, D]", grad_q, dims.query_len());
-    check::len("grad_k [B, S, G, D]", grad_k, dims.key_len());
-    check::len("grad_v [B, S, G, D]", grad_v, dims.key_len());
+    dims.check_forward([q, k, v], out, lse);
+    dims.check_gradients(grad_out, grad_q, grad_k, grad_v);
     let parts: Vec<_> = segments
         .each(*dims)
         .map(|dims| {

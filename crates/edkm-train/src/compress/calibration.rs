@@ -36,7 +36,7 @@ impl Calibration<'_> {
     /// As [`Self::batches`].
     pub fn at_least(&self, batches: usize) -> Result<Vec<Batch>, TrainError> {
         let full = (TOKENS_TOGETHER / self.sequence.max(1)).max(1);
-        self.batches_of(full.min(self.windows / batches.max(1)).max(1))
+        self.batches_of(full.min(self.drawn()? / batches.max(1)).max(1))
     }
 
     /// The windows, one by one.
@@ -47,7 +47,24 @@ impl Calibration<'_> {
         self.batches_of(1)
     }
 
+    /// How many windows that is: those that are asked for, or as many as the text has.
+    ///
+    /// # Errors
+    /// As [`Self::batches`].
+    pub fn drawn(&self) -> Result<usize, TrainError> {
+        self.sampler().map(|(_, windows)| windows)
+    }
+
     fn batches_of(&self, together: usize) -> Result<Vec<Batch>, TrainError> {
+        let (mut sampler, windows) = self.sampler()?;
+        Ok((0..windows)
+            .step_by(together)
+            .map(|first| sampler.next_batch(together.min(windows - first)))
+            .collect())
+    }
+
+    /// What draws the windows, and how many.
+    fn sampler(&self) -> Result<(WindowSampler<'_>, usize), TrainError> {
         if self.windows == 0 {
             return Err(TrainError::Setting {
                 setting: "number of calibration windows",
@@ -55,12 +72,9 @@ impl Calibration<'_> {
                 expected: "at least 1",
             });
         }
-        let mut sampler = WindowSampler::new(self.stream, self.sequence, self.seed)?;
+        let sampler = WindowSampler::new(self.stream, self.sequence, self.seed)?;
         let windows = self.windows.min(sampler.windows().max(1));
-        Ok((0..windows)
-            .step_by(together)
-            .map(|first| sampler.next_batch(together.min(windows - first)))
-            .collect())
+        Ok((sampler, windows))
     }
 }
 
@@ -88,11 +102,26 @@ mod tests {
         seen.dedup();
         assert_eq!(seen.len(), count);
         assert!(count >= 980);
+        assert_eq!(calibration.drawn().unwrap() * 10, count);
         assert!(Calibration {
             windows: 0,
             ..calibration
         }
         .batches()
         .is_err());
+    }
+    /// Errors of a mean over batches need several, also where the text has fewer windows than are asked for.
+    #[test]
+    fn few_windows_come_in_as_many_batches() {
+        let stream = TokenStream::from_tokens((0..45).collect());
+        let calibration = Calibration {
+            stream: &stream,
+            sequence: 10,
+            windows: 128,
+            seed: 0,
+        };
+        let windows = calibration.drawn().unwrap();
+        assert!((3..=4).contains(&windows), "{windows}");
+        assert_eq!(calibration.at_least(16).unwrap().len(), windows);
     }
 }

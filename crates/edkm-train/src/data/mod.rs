@@ -26,6 +26,7 @@ pub mod alpaca;
 mod apart;
 mod encoded;
 mod files;
+mod packing;
 pub mod records;
 mod sample;
 pub mod sampler;

@@ -1,13 +1,14 @@
 //! The order of the training data, which can be saved at any step and resumed to the same batches.
 //!
-//! An epoch lays what stands for itself (the records of a file, whole texts) in random order, cuts that into windows of `S + 1` tokens with stride `S`, from a
-//! random offset below `S` (so that the cuts fall elsewhere in every epoch), and goes through them in random order. All of it follows from the seed and the
-//! number of the epoch alone, so the position of a run is three numbers.
+//! An epoch cuts a text into windows of `S + 1` tokens with stride `S`, from a random offset below `S` (so that the cuts fall elsewhere in every epoch); what is kept
+//! apart it [packs](super::packing) into windows whole, of one length in random order. It goes through them in random order. All of it follows from the seed and
+//! the number of the epoch alone, so the position of a run is three numbers.
 
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
+use super::packing::{pieces, Packed};
 use super::windows::{check_length, Batch};
 use super::TokenStream;
 use crate::random::{below, generator, shuffle};
@@ -30,7 +31,7 @@ pub struct Position {
 
 /// Draws batches of windows for ever.
 ///
-/// A batch that reaches the end of an epoch goes on in the next, so all have `B` sequences. Memory: 8 bytes a window, and 16 a record.
+/// A batch that reaches the end of an epoch goes on in the next, so all have `B` sequences. Memory: 8 bytes a window; of what is packed 16, and 16 a record.
 #[derive(Clone, Debug)]
 pub struct WindowSampler<'a> {
     stream: &'a TokenStream,
@@ -82,13 +83,13 @@ impl<'a> WindowSampler<'a> {
         let sequence = self.position.sequence as usize;
         let mut chosen = Batch::new(sequence);
         while chosen.batch < batch {
-            let rest = &self.epoch.starts[self.position.used as usize..];
-            let taken = rest.len().min(batch - chosen.batch);
-            for &start in &rest[..taken] {
-                chosen.push(self.stream, self.epoch.order.pieces(start..start + sequence + 1));
+            let used = self.position.used as usize;
+            let end = self.epoch.len().min(used + batch - chosen.batch);
+            for window in used..end {
+                self.epoch.push_to(&mut chosen, self.stream, window);
             }
-            self.position.used += taken as u64;
-            if self.position.used == self.epoch.starts.len() as u64 {
+            self.position.used = end as u64;
+            if end == self.epoch.len() {
                 self.position.epoch += 1;
                 self.position.used = 0;
                 self.epoch = Epoch::new(self.stream, self.position);
@@ -104,7 +105,7 @@ impl<'a> WindowSampler<'a> {
 
     /// Windows in the present epoch.
     pub fn windows(&self) -> usize {
-        self.epoch.starts.len()
+        self.epoch.len()
     }
 
     fn at(stream: &'a TokenStream, sequence: usize, position: Position) -> Result<Self, TrainError> {
@@ -120,36 +121,75 @@ impl<'a> WindowSampler<'a> {
     }
 }
 
-/// The share of a text's windows in which something counts, as a run of these settings draws them: the mean of its first epochs.
-pub(crate) fn share_with_something(stream: &TokenStream, sequence: usize, seed: u64) -> f64 {
-    const EPOCHS: u64 = 4;
-    if stream.counted() == stream.len() || stream.len() <= sequence || sequence == 0 {
-        return 1.0;
-    }
-    let (mut drawn, mut all) = (0, 0);
-    for epoch in 0..EPOCHS {
-        let position = Position {
-            seed,
-            epoch,
-            used: 0,
-            sequence: sequence as u64,
-            data: 0,
+/// What the epochs of a run read.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Reading {
+    /// The share of the text; what is left out are windows and records in which nothing counts.
+    pub(crate) share: f64,
+    /// The windows of an epoch.
+    pub(crate) windows: f64,
+}
+
+impl Reading {
+    /// That of a run of these settings: the mean of its first epochs.
+    pub(crate) fn of(stream: &TokenStream, sequence: usize, seed: u64) -> Self {
+        const EPOCHS: u64 = 4;
+        let tokens = stream.len() as f64;
+        if stream.len() <= sequence || sequence == 0 {
+            return Self {
+                share: 1.0,
+                windows: tokens / sequence.max(1) as f64,
+            };
+        }
+        let epoch = |epoch| {
+            let position = Position {
+                seed,
+                epoch,
+                used: 0,
+                sequence: sequence as u64,
+                data: 0,
+            };
+            Epoch::new(stream, position)
         };
-        let epoch = Epoch::new(stream, position);
-        drawn += epoch.starts.len();
-        all += epoch.all;
+        // records are about as many windows in one epoch as in the next
+        let first = epoch(0);
+        if let Windows::Packed(packed) = &first.windows {
+            let given_alone = stream.stretches(0..stream.len()).count();
+            return Self {
+                share: packed.predicted() as f64 / (stream.len() - given_alone).max(1) as f64,
+                windows: packed.len() as f64,
+            };
+        }
+        let (mut drawn, mut all) = (first.len(), first.all);
+        if stream.counted() < stream.len() {
+            for epoch in (1..EPOCHS).map(epoch) {
+                drawn += epoch.len();
+                all += epoch.all;
+            }
+        }
+        let share = drawn as f64 / all.max(1) as f64;
+        Self {
+            share,
+            // a text of which nothing is read the first times is gone through all the same
+            windows: tokens * if share > 0.0 { share } else { 1.0 } / sequence as f64,
+        }
     }
-    drawn as f64 / all.max(1) as f64
 }
 
 /// The windows of an epoch.
 #[derive(Clone, Debug)]
 struct Epoch {
-    order: Order,
-    /// Where the windows begin in the text of this order, in the order in which they are drawn.
-    starts: Vec<usize>,
+    windows: Windows,
     /// Windows that there are, those in which nothing counts among them.
     all: usize,
+}
+
+/// Windows in the order in which they are drawn.
+#[derive(Clone, Debug)]
+enum Windows {
+    /// Of a text, and where they begin in it.
+    OfText(Order, Vec<usize>),
+    Packed(Packed),
 }
 
 impl Epoch {
@@ -158,6 +198,17 @@ impl Epoch {
     fn new(stream: &TokenStream, position: Position) -> Self {
         let sequence = position.sequence as usize;
         let mut random = generator(position.seed, position.epoch);
+        if stream.is_kept_apart() {
+            let shorter = |spare: usize| below(&mut random, spare as u64 + 1) as usize;
+            let mut pieces = pieces(stream, sequence, shorter);
+            shuffle(&mut random, &mut pieces);
+            let mut packed = Packed::of(pieces, sequence);
+            shuffle(&mut random, packed.windows_mut());
+            return Self {
+                all: packed.len(),
+                windows: Windows::Packed(packed),
+            };
+        }
         let predicted = stream.len() - 1;
         let offsets = sequence.min(predicted - sequence + 1);
         let offset = below(&mut random, offsets as u64) as usize;
@@ -173,7 +224,28 @@ impl Epoch {
         let windows = (0..all).map(|window| offset + window * sequence);
         let mut starts: Vec<usize> = windows.filter(counts).collect();
         shuffle(&mut random, &mut starts);
-        Self { order, starts, all }
+        Self {
+            windows: Windows::OfText(order, starts),
+            all,
+        }
+    }
+
+    fn len(&self) -> usize {
+        match &self.windows {
+            Windows::OfText(_, starts) => starts.len(),
+            Windows::Packed(packed) => packed.len(),
+        }
+    }
+
+    /// Adds a window to a batch.
+    fn push_to(&self, batch: &mut Batch, stream: &TokenStream, window: usize) {
+        match &self.windows {
+            Windows::OfText(order, starts) => {
+                let start = starts[window];
+                batch.push(stream, order.pieces(start..start + batch.sequence + 1));
+            }
+            Windows::Packed(packed) => batch.push_apart(stream, packed.window(window)),
+        }
     }
 }
 
@@ -263,40 +335,39 @@ mod tests {
         TokenStream::of_records(tokens, counted, 7)
     }
 
+    /// Which records share a window of 20 predictions, of which each has 6.
     #[test]
-    fn records_have_other_neighbours_in_every_epoch() {
+    fn records_are_whole_and_have_other_neighbours_in_every_epoch() {
         let stream = records(60);
         let mut sampler = WindowSampler::new(&stream, 20, 3).unwrap();
+        assert_eq!(sampler.windows(), 20);
         let mut neighbours = Vec::new();
         for _ in 0..3 {
             let batch = sampler.next_batch(sampler.windows());
-            assert_eq!(batch.inputs.len(), 20 * batch.batch);
+            assert_eq!(batch.stretches, [6, 6, 6, 2].repeat(20));
             let mut pairs = Vec::new();
-            for (&input, &target) in batch.inputs.iter().zip(&batch.targets) {
-                // a record is whole, and what follows it is the beginning of another
-                match (input + 1) % 7 {
-                    0 => pairs.push((input, target)),
-                    _ => assert_eq!(target, input + 1),
-                }
-                assert!(target % 7 != 0 || (input + 1) % 7 == 0);
+            let mut counted: Vec<u32> = Vec::new();
+            for window in 0..batch.batch {
+                let at = 20 * window..20 * window + 20;
+                let (inputs, targets) = (&batch.inputs[at.clone()], &batch.targets[at.clone()]);
+                assert!(inputs.iter().zip(targets).all(|(input, &target)| input + 1 == target));
+                assert_eq!(inputs[..2], inputs[18..], "room that is left has what is there");
+                assert_eq!(batch.weights[at], [[1.0; 18].as_slice(), &[0.0; 2]].concat());
+                counted.extend(&targets[..18]);
+                pairs.push([inputs[0] / 7, inputs[6] / 7, inputs[12] / 7]);
             }
-            // the first of each record, that of the file too, is predicted by nothing
-            let counts = batch.targets.iter().zip(&batch.weights);
-            assert!(counts
-                .clone()
-                .all(|(target, &weight)| (weight == 0.0) == (target % 7 == 0)));
-            let mut seen = batch.inputs.clone();
-            seen.sort_unstable();
-            seen.dedup();
-            assert_eq!(seen.len(), batch.inputs.len(), "a token came twice");
-            assert!(
-                pairs.iter().any(|(input, target)| input + 1 != *target),
-                "the order of the file"
-            );
+            assert!(!counted.is_sorted(), "the order of the file");
+            counted.sort_unstable();
+            let want: Vec<u32> = (0..420).filter(|token| token % 7 > 0).collect();
+            assert_eq!(counted, want, "each is predicted once, the first of each record never");
             neighbours.push(pairs);
         }
-        let again = |a: usize, b: usize| neighbours[a].iter().filter(|pair| neighbours[b].contains(pair)).count();
-        assert!(again(0, 1) < 10 && again(1, 2) < 10, "{neighbours:?}");
+        let together = |epoch: usize, pair: [u32; 2]| {
+            let mut windows = neighbours[epoch].iter();
+            windows.any(|window| pair.iter().all(|record| window.contains(record)))
+        };
+        let again = |a: usize, b: usize| neighbours[a].iter().filter(|w| together(b, [w[0], w[1]])).count();
+        assert!(again(0, 1) < 5 && again(1, 2) < 5, "{neighbours:?}");
         // a text keeps its order
         let text = counting(420);
         let batch = WindowSampler::new(&text, 20, 3).unwrap().next_batch(18);
@@ -305,6 +376,22 @@ mod tests {
             .iter()
             .zip(&batch.targets)
             .all(|(input, target)| input + 1 == *target));
+    }
+
+    #[test]
+    fn long_records_are_cut_elsewhere_in_every_epoch() {
+        let stream = TokenStream::of_lengths(&[31, 31]);
+        let mut sampler = WindowSampler::new(&stream, 20, 1).unwrap();
+        let cuts: std::collections::BTreeSet<u32> = (0..20)
+            .flat_map(|_| {
+                let batch = sampler.next_batch(sampler.windows());
+                assert_eq!(batch.counted(), 60.0);
+                let begin = |at: &mut usize, &len: &u32| Some(std::mem::replace(at, *at + len as usize));
+                let begins = batch.stretches.iter().scan(0, begin).map(|at| batch.inputs[at] % 31);
+                begins.filter(|&input| input > 0).collect::<Vec<_>>()
+            })
+            .collect();
+        assert!(cuts.len() > 5, "{cuts:?}");
     }
 
     #[test]

@@ -23,14 +23,20 @@ pub struct TokenStream {
     /// Which tokens count when they are predicted; `None` while all do.
     counted: Option<Vec<bool>>,
     apart: Apart,
-    /// Whether something of it is written in the tokenizer's template.
-    in_template: bool,
-    /// Whether there are records in it.
-    has_records: bool,
+    contents: Contents,
     /// Where end tokens stand that were put behind texts.
     ends: Vec<usize>,
     /// Whether it is measured on, which leaves these out: how well a text is predicted is not how well its end is.
     is_measure: bool,
+}
+
+/// Of what kind what was read is, which people are told of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Contents {
+    /// Something of it is written in the tokenizer's template.
+    in_template: bool,
+    /// There are records in it.
+    records: bool,
 }
 
 impl TokenStream {
@@ -54,8 +60,7 @@ impl TokenStream {
             tokens,
             counted: None,
             apart: Apart::default(),
-            in_template: false,
-            has_records: false,
+            contents: Contents::default(),
             ends: Vec::new(),
             is_measure: false,
         }
@@ -87,11 +92,27 @@ impl TokenStream {
             tokens,
             counted: Some(counted),
             apart: Apart::default(),
-            in_template: false,
-            has_records: true,
+            contents: Contents {
+                records: true,
+                ..Contents::default()
+            },
             ends: Vec::new(),
             is_measure: false,
         }
+    }
+
+    /// A stream of records of so many tokens, whose numbers follow each other; all of them count.
+    #[cfg(test)]
+    pub(crate) fn of_lengths(records: &[usize]) -> Self {
+        let mut stream = Self::of_records((0..records.iter().sum::<usize>() as u32).collect(), Vec::new(), 1);
+        let ends = records.iter().scan(0, |end, len| {
+            *end += len;
+            Some(*end)
+        });
+        stream.begins = std::iter::once(0).chain(ends).take(records.len()).collect();
+        stream.parts = stream.begins.clone();
+        stream.counted = None;
+        stream
     }
 
     /// The same documents as those of one text.
@@ -138,7 +159,7 @@ impl TokenStream {
             if !tokens.is_empty() {
                 self.begins.push(self.tokens.len());
                 if are_apart {
-                    self.has_records = true;
+                    self.contents.records = true;
                     self.begin_part();
                 }
             }
@@ -212,22 +233,27 @@ impl TokenStream {
 
     /// What comes next is written in the tokenizer's template.
     pub(super) fn note_template(&mut self) {
-        self.in_template = true;
+        self.contents.in_template = true;
     }
 
     /// Whether something of it is written in the tokenizer's [template](crate::template::Template): instructions, or conversations.
     pub fn is_in_template(&self) -> bool {
-        self.in_template
+        self.contents.in_template
     }
 
-    /// Whether there are records in it.
-    pub(crate) fn has_records(&self) -> bool {
-        self.has_records
+    /// What its windows of `sequence` tokens are, for people.
+    pub fn windows_in_words(&self, sequence: usize) -> String {
+        let windows = format!("in windows of {sequence} tokens");
+        match self.apart {
+            // of a text without records it would only be asked what that means
+            Apart::Records if !self.contents.records => windows,
+            apart => format!("{windows}, {} apart", apart.name()),
+        }
     }
 
     /// Records of more tokens than a window of `sequence` has room for, and all records; of what begins somewhere in the stream.
     pub(crate) fn records_longer_than(&self, sequence: usize) -> (usize, usize) {
-        if !self.has_records {
+        if !self.contents.records {
             return (0, 0);
         }
         let is_record = |part: &Range<usize>| {
@@ -297,9 +323,9 @@ impl TokenStream {
         })
     }
 
-    /// Whether tokens of a window see what was drawn before them from elsewhere.
-    pub(super) fn keeps_nothing_apart(&self) -> bool {
-        self.apart == Apart::Nothing
+    /// Whether some of it is kept apart from other.
+    pub(super) fn is_kept_apart(&self) -> bool {
+        self.stretches(0..self.len()).nth(1).is_some()
     }
 
     /// Keeps the first `tokens` tokens.
@@ -364,8 +390,7 @@ impl TokenStream {
             parts,
             files,
             apart: self.apart,
-            in_template: self.in_template,
-            has_records: self.has_records,
+            contents: self.contents,
             ends,
             is_measure: self.is_measure,
         }

@@ -48,6 +48,18 @@ fn documents_are_joined_each_with_the_begin_token() {
 }
 
 #[test]
+fn that_records_are_apart_is_said_where_there_are_records() {
+    let tokenizer = tokenizer();
+    let (_dir, paths) = files(&[("a.txt", "The fox.\n\nThe bear."), ("b.jsonl", r#"{"text": "Glad."}"#)]);
+    let text = TokenStream::from_files(&paths[..1], &tokenizer).unwrap();
+    assert_eq!(text.windows_in_words(8), "in windows of 8 tokens");
+    let documents = text.with_apart(Apart::Documents);
+    assert_eq!(documents.windows_in_words(8), "in windows of 8 tokens, documents apart");
+    let records = TokenStream::from_files(&paths, &tokenizer).unwrap();
+    assert_eq!(records.windows_in_words(8), "in windows of 8 tokens, records apart");
+}
+
+#[test]
 fn a_folder_stands_for_the_data_files_right_in_it() {
     let tokenizer = tokenizer();
     let (dir, paths) = files(&[

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::packing::{pieces, Packed};
 use super::TokenStream;
 use crate::TrainError;
 
@@ -35,37 +36,55 @@ impl Batch {
         }
     }
 
-    /// Adds the window of `S + 1` tokens that these pieces of the stream make.
+    /// Adds the window of `S + 1` tokens that these pieces of the stream make, which see each other.
     pub(super) fn push(&mut self, stream: &TokenStream, pieces: impl Iterator<Item = Range<usize>>) {
-        let (begin, before) = (self.targets.len(), self.stretches.len());
+        let begin = self.targets.len();
         for piece in pieces {
-            let stretches = stream.stretches(piece.clone());
-            self.stretches.extend(stretches.map(|stretch| stretch.len() as u32));
             // the first token of the window is given alone, the last one predicted alone
             let is_first = self.targets.len() == begin && self.inputs.len() == begin;
-            let predicted = piece.start + usize::from(is_first)..piece.end;
-            self.inputs.extend(&stream.tokens()[piece]);
-            self.targets.extend(&stream.tokens()[predicted.clone()]);
-            self.weights
-                .extend(predicted.map(|position| if stream.counts(position) { 1.0 } else { 0.0 }));
+            self.inputs.extend(&stream.tokens()[piece.clone()]);
+            self.predict(stream, piece.start + usize::from(is_first)..piece.end);
         }
         self.inputs.pop();
-        self.batch += 1;
-        if stream.keeps_nothing_apart() {
-            self.stretches.truncate(before);
-            self.stretches.push(self.sequence as u32);
-        } else if let Some(last) = self.stretches.pop().filter(|&last| last > 1) {
-            // without the token that is predicted alone
-            self.stretches.push(last - 1);
+        self.stretches.push(self.sequence as u32);
+        self.end_window();
+    }
+
+    /// Adds a window of pieces that do not see each other, `S` predictions at most: of each piece the first token is given alone, and the last one predicted
+    /// alone. What room is left has the same pieces again, of which nothing counts: whoever counts positions does so on text as the window has it.
+    pub(super) fn push_apart(&mut self, stream: &TokenStream, pieces: &[Range<usize>]) {
+        let end = self.targets.len() + self.sequence;
+        for (index, piece) in pieces.iter().cycle().enumerate() {
+            let predicted = (piece.len() - 1).min(end - self.targets.len());
+            if predicted == 0 {
+                break;
+            }
+            let targets = piece.start + 1..piece.start + 1 + predicted;
+            self.inputs.extend(&stream.tokens()[targets.start - 1..targets.end - 1]);
+            self.stretches.push(predicted as u32);
+            self.predict(stream, targets);
+            if index >= pieces.len() {
+                let from = self.weights.len() - predicted;
+                self.weights[from..].fill(0.0);
+            }
         }
-        debug_assert_eq!(
-            (self.inputs.len(), self.targets.len()),
-            (begin + self.sequence, begin + self.sequence)
-        );
+        self.end_window();
+    }
+
+    fn predict(&mut self, stream: &TokenStream, targets: Range<usize>) {
+        self.targets.extend(&stream.tokens()[targets.clone()]);
+        self.weights
+            .extend(targets.map(|position| if stream.counts(position) { 1.0 } else { 0.0 }));
+    }
+
+    fn end_window(&mut self) {
+        self.batch += 1;
+        let tokens = self.batch * self.sequence;
+        debug_assert_eq!((self.inputs.len(), self.targets.len()), (tokens, tokens));
     }
 
     /// The batch of the windows that begin at `starts`.
-    pub(super) fn of(stream: &TokenStream, sequence: usize, starts: &[usize]) -> Self {
+    fn of(stream: &TokenStream, sequence: usize, starts: &[usize]) -> Self {
         let mut batch = Self::new(sequence);
         for &start in starts {
             batch.push(stream, std::iter::once(start..start + sequence + 1));
@@ -102,12 +121,12 @@ pub fn check_length(stream: &TokenStream, sequence: usize, text: &str) -> Result
     Ok(())
 }
 
-/// The batches over which perplexity is measured.
+/// The batches over which perplexity is measured: every token but the first of what is kept apart is predicted exactly once.
 ///
-/// Windows of `sequence + 1` tokens with stride `sequence`: the last token of one is the first of the next, so that every
-/// token of the stream but the first is predicted exactly once. What remains at the end, shorter than a window, is
-/// predicted too, as a batch of one shorter sequence. All other batches have `batch` sequences, the last of them perhaps
-/// fewer.
+/// Of a text: windows of `sequence + 1` tokens with stride `sequence`, of which the last token of one is the first of the next. What remains at the end, shorter
+/// than a window, is predicted too, as a batch of one shorter sequence. All other batches have `batch` sequences, the last of them perhaps fewer.
+///
+/// Where something is kept apart, windows have pieces of it, whole but for what is longer than a window; those of which nothing counts are left out.
 ///
 /// # Errors
 /// As [`check_length`]; a batch of 0.
@@ -115,7 +134,7 @@ pub fn evaluation_batches(
     stream: &TokenStream,
     sequence: usize,
     batch: usize,
-) -> Result<impl Iterator<Item = Batch> + '_, TrainError> {
+) -> Result<Box<dyn Iterator<Item = Batch> + '_>, TrainError> {
     check_length(stream, sequence, "the text")?;
     if batch == 0 {
         return Err(TrainError::Setting {
@@ -124,15 +143,27 @@ pub fn evaluation_batches(
             expected: "at least 1",
         });
     }
+    let together = move |windows: usize| {
+        (0..windows)
+            .step_by(batch)
+            .map(move |first| first..windows.min(first + batch))
+    };
+    if stream.is_kept_apart() {
+        let packed = Packed::of(pieces(stream, sequence, |_| 0), sequence);
+        return Ok(Box::new(together(packed.len()).map(move |windows| {
+            let mut batch = Batch::new(sequence);
+            windows.for_each(|window| batch.push_apart(stream, packed.window(window)));
+            batch
+        })));
+    }
     let predicted = stream.len() - 1;
-    let starts: Vec<usize> = (0..predicted / sequence).map(|window| window * sequence).collect();
-    let rest = predicted % sequence;
-    let whole = (0..starts.len().div_ceil(batch)).map(move |index| {
-        let last = starts.len().min((index + 1) * batch);
-        Batch::of(stream, sequence, &starts[index * batch..last])
+    let whole = together(predicted / sequence).map(move |windows| {
+        let starts: Vec<usize> = windows.map(|window| window * sequence).collect();
+        Batch::of(stream, sequence, &starts)
     });
+    let rest = predicted % sequence;
     let rest = (rest > 0).then(|| Batch::of(stream, rest, &[predicted - rest]));
-    Ok(whole.chain(rest))
+    Ok(Box::new(whole.chain(rest)))
 }
 
 #[cfg(test)]
@@ -190,15 +221,15 @@ mod tests {
         // records of 3 tokens: 0 1 2, 3 4 5, 6 7 8, 9 10 11
         let records = TokenStream::of_records((0..12).collect(), vec![true; 12], 3);
         assert_eq!(records.counted(), 12 - 4);
-        let want = [
-            (vec![3, 1], vec![0, 1, 3]),
-            (vec![2, 2], vec![0, 2, 3]),
-            // 8, and 9 and 10 of another
-            (vec![1, 2], vec![1, 2]),
-        ];
-        assert_eq!(cut(&records, 4), want);
-        // the token behind the window, which begins a record, is predicted alone, and does not count
-        assert_eq!(cut(&records, 3)[0], (vec![3], vec![0, 1]));
+        // two of them whole; the second time without room for a second one, and what there is of the first does not count again
+        let two = (vec![2, 2], vec![0, 1, 2, 3]);
+        assert_eq!(cut(&records, 4), [two.clone(), two]);
+        let one = (vec![2, 1], vec![0, 1]);
+        assert_eq!(cut(&records, 3), [one.clone(), one.clone(), one.clone(), one]);
+        let batch = evaluation_batches(&records, 5, 2).unwrap().next().unwrap();
+        assert_eq!(batch.inputs, [0, 1, 3, 4, 0, 6, 7, 9, 10, 6]);
+        assert_eq!(batch.targets, [1, 2, 4, 5, 1, 7, 8, 10, 11, 7]);
+        assert_eq!(batch.weights, [1.0, 1.0, 1.0, 1.0, 0.0, 1.0, 1.0, 1.0, 1.0, 0.0]);
         let together = records.with_apart(Apart::Nothing);
         assert_eq!(together.counted(), 12);
         assert_eq!(cut(&together, 4)[0], (vec![4], vec![0, 1, 2, 3]));
@@ -211,7 +242,7 @@ mod tests {
         assert_eq!(cut(&text, 4)[0], (vec![4], vec![0, 1, 2, 3]));
         assert_eq!(
             cut(&text.with_apart(Apart::Documents), 4)[0],
-            (vec![3, 1], vec![0, 1, 3])
+            (vec![2, 2], vec![0, 1, 2, 3])
         );
     }
 

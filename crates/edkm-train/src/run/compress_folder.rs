@@ -155,15 +155,9 @@ pub fn compress_folder<D: EdkmDevice>(
         });
     }
     check_apart(&settings.model_dir, &settings.out)?;
-    observer.stage(Stage::LoadModel);
     let config = LlamaConfig::read(&settings.model_dir)?;
     check_method(&config, settings.method, &settings.clustering)?;
-    if settings.on_limits == OnLimits::Refuse {
-        check_memory(settings, &config, device)?;
-    }
     let out = OutputDir::create(&settings.out, settings.overwrite)?;
-    let checkpoint = Checkpoint::open(&settings.model_dir)?;
-    let mut model: DynamicLlama<D> = DynamicLlama::from_checkpoint(&checkpoint, &config, device)?;
     let text = match calibration {
         Some(calibration) if settings.looks_at_text() => {
             observer.stage(Stage::LoadData);
@@ -182,6 +176,17 @@ pub fn compress_folder<D: EdkmDevice>(
         windows: calibration.windows,
         seed: calibration.seed,
     });
+    let windows = text.as_ref().map(Calibration::drawn).transpose()?;
+    if settings.on_limits == OnLimits::Refuse {
+        let tokens = text
+            .as_ref()
+            .zip(windows)
+            .map_or(0, |(text, windows)| text.sequence.saturating_mul(windows));
+        check_memory(settings, &config, tokens as u64, device)?;
+    }
+    observer.stage(Stage::LoadModel);
+    let checkpoint = Checkpoint::open(&settings.model_dir)?;
+    let mut model: DynamicLlama<D> = DynamicLlama::from_checkpoint(&checkpoint, &config, device)?;
     observer.go_on()?;
     let (clustering, bits_chosen) = settle(&model, &settings.clustering, text.as_ref(), observer)?;
     model.set_clustering(&clustering);
@@ -203,6 +208,10 @@ pub fn compress_folder<D: EdkmDevice>(
         bits_chosen,
         settings: CompressRecord::of(&CompressSettings {
             clustering,
+            calibration: settings.calibration.clone().map(|calibration| CalibrationSettings {
+                windows: windows.unwrap_or(calibration.windows),
+                ..calibration
+            }),
             ..settings.clone()
         }),
         seconds: start.elapsed().as_secs_f64(),

@@ -7,14 +7,16 @@ use edkm_llama::names::{parameters, Role};
 
 use super::CompressSettings;
 use crate::compress::Method;
-use crate::memory::{available_bytes, resident_bytes};
+use crate::memory::available_bytes;
 use crate::TrainError;
 
 const FLOAT: u64 = 4;
 
 /// The bytes that compressing this model takes at the least: its weights, what the method holds beside them, and the largest matrix in work. Measured on 91 million
 /// parameters it was 1 to 8 % below the peak.
-pub(super) fn needed_bytes(settings: &CompressSettings, config: &LlamaConfig) -> u64 {
+///
+/// `tokens` are those of the windows that are looked at.
+pub(super) fn needed_bytes(settings: &CompressSettings, config: &LlamaConfig, tokens: u64) -> u64 {
     let numbers = |shape: &[usize]| shape.iter().fold(1u64, |n, &axis| n.saturating_mul(axis as u64));
     let (mut all, mut found_bits, mut in_work, mut written, mut widest) = (0u64, 0u64, 0u64, 0u64, 0u64);
     for parameter in parameters(config) {
@@ -32,10 +34,6 @@ pub(super) fn needed_bytes(settings: &CompressSettings, config: &LlamaConfig) ->
         }
     }
     let weights = all.saturating_mul(FLOAT);
-    let tokens = settings
-        .calibration
-        .as_ref()
-        .map_or(0, |text| text.windows.saturating_mul(text.sequence) as u64);
     let besides = match settings.method {
         Method::RoundToNearest | Method::KMeans => 0,
         // the importance of each weight, and the gradients of a layer
@@ -60,16 +58,17 @@ pub(super) fn needed_bytes(settings: &CompressSettings, config: &LlamaConfig) ->
     [weights, found_bits / 8, busy].into_iter().fold(0, u64::saturating_add)
 }
 
-/// Refuses a compression for which there is too little memory. Of a device with memory of its own nothing is known here.
+/// Refuses a compression for which there is too little memory, before the model is read. Of a device with memory of its own nothing is known here.
 pub(super) fn check_memory<D: EdkmDevice>(
     settings: &CompressSettings,
     config: &LlamaConfig,
+    tokens: u64,
     device: &D,
 ) -> Result<(), TrainError> {
     if device.free_bytes().is_ok_and(|free| free.is_some()) {
         return Ok(());
     }
-    let needed = needed_bytes(settings, config).saturating_sub(resident_bytes().unwrap_or(0));
+    let needed = needed_bytes(settings, config, tokens);
     match available_bytes() {
         Some(available) if needed > available => Err(TrainError::NotEnough {
             what: "memory",
@@ -94,7 +93,7 @@ mod tests {
 
     use super::*;
     use crate::compress::gptq::Levels;
-    use crate::run::{CalibrationSettings, ClusterSettings, DataSource, OnLimits};
+    use crate::run::{ClusterSettings, OnLimits};
 
     /// A model of 91 million parameters: what was measured of it (peak resident memory, in MiB), and never more.
     #[test]
@@ -113,17 +112,12 @@ mod tests {
                 model_dir: "model".into(),
                 method,
                 clustering: ClusterSettings::new(Bits::new(3).unwrap(), 0),
-                calibration: Some(CalibrationSettings {
-                    data: DataSource::Text(String::new()),
-                    sequence: 256,
-                    windows,
-                    seed: 0,
-                }),
+                calibration: None,
                 out: "out".into(),
                 overwrite: Overwrite::Refuse,
                 on_limits: OnLimits::Refuse,
             };
-            let needed = needed_bytes(&settings, &config) as f64 / f64::from(1 << 20);
+            let needed = needed_bytes(&settings, &config, windows * 256) as f64 / f64::from(1 << 20);
             assert!(
                 (0.9..=1.0).contains(&(needed / measured)),
                 "{method:?} {windows}: {needed} MiB of {measured}"

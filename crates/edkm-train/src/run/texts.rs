@@ -136,10 +136,7 @@ pub(super) fn texts(
 /// What is measured on, for people.
 pub(super) fn measured_on(settings: &FinetuneSettings, validation: &TokenStream) -> String {
     let tokens = count(validation.len() as u64, "token");
-    let mut windows = format!("in windows of {}", settings.sequence);
-    if validation.has_records() || settings.apart != Apart::default() {
-        windows += &format!(", {} apart", settings.apart.name());
-    }
+    let windows = validation.windows_in_words(settings.sequence);
     match settings.validation {
         DataSource::HeldOut => {
             format!(

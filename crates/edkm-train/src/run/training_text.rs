@@ -9,7 +9,7 @@ use edkm_llama::config::LlamaConfig;
 use super::check::{check, check_positions};
 use super::texts::{check_files, texts};
 use super::{FinetuneSettings, KeptModel};
-use crate::data::sampler::share_with_something;
+use crate::data::sampler::Reading;
 use crate::data::TokenStream;
 use crate::report::thousands;
 use crate::{Tokenizer, TrainError};
@@ -23,9 +23,11 @@ pub struct TrainingText {
     pub tokens: usize,
     /// Those of them that count in the loss.
     pub counted: usize,
-    /// The share of it that is read: what is left out are windows that are all prompt.
+    /// The share of it that is read: what is left out are windows, or records, in which nothing counts.
     pub read_share: f64,
-    /// How often all steps go through it: the tokens of the steps over those of the text that are read.
+    /// Windows that are read of it, of `--seq` tokens each: records are packed into them whole, which leaves some room.
+    pub windows: f64,
+    /// How often all steps go through it: their windows over those of the text.
     pub epochs: f64,
 }
 
@@ -58,16 +60,18 @@ impl TrainingText {
     /// A number that is not finite, or not above 0.
     pub fn steps(&self, settings: &FinetuneSettings, epochs: f64) -> Result<u64, TrainError> {
         check_epochs(epochs)?;
-        Ok((epochs * self.tokens_read() / tokens_a_step(settings)).ceil() as u64)
+        Ok((epochs * self.windows / windows_a_step(settings)).ceil() as u64)
     }
 
     /// That of a run on `stream`.
     pub(super) fn of(stream: &TokenStream, settings: &FinetuneSettings) -> Self {
+        let read = Reading::of(stream, settings.sequence, settings.seed);
         let text = Self {
             documents: stream.documents(),
             tokens: stream.len(),
             counted: stream.counted(),
-            read_share: share_with_something(stream, settings.sequence, settings.seed),
+            read_share: read.share,
+            windows: read.windows,
             epochs: 0.0,
         };
         Self {
@@ -84,15 +88,10 @@ impl TrainingText {
         }
     }
 
-    /// Of a text so short that the first time through it has nothing to learn, all.
-    fn tokens_read(&self) -> f64 {
-        let share = if self.read_share > 0.0 { self.read_share } else { 1.0 };
-        self.tokens as f64 * share
-    }
-
     /// How often so many steps of a run go through it.
     fn times(&self, settings: &FinetuneSettings, steps: u64) -> f64 {
-        steps as f64 * tokens_a_step(settings) / self.tokens_read().max(1.0)
+        let tokens = self.windows * settings.sequence as f64;
+        steps as f64 * tokens_a_step(settings) / tokens.max(1.0)
     }
 
     /// A line for people, with the steps that go through it.
@@ -132,9 +131,14 @@ pub fn check_epochs(epochs: f64) -> Result<(), TrainError> {
     }
 }
 
+/// Windows of a step.
+fn windows_a_step(settings: &FinetuneSettings) -> f64 {
+    settings.batch as f64 * settings.accumulate as f64
+}
+
 /// Tokens of a step. The product may be beyond all integers: whether such a step fits is asked elsewhere.
 pub(super) fn tokens_a_step(settings: &FinetuneSettings) -> f64 {
-    settings.sequence as f64 * settings.batch as f64 * settings.accumulate as f64
+    settings.sequence as f64 * windows_a_step(settings)
 }
 
 /// A number of things: `1 step`, `1,234 steps`.
@@ -177,6 +181,7 @@ mod tests {
             tokens: 412_345,
             counted: 298_765,
             read_share: 1.0,
+            windows: 412_345.0 / 256.0,
             epochs: 400.0 * 2048.0 / 412_345.0,
         };
         assert_eq!(
@@ -219,6 +224,7 @@ mod tests {
             tokens: 104,
             counted: 6,
             read_share: 0.0,
+            windows: 104.0 / 256.0,
             epochs: 0.0,
         };
         assert_eq!(text.steps(&settings, 100.0).unwrap(), 6);

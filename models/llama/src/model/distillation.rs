@@ -108,3 +108,156 @@ impl<V: Dim, H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> Llama<V, H, Q, K, F,
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use dfdx_edkm::{backward, StoreTape};
+    use edkm_store::Store;
+    use edkm_testkit::assert_close;
+
+    use super::super::{DynamicLlama, DynamicTeacher, Segments};
+    use super::*;
+    use crate::inference::testing::{config, dense, seed_of, tokens as random_tokens};
+    use crate::names::Parameter;
+
+    fn model(seed: u64) -> DynamicLlama<Cpu> {
+        let mut weight = |parameter: &Parameter| Ok(dense(parameter, seed_of(parameter) ^ seed));
+        DynamicLlama::from_weights(&config(), &Cpu::default(), &mut weight).unwrap()
+    }
+
+    /// Texts of 5, 1, 6 and 12 tokens in two sequences.
+    fn tokens() -> Tokens {
+        Tokens {
+            ids: random_tokens(3, 24, &config()).into(),
+            batch: 2,
+            segments: Segments::new(12, [5, 1, 6, 12]),
+        }
+    }
+
+    /// Of which some do not count.
+    fn targets() -> Targets {
+        Targets {
+            ids: random_tokens(4, 24, &config()).into(),
+            weights: (0..24).map(|at| [1.0, 1.0, 0.0][at % 3]).collect(),
+        }
+    }
+
+    /// The logarithms of each token's probabilities.
+    fn log_probabilities(model: &DynamicLlama<Cpu>) -> Vec<Vec<f64>> {
+        let logits = model.try_logits(&tokens(), NoneTape).unwrap().as_vec();
+        let of_token = |logits: &[f32]| -> Vec<f64> {
+            let sum = logits.iter().map(|&x| f64::from(x).exp()).sum::<f64>();
+            logits.iter().map(|&x| f64::from(x) - sum.ln()).collect()
+        };
+        logits.chunks(config().vocab_size).map(of_token).collect()
+    }
+
+    /// The mean over the tokens that count.
+    fn mean(of_token: impl Fn(usize) -> f64) -> f64 {
+        let weights = targets().weights;
+        let weighted = (0..24).map(|at| f64::from(weights[at]) * of_token(at));
+        weighted.sum::<f64>() / weights.iter().map(|&weight| f64::from(weight)).sum::<f64>()
+    }
+
+    fn cross_entropy(log_probabilities: &[Vec<f64>]) -> f64 {
+        let ids = targets().ids;
+        mean(|at| -log_probabilities[at][ids[at] as usize])
+    }
+
+    /// The hidden states behind each layer, `[N, H]`.
+    fn states(model: &DynamicLlama<Cpu>) -> Vec<Vec<f32>> {
+        let as_teacher = DynamicTeacher::new(model).unwrap();
+        let mut h_BSH = as_teacher.try_embed(&tokens()).unwrap();
+        let behind = |index: usize| {
+            h_BSH = as_teacher.try_layer(index, h_BSH.clone(), &tokens()).unwrap();
+            h_BSH.as_vec()
+        };
+        (0..as_teacher.depth()).map(behind).collect()
+    }
+
+    /// The mean over layers and tokens of |x - y|^2 / |y|^2.
+    fn distance(student: &DynamicLlama<Cpu>, teacher: &DynamicLlama<Cpu>) -> f64 {
+        let width = config().hidden_size;
+        let squares = |row: &[f32]| row.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>();
+        let of_layer = |(x, y): (Vec<f32>, Vec<f32>)| {
+            let rows = x.chunks(width).zip(y.chunks(width)).map(|(x, y)| {
+                let between: Vec<f32> = x.iter().zip(y).map(|(x, y)| x - y).collect();
+                squares(&between) / squares(y)
+            });
+            rows.sum::<f64>() / 24.0
+        };
+        let layers = states(student).into_iter().zip(states(teacher));
+        layers.map(of_layer).sum::<f64>() / config().num_hidden_layers as f64
+    }
+
+    #[test]
+    fn the_loss_is_that_of_its_definition() {
+        let (one, other) = (model(0), model(1));
+        let ahead = (cross_entropy(&log_probabilities(&one)) - cross_entropy(&log_probabilities(&other))).abs();
+        assert!(ahead > 0.01, "{ahead}");
+        let mut seen = Vec::new();
+        for (student, teacher) in [(&one, &other), (&other, &one)] {
+            for (hidden, fade) in [(0.0, f64::INFINITY), (3.0, f64::INFINITY), (3.0, 1.6 * ahead)] {
+                let lesson = Distillation {
+                    share: 0.3,
+                    hidden,
+                    fade: fade as f32,
+                };
+                let frozen = DynamicTeacher::new(teacher).unwrap();
+                let got = student
+                    .try_distillation_loss(&frozen, lesson, &tokens(), targets(), NoneTape)
+                    .unwrap();
+                let (p, q) = (log_probabilities(teacher), log_probabilities(student));
+                let divergence = mean(|at| {
+                    let terms = p[at].iter().zip(&q[at]).map(|(p, q)| p.exp() * (p - q));
+                    terms.sum()
+                });
+                let better = cross_entropy(&p) - cross_entropy(&q);
+                let trust = (1.0 - better.max(0.0) / fade).max(0.0);
+                assert_close("trust", &[got.trust], &[trust], 1e-4);
+                assert_close("cross-entropy", &[got.cross_entropy], &[cross_entropy(&q)], 1e-5);
+                let share = 0.3 * trust;
+                let of_hidden = f64::from(hidden) * trust * distance(student, teacher);
+                let want = (1.0 - share) * cross_entropy(&q) + share * divergence + of_hidden;
+                assert_close("loss", &[got.loss.array()], &[want], 2e-5);
+                seen.push(trust < 1.0);
+            }
+        }
+        assert_eq!(
+            seen.iter().filter(|&&is_ahead| is_ahead).count(),
+            1,
+            "one of them is ahead, and fades once"
+        );
+    }
+
+    /// Along the gradient of a matrix the loss rises by the square of its length.
+    #[test]
+    fn the_gradient_is_that_of_the_loss() {
+        let (mut student, teacher) = (model(0), DynamicTeacher::new(&model(1)).unwrap());
+        let lesson = Distillation {
+            share: 0.3,
+            hidden: 3.0,
+            fade: f32::INFINITY,
+        };
+        let tape = StoreTape::new(Store::marshaling(), Gradients::leaky());
+        let taught = student
+            .try_distillation_loss(&teacher, lesson, &tokens(), targets(), tape)
+            .unwrap();
+        let gradients = backward(taught.loss).unwrap();
+        let gradient = gradients.get(&student.layers[0].query.weight).as_vec();
+        let squares = gradient.iter().map(|&g| f64::from(g).powi(2)).sum::<f64>();
+        let weight = student.layers[0].query.weight.as_vec();
+        let step = 0.01 / squares;
+        let mut loss = |times: f64| {
+            let moved = weight
+                .iter()
+                .zip(&gradient)
+                .map(|(&w, &g)| (f64::from(w) + times * step * f64::from(g)) as f32);
+            student.layers[0].query.weight.copy_from(&moved.collect::<Vec<_>>());
+            let taught = student.try_distillation_loss(&teacher, lesson, &tokens(), targets(), NoneTape);
+            f64::from(taught.unwrap().loss.array())
+        };
+        let rise = (loss(1.0) - loss(-1.0)) / 2.0;
+        assert_close("rise", &[rise], &[0.01], 5e-3);
+    }
+}

@@ -4,8 +4,6 @@ use std::fmt;
 
 use serde::Serialize;
 
-use edkm_train::run::count;
-
 use crate::commands::Failure;
 use crate::console::{bytes, Output};
 use crate::table::Table;
@@ -38,6 +36,9 @@ pub enum Measures {
         seq: usize,
         /// What saw nothing of the text before it in the same window.
         apart: &'static str,
+        /// The same, for people.
+        #[serde(skip)]
+        windows: String,
         /// Tokens that are taken of the text at most.
         #[serde(skip_serializing_if = "Option::is_none")]
         max_tokens: Option<usize>,
@@ -147,16 +148,13 @@ impl Measures {
 /// Standard output that cannot be written to.
 pub fn show(output: Output, results: &[Measured]) -> Result<(), Failure> {
     show_table(output, results);
-    // of all texts alike
-    let windows = results.iter().find_map(|result| match result.measures {
-        Measures::Text { seq, apart, .. } => Some((seq, apart)),
+    // all are of the same length; that records are apart is said where there are any
+    let of_windows = results.iter().filter_map(|result| match &result.measures {
+        Measures::Text { windows, .. } => Some(windows),
         Measures::Choice { .. } => None,
     });
-    if let Some((seq, apart)) = windows {
-        output.line(format!(
-            "perplexity in windows of {}, {apart} apart",
-            count(seq as u64, "token")
-        ));
+    if let Some(windows) = of_windows.max_by_key(|windows| windows.len()) {
+        output.line(format!("perplexity {windows}"));
     }
     let of_texts = results.iter().filter_map(|result| match result.measures {
         Measures::Text { fingerprint, .. } => Some((&result.data, fingerprint)),

@@ -231,7 +231,7 @@ impl Candidate {
         check_length(&stream, args.window(), &request.data.display().to_string())?;
         let counter = Counter::new(
             &format!("{} perplexity of {}", self.name, request.data.display()),
-            stream.len(),
+            stream.counted(),
         );
         let measured = packed_perplexity(&self.model, &stream, args.window(), |done| counter.set(done))?;
         let counted = (1..stream.len()).filter(|&at| stream.counts(at));
@@ -244,6 +244,7 @@ impl Candidate {
         Ok(Measures::Text {
             seq: args.window(),
             apart: apart(args).name(),
+            windows: stream.windows_in_words(args.window()),
             max_tokens: args.max_tokens,
             perplexity: measured.perplexity,
             tokens: measured.tokens,

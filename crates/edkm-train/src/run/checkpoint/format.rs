@@ -17,7 +17,7 @@ pub(super) const MOMENTS: &str = "moments.safetensors";
 pub(super) const STATE: &str = "state.bin";
 pub(super) const CHECKSUM: &str = "xxh3";
 /// The beginning of `state.bin`: what it is, and the version of what follows (bincode 2, fixed-size little-endian integers).
-const MAGIC: [u8; 12] = *b"edkm run\x08\0\0\0";
+const MAGIC: [u8; 12] = *b"edkm run\x09\0\0\0";
 
 type Format = bincode::config::Configuration<bincode::config::LittleEndian, bincode::config::Fixint>;
 

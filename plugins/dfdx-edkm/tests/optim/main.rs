@@ -1,0 +1,5 @@
+//! The optimizer.
+
+mod moments;
+mod step;
+mod update_in_backward;
