@@ -2,11 +2,12 @@
 //!
 //!     cargo run -p edkm-examples --example 09_packed_file
 
+// dfdx's prelude has a module of this name
 use ::safetensors::{serialize, SafeTensors};
 use dfdx::prelude::*;
 use dfdx_edkm::nn::builders::ClusteredLinear;
 use dfdx_edkm::optim::{AdamW, AdamWConfig};
-use dfdx_edkm::{backward, visit_clustered, PaletteDType, PalettizeError, StoreTape, Temperature};
+use dfdx_edkm::{backward, set_temperatures, visit_clustered, PaletteDType, PalettizeError, StoreTape, Temperature};
 use edkm_palette::{read, Entry, EntryBytes, EntryView, FormatMetadata, PalettizedMatrix};
 use edkm_store::Store;
 
@@ -30,10 +31,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let y: Tensor<Rank2<256, 1>, f32, _> = dev.tensor_from_vec(y, (Const, Const));
     for step in 0..STEPS {
         // soft assignments at first, nearly hard ones at the end
-        let temperature = Temperature::Relative(0.15 * 0.01f64.powf(f64::from(step) / f64::from(STEPS)));
-        for clustering in [&model.0.clustering, &model.2.clustering, &model.4.clustering] {
-            clustering.set_temperature(temperature);
-        }
+        let temperature = 0.15 * 0.01f64.powf(f64::from(step) / f64::from(STEPS));
+        set_temperatures(&mut model, Temperature::Relative(temperature));
         let tape = StoreTape::new(Store::marshaling(), model.alloc_grads());
         let loss = mse_loss(model.forward(x.clone().put_tape(tape)), y.clone());
         adamw.step(&mut model, &mut backward(loss)?, 5e-3, 1.0)?;

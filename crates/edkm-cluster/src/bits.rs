@@ -1,9 +1,12 @@
 //! The width of a palette index.
 
+use serde::{Deserialize, Serialize};
+
 use crate::ClusterError;
 
 /// Bits of a palette index, 1 to 8: a palette has 2^bits clusters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "u8", into = "u8")]
 pub struct Bits(u8);
 
 impl Bits {
@@ -26,6 +29,12 @@ impl Bits {
     /// The number of clusters, 2^bits.
     pub const fn clusters(self) -> usize {
         1 << self.0
+    }
+}
+
+impl From<Bits> for u8 {
+    fn from(bits: Bits) -> Self {
+        bits.get()
     }
 }
 

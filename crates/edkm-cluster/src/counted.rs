@@ -67,6 +67,11 @@ impl Counted {
         Ok(Some(counted))
     }
 
+    /// The settings.
+    pub fn spec(&self) -> &Spec {
+        &self.spec
+    }
+
     /// As [`Prepared::fingerprint`](crate::Prepared::fingerprint), with the same result for the same weights.
     pub fn fingerprint(&self) -> u128 {
         fingerprint(&[], self.shape, &self.spec, &self.palettes)

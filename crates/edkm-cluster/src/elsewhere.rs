@@ -57,7 +57,7 @@ pub fn palette_starts(shape: MatrixShape, spec: &Spec, start: &Centroids) -> Res
         .collect())
 }
 
-/// What fingerprints of matrices of one shape and with one setting have in common.
+/// What fingerprints of matrices that are read alike (of one shape, half type, grouping and so on) have in common.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fingerprints {
     of_settings: u128,

@@ -10,7 +10,7 @@ use crate::{MatrixShape, Spec};
 /// Weights hashed at once; the hashes of the parts are hashed in order.
 const PART: usize = 256 * BLOCK;
 
-/// For scalars of the distinct values and their counts in each palette, for vectors of the rounded weights in order; with shape and settings.
+/// For scalars of the distinct values and their counts in each palette, for vectors of the rounded weights in order; with what says which those are.
 pub(crate) fn fingerprint(weights: &[f32], shape: MatrixShape, spec: &Spec, palettes: &[Distinct]) -> u128 {
     if spec.dim() == 1 {
         return of_digest(of_settings(shape, spec), digest(palettes));
@@ -27,11 +27,19 @@ pub(crate) fn fingerprint(weights: &[f32], shape: MatrixShape, spec: &Spec, pale
     hash.digest128()
 }
 
+/// How the matrix is read. What is done with it then (bits, temperature, repetitions) makes no other weight of it.
 fn settings(shape: MatrixShape, spec: &Spec) -> String {
-    format!("{shape:?} {spec:?}")
+    let Spec {
+        half,
+        grouping,
+        vector,
+        keep_zero,
+        ..
+    } = spec;
+    format!("{shape:?} {half:?} {grouping:?} {vector:?} {keep_zero:?}")
 }
 
-/// A hash of shape and settings, which fingerprints of scalars begin with.
+/// A hash of how the matrix is read, which fingerprints of scalars begin with.
 pub(crate) fn of_settings(shape: MatrixShape, spec: &Spec) -> u128 {
     xxh3_128(settings(shape, spec).as_bytes())
 }

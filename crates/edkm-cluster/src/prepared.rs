@@ -57,8 +57,8 @@ impl<'w> Prepared<'w> {
         &self.spec
     }
 
-    /// A hash of all that the trajectory depends on besides its start: the rounded weights of each palette (for scalars without their
-    /// order), the shape and the settings. Equal for a weight that has not changed in 16 bits, so that its trajectory can be used again.
+    /// A hash of the rounded weights of each palette (for scalars without their order), with the shape and the settings that say which those are: equal for a weight that has
+    /// not changed in 16 bits. Its trajectory follows from it, the start, and the other settings: bits, temperature, tolerance, repetitions, gradient.
     pub fn fingerprint(&self) -> u128 {
         fingerprint(self.weights, self.shape, &self.spec, &self.palettes)
     }

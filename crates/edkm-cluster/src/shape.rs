@@ -3,6 +3,8 @@
 use std::num::NonZeroUsize;
 use std::ops::Range;
 
+use serde::{Deserialize, Serialize};
+
 use crate::ClusterError;
 
 /// Shape of a row-major weight matrix.
@@ -52,7 +54,7 @@ pub(crate) fn check_length(what: &'static str, expected: usize, got: usize) -> R
 }
 
 /// Which weights share a palette.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub enum Grouping {
     /// One palette for the matrix.
     #[default]

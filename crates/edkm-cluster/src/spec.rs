@@ -1,11 +1,13 @@
 //! What to cluster into, and how.
 
+use serde::{Deserialize, Serialize};
+
 use crate::{Bits, ClusterError, Grouping, MatrixShape, Temperature};
 
 /// The 16-bit format that weights are rounded to (nearest, ties to even) before clustering.
 ///
 /// The gradient passes the rounding unchanged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub enum HalfKind {
     /// bfloat16: 8 bits of exponent, 7 of mantissa.
     #[default]
@@ -24,7 +26,7 @@ impl std::fmt::Display for HalfKind {
 }
 
 /// How many consecutive weights of a row form one vector, the unit that is clustered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub enum VectorLen {
     /// Scalars.
     #[default]
@@ -64,7 +66,7 @@ impl VectorLen {
 }
 
 /// What happens to weights that are exactly zero (pruned).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub enum KeepZero {
     /// They are clustered as any other value.
     #[default]
@@ -75,7 +77,7 @@ pub enum KeepZero {
 }
 
 /// How clustered weights follow weights, and so what the backward pass computes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub enum GradientMode {
     /// Soft assignment; the gradient runs back through every repetition (DKM, arXiv 2108.12659, section 3).
     #[default]
@@ -96,7 +98,7 @@ pub enum GradientMode {
 /// # let _ = spec;
 /// # Ok::<(), edkm_cluster::ClusterError>(())
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Spec {
     /// Bits of a palette index.
     pub bits: Bits,

@@ -1,11 +1,13 @@
 //! The temperature of the soft assignment.
 
+use serde::{Deserialize, Serialize};
+
 use crate::ClusterError;
 
 /// How soft the assignment is: A = softmax(-|w - c|^2 / tau).
 ///
 /// Both forms must lie between 1e-100 and 1e100, so that no exponent overflows whatever the weights.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub enum Temperature {
     /// tau itself, in squared units of the weights.
     Absolute(f64),

@@ -401,16 +401,29 @@ fn fingerprints_of_vectors_mind_the_order() {
 }
 
 #[test]
-fn fingerprints_tell_weights_and_settings_apart() {
+fn fingerprints_tell_weights_apart_whatever_is_done_with_them() {
     let mut weights = normal(128, 6, 0.1);
     let spec = Spec::default();
     let print = |weights: &[f32], spec: &Spec| Prepared::new(weights, SHAPE, spec).unwrap().fingerprint();
     let first = print(&weights, &spec);
     assert_eq!(first, print(&weights, &spec));
-    assert_ne!(
-        first,
-        print(&weights, &spec.with_temperature(Temperature::Relative(0.11)))
-    );
+    for done in [
+        spec.with_temperature(Temperature::Relative(0.11)),
+        spec.with_iterations(7),
+        spec.with_tolerance(0.5),
+        spec.with_gradient(GradientMode::Implicit),
+        Spec::new(Bits::new(2).unwrap()),
+    ] {
+        assert_eq!(first, print(&weights, &done), "{done:?}");
+    }
+    for read in [
+        spec.with_half(HalfKind::F16),
+        spec.with_keep_zero(KeepZero::Exact),
+        spec.with_vector(VectorLen::Two),
+        spec.with_grouping(Grouping::PerChannels(2.try_into().unwrap())),
+    ] {
+        assert_ne!(first, print(&weights, &read), "{read:?}");
+    }
     // Below the 16-bit rounding nothing changes, nor in another order.
     weights[0] = half::bf16::from_f32(weights[0]).to_f32();
     weights.swap(3, 90);

@@ -128,6 +128,35 @@ fn layers_act_above_a_base_of_ones_own() {
     }
 }
 
+/// Keeps what it is given, and counts nothing.
+struct Silent(Store);
+
+impl Backend for Silent {
+    fn save(&self, record: Record) -> Result<Ticket, StoreError> {
+        self.0.save(record)
+    }
+
+    fn quote(&self, record: &Record) -> Quote {
+        self.0.quote(record)
+    }
+
+    fn report(&self) -> Report {
+        Report::default()
+    }
+}
+
+#[test]
+fn a_base_that_counts_no_peak_has_that_of_what_it_was_given() {
+    let store = Store::builder()
+        .marshal()
+        .base(Silent(Store::memory()))
+        .build()
+        .unwrap();
+    let tickets = [3, 5, 3].map(|seed| store.save(record(&numbers(seed))).unwrap());
+    drop(tickets);
+    assert_eq!(store.report().peak_bytes, 40_000);
+}
+
 /// A whole store as the base of another: what it has packed, or fetched ahead, is given to each record of one content.
 #[test]
 fn a_base_that_overlaps_gives_a_content_to_all_its_records() {

@@ -372,3 +372,6 @@ pub(crate) fn model_input(batch: Batch) -> (Tokens, Targets) {
         },
     )
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,16 +15,19 @@ use crate::PalettizeError;
 /// The forward pass is a function of the weight and of the centroids that it starts from. Those are the ones that the weight *before* the
 /// last optimizer step ended with; they are told apart by a fingerprint of the weight. So a second forward pass over the same
 /// weight (evaluation, gradient accumulation, a checkpointed segment run again) computes exactly the same, and no hook into the optimizer
-/// is needed.
+/// is needed. At another temperature it starts from the same centroids again: an evaluation between two steps of a schedule leaves what is trained as it is.
 ///
-/// A module's safetensors file holds its parameters, as dfdx's do, and no centroids. A new module that loads it finds some by k-means, as training began:
-/// its outputs are near those that were saved, not the same. To have the same, keep [`Clustering::state`] beside the file and [`Clustering::restore`] it.
-/// A module that has already run starts from the centroids that it has; where what it loads is another weight altogether, [`Clustering::reset`] it first.
-/// `to_device`, `to_dtype` and `clone` take the settings and what has been reached along.
+/// A module's safetensors file holds its parameters, as dfdx's do, and neither centroids nor settings. A new module that loads it finds centroids by k-means, as
+/// training began, and clusters at the temperature that it was made with: its outputs may be far from those that were saved. To have the same to the bit, keep what
+/// [`clusterings_of`](crate::clusterings_of) gives beside the file, and [`restore_clusterings`](crate::restore_clusterings) it (of a single weight
+/// [`Clustering::saved`] and [`Clustering::go_on`]). A module that has already run starts from the centroids that it has: where what it loads is another weight
+/// altogether, [`Clustering::reset`] it first. `to_device`, `to_dtype` and `clone` take the settings and what has been reached along.
 ///
-/// One clustering is for one weight: a second one would take turns with it, and neither would come again as it was. What is not training's, such as an
-/// evaluation with hard assignment (a low temperature) or the palettes of an average of weights, is done on a clone: the next step starts from where this
-/// one's last forward pass ended.
+/// What training measures is the soft weight W~, and what is packed is the hard one, each weight at its nearest centroid. The lower the temperature, the closer they
+/// are: it is lowered during training ([`set_temperatures`](crate::set_temperatures)), from about 0.15 to a hundredth of that, say.
+///
+/// One clustering is for one weight: a second one would take turns with it, and neither would come again as it was. What is done with other weights than
+/// training's, such as the palettes of an average of them, is done on a clone: the next step starts from where this one's last forward pass ended.
 ///
 /// Interior mutability, since dfdx's forward pass takes `&self`. A clone starts from what this one has reached and then goes its own way.
 #[derive(Debug)]
@@ -43,8 +46,8 @@ struct Inner {
 #[derive(Debug, Clone)]
 struct Reached {
     state: ClusteringState,
-    /// How `state.last` was reached; `None` if that was in another run.
-    trajectory: Option<Arc<Trajectory>>,
+    /// How `state.last` was reached, and by which settings; `None` if that was in another run.
+    trajectory: Option<(Arc<Trajectory>, Spec)>,
 }
 
 /// What a run must save to go on with the same bytes: see [`Clustering::state`].
@@ -57,6 +60,17 @@ pub struct ClusteringState {
     pub start: Centroids,
     /// The centroids that it ended with.
     pub last: Centroids,
+}
+
+/// All that a clustering goes on from: [`Clustering::saved`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SavedClustering {
+    /// The settings.
+    pub spec: Spec,
+    /// Whether rows are brought to one spread first.
+    pub channel_scale: ChannelScale,
+    /// The centroids, if a forward pass was run.
+    pub state: Option<ClusteringState>,
 }
 
 /// A [`ClusteringState`] as it is written.
@@ -127,6 +141,15 @@ impl Clustering {
         self
     }
 
+    /// The same for a clustering that is in a model. What was reached with another scale is forgotten.
+    pub fn set_channel_scale(&self, channel_scale: ChannelScale) {
+        let mut inner = self.lock();
+        if inner.channel_scale != channel_scale {
+            inner.channel_scale = channel_scale;
+            inner.state = None;
+        }
+    }
+
     /// The name of its weight, for errors: [`name_clusterings`](crate::name_clusterings) gives those of a model.
     pub fn set_name(&self, name: impl Into<String>) {
         self.lock().name = Some(name.into());
@@ -161,8 +184,7 @@ impl Clustering {
         inner.spec = spec;
     }
 
-    /// Changes the temperature, for a schedule. (For a look at nearly hard assignments within training: on a clone, whose centroids move at that temperature. What will be written
-    /// is [`palettize`](Self::palettize)d: `palettize(..).dequantize()` has its numbers.)
+    /// Changes the temperature, for a schedule. (What will be written is [`palettize`](Self::palettize)d: `palettize(..).dequantize()` has its numbers.)
     pub fn set_temperature(&self, temperature: Temperature) {
         self.lock().spec.temperature = temperature;
     }
@@ -179,7 +201,32 @@ impl Clustering {
             .state
             .as_ref()
             .and_then(|reached| reached.trajectory.clone());
-        reached.map_or(0, |trajectory| trajectory.saved_bytes())
+        reached.map_or(0, |(trajectory, _)| trajectory.saved_bytes())
+    }
+
+    /// Settings and state, to go on with the same bytes elsewhere.
+    pub fn saved(&self) -> SavedClustering {
+        let inner = self.lock();
+        SavedClustering {
+            spec: inner.spec,
+            channel_scale: inner.channel_scale,
+            state: inner.state.as_ref().map(|reached| reached.state.clone()),
+        }
+    }
+
+    /// Goes on where the one that was [saved](Self::saved) was.
+    pub fn go_on(&self, saved: SavedClustering) {
+        let SavedClustering {
+            spec,
+            channel_scale,
+            state,
+        } = saved;
+        let mut inner = self.lock();
+        (inner.spec, inner.channel_scale) = (spec, channel_scale);
+        inner.state = state.map(|state| Reached {
+            state,
+            trajectory: None,
+        });
     }
 
     /// Goes on where another run was, with the same bytes: a weight that the state was found on is clustered from where it was, the next
@@ -227,11 +274,12 @@ impl Clustering {
         })
     }
 
-    /// The trajectory for a weight that is ready: the one of the last time if the weight is the same, else a new one from where that ended.
+    /// The trajectory for a weight that is ready: the one of the last time if weight and settings are the same, one from the same start if only the weight is, else
+    /// a new one from where that ended.
     pub(crate) fn reach(&self, weight: &impl Iterable) -> Result<Arc<Trajectory>, ClusterError> {
         let fingerprint = weight.fingerprint();
         let trajectory = match self.state() {
-            Some(state) if state.fingerprint == fingerprint => match self.known(fingerprint) {
+            Some(state) if state.fingerprint == fingerprint => match self.known(fingerprint, weight.spec()) {
                 Some(trajectory) => return Ok(trajectory),
                 None => weight.iterate(&state.start)?,
             },
@@ -241,7 +289,7 @@ impl Clustering {
             },
             None => weight.iterate(&weight.initial()?)?,
         };
-        Ok(self.settle(fingerprint, trajectory))
+        Ok(self.settle(fingerprint, weight.spec(), trajectory))
     }
 
     /// Finds where a weight starts that is the first, for a device that goes on from there; none of the others is looked at.
@@ -258,17 +306,16 @@ impl Clustering {
         Ok(())
     }
 
-    /// The trajectory of the weight with this fingerprint, if it was the last one.
-    pub(crate) fn known(&self, fingerprint: u128) -> Option<Arc<Trajectory>> {
+    /// The trajectory of the weight with this fingerprint by these settings, if it was the last one.
+    pub(crate) fn known(&self, fingerprint: u128, spec: &Spec) -> Option<Arc<Trajectory>> {
         let inner = self.lock();
         let reached = inner.state.as_ref()?;
-        (reached.state.fingerprint == fingerprint)
-            .then(|| reached.trajectory.clone())
-            .flatten()
+        let (trajectory, by) = reached.trajectory.as_ref()?;
+        (reached.state.fingerprint == fingerprint && by == spec).then(|| trajectory.clone())
     }
 
     /// What the next weight starts from.
-    pub(crate) fn settle(&self, fingerprint: u128, trajectory: Trajectory) -> Arc<Trajectory> {
+    pub(crate) fn settle(&self, fingerprint: u128, spec: &Spec, trajectory: Trajectory) -> Arc<Trajectory> {
         let (start, last) = (trajectory.start().clone(), trajectory.last().clone());
         let trajectory = Arc::new(trajectory);
         let state = ClusteringState {
@@ -278,7 +325,7 @@ impl Clustering {
         };
         self.lock().state = Some(Reached {
             state,
-            trajectory: Some(trajectory.clone()),
+            trajectory: Some((trajectory.clone(), *spec)),
         });
         trajectory
     }
@@ -423,6 +470,7 @@ pub(crate) fn has_collapsed(centroids: &Centroids, group: usize) -> bool {
 
 /// A weight that is ready to be clustered, by its numbers or by how often each occurs.
 pub(crate) trait Iterable {
+    fn spec(&self) -> &Spec;
     fn fingerprint(&self) -> u128;
     fn initial(&self) -> Result<Centroids, ClusterError>;
     fn iterate(&self, start: &Centroids) -> Result<Trajectory, ClusterError>;
@@ -434,6 +482,10 @@ pub(crate) trait Iterable {
 }
 
 impl Iterable for Prepared<'_> {
+    fn spec(&self) -> &Spec {
+        Prepared::spec(self)
+    }
+
     fn fingerprint(&self) -> u128 {
         Prepared::fingerprint(self)
     }
@@ -456,6 +508,10 @@ impl Iterable for Prepared<'_> {
 }
 
 impl Iterable for Counted {
+    fn spec(&self) -> &Spec {
+        Counted::spec(self)
+    }
+
     fn fingerprint(&self) -> u128 {
         Counted::fingerprint(self)
     }

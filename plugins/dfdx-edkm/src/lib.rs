@@ -11,7 +11,11 @@
 //!
 //! An op that fails gives the device's error, since dfdx's modules have room for no other (on the CPU it says `OutOfMemory`, and `forward` panics with it
 //! where `try_forward` returns it). The reason is in the tape: keep [`StoreTape::failure`] before the tape goes onto an input, and
-//! [`take`](Failure::take) it then; [`backward`] returns it. Without such a tape it goes to `tracing`.
+//! [`take`](Failure::take) it then, or run the forward pass and the making of its tape in [`with_reason`]; [`backward`] returns it. A reason that nobody takes goes to
+//! `tracing`, as without such a tape.
+//!
+//! What is packed in the end is each weight at its nearest centroid, and what training measures is softer: lower the temperature on the way ([`set_temperatures`]), so
+//! that both come to the same.
 //!
 //! Everything computes in f32 on dfdx's `Cpu`, or on its `Cuda` with the feature `cuda`. A device takes part by implementing [`EdkmDevice`]'s parts, one kernel trait an op.
 //!
@@ -35,6 +39,7 @@
 pub mod channel_scale;
 mod checkpoint;
 mod clustering;
+mod clusterings;
 mod composition;
 pub mod device;
 mod error;
@@ -49,7 +54,10 @@ mod tape;
 
 pub use channel_scale::ChannelScale;
 pub use checkpoint::{checkpoint, try_checkpoint, try_checkpoint_with, try_rematerialize};
-pub use clustering::{pack, palette_spec, Clustering, ClusteringState, LearnedPalette};
+pub use clustering::{pack, palette_spec, Clustering, ClusteringState, LearnedPalette, SavedClustering};
+pub use clusterings::{
+    clusterings_of, name_clusterings, reset_clusterings, restore_clusterings, set_temperatures, UnlikeClusterings,
+};
 pub use device::EdkmDevice;
 /// How a weight is clustered: the settings that [`nn::IntoClustered`] and [`Clustering`] take, and what it gives.
 pub use edkm_cluster::{
@@ -62,8 +70,7 @@ pub use error::{EdkmError, PalettizeError};
 pub use gradients::{gradients_of, take_gradient};
 pub use half_tensor::{HalfKernel, HalfTensor};
 pub use parameters::{
-    count_parameters, name_clusterings, visit_clustered, ClusteredMatrix, ParameterKind, ParameterVisitor, Parameters,
-    ParametersByPart,
+    count_parameters, visit_clustered, ClusteredMatrix, ParameterKind, ParameterVisitor, Parameters, ParametersByPart,
 };
 pub use save::{SaveAs, SaveForBackward};
 pub use tape::{backward, backward_by_parts, backward_each_part, with_reason, DeviceBudget, Failure, StoreTape};

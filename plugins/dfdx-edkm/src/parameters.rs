@@ -109,14 +109,6 @@ pub(crate) fn as_matrix_shape<S: Shape>(shape: &S) -> MatrixShape {
     MatrixShape { rows, cols }
 }
 
-/// Tells each clustering of a model the name of its weight, which its errors have from then on.
-pub fn name_clusterings<D: EdkmDevice>(model: &mut impl Parameters<D>) {
-    let Ok(()) = visit_clustered(model, |weight| {
-        weight.clustering.set_name(weight.name);
-        Ok::<(), std::convert::Infallible>(())
-    });
-}
-
 /// Calls `each` for the clustered weights of a model, in order.
 ///
 /// # Errors

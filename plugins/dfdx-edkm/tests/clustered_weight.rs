@@ -2,12 +2,16 @@
 
 use dfdx::prelude::*;
 use dfdx_edkm::ops::clustered_weight::clustered_weight;
-use dfdx_edkm::{backward, Bits, ChannelScale, Clustering, EdkmError, Grouping, Spec, StoreTape, VectorLen};
+use dfdx_edkm::{
+    backward, Bits, ChannelScale, Clustering, EdkmError, Grouping, PaletteDType, Spec, StoreTape, Temperature,
+    VectorLen,
+};
 use edkm_cluster::{MatrixShape, Prepared};
 use edkm_store::Store;
 use edkm_testkit::assert_bitwise_equal;
 
 type Weight<S> = Tensor<S, f32, Cpu>;
+type Matrix = Weight<(usize, usize)>;
 
 fn spec(bits: u8) -> Spec {
     Spec::new(Bits::new(bits).unwrap())
@@ -51,6 +55,41 @@ fn numbers_and_gradient_are_those_of_the_clustering() {
         let got = clustered(&weight, &upstream, &Clustering::new(spec));
         assert_bitwise_equal("W~", &got[0], &want[0]);
         assert_bitwise_equal("dL/dW", &got[1], &want[1]);
+    }
+}
+
+/// As of an evaluation between the update of a step and the temperature of the next one.
+#[test]
+fn a_look_at_another_temperature_leaves_what_is_trained_as_it_is() {
+    let dev = Cpu::default();
+    let weights: Vec<Matrix> = (0..4).map(|_| dev.sample_normal_like(&(8, 18))).collect();
+    let of_two = Spec {
+        vector: VectorLen::new(2).unwrap(),
+        ..spec(3)
+    };
+    for spec in [spec(3), of_two] {
+        let train = |look: &dyn Fn(&Clustering, &Matrix)| {
+            let clustering = Clustering::new(spec);
+            let mut steps = Vec::new();
+            for (step, weight) in weights.iter().enumerate() {
+                clustering.set_temperature(Temperature::Relative(0.2 / (1 + step) as f64));
+                steps.extend(clustered(weight, &[1.0; 144], &clustering));
+                if let Some(next) = weights.get(step + 1) {
+                    look(&clustering, next);
+                }
+            }
+            (steps, clustering.state().unwrap().start)
+        };
+        let undisturbed = train(&|_, _| ());
+        let evaluated = train(&|clustering, next| {
+            clustered_weight(next.clone(), clustering).unwrap();
+        });
+        let packed = train(&|clustering, next| {
+            let shape = MatrixShape::new(8, 18);
+            clustering.palettize(&next.as_vec(), shape, PaletteDType::F32).unwrap();
+        });
+        assert_eq!(evaluated, undisturbed);
+        assert_eq!(packed, undisturbed);
     }
 }
 
@@ -136,6 +175,36 @@ fn what_cannot_be_clustered_says_why() {
             reason.to_string().contains(part) && reason.to_string().contains("clustered_weight"),
             "{reason}"
         );
+    }
+}
+
+/// Weights of one value have a palette of one, through which the gradient passes unchanged; other palettes of the same matrix have their own.
+#[test]
+fn the_gradient_passes_through_a_collapsed_palette_alone() {
+    let dev = Cpu::default();
+    let shape = MatrixShape::new(6, 24);
+    let upstream: Vec<f32> = dev.sample_normal_like(&(144,)).as_vec();
+    let mut numbers: Vec<f32> = dev.sample_normal_like(&(144,)).as_vec();
+    let spec = Spec {
+        grouping: Grouping::PerChannels(2.try_into().unwrap()),
+        ..spec(2)
+    };
+    for collapsed in 0..3 {
+        let range = collapsed * 48..collapsed * 48 + 48;
+        let before = numbers[range.clone()].to_vec();
+        numbers[range.clone()].fill(0.5);
+        let prepared = Prepared::new(&numbers, shape, &spec).unwrap();
+        let trajectory = prepared.iterate(&prepared.initial().unwrap()).unwrap();
+        let mut want = upstream.clone();
+        trajectory.backward(&numbers, shape, &spec, &mut want).unwrap();
+        assert_ne!(want[range.clone()], upstream[range.clone()]);
+        want[range.clone()].copy_from_slice(&upstream[range.clone()]);
+
+        let weight: Weight<(usize, usize)> = dev.tensor_from_vec(numbers.clone(), (6, 24));
+        let [clustered, gradient] = clustered(&weight, &upstream, &Clustering::new(spec));
+        assert_bitwise_equal("W~", &clustered[range.clone()], &[0.5; 48]);
+        assert_bitwise_equal("dL/dW", &gradient, &want);
+        numbers[range].copy_from_slice(&before);
     }
 }
 

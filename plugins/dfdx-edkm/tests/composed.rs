@@ -10,8 +10,9 @@ use dfdx_edkm::nn::builders::{ClusteredEmbedding, ClusteredLinear, RmsNorm, Unbi
 use dfdx_edkm::nn::IntoClustered;
 use dfdx_edkm::optim::{AdamW, AdamWConfig};
 use dfdx_edkm::{
-    backward, count_parameters, visit_clustered, Bits, Clustering, MatrixShape, ParameterKind, ParameterVisitor,
-    Parameters, Spec, StoreTape, VectorLen,
+    backward, clusterings_of, count_parameters, gradients_of, reset_clusterings, restore_clusterings, set_temperatures,
+    visit_clustered, Bits, ChannelScale, Clustering, MatrixShape, ParameterKind, ParameterVisitor, Parameters, Spec,
+    StoreTape, Temperature, VectorLen,
 };
 use edkm_store::Store;
 
@@ -311,4 +312,67 @@ fn a_parameter_without_a_rate_is_frozen() {
     let mut gradients = gradients_of_all(&model);
     let error = adamw.step(&mut model, &mut gradients, 1e-2, 1.0).unwrap_err();
     assert!(error.to_string().contains("0.weigth"), "{error}");
+}
+
+#[test]
+fn pooled_and_normalised_models_are_walked_and_converted() {
+    let dev = Cpu::default();
+    type Head = (
+        AvgPoolGlobal,
+        Linear<3, 8>,
+        BatchNorm1D<8>,
+        Reshape<Rank2<5, 8>>,
+        UnbiasedLinear<8, 2>,
+    );
+    let model = dev.build_module::<Head, f32>();
+    let mut model = model.into_clustered(Spec::new(Bits::new(2).unwrap()));
+    let mut names = Names::default();
+    let Ok(()) = model.visit_parameters("", &mut names);
+    let names: Vec<&str> = names.0.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["1.weight", "1.bias", "2.scale", "2.bias", "4.weight"]);
+    let images: Tensor<Rank4<5, 3, 4, 4>, f32, _> = dev.sample_normal();
+    assert_eq!(model.forward(images).as_vec().len(), 10);
+}
+
+/// A step of training, so that centroids, temperatures and factors of rows are not those of a new model.
+#[test]
+fn a_model_goes_on_from_parameters_and_clusterings() {
+    type Net = (ClusteredLinear<8, 16>, Tanh, Residual<UnbiasedClusteredLinear<16, 16>>);
+    type Built = <Net as BuildOnDevice<Cpu, f32>>::Built;
+    let dev = Cpu::default();
+    let x: Tensor<Rank2<5, 8>, f32, _> = dev.sample_normal();
+    let step = |model: &mut Built, adamw: &mut AdamW<Cpu>, temperature| {
+        set_temperatures(model, Temperature::Relative(temperature));
+        let tape = StoreTape::new(Store::marshaling(), gradients_of(model));
+        let loss = model.forward(x.clone().put_tape(tape)).square().mean();
+        adamw.step(model, &mut backward(loss).unwrap(), 1e-2, 1.0).unwrap();
+    };
+    let mut model = dev.build_module::<Net, f32>();
+    model.0.clustering.set_channel_scale(ChannelScale::RootMeanSquare);
+    model.0.clustering.set_spec(Spec::new(Bits::new(2).unwrap()));
+    let mut adamw = AdamW::new(dev.clone(), AdamWConfig::default());
+    (1..6).for_each(|at| step(&mut model, &mut adamw, 0.1 / f64::from(at)));
+
+    let saved = serde_json::to_string(&clusterings_of(&mut model)).unwrap();
+    let mut other = dev.build_module::<Net, f32>();
+    other.0.weight = model.0.weight.clone();
+    other.0.bias = model.0.bias.clone();
+    other.2 .0.weight = model.2 .0.weight.clone();
+    let want = model.forward(x.clone()).as_vec();
+    assert_ne!(other.forward(x.clone()).as_vec(), want);
+    restore_clusterings(&mut other, serde_json::from_str(&saved).unwrap()).unwrap();
+    assert_eq!(other.forward(x.clone()).as_vec(), want);
+    let mut of_other = AdamW::from_state(dev.clone(), adamw.state().unwrap()).unwrap();
+    // not the same tensors any more
+    other.0.weight = dev.tensor(model.0.weight.as_vec());
+    other.0.bias = dev.tensor(model.0.bias.as_vec());
+    other.2 .0.weight = dev.tensor(model.2 .0.weight.as_vec());
+    step(&mut model, &mut adamw, 0.01);
+    step(&mut other, &mut of_other, 0.01);
+    assert_eq!(other.forward(x.clone()).as_vec(), model.forward(x.clone()).as_vec());
+
+    let error = restore_clusterings(&mut other.0, clusterings_of(&mut model)).unwrap_err();
+    assert!(error.to_string().contains("weight"), "{error}");
+    reset_clusterings(&mut model);
+    assert!(model.0.clustering.state().is_none() && model.2 .0.clustering.state().is_none());
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use dfdx::prelude::*;
 use dfdx_edkm::nn::builders::UnbiasedClusteredLinear;
 use dfdx_edkm::nn::{ClusteredLinear, UnbiasedClusteredLinear as BuiltLayer};
-use dfdx_edkm::{backward, try_checkpoint, Clustering, EdkmError, StoreTape};
+use dfdx_edkm::{backward, try_checkpoint, with_reason, Clustering, EdkmError, StoreTape};
 use edkm_store::{Backend, Held, Quote, Record, Report, SharedBytes, Store, StoreError, Ticket};
 
 /// Takes a number of records and refuses the next.
@@ -49,7 +49,7 @@ fn a_failed_save_ends_the_forward_pass_with_its_reason() {
     });
     let tape = StoreTape::shared(full.clone(), Gradients::leaky());
     let failure = tape.failure();
-    assert!(model.try_forward(x.put_tape(tape)).is_err());
+    assert!(model.try_forward(x.clone().put_tape(tape)).is_err());
     let reason = failure.take().expect("the reason");
     assert!(
         matches!(reason, EdkmError::Store(_)) && reason.to_string().contains("linear.x"),
@@ -60,6 +60,12 @@ fn a_failed_save_ends_the_forward_pass_with_its_reason() {
         0,
         "the tape that was dropped has freed what it held"
     );
+    // of a tape that is made within
+    let (failed, reason) = with_reason(|| {
+        let tape = StoreTape::shared(full.clone(), Gradients::leaky());
+        model.try_forward(x.clone().put_tape(tape)).is_err()
+    });
+    assert!(failed && matches!(reason, Some(EdkmError::Store(_))), "{reason:?}");
 }
 
 type Layer = BuiltLayer<Const<8>, Const<8>, f32, Cpu>;

@@ -55,10 +55,15 @@ impl Layer for OwnBase {
     }
 
     fn report(&self, report: &mut Report) {
-        let of_backend = self.backend.report();
-        (report.held_bytes, report.peak_bytes) = (of_backend.held_bytes, of_backend.peak_bytes);
+        let (of_backend, here) = (self.backend.report(), self.meter.report());
+        // a backend that counts no peak holds what it was given at least, unless that is on a disk
+        let peak = match of_backend.disk_peak_bytes {
+            0 => of_backend.peak_bytes.max(here.peak_bytes),
+            _ => of_backend.peak_bytes,
+        };
+        (report.held_bytes, report.peak_bytes) = (of_backend.held_bytes, peak);
         (report.disk_bytes, report.disk_peak_bytes) = (of_backend.disk_bytes, of_backend.disk_peak_bytes);
-        report.layers.push(self.meter.report());
+        report.layers.push(here);
     }
 }
 

@@ -1,6 +1,6 @@
 //! Turning existing layers, and models that dfdx composes of them, into clustered ones.
 
-use dfdx::nn::modules::{Embedding, LayerNorm1D, Linear, UnbiasedLinear};
+use dfdx::nn::modules::{BatchNorm1D, Embedding, LayerNorm1D, Linear, UnbiasedLinear};
 use dfdx::prelude::*;
 
 use super::{ClusteredEmbedding, ClusteredLinear, RmsNorm, UnbiasedClusteredLinear};
@@ -139,6 +139,7 @@ for_layers_without_parameters!(stays);
 
 stays!(
     [const M: usize, E: Dtype, D: Storage<E>] LayerNorm1D<M, E, D>,
+    [const C: usize, E: Dtype, D: Storage<E>] BatchNorm1D<C, E, D>,
     [I: Dim, O: Dim, E: Dtype, D: Storage<E>] ClusteredLinear<I, O, E, D>,
     [I: Dim, O: Dim, E: Dtype, D: Storage<E>] UnbiasedClusteredLinear<I, O, E, D>,
     [V: Dim, M: Dim, E: Dtype, D: Storage<E>] ClusteredEmbedding<V, M, E, D>,

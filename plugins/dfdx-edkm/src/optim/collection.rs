@@ -9,7 +9,7 @@ use dfdx::optim::{Optimizer, OptimizerUpdateError};
 use dfdx::prelude::*;
 use edkm_kernels::adamw::Hyper;
 
-use super::adamw::gradient_of;
+use super::adamw::{clip_factor, gradient_of, sum_of_squares};
 use super::{AdamW, AdamWConfig, StepError};
 use crate::tape::listener;
 use crate::{EdkmDevice, EdkmError, ParameterKind};
@@ -18,8 +18,7 @@ use crate::{EdkmDevice, EdkmError, ParameterKind};
 ///
 /// A gradient that is not there counts as 0 (dfdx's own optimizers return `UnusedParams`; dfdx does not tell others which are there).
 ///
-/// There is no clipping (`clip_norm` is ignored) and no look for gradients that are not finite, and every parameter decays alike, since a `TensorCollection` does not say what is a
-/// matrix of a layer and what a bias. [`AdamW::step`] does all three, for models with [`Parameters`](crate::Parameters).
+/// As in [`AdamW::step`], gradients are clipped together, one that is not finite is an error, and vectors (biases, scales of normalisations) do not decay.
 #[derive(Debug, Clone)]
 pub struct AdamWOptimizer<D: EdkmDevice> {
     /// Moments and settings; save and restore it by [`AdamW::state`].
@@ -40,8 +39,8 @@ impl<D: EdkmDevice> AdamWOptimizer<D> {
     /// Updates `module`. The gradients are copied once: dfdx lends them for reading only by a clone.
     ///
     /// # Errors
-    /// A number that cannot be used, a factor of a learning rate for no parameter: nothing is changed then. Moments of another length than their parameter, the
-    /// device's errors.
+    /// A gradient that is not finite, a number that cannot be used, a factor of a learning rate for no parameter: nothing is changed then. Moments of another length
+    /// than their parameter, the device's errors.
     pub fn try_update<M: TensorCollection<f32, D>>(
         &mut self,
         module: &mut M,
@@ -56,11 +55,23 @@ impl<D: EdkmDevice> AdamWOptimizer<D> {
                 return Err(StepError::NoParameter { name: name.clone() });
             }
         }
+        let mut norm = Norm {
+            adamw: &self.adamw,
+            gradients: gradients.clone(),
+            sum_of_squares: 0.0,
+        };
+        visit(module, &mut norm)?;
+        let Norm {
+            gradients,
+            sum_of_squares,
+            ..
+        } = norm;
+        let clip = clip_factor(sum_of_squares.sqrt(), self.adamw.config().clip_norm);
         self.adamw.advance();
-        let hyper = self.adamw.hyper(self.learning_rate, 1.0);
+        let hyper = self.adamw.hyper(self.learning_rate, clip);
         let mut update = Update {
             adamw: &mut self.adamw,
-            gradients: gradients.clone(),
+            gradients,
             hyper,
         };
         visit(module, &mut update)
@@ -111,6 +122,32 @@ impl<D: EdkmDevice> TensorVisitor<f32, D> for Paths {
     }
 }
 
+/// The norm of all gradients.
+struct Norm<'a, D: EdkmDevice> {
+    adamw: &'a AdamW<D>,
+    gradients: Gradients<f32, D>,
+    sum_of_squares: f64,
+}
+
+impl<D: EdkmDevice> TensorVisitor<f32, D> for Norm<'_, D> {
+    type Viewer = (ViewTensorMut, ViewTensorName);
+    type Err = StepError;
+    type E2 = f32;
+    type D2 = D;
+
+    fn visit<S: Shape>(
+        &mut self,
+        options: TensorOptions<S, f32, D>,
+        (parameter, path): (&mut Tensor<S, f32, D>, String),
+    ) -> Result<Option<Tensor<S, f32, D>>, StepError> {
+        if options.do_gradient_update && !self.adamw.is_frozen(&path) {
+            let gradient = gradient_of(&mut self.gradients, &path, parameter)?;
+            self.sum_of_squares += sum_of_squares(self.adamw.device(), &path, gradient)?;
+        }
+        Ok(None)
+    }
+}
+
 struct Update<'a, D: EdkmDevice> {
     adamw: &'a mut AdamW<D>,
     gradients: Gradients<f32, D>,
@@ -130,8 +167,10 @@ impl<D: EdkmDevice> TensorVisitor<f32, D> for Update<'_, D> {
     ) -> Result<Option<Tensor<S, f32, D>>, StepError> {
         if options.do_gradient_update && !self.adamw.is_frozen(&path) {
             let gradient = gradient_of(&mut self.gradients, &path, parameter)?;
-            // whatever it is, it decays
-            let kind = ParameterKind::Linear { clustering: None };
+            let kind = match S::NUM_DIMS {
+                0 | 1 => ParameterKind::Vector,
+                _ => ParameterKind::Linear { clustering: None },
+            };
             self.adamw
                 .update_of_kind(&path, kind, parameter, gradient, self.hyper)?;
         }

@@ -1,7 +1,7 @@
 //! [`Parameters`] of models that are composed as dfdx composes them: tuples, its wrappers and its own layers. A parameter has the name that it has in dfdx's
 //! safetensors files.
 
-use dfdx::nn::modules::{Embedding, LayerNorm1D, Linear, UnbiasedLinear};
+use dfdx::nn::modules::{BatchNorm1D, Embedding, LayerNorm1D, Linear, UnbiasedLinear};
 use dfdx::prelude::*;
 
 use super::{ParameterKind, ParameterVisitor, Parameters};
@@ -101,6 +101,14 @@ impl<D: EdkmDevice, const M: usize> Parameters<D> for LayerNorm1D<M, f32, D> {
     fn visit_parameters<V: ParameterVisitor<D>>(&mut self, prefix: &str, visitor: &mut V) -> Result<(), V::Error> {
         visitor.visit(&format!("{prefix}gamma"), ParameterKind::Vector, &mut self.gamma)?;
         visitor.visit(&format!("{prefix}beta"), ParameterKind::Vector, &mut self.beta)
+    }
+}
+
+/// Its running statistics are no parameters.
+impl<D: EdkmDevice, const C: usize> Parameters<D> for BatchNorm1D<C, f32, D> {
+    fn visit_parameters<V: ParameterVisitor<D>>(&mut self, prefix: &str, visitor: &mut V) -> Result<(), V::Error> {
+        visitor.visit(&format!("{prefix}scale"), ParameterKind::Vector, &mut self.scale)?;
+        visitor.visit(&format!("{prefix}bias"), ParameterKind::Vector, &mut self.bias)
     }
 }
 

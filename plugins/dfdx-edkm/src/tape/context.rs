@@ -37,8 +37,8 @@ impl Drop for Listening {
     }
 }
 
-/// Runs `work`, in which ops have no tape of this crate (a forward pass without a tape, or on dfdx's), and gives the reason of one that failed in it with what
-/// `work` gives: the device's error says only that there was one. Those on a [`StoreTape`](crate::StoreTape) are told by its [`Failure`].
+/// Runs `work` and gives the reason of an op that failed in it with what `work` gives: the device's error says only that there was one. Those on a
+/// [`StoreTape`](crate::StoreTape) that was made before are told by its [`Failure`].
 pub fn with_reason<R>(work: impl FnOnce() -> R) -> (R, Option<EdkmError>) {
     let failure = Failure::default();
     let listening = Listening(LISTENER.replace(Some(failure.clone())));

@@ -81,6 +81,8 @@ impl<E: 'static, D: Storage<E>> StoreTape<E, D> {
     pub fn shared(store: Arc<dyn Backend>, gradients: Gradients<E, D>) -> Self {
         let context = Context {
             store: Some(store),
+            // one that is made within `with_reason` tells it
+            failure: listener().unwrap_or_default(),
             ..Context::default()
         };
         Self {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use edkm_cluster::{ClusterError, KeepZero, MatrixShape, Spec, Trajectory};
 
-use crate::channel_scale::{add_through_scales, divide_rows, multiply_rows, row_products};
+use crate::channel_scale::{add_through_scales, divide_rows, divide_rows_into, multiply_rows, row_products};
 use crate::clustering::has_collapsed;
 use crate::ops::scratch::with_scratch;
 
@@ -117,8 +117,7 @@ impl ClusteredUse {
 /// Runs `f` on the weight with its rows divided, in a buffer of the weight's size.
 fn with_scaled<R>(weight: &[f32], scales: &[f32], f: impl FnOnce(&[f32]) -> R) -> R {
     with_scratch(weight.len(), |scaled| {
-        scaled.copy_from_slice(weight);
-        divide_rows(scaled, scales);
+        divide_rows_into(weight, scales, scaled);
         f(scaled)
     })
 }

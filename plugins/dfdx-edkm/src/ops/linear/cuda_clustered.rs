@@ -124,7 +124,7 @@ fn cluster_there(
     let Some(ways) = ways else {
         return Ok(None);
     };
-    if let Some(known) = clustering.known(fingerprint) {
+    if let Some(known) = clustering.known(fingerprint, spec) {
         // found by the host, whose sums are of another order, it gives other bits than what was kept of the device's way
         let kept = kept.filter(|_| known.ways().is_some_and(|known| is_the_way(&known, &ways)));
         return Ok(Some((known, kept)));
@@ -134,7 +134,7 @@ fn cluster_there(
         false => &state.last,
     };
     let trajectory = Trajectory::from_ways(shape, spec, start, ways).map_err(refused)?;
-    Ok(Some((clustering.settle(fingerprint, trajectory), kept)))
+    Ok(Some((clustering.settle(fingerprint, spec, trajectory), kept)))
 }
 
 /// Whether the centroids went the same way to the last bit.
