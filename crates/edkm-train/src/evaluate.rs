@@ -90,6 +90,7 @@ pub fn packed_perplexity(
     mut progress: impl FnMut(usize),
 ) -> Result<Perplexity, TrainError> {
     let windows = (TOKENS_TOGETHER / sequence.max(1)).max(1);
+    let mut scorer = model.scorer()?;
     let (mut total, mut counted) = (0.0, 0.0);
     for batch in evaluation_batches(stream, sequence, windows)? {
         let stretches = with_what_follows(&batch);
@@ -100,7 +101,7 @@ pub fn packed_perplexity(
                 tokens: &tokens[1..],
             })
             .collect();
-        let log_likelihoods = model.continuation_log_likelihoods(&asked)?;
+        let log_likelihoods = scorer.log_likelihoods(&asked)?;
         for (log_likelihoods, (_, weights)) in log_likelihoods.iter().zip(&stretches) {
             for (log_likelihood, &weight) in log_likelihoods.iter().zip(*weights) {
                 total -= f64::from(*log_likelihood) * f64::from(weight);

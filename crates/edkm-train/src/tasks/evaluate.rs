@@ -33,6 +33,7 @@ pub fn evaluate(
     mut progress: impl FnMut(usize),
 ) -> Result<Vec<Answered>, TrainError> {
     tokenizer.check_vocabulary(model.config().vocab_size)?;
+    let mut scorer = model.scorer()?;
     let mut answered = Vec::with_capacity(set.questions().len());
     for questions in set.questions().chunks(TOGETHER) {
         let encoded: Vec<Vec<Encoded>> = questions
@@ -43,7 +44,7 @@ pub fn evaluate(
             })
             .collect::<Result<_, TrainError>>()?;
         let asked: Vec<_> = encoded.iter().flatten().map(Encoded::continuation).collect();
-        let mut scored = model.continuation_log_likelihoods(&asked)?.into_iter();
+        let mut scored = scorer.log_likelihoods(&asked)?.into_iter();
         answered.extend(encoded.iter().map(|choices| {
             Answered {
                 shortened: choices.iter().any(|choice| choice.shortened),

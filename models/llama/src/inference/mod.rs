@@ -3,7 +3,7 @@
 //! - [`InferenceModel`]: the weights, used as they lie in the file. Palettized matrices are never unpacked in memory.
 //! - [`Session`]: a conversation with a cache of keys and values; the prompt runs as a batch, each further token alone.
 //! - [`generate`]: tokens from a prompt, handed over as they come, with a [`Sampler`].
-//! - [`InferenceModel::log_likelihoods`]: what evaluation is made of.
+//! - [`InferenceModel::log_likelihoods`] and [`Scorer`]: what evaluation is made of.
 //!
 //! No automatic differentiation is involved, and nothing is kept for a backward pass. Work runs in the current rayon pool;
 //! results do not depend on its size. With the feature `cuda`, `InferenceModel::on_gpu` puts a model on a GPU: all of this then runs there.
@@ -50,7 +50,7 @@ pub use dense::DenseMatrix;
 pub use generate::{generate, GenerateOptions, Generation, StopReason};
 #[cfg(feature = "cuda")]
 pub use gpu::Precision;
-pub use likelihood::Continuation;
+pub use likelihood::{Continuation, Scorer};
 pub use matrix::Matrix;
 pub use model::{InferenceModel, WeightBytes};
 pub use problem::InferenceProblem;

@@ -37,13 +37,19 @@ impl Session {
                 limit,
             }));
         }
+        Self::with_positions(model, context, cache_type)
+    }
+
+    /// [`new`](Self::new) with room for more than the model's context, for spans that see the same tokens, see [`read_spans`](Self::read_spans).
+    pub(super) fn with_positions(
+        model: &InferenceModel,
+        capacity: usize,
+        cache_type: CacheType,
+    ) -> Result<Self, LlamaError> {
         Ok(Self {
             model: model.clone(),
-            executor: model.executor(Room::Session {
-                capacity: context,
-                cache_type,
-            })?,
-            capacity: context,
+            executor: model.executor(Room::Session { capacity, cache_type })?,
+            capacity,
             tokens: Vec::new(),
             logits: vec![0.0; model.config().vocab_size],
             next_logits: vec![0.0; model.config().vocab_size],
@@ -103,6 +109,14 @@ impl Session {
         Ok(())
     }
 
+    /// Runs tokens of several spans, within the room that there is. The first span follows what was read before, and is kept; the others are not,
+    /// but their hidden states are there until the next pass.
+    pub(super) fn read_spans(&mut self, tokens: &[u32], spans: &[Span]) -> Result<(), LlamaError> {
+        self.executor.forward(tokens, spans)?;
+        self.tokens.extend_from_slice(&tokens[spans[0].tokens.clone()]);
+        Ok(())
+    }
+
     /// What runs the model, with the hidden states of the last batch.
     pub(super) fn executor(&mut self) -> &mut dyn Executor {
         &mut *self.executor
@@ -133,9 +147,7 @@ impl Session {
             seen: 0..held,
             own: held,
         };
-        self.executor.forward(tokens, &[span])?;
-        self.tokens.extend_from_slice(tokens);
-        Ok(())
+        self.read_spans(tokens, &[span])
     }
 
     /// Forgets all tokens behind the first `len`. The logits stay those of the token that was read last.

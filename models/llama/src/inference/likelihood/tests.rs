@@ -1,6 +1,6 @@
 use super::*;
 use crate::config::LlamaConfig;
-use crate::inference::testing::{config, dense_model, full_logits, packed_model, tokens, Form};
+use crate::inference::testing::{assert_close, config, dense_model, full_logits, packed_model, tokens, Form};
 
 /// By the definition, from the logits of one pass in f64.
 fn reference(model: &InferenceModel, context: &[u32], tokens: &[u32]) -> Vec<f64> {
@@ -98,6 +98,99 @@ fn contexts_longer_than_a_batch_are_shared_too() {
             (make(6, 2), make(7, 4)),
         ],
     );
+}
+
+/// Contexts that begin alike, in calls of a few, against each by itself: no other is there to have anything in common with.
+#[track_caller]
+fn check_shared(model: &InferenceModel, asked: &[(Vec<u32>, Vec<u32>)], tolerance: f32) {
+    let asked: Vec<Continuation<'_>> = asked
+        .iter()
+        .map(|(context, tokens)| Continuation { context, tokens })
+        .collect();
+    let groups: Vec<_> = asked.chunk_by(|a, b| a.context == b.context).collect();
+    let alone = groups
+        .iter()
+        .flat_map(|group| model.continuation_log_likelihoods(group).unwrap());
+    let want: Vec<Vec<f32>> = alone.collect();
+    for at_once in [1, 3, groups.len()] {
+        let mut scorer = model.scorer().unwrap();
+        let calls = groups.chunks(at_once);
+        let got = calls.flat_map(|groups| scorer.log_likelihoods(&groups.concat()).unwrap());
+        let got: Vec<Vec<f32>> = got.collect();
+        assert_eq!(got.len(), want.len());
+        for (got, want) in got.iter().zip(&want) {
+            assert_close(got, want, tolerance);
+        }
+    }
+}
+
+#[test]
+fn contexts_that_begin_alike_give_what_each_gives_alone() {
+    let config = long();
+    let make = |seed, len| tokens(seed, len, &config);
+    let (examples, others) = (make(1, 300), make(2, 700));
+    let context = |of: &[u32], len, seed, rest| [&of[..len], &make(seed, rest)].concat();
+    // One answer; several of many and of one token; none; more than run together.
+    let mut asked = vec![(context(&examples, 300, 3, 20), make(4, 5))];
+    asked.extend([7, 1, 0, 30].map(|len| (context(&examples, 300, 5, 31), make(len as u64, len))));
+    asked.extend((0..12).map(|i| (context(&examples, 300, 6, 1), make(i, 40))));
+    // Others in front, which have less in common; all of a context, and one that is longer than what follows.
+    asked.extend([250, 310, 300, 200].map(|len| (context(&examples, len.min(300), len as u64, 40), make(7, 9))));
+    asked.extend([1, 2].map(|len| (examples.clone(), make(8, len))));
+    asked.extend([280, 150, 60, 10].map(|len| (examples[..len].to_vec(), make(9, 3))));
+    asked.push((make(10, 30), make(11, 30)));
+    // Longer than a batch, and a continuation that is.
+    asked.extend([4, 5].map(|len| (context(&others, 600, 12, 3), make(len as u64, len))));
+    asked.push((context(&others, 690, 13, 100), make(14, 2)));
+    asked.push((context(&others, 690, 15, 2), make(16, 500)));
+    asked.push((examples.clone(), make(17, 4)));
+    asked.extend([6, 700].map(|len| (others[..400].to_vec(), make(18, len))));
+    // Dense products round in another way for another number of rows.
+    check_shared(&dense_model(&config), &asked, 5e-5);
+    // Packed ones, and attention, do not.
+    check_shared(&packed_model(&config, 3, None, Form::Packed), &asked, 0.0);
+}
+
+#[test]
+fn contexts_as_long_as_the_model_allows_are_shared_too() {
+    let config = config();
+    let text = tokens(1, 200, &config);
+    // Cut from the left, as of questions that are too long; then several answers, which have blocks of their own behind the context.
+    let mut asked: Vec<_> = (0..4)
+        .map(|i| (text[i..i + 90].to_vec(), tokens(2, 7, &config)))
+        .collect();
+    for last in 0..3 {
+        let context = [&text[..89], &[last]].concat();
+        asked.extend((2..7).map(|seed| (context.clone(), tokens(seed, 7, &config))));
+    }
+    check_shared(&dense_model(&config), &asked, 5e-5);
+    check_shared(&packed_model(&config, 3, None, Form::Packed), &asked, 0.0);
+}
+
+#[test]
+fn a_scorer_keeps_the_context_that_it_has_read_last() {
+    let config = long();
+    let model = dense_model(&config);
+    let make = |seed, len| tokens(seed, len, &config);
+    let (examples, other) = (make(1, 100), make(2, 100));
+    let questions = [3, 4, 5].map(|seed| [&examples[..], &make(seed, 20)].concat());
+    let mut scorer = model.scorer().unwrap();
+    let read = |scorer: &Scorer| scorer.session.as_ref().map_or(0, |session| session.tokens().len());
+    let answer = make(6, 3);
+    let ask = |context| Continuation {
+        context,
+        tokens: &answer,
+    };
+    // Alone, or with little in common, they run in a batch.
+    scorer.log_likelihoods(&[ask(&questions[0])]).unwrap();
+    scorer.log_likelihoods(&[ask(&examples[..40]), ask(&other)]).unwrap();
+    assert_eq!(read(&scorer), 0);
+    scorer
+        .log_likelihoods(&[ask(&questions[0]), ask(&questions[1]), ask(&other)])
+        .unwrap();
+    assert_eq!(scorer.session.as_ref().unwrap().tokens()[..120], questions[1]);
+    scorer.log_likelihoods(&[ask(&questions[2])]).unwrap();
+    assert_eq!(scorer.session.as_ref().unwrap().tokens()[..120], questions[2]);
 }
 
 #[test]
