@@ -37,15 +37,21 @@ impl Table {
     /// theta^(-2i/D), or as a scaling of the context length has changed them.
     #[must_use]
     pub fn new(inverse_frequencies: &[f64], positions: usize) -> Table {
-        let angles = (0..positions).flat_map(|p| inverse_frequencies.iter().map(move |f| p as f64 * f));
-        let (sines, cosines) = angles
-            .map(f64::sin_cos)
-            .map(|(sin, cos)| (sin as f32, cos as f32))
-            .unzip();
+        let half = inverse_frequencies.len();
+        let (mut cosines, mut sines) = (vec![0.0; positions * half], vec![0.0; positions * half]);
+        let rows = rows_in_piece(half);
+        let size = rows * half;
+        parallel::for_each_piece2((&mut cosines, &mut sines), (size, size), |piece, cosines, sines| {
+            let angles = (piece * rows..).flat_map(|p| inverse_frequencies.iter().map(move |f| p as f64 * f));
+            for ((cosine, sine), angle) in cosines.iter_mut().zip(sines).zip(angles) {
+                let (sin, cos) = angle.sin_cos();
+                (*cosine, *sine) = (cos as f32, sin as f32);
+            }
+        });
         Table {
             cosines,
             sines,
-            half: inverse_frequencies.len(),
+            half,
             positions,
         }
     }
@@ -174,6 +180,20 @@ mod tests {
             );
             apply(&table, &mut got, heads, seq_len, offset, Direction::Backward);
             assert_close("there and back", &got, &wide(&x), 4e-7);
+        }
+    }
+
+    /// Several pieces of positions, and one; no frequency.
+    #[test]
+    fn a_table_holds_the_angles_of_its_positions() {
+        for (head_dim, positions) in [(8, 20_000), (128, 700), (2, 1), (0, 5)] {
+            let frequencies = frequencies(head_dim);
+            let table = Table::new(&frequencies, positions);
+            let angles = (0..positions).flat_map(|p| frequencies.iter().map(move |f| p as f64 * f));
+            let want: Vec<[f32; 2]> = angles.map(|angle| [angle.cos() as f32, angle.sin() as f32]).collect();
+            let got = table.cosines().iter().zip(table.sines()).map(|(&cos, &sin)| [cos, sin]);
+            assert!(got.eq(want), "{positions} positions of {head_dim}");
+            assert_eq!((table.head_dim(), table.positions()), (head_dim, positions));
         }
     }
 
