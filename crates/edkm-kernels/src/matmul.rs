@@ -41,7 +41,7 @@ pub fn nt(m: usize, n: usize, k: usize, a: &[f32], b: &[f32], c: &mut [f32], acc
     if m == 1 && k > 0 {
         row_times_transposed(k, a, b, c, accumulate);
     } else if k >= LONG_ROW {
-        by_transposed_tiles(m, n, k, a, b, c, accumulate);
+        by_transposed_tiles(m, n, k, a, &Rows { b, k }, c, accumulate);
     } else {
         let a = Strided {
             slice: a,
@@ -55,6 +55,32 @@ pub fn nt(m: usize, n: usize, k: usize, a: &[f32], b: &[f32], c: &mut [f32], acc
         };
         product(m, n, k, a, b, c, accumulate);
     }
+}
+
+/// c = a bᵀ for a `b` of another type: `widen` writes the numbers of some of its rows, in some of its columns, `[rows, columns]`.
+/// `a [m, k]`, `b [n, k]`, `c [m, n]`. A part of `b` is asked for once for each 512 rows of `a`, by the thread that multiplies it.
+///
+/// `widen` must not call into the thread pool.
+///
+/// Memory: 1 MiB for each thread.
+///
+/// # Panics
+///
+/// If a slice's length does not match its axes.
+pub fn nt_widened(
+    m: usize,
+    n: usize,
+    k: usize,
+    a: &[f32],
+    widen: impl Fn(Range<usize>, Range<usize>, &mut [f32]) + Sync,
+    c: &mut [f32],
+) {
+    check::len("a [m, k]", a, m.saturating_mul(k));
+    check::len("c [m, n]", c, m.saturating_mul(n));
+    if k == 0 {
+        return c.fill(0.0);
+    }
+    by_transposed_tiles(m, n, k, a, &Widened(widen), c, Accumulate::Overwrite);
 }
 
 /// c = a b: `dx = dy W`, the gradient of a linear layer's input. `a [m, k]`, `b [k, n]`, `c [m, n]`.
@@ -181,8 +207,58 @@ const TILE_ROWS: usize = 512;
 const TILE_COLUMNS: usize = 128;
 const TILE_DEPTH: usize = 1024;
 
+/// The right side of a product by transposed tiles: b.
+trait Right: Sync {
+    /// Whether [`transpose`](Self::transpose) needs room for the tile besides.
+    const SPARE: bool;
+
+    /// Writes some columns of some rows to `to`, transposed: `[columns, rows]`.
+    fn transpose(&self, rows: Range<usize>, columns: Range<usize>, spare: &mut [f32], to: &mut [f32]);
+}
+
+/// Plain rows of `k` numbers.
+struct Rows<'a> {
+    b: &'a [f32],
+    k: usize,
+}
+
+impl Right for Rows<'_> {
+    const SPARE: bool = false;
+
+    fn transpose(&self, rows: Range<usize>, columns: Range<usize>, _: &mut [f32], to: &mut [f32]) {
+        Transposed {
+            from: &self.b[rows.start * self.k + columns.start..],
+            stride: self.k,
+            width: rows.len(),
+            depth: columns.len(),
+        }
+        .write(to, rows.len());
+    }
+}
+
+/// Rows that a function writes, see [`nt_widened`].
+struct Widened<F>(F);
+
+impl<F: Fn(Range<usize>, Range<usize>, &mut [f32]) + Sync> Right for Widened<F> {
+    const SPARE: bool = true;
+
+    fn transpose(&self, rows: Range<usize>, columns: Range<usize>, spare: &mut [f32], to: &mut [f32]) {
+        let (width, depth) = (rows.len(), columns.len());
+        let from = &mut spare[..width * depth];
+        self.0(rows, columns, from);
+        let from = &*from;
+        Transposed {
+            from,
+            stride: depth,
+            width,
+            depth,
+        }
+        .write(to, width);
+    }
+}
+
 /// c = a bᵀ by tiles of c, for each of which the rows of b are transposed, a tile at a time.
-fn by_transposed_tiles(m: usize, n: usize, k: usize, a: &[f32], b: &[f32], c: &mut [f32], accumulate: Accumulate) {
+fn by_transposed_tiles(m: usize, n: usize, k: usize, a: &[f32], b: &impl Right, c: &mut [f32], accumulate: Accumulate) {
     let c = DisjointRows::new(c);
     // Tiles with the same rows of b follow each other, while these are in the third-level cache.
     let (down, across) = (m.div_ceil(TILE_ROWS), n.div_ceil(TILE_COLUMNS));
@@ -197,11 +273,11 @@ fn by_transposed_tiles(m: usize, n: usize, k: usize, a: &[f32], b: &[f32], c: &m
 /// # Safety
 ///
 /// Nobody else may use the numbers of c in `rows` and `columns` meanwhile.
-unsafe fn transposed_tile(
+unsafe fn transposed_tile<R: Right>(
     n: usize,
     k: usize,
     a: &[f32],
-    b: &[f32],
+    b: &R,
     c: &DisjointRows<'_>,
     rows: Range<usize>,
     columns: Range<usize>,
@@ -210,16 +286,11 @@ unsafe fn transposed_tile(
     let width = columns.len();
     // SAFETY: the rows of the tile, of which the caller has exclusive use.
     let c = unsafe { c.strided(rows.start * n + columns.start, rows.len(), width, n) };
-    scratch::with([TILE_DEPTH.min(k) * width], |[buffer]| {
+    let size = TILE_DEPTH.min(k) * width;
+    scratch::with([size, if R::SPARE { size } else { 0 }], |[buffer, spare]| {
         for p in (0..k).step_by(TILE_DEPTH) {
             let depth = TILE_DEPTH.min(k - p);
-            Transposed {
-                from: &b[columns.start * k + p..],
-                stride: k,
-                width,
-                depth,
-            }
-            .write(buffer, width);
+            b.transpose(columns.clone(), p..p + depth, spare, buffer);
             let a = Strided {
                 slice: &a[rows.start * k + p..],
                 between_rows: k,

@@ -12,10 +12,27 @@ struct Case {
 }
 
 // Arguments of the index functions: (row, column, rows, columns) of the matrix that takes part in the product.
-const CASES: [Case; 3] = [
+const CASES: [Case; 4] = [
     Case {
         name: "nt",
         kernel: nt,
+        left: |i, p, _, k| i * k + p,
+        right: |p, j, k, _| j * k + p,
+    },
+    Case {
+        name: "nt widened",
+        kernel: |m, n, k, a, b, c, accumulate| {
+            let before = c.to_vec();
+            let widen = |rows: Range<usize>, columns: Range<usize>, out: &mut [f32]| {
+                for (row, out) in rows.zip(out.chunks_exact_mut(columns.len())) {
+                    out.copy_from_slice(&b[row * k..][columns.clone()]);
+                }
+            };
+            nt_widened(m, n, k, a, widen, c);
+            if accumulate == Accumulate::Add {
+                c.iter_mut().zip(before).for_each(|(c, before)| *c += before);
+            }
+        },
         left: |i, p, _, k| i * k + p,
         right: |p, j, k, _| j * k + p,
     },
@@ -88,6 +105,9 @@ fn nothing_to_sum_gives_zero() {
     nt(2, 3, 0, &[], &[], &mut c, Accumulate::Overwrite);
     assert_eq!(c, [0.0; 6]);
     nt(0, 3, 4, &[], &[0.0; 12], &mut [], Accumulate::Overwrite);
+    c.fill(f32::NAN);
+    nt_widened(2, 3, 0, &[], |_, _, _| (), &mut c);
+    assert_eq!(c, [0.0; 6]);
 }
 
 #[test]

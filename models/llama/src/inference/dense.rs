@@ -3,7 +3,7 @@
 //! Half-precision weights stay as they are and are widened to f32 tile by tile, in a cache, when they are multiplied: the
 //! memory that a product reads is that of the file, and none is held beside it.
 
-use std::{cell::Cell, sync::Arc};
+use std::{cell::Cell, ops::Range, sync::Arc};
 
 use edkm_kernels::{
     lanes::dispatch,
@@ -17,14 +17,11 @@ use crate::checkpoint::{FloatDtype, SharedBytes};
 /// Numbers widened at once for one input: 64 KiB of f32, which the second-level cache holds beside the input.
 const VECTOR_TILE: usize = 1 << 14;
 
-/// Numbers widened at once for many inputs: 4 MiB. Each tile packs the inputs again, so it must not be small.
-const MATRIX_TILE: usize = 1 << 20;
-
 /// A matrix `[rows, cols]` of f32, f16 or bf16.
 ///
 /// Memory: that of its numbers if they are owned; nothing if they lie in a mapped file, whose pages the operating
-/// system brings in and drops. While a product of half-precision weights runs: 64 KiB for each thread, or 4 MiB and
-/// `m x 2^20 / cols x 4` bytes for `m` inputs.
+/// system brings in and drops. While a product of half-precision weights runs: 64 KiB for each thread, or 1 MiB
+/// for more than one input.
 #[derive(Clone, Debug)]
 pub struct DenseMatrix {
     rows: usize,
@@ -235,23 +232,14 @@ fn matvec<H: Half>(w: &[H], cols: usize, x: &[f32], y: &mut [f32]) {
     }
 }
 
-/// `y = x W^T`: one tile after the other is widened and multiplied by all threads.
+/// `y = x W^T`: a tile is widened and multiplied by one thread.
 fn matmul<H: Half>(w: &[H], cols: usize, x: &[f32], m: usize, y: &mut [f32]) {
-    let rows = y.len() / m;
-    let most = (MATRIX_TILE / cols).clamp(16, rows.max(16));
-    let mut tile = vec![0.0; most.min(rows) * cols];
-    let mut product = vec![0.0; most.min(rows) * m];
-    for first in (0..rows).step_by(most) {
-        let count = most.min(rows - first);
-        let (tile, product) = (&mut tile[..count * cols], &mut product[..count * m]);
-        let source = &w[first * cols..][..count * cols];
-        let pieces = tile.par_chunks_mut(VECTOR_TILE).zip(source.par_chunks(VECTOR_TILE));
-        pieces.for_each(|(to, from)| H::widen(from, to));
-        matmul::nt(m, count, cols, x, tile, product, Accumulate::Overwrite);
-        let to = y.par_chunks_exact_mut(rows).with_min_len(16);
-        to.zip(product.par_chunks_exact(count))
-            .for_each(|(y, product)| y[first..][..count].copy_from_slice(product));
-    }
+    let widen = |rows: Range<usize>, columns: Range<usize>, to: &mut [f32]| {
+        for (row, to) in rows.zip(to.chunks_exact_mut(columns.len())) {
+            H::widen(&w[row * cols..][columns.clone()], to);
+        }
+    };
+    matmul::nt_widened(m, y.len() / m, cols, x, widen, y);
 }
 
 #[cfg(test)]
@@ -262,7 +250,7 @@ mod tests {
     /// Each type against f32 numbers of the same values, for sizes around the tiles.
     #[test]
     fn every_type_gives_the_products_of_its_values() {
-        for (rows, cols) in [(1, 2), (3, 5), (40, 1000), (9, 20_000), (700, 64)] {
+        for (rows, cols) in [(1, 2), (3, 5), (40, 1000), (9, 20_000), (700, 64), (131, 1030)] {
             let values: Vec<f32> = numbers(1, rows * cols)
                 .iter()
                 .map(|&v| bf16::from_f32(v).to_f32())
