@@ -4,7 +4,7 @@
 //! multiply-adds in column order, beginning at zero; the blocks added in order to a total that begins at zero. Besides being
 //! the same everywhere, sums of 256 keep the rounding error of long rows small.
 
-use super::lanes::Lanes;
+use super::lanes::{Job, Lanes};
 use crate::layout::{WordLanes, TILE_ROWS};
 use crate::tables::{Column, FloatLanes, TilePalettes};
 
@@ -124,6 +124,8 @@ pub(crate) fn bits_at<L: Lanes, const BITS: usize>(
 /// Adds the product of a panel with each of the inputs to the totals.
 ///
 /// `x` begins at the block's first column of the first input; inputs are `stride` numbers apart.
+///
+/// It does not depend on the width of the indices, so it is a function of its own and compiled once for all of them.
 #[inline(always)]
 pub(crate) fn multiply_panel<L: Lanes>(
     lanes: L,
@@ -132,31 +134,62 @@ pub(crate) fn multiply_panel<L: Lanes>(
     stride: usize,
     totals: &mut [FloatLanes],
 ) {
-    let mut first = 0;
-    if const { L::INPUTS >= 8 } {
-        first = multiply_groups::<L, 8>(lanes, panel, x, stride, totals, first);
-    }
-    if const { L::INPUTS >= 4 } {
-        first = multiply_groups::<L, 4>(lanes, panel, x, stride, totals, first);
-    }
-    multiply_groups::<L, 1>(lanes, panel, x, stride, totals, first);
+    lanes.run::<Multiply<'_>, 1>(Multiply {
+        panel,
+        x,
+        stride,
+        totals,
+    });
 }
 
-/// The inputs from `first` on, as far as they make groups of `INPUTS`; returns the first that is left.
-#[inline(always)]
-fn multiply_groups<L: Lanes, const INPUTS: usize>(
-    lanes: L,
-    panel: &[FloatLanes],
-    x: &[f32],
+/// The product of [`multiply_panel`].
+struct Multiply<'a> {
+    panel: &'a [FloatLanes],
+    x: &'a [f32],
     stride: usize,
-    totals: &mut [FloatLanes],
-    mut first: usize,
-) -> usize {
-    for totals in totals[first..].chunks_exact_mut(INPUTS) {
-        multiply_inputs::<L, INPUTS>(lanes, panel, &x[first * stride..], stride, totals);
-        first += INPUTS;
+    totals: &'a mut [FloatLanes],
+}
+
+impl Job for Multiply<'_> {
+    fn bits(&self) -> usize {
+        1
     }
-    first
+
+    #[inline(always)]
+    fn run<L: Lanes, const BITS: usize>(mut self, lanes: L) {
+        if const { L::INPUTS == 8 } {
+            self.groups::<L, 8>(lanes);
+        } else if const { L::INPUTS == 4 } {
+            self.groups::<L, 4>(lanes);
+        } else {
+            self.groups::<L, 1>(lanes);
+        }
+        // What is left runs together too: the sums of one input alone would each wait for the one before.
+        match self.totals.len() {
+            1 if const { L::INPUTS > 1 } => self.groups::<L, 1>(lanes),
+            2 if const { L::INPUTS > 2 } => self.groups::<L, 2>(lanes),
+            3 if const { L::INPUTS > 3 } => self.groups::<L, 3>(lanes),
+            4 if const { L::INPUTS > 4 } => self.groups::<L, 4>(lanes),
+            5 if const { L::INPUTS > 5 } => self.groups::<L, 5>(lanes),
+            6 if const { L::INPUTS > 6 } => self.groups::<L, 6>(lanes),
+            7 if const { L::INPUTS > 7 } => self.groups::<L, 7>(lanes),
+            _ => {}
+        }
+    }
+}
+
+impl Multiply<'_> {
+    /// Takes as many inputs away as make groups of `INPUTS`.
+    #[inline(always)]
+    fn groups<L: Lanes, const INPUTS: usize>(&mut self, lanes: L) {
+        let totals = std::mem::take(&mut self.totals);
+        let (groups, rest) = totals.split_at_mut(totals.len() / INPUTS * INPUTS);
+        for totals in groups.chunks_exact_mut(INPUTS) {
+            multiply_inputs::<L, INPUTS>(lanes, self.panel, self.x, self.stride, totals);
+            self.x = self.x.get(INPUTS * self.stride..).unwrap_or_default();
+        }
+        self.totals = rest;
+    }
 }
 
 #[inline(always)]
