@@ -2,6 +2,8 @@
 
 use std::num::NonZeroUsize;
 
+use rayon::prelude::*;
+
 use super::{random::SplitMix64, InferenceProblem};
 use crate::LlamaError;
 
@@ -83,12 +85,14 @@ impl SamplingOptions {
 
 /// Chooses tokens; the same logits in the same order give the same tokens for a seed.
 ///
-/// Memory: 24 bytes for each token of the vocabulary.
+/// Memory: 12 bytes for each token of the vocabulary, and 24 for each that may be chosen; with top-k 24 for all of them.
 #[derive(Clone, Debug)]
 pub struct Sampler {
     options: SamplingOptions,
     random: SplitMix64,
-    logits: Vec<f32>,
+    /// Those that the repetition penalty has changed.
+    penalized: Vec<f32>,
+    probabilities: Vec<f64>,
     candidates: Vec<Candidate>,
     seen: Vec<u32>,
 }
@@ -108,6 +112,9 @@ impl Candidate {
     }
 }
 
+/// Logits that a thread takes at once: some 50 microseconds of exponentials.
+const AT_ONCE: usize = 1 << 12;
+
 impl Sampler {
     /// A sampler at the beginning of its stream.
     ///
@@ -119,7 +126,8 @@ impl Sampler {
         Ok(Self {
             options,
             random,
-            logits: Vec::new(),
+            penalized: Vec::new(),
+            probabilities: Vec::new(),
             candidates: Vec::new(),
             seen: Vec::new(),
         })
@@ -131,48 +139,49 @@ impl Sampler {
     /// # Errors
     /// [`InferenceProblem::NoCandidate`] if no logit is finite.
     pub fn sample(&mut self, logits: &[f32], context: &[u32]) -> Result<u32, LlamaError> {
-        self.logits.clear();
-        self.logits.extend_from_slice(logits);
-        self.penalize(context);
-        self.candidates.clear();
-        let finite = self.logits.iter().zip(0..).filter(|(logit, _)| logit.is_finite());
-        self.candidates.extend(finite.map(|(&logit, token)| Candidate {
-            token,
-            logit,
-            probability: 0.0,
-        }));
-        let best = self.candidates.iter().copied().min_by(Candidate::compare);
-        let best = best.ok_or(LlamaError::Inference(InferenceProblem::NoCandidate {
+        let mut penalized = std::mem::take(&mut self.penalized);
+        let changed = if self.options.repetition_penalty == 1.0 {
+            logits
+        } else {
+            penalized.clear();
+            penalized.extend_from_slice(logits);
+            self.penalize(&mut penalized, context);
+            &penalized
+        };
+        let chosen = self.choose(changed);
+        self.penalized = penalized;
+        chosen.ok_or(LlamaError::Inference(InferenceProblem::NoCandidate {
             count: logits.len(),
-        }))?;
+        }))
+    }
+
+    /// Chooses by logits that are final; `None` if none is finite.
+    fn choose(&mut self, logits: &[f32]) -> Option<u32> {
+        let best = likeliest(logits)?;
         if self.options.temperature == 0.0 {
-            return Ok(best.token);
+            return Some(best as u32);
         }
-        self.keep_top_k();
-        let temperature = f64::from(self.options.temperature);
-        for candidate in &mut self.candidates {
-            // Not above e^0 = 1, whatever the temperature.
-            candidate.probability = ((f64::from(candidate.logit) - f64::from(best.logit)) / temperature).exp();
+        let best = logits[best];
+        if self.options.top_k.is_some() {
+            self.gather_top_k(logits, best);
+        } else {
+            self.gather(logits, best);
         }
-        self.keep_top_p();
         // the likeliest token's is 1
         let least = f64::from(self.options.min_p);
         self.candidates.retain(|candidate| candidate.probability >= least);
-        Ok(self.draw())
+        Some(self.draw())
     }
 
-    fn penalize(&mut self, context: &[u32]) {
+    fn penalize(&mut self, logits: &mut [f32], context: &[u32]) {
         let penalty = self.options.repetition_penalty;
-        if penalty == 1.0 {
-            return;
-        }
         // Once each, however often a token occurs.
         self.seen.clear();
         self.seen.extend_from_slice(context);
         self.seen.sort_unstable();
         self.seen.dedup();
         for &token in &self.seen {
-            if let Some(logit) = self.logits.get_mut(token as usize) {
+            if let Some(logit) = logits.get_mut(token as usize) {
                 *logit = if *logit > 0.0 {
                     *logit / penalty
                 } else {
@@ -180,6 +189,77 @@ impl Sampler {
                 };
             }
         }
+    }
+
+    /// The probability of a logit, that of the best being 1.
+    fn probability(temperature: f64, best: f32, logit: f32) -> f64 {
+        // Not above e^0 = 1, whatever the temperature.
+        ((f64::from(logit) - f64::from(best)) / temperature).exp()
+    }
+
+    /// Makes candidates of the tokens that top-p leaves. Most of a large vocabulary never is one.
+    fn gather(&mut self, logits: &[f32], best: f32) {
+        let temperature = f64::from(self.options.temperature);
+        self.probabilities.resize(logits.len(), 0.0);
+        let pairs = self.probabilities.par_iter_mut().zip(logits).with_min_len(AT_ONCE);
+        pairs.for_each(|(probability, &logit)| {
+            *probability = if logit.is_finite() {
+                Self::probability(temperature, best, logit)
+            } else {
+                0.0
+            };
+        });
+        let top_p = self.is_top_p().then(|| {
+            let total: f64 = self.probabilities.iter().sum();
+            let count = logits.iter().filter(|logit| logit.is_finite()).count();
+            (total, self.least_of_top_p(total, count))
+        });
+        let least = top_p.map_or(f64::from(self.options.min_p), |(_, least)| least);
+        let tokens = logits.iter().zip(&self.probabilities).zip(0..);
+        // One of no probability is never drawn.
+        let left = tokens.filter(|((_, &probability), _)| probability > 0.0 && probability >= least);
+        self.candidates.clear();
+        self.candidates
+            .extend(left.map(|((&logit, &probability), token)| Candidate {
+                token,
+                logit,
+                probability,
+            }));
+        if let Some((total, _)) = top_p {
+            self.keep_top_p(total);
+        }
+    }
+
+    /// Makes candidates of the tokens that top-k and top-p leave.
+    fn gather_top_k(&mut self, logits: &[f32], best: f32) {
+        let temperature = f64::from(self.options.temperature);
+        let finite = logits.iter().zip(0..).filter(|(logit, _)| logit.is_finite());
+        self.candidates.clear();
+        self.candidates.extend(finite.map(|(&logit, token)| Candidate {
+            token,
+            logit,
+            probability: 0.0,
+        }));
+        self.keep_top_k();
+        for candidate in &mut self.candidates {
+            candidate.probability = Self::probability(temperature, best, candidate.logit);
+        }
+        if self.is_top_p() {
+            let total = self.candidates.iter().map(|candidate| candidate.probability).sum();
+            let least = self.least_of_top_p(total, self.candidates.len());
+            self.candidates.retain(|candidate| candidate.probability >= least);
+            self.keep_top_p(total);
+        }
+    }
+
+    fn is_top_p(&self) -> bool {
+        self.options.top_p < 1.0
+    }
+
+    /// Of `count` tokens those below (1 - p) / n of the total have less than 1 - p together, so none of them is needed to reach p: they need no
+    /// sorting, and mostly they are nearly all.
+    fn least_of_top_p(&self, total: f64, count: usize) -> f64 {
+        (1.0 - f64::from(self.options.top_p)) * total / count as f64
     }
 
     fn keep_top_k(&mut self) {
@@ -195,16 +275,9 @@ impl Sampler {
         self.candidates.truncate(k);
     }
 
-    fn keep_top_p(&mut self) {
+    /// Leaves the likeliest candidates that have top-p of the total together, likeliest first.
+    fn keep_top_p(&mut self, total: f64) {
         let p = f64::from(self.options.top_p);
-        if p >= 1.0 {
-            return;
-        }
-        let total: f64 = self.candidates.iter().map(|candidate| candidate.probability).sum();
-        // Those below (1 - p) / n have less than 1 - p together, so none of them is needed to reach p: they need no
-        // sorting, and mostly they are nearly all.
-        let least = (1.0 - p) * total / self.candidates.len() as f64;
-        self.candidates.retain(|candidate| candidate.probability >= least);
         self.candidates.sort_unstable_by(Candidate::compare);
         let mut reached = 0.0;
         let needed = self.candidates.iter().position(|candidate| {
@@ -231,6 +304,22 @@ impl Sampler {
             .find(|candidate| candidate.probability > 0.0)
             .map_or(0, |last| last.token)
     }
+}
+
+/// The number of the largest finite logit, the first of equals; 0 is above -0.
+fn likeliest(logits: &[f32]) -> Option<usize> {
+    // In the order of `f32::total_cmp`, as integers, which vector registers compare; what is not finite is below all.
+    const NONE: i32 = i32::MIN;
+    let key = |&logit: &f32| {
+        let bits = logit.to_bits() as i32;
+        if logit.is_finite() {
+            bits ^ (((bits >> 31) as u32) >> 1) as i32
+        } else {
+            NONE
+        }
+    };
+    let largest = logits.iter().map(key).max().filter(|&largest| largest != NONE)?;
+    logits.iter().position(|logit| key(logit) == largest)
 }
 
 #[cfg(test)]

@@ -168,6 +168,86 @@ fn settings_out_of_range_are_named() {
     }
 }
 
+/// What is drawn by the definition, with a candidate for each finite logit. No top-k.
+fn drawn(options: SamplingOptions, logits: &[f32], draws: usize) -> Vec<u32> {
+    let mut random = SplitMix64::new(options.seed);
+    let finite = logits.iter().zip(0..).filter(|(logit, _)| logit.is_finite());
+    let mut candidates: Vec<(f32, u32)> = finite.map(|(&logit, token)| (logit, token)).collect();
+    let likelier = |a: &(f32, u32), b: &(f32, u32)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
+    let best = candidates.iter().copied().min_by(likelier).unwrap();
+    if options.temperature == 0.0 {
+        return vec![best.1; draws];
+    }
+    let temperature = f64::from(options.temperature);
+    let probability = |&(logit, _): &(f32, u32)| ((f64::from(logit) - f64::from(best.0)) / temperature).exp();
+    if options.top_p < 1.0 {
+        let least = f64::from(options.top_p) * candidates.iter().map(probability).sum::<f64>();
+        candidates.sort_by(likelier);
+        let mut reached = 0.0;
+        let last = candidates.iter().position(|candidate| {
+            reached += probability(candidate);
+            reached >= least
+        });
+        candidates.truncate(last.map_or(candidates.len(), |last| last + 1));
+    }
+    candidates.retain(|candidate| probability(candidate) >= f64::from(options.min_p));
+    let total: f64 = candidates.iter().map(probability).sum();
+    let draw = |_| {
+        let mut left = random.uniform() * total;
+        let drawn = candidates.iter().find(|candidate| {
+            left -= probability(candidate);
+            left < 0.0
+        });
+        drawn.unwrap().1
+    };
+    (0..draws).map(draw).collect()
+}
+
+/// More logits than one thread takes, equal ones and some that are not finite among them.
+#[test]
+fn candidates_that_are_left_out_change_no_draw() {
+    let mut random = SplitMix64::new(7);
+    let mut logits: Vec<f32> = (0..3 * AT_ONCE + 5)
+        .map(|_| (random.uniform() * 12.0).powi(2) as f32 * 0.2)
+        .map(|logit| (logit * 64.0).round() / 64.0)
+        .collect();
+    logits[17] = f32::NAN;
+    logits[AT_ONCE] = f32::INFINITY;
+    logits[AT_ONCE + 1] = f32::NEG_INFINITY;
+    for (temperature, top_p, min_p) in [
+        (0.0, 1.0, 0.0),
+        (0.8, 0.95, 0.0),
+        (1.0, 1.0, 0.0),
+        (0.7, 1.0, 0.05),
+        (2.0, 0.5, 0.1),
+        (1e-3, 1.0, 0.0),
+    ] {
+        let options = SamplingOptions {
+            temperature,
+            top_p,
+            min_p,
+            seed: 5,
+            ..open()
+        };
+        let mut sampler = sampler(options);
+        let got: Vec<u32> = (0..50).map(|_| sampler.sample(&logits, &[]).unwrap()).collect();
+        assert_eq!(got, drawn(options, &logits, 50), "{options:?}");
+    }
+}
+
+#[test]
+fn greedy_compares_signs_of_zero_and_numbers_below() {
+    let mut greedy = sampler(SamplingOptions::greedy());
+    for (logits, want) in [
+        (&[-0.0, 0.0, -1.0, 0.0][..], 1),
+        (&[-3.0, -2.0, -2.0, -2.5], 1),
+        (&[f32::NAN, -f32::NAN, f32::MIN, f32::INFINITY], 2),
+        (&[f32::MIN_POSITIVE, f32::MAX, f32::NAN], 1),
+    ] {
+        assert_eq!(greedy.sample(logits, &[]).unwrap(), want, "{logits:?}");
+    }
+}
+
 proptest! {
     /// Against the definition: sort all, take until the probability is reached.
     #[test]
