@@ -22,8 +22,14 @@ const PROMPT: usize = 256;
 /// Tokens of sequences that run together.
 const ONE_PASS: usize = 512;
 
-/// Logits held at once: 16 MiB.
+/// Logits held at once, 16 MiB, unless [`LEAST_ROWS`] are more.
 const LOGITS: usize = 1 << 22;
+
+/// Rows of logits that are computed together, if so many are asked for: the whole projection is unpacked for each time.
+const LEAST_ROWS: usize = 128;
+
+/// Rows that kernels multiply at once: a number of rows that it divides leaves none to go by themselves.
+const ROWS: usize = 8;
 
 /// A model on the CPU with its cache, and memory that is used from one pass to the next.
 #[derive(Debug)]
@@ -104,7 +110,7 @@ impl Executor for OnCpu {
 
     fn log_likelihoods(&mut self, targets: &[Target]) -> Result<Vec<f32>, LlamaError> {
         let (hidden_size, vocabulary) = (self.model.config().hidden_size, self.model.config().vocab_size);
-        let most = (LOGITS / vocabulary).max(16);
+        let most = (LOGITS / vocabulary).max(LEAST_ROWS) / ROWS * ROWS;
         let by_row: Vec<&[Target]> = targets.chunk_by(|a, b| a.row == b.row).collect();
         let mut likelihoods = Vec::with_capacity(targets.len());
         for rows in by_row.chunks(most) {

@@ -221,7 +221,7 @@ impl Batch {
 /// the next one that begins like it is read from where it differs.
 ///
 /// Memory: for 512 tokens (on a GPU 2048) a workspace of about `(3 hidden + 5 intermediate) x 4` bytes each, keys and values of one layer, and
-/// 16 MiB of logits (at least 128 rows; on a GPU 256 MiB). Sequences that are longer, and contexts that share a long beginning, take a
+/// 16 MiB of logits (at least 128 rows; as much again while a packed projection runs; on a GPU 256 MiB). Sequences that are longer, and contexts that share a long beginning, take a
 /// [`Session`] besides, one for all of them: keys and values of all layers, for the longest of them and up to 512 positions more.
 #[derive(Debug)]
 pub struct Scorer {
