@@ -46,10 +46,10 @@ impl InferenceModel {
     /// The natural logarithm of each token's probability given those before it: number i belongs to token i + 1, for the
     /// first token has nothing before it.
     ///
-    /// Memory: as [`continuation_log_likelihoods`](Self::continuation_log_likelihoods).
+    /// Memory: that of a [`Scorer`].
     ///
     /// # Errors
-    /// As there.
+    /// As [`continuation_log_likelihoods`](Self::continuation_log_likelihoods).
     pub fn log_likelihoods(&self, tokens: &[u32]) -> Result<Vec<f32>, LlamaError> {
         let (context, tokens) = tokens.split_at(tokens.len().min(1));
         Ok(self
@@ -60,7 +60,7 @@ impl InferenceModel {
     /// [`Scorer::log_likelihoods`] of a new [`Scorer`].
     ///
     /// # Errors
-    /// As there.
+    /// Those of both.
     pub fn continuation_log_likelihoods(
         &self,
         continuations: &[Continuation<'_>],
