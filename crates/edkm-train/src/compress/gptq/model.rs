@@ -33,7 +33,7 @@ pub(crate) fn gptq<D: EdkmDevice>(
     progress: &mut OnProgress<'_>,
 ) -> Result<Vec<PalettizedParameter>, TrainError> {
     // palettes are needed of the clone, whose weights are those of the compressed model as far as it is done
-    let mut layers = model.layers.clone();
+    let layers = model.layers.clone();
     let model = with_palettes(model, &done)?;
     let mut found = done;
     let device = model.embed_VH.device().clone();
@@ -47,7 +47,8 @@ pub(crate) fn gptq<D: EdkmDevice>(
         hidden.push(embedding(batch.inputs.clone().into(), &table, None, NoneTape).map_err(failed)?);
     }
     let count = layers.len() as f64;
-    for (index, layer) in layers.iter_mut().enumerate() {
+    // a layer goes when it is done: nobody reads its rounded weights any more
+    for (index, mut layer) in layers.into_iter().enumerate() {
         let mut round = Round {
             device: &device,
             levels,
