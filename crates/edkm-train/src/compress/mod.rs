@@ -3,9 +3,11 @@
 mod calibration;
 pub mod gptq;
 mod importance;
+mod round_to_nearest;
+#[cfg(test)]
+mod tests;
 
 use std::borrow::Cow;
-use std::num::NonZeroUsize;
 
 use dfdx::prelude::*;
 use dfdx_edkm::channel_scale::divided;
@@ -13,19 +15,22 @@ use dfdx_edkm::{
     pack, visit_clustered, ChannelScale, ClusteredMatrix, Clustering, EdkmDevice, ParameterKind, ParameterVisitor,
     Parameters,
 };
-use edkm_cluster::{Grouping, MatrixShape, Prepared, Spec};
+use edkm_cluster::{MatrixShape, Prepared, Spec};
 use edkm_llama::checkpoint::FloatDtype;
 use edkm_llama::model::{palette_spec, DynamicLlama, PalettizedParameter};
 use edkm_llama::LlamaError;
 use edkm_palette::{PaletteDType, PalettizedMatrix};
-use rayon::prelude::*;
 
 pub use calibration::Calibration;
 use gptq::Levels;
 pub use importance::{estimated_loss, importance, Importances};
+use round_to_nearest::round_to_nearest;
 
 use crate::run::{check_positions, OnProgress};
 use crate::TrainError;
+
+/// Numbers that one task goes through where each stands for itself: where handing work to another thread pays.
+const PIECE: usize = 1 << 16;
 
 /// How palettes are found without training.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -244,34 +249,6 @@ pub(crate) fn of_divided<'i>(importance: &'i [f32], shape: MatrixShape, row_scal
             .flat_map(|(row, scale)| row.iter().map(move |i| i * scale * scale))
             .collect(),
     }
-}
-
-/// Evenly spaced palettes `[groups, 2^bits]` and the index of each weight. Finite weights.
-fn round_to_nearest(weight: &[f32], shape: MatrixShape, spec: &Spec) -> (Vec<f32>, Vec<u8>) {
-    let rows = match spec.grouping {
-        Grouping::PerTensor => NonZeroUsize::new(shape.rows).unwrap_or(NonZeroUsize::MIN),
-        Grouping::PerChannels(channels) => channels,
-    };
-    let last = (spec.bits.clusters() - 1) as f32;
-    let groups: Vec<(Vec<f32>, Vec<u8>)> = weight
-        .par_chunks(rows.get().saturating_mul(shape.cols).max(1))
-        .map(|group| {
-            let low = group.iter().copied().fold(f32::INFINITY, f32::min);
-            let high = group.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            // halves first: the range of two finite numbers may overflow
-            let gap = (high / last - low / last).max(f32::MIN_POSITIVE);
-            let palette = (0..=spec.bits.clusters() - 1)
-                .map(|level| low + gap * level as f32)
-                .collect();
-            let indices = group
-                .iter()
-                .map(|&w| ((w - low) / gap).round().clamp(0.0, last) as u8)
-                .collect();
-            (palette, indices)
-        })
-        .collect();
-    let (palettes, indices): (Vec<_>, Vec<_>) = groups.into_iter().unzip();
-    (palettes.concat(), indices.concat())
 }
 
 /// Gives parameters other numbers: those that `values` has for their name and the numbers they have, if it has any.
