@@ -37,6 +37,10 @@ impl AdamWKernel for Cpu {
         Ok(buffer.to_vec())
     }
 
+    fn buffer_into_vec(&self, mut buffer: Buffer) -> Result<Vec<f32>, CpuError> {
+        Ok(std::mem::take(&mut *buffer))
+    }
+
     fn buffer_from_vec(&self, numbers: Vec<f32>) -> Result<Buffer, CpuError> {
         let mut buffer = Storage::<f32>::try_alloc_len(self, 0)?;
         *buffer = numbers;

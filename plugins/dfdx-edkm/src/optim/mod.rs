@@ -34,6 +34,11 @@ pub trait AdamWKernel: DeviceMemory + Storage<u8> {
     /// A buffer's numbers on the host.
     fn buffer_to_vec(&self, buffer: &<Self as Storage<f32>>::Vec) -> Result<Vec<f32>, Self::Err>;
 
+    /// A buffer's numbers on the host, without a copy if the device's memory is the host's.
+    fn buffer_into_vec(&self, buffer: <Self as Storage<f32>>::Vec) -> Result<Vec<f32>, Self::Err> {
+        self.buffer_to_vec(&buffer)
+    }
+
     /// A buffer from numbers on the host.
     fn buffer_from_vec(&self, numbers: Vec<f32>) -> Result<<Self as Storage<f32>>::Vec, Self::Err>;
 
