@@ -1,9 +1,13 @@
 //! Cholesky factors in f64.
 
+use edkm_kernels::lanes::dispatch;
 use rayon::prelude::*;
 
 /// Rows that are finished together before the rest of the matrix is brought up to date.
 const PANEL: usize = 48;
+
+/// Columns of a row that stay in registers while a panel is subtracted.
+const COLUMNS: usize = 32;
 
 /// Overwrites the upper triangle of the symmetric `a` `[n, n]` with U, where a = Uᵀ U. The lower triangle is not read, and left as it was.
 /// The same for any number of threads.
@@ -17,9 +21,7 @@ pub(super) fn cholesky(a: &mut [f64], n: usize) -> Result<(), usize> {
         for k in 0..rows {
             let (done, row) = panel.split_at_mut(k * n);
             let (column, row) = (first + k, &mut row[..n]);
-            for done in done.chunks_exact(n) {
-                subtract(&mut row[column..], done[column], &done[column..]);
-            }
+            subtract_rows(row, column, done);
             let pivot = row[column];
             // fails on NaN too
             if !(pivot > 0.0 && pivot.is_finite()) {
@@ -28,17 +30,41 @@ pub(super) fn cholesky(a: &mut [f64], n: usize) -> Result<(), usize> {
             let scale = 1.0 / pivot.sqrt();
             row[column..].iter_mut().for_each(|x| *x *= scale);
         }
-        rest.par_chunks_exact_mut(n).enumerate().for_each(|(i, row)| {
-            let column = first + rows + i;
-            for done in panel.chunks_exact(n) {
-                subtract(&mut row[column..], done[column], &done[column..]);
-            }
-        });
+        rest.par_chunks_exact_mut(n)
+            .enumerate()
+            .for_each(|(i, row)| subtract_rows(row, first + rows + i, panel));
     }
     Ok(())
 }
 
+/// Subtracts each of the `done` rows, times its number at `column`, from `row`, from `column` on.
+fn subtract_rows(row: &mut [f64], column: usize, done: &[f64]) {
+    let n = row.len();
+    let (blocks, rest) = row[column..].as_chunks_mut::<COLUMNS>();
+    let first_of_rest = n - rest.len();
+    dispatch(
+        #[inline(always)]
+        || {
+            for (block, x) in blocks.iter_mut().enumerate() {
+                let first = column + block * COLUMNS;
+                let mut left = *x;
+                for done in done.chunks_exact(n) {
+                    let factor = done[column];
+                    for (x, y) in left.iter_mut().zip(&done[first..first + COLUMNS]) {
+                        *x -= factor * y;
+                    }
+                }
+                *x = left;
+            }
+            for done in done.chunks_exact(n) {
+                subtract(rest, done[column], &done[first_of_rest..]);
+            }
+        },
+    );
+}
+
 /// x -= factor * y
+#[inline(always)]
 fn subtract(x: &mut [f64], factor: f64, y: &[f64]) {
     x.iter_mut().zip(y).for_each(|(x, y)| *x -= factor * y);
 }

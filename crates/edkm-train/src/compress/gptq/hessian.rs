@@ -52,19 +52,38 @@ impl Hessian {
         self.inputs
     }
 
-    /// The mean over tokens, with an input that is never used given the mean weight and the diagonal damped, so that it is positive definite.
-    pub(super) fn damped(&self) -> Vec<f64> {
+    /// The diagonal of [`Self::damped`].
+    pub(super) fn damped_diagonal(&self) -> Vec<f64> {
         let n = self.inputs;
-        let scale = 1.0 / self.tokens.max(1) as f64;
-        let mut h_II: Vec<f64> = self.sum_II.iter().map(|x| x * scale).collect();
-        let mean = (0..n).map(|i| h_II[i * n + i]).sum::<f64>() / n.max(1) as f64;
-        for i in 0..n {
-            let entry = &mut h_II[i * n + i];
+        let scale = self.scale();
+        let mut diagonal_I: Vec<f64> = (0..n).map(|i| self.sum_II[i * n + i] * scale).collect();
+        let mean = diagonal_I.iter().sum::<f64>() / n.max(1) as f64;
+        for entry in &mut diagonal_I {
             if *entry == 0.0 {
                 *entry = if mean > 0.0 { mean } else { 1.0 };
             }
             *entry += DAMPING * mean;
         }
-        h_II
+        diagonal_I
+    }
+
+    /// The mean over tokens, with an input that is never used given the mean weight and the diagonal damped, so that it is positive definite. Inputs
+    /// come in the order given.
+    pub(super) fn damped(&self, order_P: &[usize]) -> Vec<f64> {
+        let n = self.inputs;
+        let scale = self.scale();
+        let diagonal_I = self.damped_diagonal();
+        let mut damped_PP: Vec<f64> = Vec::with_capacity(n * n);
+        for (row, &i) in order_P.iter().enumerate() {
+            let sum_I = &self.sum_II[i * n..(i + 1) * n];
+            damped_PP.extend(order_P.iter().map(|&j| sum_I[j] * scale));
+            damped_PP[row * n + row] = diagonal_I[i];
+        }
+        damped_PP
+    }
+
+    /// What makes a sum over tokens a mean.
+    fn scale(&self) -> f64 {
+        1.0 / self.tokens.max(1) as f64
     }
 }

@@ -3,6 +3,7 @@
 #![allow(non_snake_case)]
 
 mod cholesky;
+mod factor;
 mod hessian;
 mod model;
 mod quantize;

@@ -10,7 +10,9 @@ use edkm_llama::model::{DynamicLlama, PalettizedParameter, Projection};
 use edkm_llama::names::Kind;
 use edkm_palette::PaletteDType;
 
-use super::{quantize_scaled, Hessian, Levels};
+use super::factor::LayerInputs;
+use super::quantize::quantize_factored;
+use super::{Hessian, Levels};
 use crate::compress::{with_palettes, Calibration};
 use crate::run::OnProgress;
 use crate::trainer::segments;
@@ -62,28 +64,28 @@ pub(crate) fn gptq<D: EdkmDevice>(
             progress((index as f64 + done / 7.0) / count)
         };
         let normed = each(&hidden, |h| layer.input_norm.try_forward(h)).map_err(failed)?;
-        let hessian = hessian_of(&normed);
-        round.run(&mut layer.query, Kind::Query, &hessian)?;
-        round.run(&mut layer.key, Kind::Key, &hessian)?;
-        round.run(&mut layer.value, Kind::Value, &hessian)?;
+        let mut inputs = inputs_of(&normed);
+        round.run(&mut layer.query, Kind::Query, &mut inputs)?;
+        round.run(&mut layer.key, Kind::Key, &mut inputs)?;
+        round.run(&mut layer.value, Kind::Value, &mut inputs)?;
         tell(3.0)?;
         let windows = normed.iter().zip(&batches);
         let attended = windows
             .map(|(x, batch)| layer.try_attended(x.clone(), batch.batch, batch.sequence, segments(batch).as_ref()))
             .collect::<Result<Vec<_>, _>>()
             .map_err(failed)?;
-        round.run(&mut layer.output, Kind::Output, &hessian_of(&attended))?;
+        round.run(&mut layer.output, Kind::Output, &mut inputs_of(&attended))?;
         tell(1.0)?;
         for (hidden, attended) in hidden.iter_mut().zip(attended) {
             *hidden = add(hidden.clone(), layer.output.apply(attended).map_err(failed)?).map_err(failed)?;
         }
         let normed = each(&hidden, |h| layer.post_attention_norm.try_forward(h)).map_err(failed)?;
-        let hessian = hessian_of(&normed);
-        round.run(&mut layer.gate, Kind::Gate, &hessian)?;
-        round.run(&mut layer.up, Kind::Up, &hessian)?;
+        let mut inputs = inputs_of(&normed);
+        round.run(&mut layer.gate, Kind::Gate, &mut inputs)?;
+        round.run(&mut layer.up, Kind::Up, &mut inputs)?;
         tell(2.0)?;
         let gated = each(&normed, |x| layer.try_gated(x)).map_err(failed)?;
-        round.run(&mut layer.down, Kind::Down, &hessian_of(&gated))?;
+        round.run(&mut layer.down, Kind::Down, &mut inputs_of(&gated))?;
         tell(1.0)?;
         for (hidden, gated) in hidden.iter_mut().zip(gated) {
             *hidden = add(hidden.clone(), layer.down.apply(gated).map_err(failed)?).map_err(failed)?;
@@ -100,10 +102,10 @@ fn each<D: EdkmDevice>(
     batches.iter().map(|batch| f(batch.clone())).collect()
 }
 
-fn hessian_of<D: EdkmDevice>(inputs: &[Matrix<D>]) -> Hessian {
+fn inputs_of<D: EdkmDevice>(inputs: &[Matrix<D>]) -> LayerInputs {
     let mut hessian = Hessian::new(inputs.first().map_or(0, |x| x.shape().1));
     inputs.iter().for_each(|x| hessian.add(&x.as_vec()));
-    hessian
+    LayerInputs::new(hessian)
 }
 
 /// The rounding of one layer's projections.
@@ -121,7 +123,7 @@ impl<D: EdkmDevice> Round<'_, D> {
         &mut self,
         projection: &mut Projection<usize, usize, D>,
         kind: Kind,
-        hessian: &Hessian,
+        inputs: &mut LayerInputs,
     ) -> Result<(), TrainError> {
         let Some(clustering) = projection.clustering.take() else {
             return Ok(());
@@ -131,16 +133,20 @@ impl<D: EdkmDevice> Round<'_, D> {
         let matrix_shape = MatrixShape::new(shape.0, shape.1);
         let weight = projection.weight.as_vec();
         let dtype = (self.dtype)(&name);
-        let rounded = quantize_scaled(
-            &weight,
-            matrix_shape,
-            hessian,
-            &clustering.spec(),
-            clustering.channel_scale(),
-            self.levels,
-            dtype,
-        )
-        .map_err(|source| TrainError::Gptq {
+        let spec = clustering.spec();
+        let rounded = inputs.factored(spec.dim()).and_then(|factored| {
+            let channel_scale = clustering.channel_scale();
+            quantize_factored(
+                &weight,
+                matrix_shape,
+                factored,
+                &spec,
+                channel_scale,
+                self.levels,
+                dtype,
+            )
+        });
+        let rounded = rounded.map_err(|source| TrainError::Gptq {
             name: name.clone(),
             source,
         })?;

@@ -16,10 +16,11 @@
 use dfdx_edkm::channel_scale::divided;
 use dfdx_edkm::ChannelScale;
 use edkm_cluster::{KeepZero, MatrixShape, Prepared, Spec};
+use edkm_kernels::lanes::dispatch;
 use edkm_palette::{PaletteDType, PalettizedMatrix};
 use rayon::prelude::*;
 
-use super::cholesky::cholesky;
+use super::factor::Factored;
 use super::hessian::Hessian;
 use super::refit::refit;
 use super::{GptqError, Levels};
@@ -27,6 +28,9 @@ use crate::compress::{of_divided, round_to_nearest};
 
 /// Rows that go through the factor together, so that it is read once for all of them.
 const ROWS_TOGETHER: usize = 8;
+
+/// Rows whose products with a row of the factor are made side by side, so that they do not wait for each other's additions.
+const ROWS_SIDE_BY_SIDE: usize = 4;
 
 /// Times that the palette is fitted to the assignment and the assignment made anew, at most.
 const ROUNDS: usize = 8;
@@ -45,7 +49,7 @@ pub struct Quantized {
 
 /// Assigns `weight_OI` to palettes of 2^bits entries by GPTQ, with the groups of `spec`.
 ///
-/// Memory: 16 bytes x inputs^2, and 9 bytes a weight.
+/// Memory: 8 bytes x inputs^2, and 9 bytes a weight.
 ///
 /// # Errors
 /// A Hessian of another size or with numbers that are not finite, a weight that cannot be clustered, vectors on evenly spaced levels.
@@ -75,25 +79,47 @@ pub fn quantize_scaled(
     levels: Levels,
     dtype: PaletteDType,
 ) -> Result<Quantized, GptqError> {
+    let factored = Factored::new(hessian, spec.dim())?;
+    quantize_factored(weight_OI, shape, &factored, spec, channel_scale, levels, dtype)
+}
+
+/// The same with the factor of the Hessian, for vectors of as many inputs as the `spec` has.
+pub(super) fn quantize_factored(
+    weight_OI: &[f32],
+    shape: MatrixShape,
+    factored: &Factored,
+    spec: &Spec,
+    channel_scale: ChannelScale,
+    levels: Levels,
+    dtype: PaletteDType,
+) -> Result<Quantized, GptqError> {
     let row_scales = channel_scale.of(weight_OI, shape);
     let row_scales = row_scales.as_deref();
     let weight_OI = &divided(weight_OI, row_scales)[..];
-    if hessian.inputs() != shape.cols {
+    if factored.inputs() != shape.cols {
         return Err(GptqError::Inputs {
             expected: shape.cols,
-            got: hessian.inputs(),
+            got: factored.inputs(),
         });
     }
-    let h_II = hessian.damped();
     let packed_spec = edkm_llama::model::palette_spec(spec, dtype);
     // refuses what cannot be clustered
     let prepared = Prepared::new(weight_OI, shape, spec)?;
-    let problem = Problem::new(weight_OI, shape, &h_II, spec, row_scales)?;
+    let problem = Problem {
+        weight_OI,
+        shape,
+        spec,
+        row_scales,
+        factored,
+    };
     let (palettes, rounds) = match levels {
         Levels::EvenlySpaced if spec.dim() > 1 => return Err(GptqError::EvenVectors { len: spec.dim() }),
         Levels::EvenlySpaced => (round_to_nearest(weight_OI, shape, spec).0, 0),
         Levels::KMeans => {
-            let diagonal_I: Vec<f32> = (0..shape.cols).map(|i| h_II[i * shape.cols + i] as f32).collect();
+            let mut diagonal_I = vec![0.0; shape.cols];
+            for (&i, &entry) in factored.order_P().iter().zip(factored.diagonal_P()) {
+                diagonal_I[i] = entry as f32;
+            }
             let importance = diagonal_I.repeat(shape.rows);
             (
                 prepared
@@ -103,10 +129,11 @@ pub fn quantize_scaled(
             )
         }
     };
+    drop(prepared);
     let mut palettes = packed_spec.rounded(&palettes)?;
     let (mut indices, mut error) = problem.assign(&palettes);
     for _ in 0..rounds {
-        let fitted = packed_spec.rounded(&refit(&problem, &h_II, &palettes, &indices))?;
+        let fitted = packed_spec.rounded(&refit(&problem, &palettes, &indices))?;
         let (next_indices, next_error) = problem.assign(&fitted);
         // a fitted palette is better for the assignment it was fitted to; a new assignment need not be
         if next_error >= error {
@@ -128,40 +155,11 @@ pub(super) struct Problem<'a> {
     pub(super) shape: MatrixShape,
     pub(super) spec: &'a Spec,
     /// What the rows were divided by.
-    row_scales: Option<&'a [f32]>,
-    /// The inputs, those with most weight last: inputs are assigned from the last to the first.
-    order_P: Vec<usize>,
-    factor_PP: Vec<f64>,
+    pub(super) row_scales: Option<&'a [f32]>,
+    pub(super) factored: &'a Factored,
 }
 
-impl<'a> Problem<'a> {
-    fn new(
-        weight_OI: &'a [f32],
-        shape: MatrixShape,
-        h_II: &[f64],
-        spec: &'a Spec,
-        row_scales: Option<&'a [f32]>,
-    ) -> Result<Self, GptqError> {
-        let (n, d) = (shape.cols, spec.dim());
-        let mut vectors: Vec<usize> = (0..n / d).collect();
-        let weight = |vector: &usize| (vector * d..(vector + 1) * d).map(|i| h_II[i * n + i]).sum::<f64>();
-        vectors.sort_by(|a, b| weight(a).total_cmp(&weight(b)));
-        let order_P: Vec<usize> = vectors.iter().flat_map(|vector| vector * d..(vector + 1) * d).collect();
-        let mut factor_PP: Vec<f64> = Vec::with_capacity(n * n);
-        for &i in &order_P {
-            factor_PP.extend(order_P.iter().map(|&j| h_II[i * n + j]));
-        }
-        cholesky(&mut factor_PP, n).map_err(|_| GptqError::NotPositiveDefinite)?;
-        Ok(Self {
-            weight_OI,
-            shape,
-            spec,
-            row_scales,
-            order_P,
-            factor_PP,
-        })
-    }
-
+impl Problem<'_> {
     pub(super) fn palette_len(&self) -> usize {
         self.spec.clusters() * self.spec.dim()
     }
@@ -177,7 +175,7 @@ impl<'a> Problem<'a> {
     }
 
     /// The index of each vector, and the error of all.
-    fn assign(&self, palettes: &[f32]) -> (Vec<u8>, f64) {
+    pub(super) fn assign(&self, palettes: &[f32]) -> (Vec<u8>, f64) {
         let (cols, d) = (self.shape.cols, self.spec.dim());
         let group_rows = self.spec.grouping.rows_per_palette(self.shape);
         let mut indices = vec![0; self.shape.len() / d];
@@ -211,49 +209,68 @@ impl<'a> Problem<'a> {
         let (n, d) = (self.shape.cols, self.spec.dim());
         let palette: Vec<f64> = palette.iter().map(|&c| c.into()).collect();
         let zero = palette.chunks(d).position(|entry| entry.iter().all(|&c| c == 0.0));
+        let rows = weight_RI.len() / n;
         let mut errors_RP = vec![0.0; weight_RI.len()];
-        let mut carried_d = vec![0.0; d];
+        let mut carried_Rd = vec![0.0; rows * d];
         let mut total = 0.0;
-        for vector in (0..n / d).rev() {
-            let first = vector * d;
-            let columns = &self.order_P[first..first + d];
-            for (row, (weight_I, errors_P)) in weight_RI.chunks(n).zip(errors_RP.chunks_mut(n)).enumerate() {
-                let weight_d = &weight_I[columns[0]..columns[0] + d];
-                // U e of these inputs, from the inputs behind them
-                for (k, carried) in carried_d.iter_mut().enumerate() {
-                    let factor_P = &self.factor_PP[(first + k) * n..(first + k + 1) * n];
-                    *carried = dot(&factor_P[first + d..], &errors_P[first + d..]);
+        dispatch(
+            #[inline(always)]
+            || {
+                for vector in (0..n / d).rev() {
+                    let first = vector * d;
+                    let column = self.factored.order_P()[first];
+                    self.carry(first, &errors_RP, &mut carried_Rd);
+                    for (row, weight_I) in weight_RI.chunks(n).enumerate() {
+                        let weight_d = &weight_I[column..column + d];
+                        let carried_d = &carried_Rd[row * d..(row + 1) * d];
+                        let cost = |entry: &[f64]| self.cost(first, weight_d, entry, carried_d);
+                        let (index, cost) = match zero.filter(|_| self.stays_zero(weight_d)) {
+                            Some(index) => (index, cost(&palette[index * d..(index + 1) * d])),
+                            None => palette.chunks(d).map(cost).enumerate().fold(
+                                (0, f64::INFINITY),
+                                |best, (index, cost)| if cost < best.1 { (index, cost) } else { best },
+                            ),
+                        };
+                        total += self.row_weight(first_row + row) * cost;
+                        for (k, error) in errors_RP[row * n + first..][..d].iter_mut().enumerate() {
+                            *error = f64::from(weight_d[k]) - palette[index * d + k];
+                        }
+                        indices[(row * n + column) / d] = index as u8;
+                    }
                 }
-                let cost = |entry: &[f64]| self.cost(first, weight_d, entry, &carried_d);
-                let (index, cost) = match zero.filter(|_| self.stays_zero(weight_d)) {
-                    Some(index) => (index, cost(&palette[index * d..(index + 1) * d])),
-                    None => palette
-                        .chunks(d)
-                        .map(cost)
-                        .enumerate()
-                        .fold(
-                            (0, f64::INFINITY),
-                            |best, (index, cost)| if cost < best.1 { (index, cost) } else { best },
-                        ),
-                };
-                total += self.row_weight(first_row + row) * cost;
-                for (k, error) in errors_P[first..first + d].iter_mut().enumerate() {
-                    *error = f64::from(weight_d[k]) - palette[index * d + k];
-                }
-                indices[(row * n + columns[0]) / d] = index as u8;
-            }
-        }
+            },
+        );
         total
     }
 
+    /// U e of the inputs of the vector that begins at `first`, from the inputs behind them, for each row.
+    #[inline(always)]
+    fn carry(&self, first: usize, errors_RP: &[f64], carried_Rd: &mut [f64]) {
+        let (n, d) = (self.shape.cols, self.spec.dim());
+        let behind = first + d..n;
+        for k in 0..d {
+            let factor_P = &self.factored.factor(first + k)[d - k..];
+            let mut carried_R = carried_Rd.chunks_exact_mut(d).map(|carried_d| &mut carried_d[k]);
+            let mut tiles = errors_RP.chunks_exact(ROWS_SIDE_BY_SIDE * n);
+            for tile in &mut tiles {
+                let rows = std::array::from_fn(|row| &tile[row * n..(row + 1) * n][behind.clone()]);
+                let products: [f64; ROWS_SIDE_BY_SIDE] = dots(factor_P, rows);
+                carried_R.by_ref().zip(products).for_each(|(carried, x)| *carried = x);
+            }
+            for (carried, errors_P) in carried_R.zip(tiles.remainder().chunks_exact(n)) {
+                [*carried] = dots(factor_P, [&errors_P[behind.clone()]]);
+            }
+        }
+    }
+
     /// The part of |U e|² that the inputs from `first` on have if they take `entry`.
+    #[inline(always)]
     fn cost(&self, first: usize, weight_d: &[f32], entry: &[f64], carried_d: &[f64]) -> f64 {
-        let n = self.shape.cols;
         let mut cost = 0.0;
         for (k, carried) in carried_d.iter().enumerate() {
             let mut sum = *carried;
-            for l in k..entry.len() {
-                sum += self.factor_PP[(first + k) * n + first + l] * (f64::from(weight_d[l]) - entry[l]);
+            for (factor, l) in self.factored.factor(first + k).iter().zip(k..entry.len()) {
+                sum += factor * (f64::from(weight_d[l]) - entry[l]);
             }
             cost += sum * sum;
         }
@@ -261,16 +278,46 @@ impl<'a> Problem<'a> {
     }
 }
 
-/// A product of two vectors, in eight sums so that it fills registers.
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    let (a4, a_rest) = a.as_chunks::<8>();
-    let (b4, b_rest) = b.as_chunks::<8>();
-    let mut sums = [0.0; 8];
-    for (a, b) in a4.iter().zip(b4) {
-        for k in 0..8 {
-            sums[k] += a[k] * b[k];
+/// Products of a vector with several, each in eight sums so that it fills registers: the same number whatever the others are.
+#[inline(always)]
+fn dots<const R: usize>(a: &[f64], rows: [&[f64]; R]) -> [f64; R] {
+    let (a8, a_rest) = a.as_chunks::<8>();
+    let rows8 = rows.map(|row| &row.as_chunks::<8>().0[..a8.len()]);
+    let mut sums = [[0.0; 8]; R];
+    for (i, a) in a8.iter().enumerate() {
+        for (sums, row) in sums.iter_mut().zip(rows8) {
+            for k in 0..8 {
+                sums[k] += a[k] * row[i][k];
+            }
         }
     }
-    let rest: f64 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
-    sums.iter().sum::<f64>() + rest
+    let mut products = [0.0; R];
+    for ((product, sums), row) in products.iter_mut().zip(sums).zip(rows) {
+        let row_rest = row.as_chunks::<8>().1;
+        let rest: f64 = a_rest.iter().zip(row_rest).map(|(a, b)| a * b).sum();
+        *product = sums.iter().sum::<f64>() + rest;
+    }
+    products
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::numbers;
+    use super::*;
+
+    /// Rows are made side by side where there are enough; what comes of one is the same as alone, to the bit.
+    #[test]
+    fn products_side_by_side_are_those_of_each_alone() {
+        for len in [0, 1, 7, 8, 9, 30, 64] {
+            let row = |seed| -> Vec<f64> { numbers(len, seed).into_iter().map(f64::from).collect() };
+            let (a, rows) = (row(1), [2, 3, 4, 5].map(row));
+            let together = dots(&a, [&rows[0][..], &rows[1], &rows[2], &rows[3]]);
+            for (row, product) in rows.iter().zip(together) {
+                assert_eq!([product.to_bits()], dots(&a, [&row[..]]).map(f64::to_bits));
+                let plain: f64 = a.iter().zip(row).map(|(a, b)| a * b).sum();
+                // 64 products of numbers below 1
+                assert!((product - plain).abs() < 1e-13, "{len}: {product} {plain}");
+            }
+        }
+    }
 }

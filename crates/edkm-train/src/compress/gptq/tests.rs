@@ -5,7 +5,7 @@ use edkm_palette::PaletteDType;
 use super::*;
 
 /// Numbers in [-1, 1), the same each time.
-fn numbers(count: usize, seed: u64) -> Vec<f32> {
+pub(super) fn numbers(count: usize, seed: u64) -> Vec<f32> {
     let mut state = seed;
     (0..count)
         .map(|_| {
@@ -18,7 +18,7 @@ fn numbers(count: usize, seed: u64) -> Vec<f32> {
 }
 
 /// Inputs of which each is like its neighbour.
-fn correlated(tokens: usize, inputs: usize) -> Hessian {
+pub(super) fn correlated(tokens: usize, inputs: usize) -> Hessian {
     let mut x_NI = numbers(tokens * inputs, 7);
     for row in x_NI.chunks_mut(inputs) {
         for i in 1..row.len() {
@@ -44,7 +44,7 @@ fn diagonal(inputs: usize) -> Hessian {
 /// eᵀ H e summed over rows.
 fn error_of(weight: &[f32], rounded: &[f32], hessian: &Hessian) -> f64 {
     let n = hessian.inputs();
-    let h_II = hessian.damped();
+    let h_II = hessian.damped(&(0..n).collect::<Vec<_>>());
     weight
         .chunks(n)
         .zip(rounded.chunks(n))
@@ -58,7 +58,7 @@ fn error_of(weight: &[f32], rounded: &[f32], hessian: &Hessian) -> f64 {
 /// GPTQ as it is published: the inverse Hessian of the weights that are left, updated after each column, and all of them moved. Dense, f64.
 fn published(weight: &[f32], rows: usize, hessian: &Hessian, palette: &[f32]) -> Vec<f32> {
     let n = hessian.inputs();
-    let h_II = hessian.damped();
+    let h_II = hessian.damped(&(0..n).collect::<Vec<_>>());
     let mut inverse = inverted(&h_II, n);
     let mut order: Vec<usize> = (0..n).collect();
     order.sort_by(|&a, &b| h_II[b * n + b].total_cmp(&h_II[a * n + a]));
