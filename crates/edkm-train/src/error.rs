@@ -313,6 +313,18 @@ pub enum TrainError {
         /// The folder that the run will write.
         out: PathBuf,
     },
+    /// A run that ended by itself, and can go on or be finished.
+    #[error("{source}; {step} of {steps} steps are kept in {}", run_folder(out).display())]
+    Ended {
+        /// Steps of its newest checkpoint.
+        step: u64,
+        /// Steps of the whole run.
+        steps: u64,
+        /// The folder that the run will write.
+        out: PathBuf,
+        /// Why it ended.
+        source: Box<TrainError>,
+    },
     /// The work was asked to stop before there was anything to go on from.
     #[error("stopped; nothing was written")]
     Stopped,

@@ -16,6 +16,7 @@ pub mod plan;
 use edkm_llama::inference::StopReason;
 use edkm_llama::model::Recompute;
 use edkm_train::run::checkpoint::RunFolder;
+use edkm_train::run::count;
 use edkm_train::text_generation::WrittenText;
 use edkm_train::trainer::Update;
 use edkm_train::TrainError;
@@ -64,6 +65,11 @@ pub fn what_to_do(error: &TrainError) -> String {
                 out.display()
             )
         }
+        TrainError::Ended { out, step, .. } => format!(
+            "; go on with: edkm finetune --resume {}; with --finish behind it the model is written as it is after {}",
+            out.display(),
+            count(*step, "step")
+        ),
         TrainError::Unfinished { out, .. } => format!(
             "; go on with: edkm finetune --resume {} (or give --overwrite to begin anew)",
             out.display()

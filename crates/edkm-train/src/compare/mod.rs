@@ -325,7 +325,11 @@ impl Planned {
             }
             (_, clustering) => {
                 let training = self.training(clustering, &out, settings, config);
-                let outcome = finetune(&training, device, observer)?;
+                let outcome = finetune(&training, device, observer).map_err(|error| match error {
+                    // it goes on with the comparison, and not by itself
+                    TrainError::Ended { source, .. } => *source,
+                    error => error,
+                })?;
                 self.figures(
                     outcome.perplexity_after,
                     outcome.bits_per_weight,

@@ -9,6 +9,7 @@ pub mod checkpoint;
 mod clustering;
 mod compress_folder;
 mod compress_memory;
+mod ended;
 pub mod estimate;
 mod finetune;
 mod first_palettes;

@@ -52,6 +52,15 @@ impl NonFiniteCounts {
 /// The first tensor that is not finite on the way of these tokens through the model: a parameter by its name, or what a layer gives.
 /// `None` if all are up to the output projection. Runs a forward pass without a tape, layer by layer.
 pub(crate) fn first_not_finite<D: EdkmDevice>(model: &mut DynamicLlama<D>, tokens: &Tokens) -> Option<String> {
+    if let Some(name) = parameter_not_finite(model) {
+        return Some(name);
+    }
+    // an op that fails here failed in the step too, which has said so
+    outputs(model, tokens).ok().flatten()
+}
+
+/// The first parameter that is not finite.
+pub(super) fn parameter_not_finite<D: EdkmDevice>(model: &mut DynamicLlama<D>) -> Option<String> {
     struct Find;
     impl<D: EdkmDevice> ParameterVisitor<D> for Find {
         type Error = String;
@@ -67,11 +76,7 @@ pub(crate) fn first_not_finite<D: EdkmDevice>(model: &mut DynamicLlama<D>, token
             }
         }
     }
-    if let Err(name) = model.visit_parameters("", &mut Find) {
-        return Some(name);
-    }
-    // an op that fails here failed in the step too, which has said so
-    outputs(model, tokens).ok().flatten()
+    model.visit_parameters("", &mut Find).err()
 }
 
 fn outputs<D: EdkmDevice>(model: &DynamicLlama<D>, tokens: &Tokens) -> Result<Option<String>, D::Err> {

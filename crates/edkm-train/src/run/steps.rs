@@ -7,6 +7,7 @@ use edkm_cluster::GradientMode;
 use edkm_llama::names::Parameter;
 
 use super::checkpoint::{RunFolder, RunState, Start};
+use super::ended::Between;
 use super::finetune::Run;
 use super::known::Known;
 use super::step_log::StepLog;
@@ -22,45 +23,78 @@ use crate::TrainError;
 
 /// What was not finite lately.
 #[derive(Default)]
-struct Mishaps {
-    counts: NonFiniteCounts,
+pub(super) struct Mishaps {
+    pub(super) counts: NonFiniteCounts,
     in_a_row: u64,
     /// The step of the checkpoint that the run went back to last, and how often.
     back_to: (u64, u64),
 }
 
+/// How far a run has come.
+pub(super) struct Way {
+    pub(super) log: StepLog,
+    pub(super) mishaps: Mishaps,
+    /// Fingerprint of the model that is learned from, if that is in the run's folder or in one of its own.
+    pub(super) teacher: Option<u64>,
+    /// The step whose checkpoint is the state of now.
+    pub(super) saved: Option<u64>,
+    /// Where it was when the last step was done.
+    pub(super) between: Between,
+}
+
 impl<D: EdkmDevice> Run<'_, D> {
-    /// All steps that are left; their figures go to `metrics.jsonl` as they come.
+    /// All steps that are left; their figures go to `metrics.jsonl` as they come. What a run has trained that ends by itself is in a checkpoint then.
     pub(super) fn train(
         &self,
         trainer: &mut Trainer<D>,
         sampler: &mut WindowSampler<'_>,
         known: &Known,
-        (non_finite, mut teacher): (NonFiniteCounts, Option<u64>),
+        (non_finite, teacher): (NonFiniteCounts, Option<u64>),
         observer: &mut impl Observer,
     ) -> Result<(StepLog, NonFiniteCounts), TrainError> {
-        let settings = self.settings;
-        let mut log = StepLog::resume(&self.folder.metrics(), trainer.step_count())?;
-        let mut throughput = Throughput::default();
-        // what a measurement takes
-        let mut measuring = Duration::ZERO;
-        // the step whose checkpoint is the state of now
-        let mut saved = match settings.checkpoints.start {
-            Start::Resume | Start::Finish => Some(trainer.step_count()),
-            Start::Fresh => None,
-        };
-        if settings.checkpoints.start == Start::Finish {
+        let log = StepLog::resume(&self.folder.metrics(), trainer.step_count())?;
+        let start = self.settings.checkpoints.start;
+        if start == Start::Finish {
             self.cluster_at_last(trainer);
             return Ok((log, non_finite));
         }
-        let mut mishaps = Mishaps {
-            counts: non_finite,
-            ..Mishaps::default()
+        let mut way = Way {
+            log,
+            mishaps: Mishaps {
+                counts: non_finite,
+                ..Mishaps::default()
+            },
+            teacher,
+            saved: (start == Start::Resume).then_some(trainer.step_count()),
+            between: Between::of(trainer, sampler),
         };
+        match self.steps(trainer, sampler, known, &mut way, observer) {
+            Ok(()) => Ok((way.log, way.mishaps.counts)),
+            Err(error) => Err(self.ended(trainer, known, &mut way, error, observer)),
+        }
+    }
+
+    fn steps(
+        &self,
+        trainer: &mut Trainer<D>,
+        sampler: &mut WindowSampler<'_>,
+        known: &Known,
+        way: &mut Way,
+        observer: &mut impl Observer,
+    ) -> Result<(), TrainError> {
+        let settings = self.settings;
+        let mut throughput = Throughput::default();
+        // what a measurement takes
+        let mut measuring = Duration::ZERO;
         // a measurement that was interrupted
-        if let Some(last) = log.last().filter(|last| last.validation_perplexity.is_none()).cloned() {
+        if let Some(last) = way
+            .log
+            .last()
+            .filter(|last| last.validation_perplexity.is_none())
+            .cloned()
+        {
             if let Some(reached) = self.reached(trainer, observer)? {
-                log.replace_last(StepMetrics {
+                way.log.replace_last(StepMetrics {
                     validation_perplexity: Some(reached),
                     ..last
                 });
@@ -72,10 +106,10 @@ impl<D: EdkmDevice> Run<'_, D> {
                 .checkpoints
                 .every
                 .is_some_and(|every| done > 0 && (done % every == 0 || done == settings.steps));
-            while (interrupted || due) && saved != Some(done) {
-                let state = known.state(trainer, sampler.position(), mishaps.counts, teacher);
-                match self.checkpoint(trainer, &mut log, state) {
-                    Ok(()) => saved = Some(done),
+            while (interrupted || due) && way.saved != Some(done) {
+                let state = known.state(trainer, sampler.position(), way.mishaps.counts, way.teacher);
+                match self.checkpoint(trainer, &mut way.log, state, settings.checkpoints.keep) {
+                    Ok(()) => way.saved = Some(done),
                     Err(why) if interrupted => {
                         if !observer.try_again(&why) {
                             return Err(why);
@@ -99,12 +133,12 @@ impl<D: EdkmDevice> Run<'_, D> {
                 });
             }
             if done >= settings.steps {
-                return Ok((log, mishaps.counts));
+                return Ok(());
             }
             if let Some(clustering) = &settings.clustering {
                 if clustering.from_step > 0 && clustering.from_step == done {
                     if settings.taught_from() == Some(done) {
-                        teacher = self.begin_lesson(trainer)?;
+                        way.teacher = self.begin_lesson(trainer)?;
                     }
                     trainer.model.set_clustering(clustering);
                     first_palettes::find(
@@ -124,7 +158,7 @@ impl<D: EdkmDevice> Run<'_, D> {
             let metrics = match trainer.step(sampler) {
                 Ok(outcome) => {
                     throughput.add(outcome.tokens, start.elapsed());
-                    mishaps.in_a_row = 0;
+                    way.mishaps.in_a_row = 0;
                     let metrics = StepMetrics {
                         tokens_per_second: throughput.tokens_per_second(),
                         ..of_step(trainer, &outcome)
@@ -144,7 +178,7 @@ impl<D: EdkmDevice> Run<'_, D> {
                     metrics
                 }
                 Err(error) if error.is_non_finite() && settings.on_non_finite == OnNonFinite::Skip => {
-                    mishaps.leave_out(error)?;
+                    way.mishaps.leave_out(error)?;
                     trainer.skip();
                     StepMetrics {
                         step: done,
@@ -152,10 +186,11 @@ impl<D: EdkmDevice> Run<'_, D> {
                     }
                 }
                 Err(error) if error.is_non_finite() && settings.on_non_finite == OnNonFinite::Rollback => {
-                    let step = self.go_back(trainer, &mut mishaps, error)?;
-                    log = StepLog::resume(&self.folder.metrics(), step)?;
+                    let step = self.go_back(trainer, &mut way.mishaps, error)?;
+                    way.log = StepLog::resume(&self.folder.metrics(), step)?;
                     // its data are behind those of now
-                    saved = None;
+                    way.saved = None;
+                    way.between = Between::of(trainer, sampler);
                     continue;
                 }
                 Err(error) if error.is_non_finite() => {
@@ -172,15 +207,18 @@ impl<D: EdkmDevice> Run<'_, D> {
                 }
                 Err(error) => return Err(error),
             };
+            way.between = Between::of(trainer, sampler);
             let start = Instant::now();
-            let metrics = StepMetrics {
-                validation_perplexity: self.reached(trainer, observer)?,
-                ..metrics
-            };
-            if metrics.validation_perplexity.is_some() {
+            let reached = self.reached(trainer, observer);
+            if let Ok(Some(_)) = reached {
                 measuring = start.elapsed();
             }
-            log.add(metrics);
+            let validation_perplexity = reached.as_ref().copied().unwrap_or_default();
+            way.log.add(StepMetrics {
+                validation_perplexity,
+                ..metrics
+            });
+            reached?;
         }
     }
 
@@ -208,12 +246,18 @@ impl<D: EdkmDevice> Run<'_, D> {
         measuring.saturating_mul(u32::try_from(left).unwrap_or(u32::MAX))
     }
 
-    /// Writes a checkpoint of now.
-    fn checkpoint(&self, trainer: &mut Trainer<D>, log: &mut StepLog, state: RunState) -> Result<(), TrainError> {
+    /// Writes a checkpoint of now, which is one of `keep`.
+    pub(super) fn checkpoint(
+        &self,
+        trainer: &mut Trainer<D>,
+        log: &mut StepLog,
+        state: RunState,
+        keep: usize,
+    ) -> Result<(), TrainError> {
         log.sync()?;
         let (model, optimizer) = trainer.model_and_optimizer();
         let staged = self.folder.stage(model, optimizer)?;
-        staged.finish(state, self.settings.checkpoints.keep)?;
+        staged.finish(state, keep)?;
         Ok(())
     }
 

@@ -196,6 +196,14 @@ impl RunFolder {
         })
     }
 
+    /// Keeps what the run goes on with from now on, in place of what it was started with.
+    ///
+    /// # Errors
+    /// A system that does not write; what was kept is then as it was.
+    pub fn keep_arguments(&self, arguments: &str) -> Result<(), TrainError> {
+        write_whole(&self.arguments_path(), arguments.as_bytes())
+    }
+
     /// Keeps what goes with the model into OUT besides its configuration and weights, its tokenizer above all: the run may be the last that has it.
     ///
     /// # Errors
@@ -303,6 +311,12 @@ impl RunFolder {
             folder: self.path.clone(),
             damaged: unusable,
         })
+    }
+
+    /// The step of the newest checkpoint by its name; it is not read.
+    pub(crate) fn newest_step(&self) -> Option<u64> {
+        let newest = self.checkpoints().ok()?.pop()?;
+        newest.file_name()?.to_str()?.strip_prefix("step-")?.parse().ok()
     }
 
     /// Puts the parameters and palettes of a checkpoint into a model that is clustered as it was.
