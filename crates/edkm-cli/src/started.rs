@@ -7,7 +7,7 @@ use edkm_train::run::checkpoint::{run_folder, RunFolder};
 use edkm_train::run::LayerRules;
 use serde::{Deserialize, Serialize};
 
-use crate::args::{Args, Command, FinetuneArgs};
+use crate::args::{Args, Changes, Command, FinetuneArgs};
 use crate::commands::Failure;
 
 /// A command line, where it was given, and the folder that it writes.
@@ -20,6 +20,9 @@ pub struct Started {
     /// The rules of `--layers` as they were read, as TOML: the file may be another by now.
     #[serde(default)]
     layers: Option<String>,
+    /// What was changed when the run went on.
+    #[serde(default)]
+    changes: Changes,
 }
 
 impl Started {
@@ -34,6 +37,7 @@ impl Started {
             folder: std::env::current_dir()?,
             out: None,
             layers: None,
+            changes: Changes::default(),
         })
     }
 
@@ -90,6 +94,13 @@ impl Started {
             self.arguments.splice(at..end, instead.drain(..));
         }
         self
+    }
+
+    /// With what is changed from now on, in `args` too.
+    pub fn with_changes(self, changes: Changes, args: &mut FinetuneArgs) -> Self {
+        let changes = changes.or(self.changes);
+        changes.make(args);
+        Self { changes, ..self }
     }
 
     /// With the rules for single layers.

@@ -135,15 +135,17 @@ pub struct FinetuneArgs {
     /// Write a checkpoint of the run into OUT.run every N steps; without it only when the run is interrupted
     #[arg(long, value_name = "N")]
     pub checkpoint_every: Option<NonZeroU64>,
-    /// Checkpoints that stay, the newest
-    #[arg(long, value_name = "K", default_value_t = 2)]
-    pub keep: usize,
+    /// Checkpoints that stay, the newest [default: 2]
+    #[arg(long, value_name = "K")]
+    pub keep: Option<usize>,
     /// What to do when a loss or a gradient is not finite: end the run, leave the step out (at most 16 in a row), or go back to the newest
-    /// checkpoint and on behind the data of the step (at most 3 times; needs --checkpoint-every)
-    #[arg(long, value_enum, default_value_t = NonFinitePolicy::Stop)]
-    pub on_non_finite: NonFinitePolicy,
-    /// Go on with the run that was to write OUT, from its newest whole checkpoint. All else is as it was started: only --json, --ignore-limits,
-    /// --overwrite (of an OUT that was filled meanwhile), --dry-run, --trace and --finish may be given with it
+    /// checkpoint and on behind the data of the step (at most 3 times; needs --checkpoint-every) [default: stop]
+    #[arg(long, value_enum)]
+    pub on_non_finite: Option<NonFinitePolicy>,
+    /// Go on with the run that was to write OUT, from its newest whole checkpoint. All else is as it was started, but for what changes nothing of the
+    /// steps that are done: --on-non-finite, --checkpoint-every, --keep, --checkpoint-layers, --checkpoint-attention, --store and --device-memory hold
+    /// from now on. Besides --json, --ignore-limits, --overwrite (of an OUT that was filled meanwhile), --dry-run, --trace and --finish may be given
+    /// with it
     #[arg(long, value_name = "OUT")]
     pub resume: Option<PathBuf>,
     /// With --resume: write the model as that checkpoint has it, in place of the steps that are left. The run is over then
@@ -184,6 +186,14 @@ fn conflicts(arg: Arg) -> Arg {
         "overwrite",
         "dry_run",
         "trace",
+        // what `Changes` has
+        "on_non_finite",
+        "checkpoint_every",
+        "keep",
+        "checkpoint_layers",
+        "checkpoint_attention",
+        "store",
+        "device_memory",
     ]
     .contains(&arg.get_id().as_str())
     {
@@ -213,7 +223,8 @@ impl From<LrUnit> for RateUnit {
 }
 
 /// `--on-non-finite`
-#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum NonFinitePolicy {
     Stop,
     Skip,

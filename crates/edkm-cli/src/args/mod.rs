@@ -1,6 +1,7 @@
 //! The arguments, as typed: one file a command.
 
 mod bench;
+mod changes;
 mod chat;
 mod clustering;
 mod compare;
@@ -31,6 +32,7 @@ pub use bench::{
     BenchAblationArgs, BenchClusterArgs, BenchCommand, BenchGenerateArgs, BenchLayerArgs, BenchSavedArgs,
     BenchStepArgs, LayerSizeArgs, ListBy,
 };
+pub use changes::Changes;
 pub use chat::ChatArgs;
 pub use clustering::ClusterArgs;
 pub use compare::CompareArgs;

@@ -129,7 +129,15 @@ pub fn finetune_with<D: EdkmDevice>(
     // no input is refused any more
     let folder = match place {
         Place::New(claimed) => claimed.begin(&settings.checkpoints.arguments)?,
-        Place::Resumed(folder) => folder,
+        Place::Resumed(folder) => {
+            let arguments = &settings.checkpoints.arguments;
+            if !arguments.is_empty() && *arguments != folder.arguments()? {
+                if let Err(why) = folder.keep_arguments(arguments) {
+                    tracing::warn!("{why}; what is changed of the run holds for this time alone");
+                }
+            }
+            folder
+        }
     };
     folder.keep_companions(&settings.model_dir)?;
     observer.folder(folder.path());

@@ -204,7 +204,8 @@ impl FinetuneSettings {
 }
 
 impl FinetuneSettings {
-    /// What determines the numbers of a run, by name, but for the model and the text, which have fingerprints, and the device.
+    /// What determines the numbers of a run, by name, but for the model and the text, which have fingerprints, and the device. What is done about numbers that
+    /// are not finite is no part of it: it determines steps to come alone.
     pub(super) fn determining(&self) -> BTreeMap<String, String> {
         let is_lossy = self.store.is_lossy();
         let kept_model = match self.kept_model {
@@ -212,14 +213,13 @@ impl FinetuneSettings {
             KeptModel::Best => (KeptModel::Best, self.evaluate_every),
         };
         let has_teacher = self.teacher_dir.is_some();
-        let settings: [(&str, &dyn Debug); 19] = [
+        let settings: [(&str, &dyn Debug); 18] = [
             ("version of the program", &env!("CARGO_PKG_VERSION")),
             ("apart", &self.apart),
             ("evaluation_tokens", &self.evaluation_tokens),
             ("kept_model", &kept_model),
             ("clustering", &self.clustering.is_some()),
             ("store that is lossy", &is_lossy),
-            ("on_non_finite", &self.on_non_finite),
             ("objective", &self.objective),
             ("another model to learn from", &has_teacher),
             ("steps", &self.steps),

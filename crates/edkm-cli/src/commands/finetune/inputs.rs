@@ -7,6 +7,7 @@ use edkm_llama::config::LlamaConfig;
 use edkm_train::lesson::{Lesson, Ramp};
 use edkm_train::run::{
     free_folder, ClusterSettings, DataSource, FinetuneSettings, KeptModel, Measure, ModelPalettes, Objective, OnLimits,
+    OnNonFinite,
 };
 
 use crate::args::FinetuneArgs;
@@ -141,7 +142,7 @@ pub fn settings_of(args: &FinetuneArgs, inputs: &Inputs) -> Result<FinetuneSetti
         } else {
             Overwrite::Refuse
         },
-        on_non_finite: args.on_non_finite.into(),
+        on_non_finite: args.on_non_finite.map_or(OnNonFinite::Stop, OnNonFinite::from),
         device_share,
         on_limits: match args.ignore_limits {
             false => OnLimits::Refuse,

@@ -17,7 +17,7 @@ use edkm_train::run::{
 
 use self::inputs::{settings_of, Inputs};
 use super::{plan, Failure};
-use crate::args::FinetuneArgs;
+use crate::args::{Changes, FinetuneArgs};
 use crate::console::{note, Output};
 use crate::device::OnDevice;
 use crate::embedded;
@@ -53,6 +53,7 @@ pub fn run(args: FinetuneArgs, log: RunLog) -> Result<(), Failure> {
             args.overwrite |= here.overwrite;
             args.dry_run = here.dry_run;
             args.clustering.palettes.rules = Some(started.layers()?);
+            let started = started.with_changes(Changes::of(here), &mut args);
             let start = match here.finish {
                 true => Start::Finish,
                 false => Start::Resume,
@@ -100,7 +101,7 @@ pub fn run(args: FinetuneArgs, log: RunLog) -> Result<(), Failure> {
     settings.out = started.out.clone().unwrap_or(std::path::absolute(&settings.out)?);
     settings.checkpoints = CheckpointSettings {
         every: args.checkpoint_every,
-        keep: args.keep,
+        keep: args.keep.unwrap_or(CheckpointSettings::default().keep),
         start,
         arguments: started.with_out(&settings.out)?,
     };

@@ -45,7 +45,8 @@ pub struct CheckpointSettings {
     pub keep: usize,
     /// Where the run begins.
     pub start: Start,
-    /// What a later process needs to make the same settings; kept in the folder of the run as it is.
+    /// What a later process needs to make the same settings; kept in the folder of the run as it is, and where a run goes on in place of what was, unless it is
+    /// empty.
     pub arguments: String,
 }
 
