@@ -8,6 +8,7 @@ mod clustering;
 mod common;
 mod compare;
 mod dry_run;
+mod ended;
 mod eval;
 mod eval_every;
 mod export;

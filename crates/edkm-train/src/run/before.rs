@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use dfdx_edkm::EdkmDevice;
 use edkm_llama::model::{DynamicLlama, DynamicTeacher};
 
-use super::checkpoint::{model_fingerprint, RunState};
+use super::checkpoint::{model_fingerprint, RunState, Start};
 use super::{baselines, count, rate_factors, Baseline, DataSource, FinetuneSettings, Measure, Observer, Stage};
 use crate::data::TokenStream;
 use crate::evaluate::{perplexity, perplexity_in_words};
@@ -65,8 +65,9 @@ impl<D: EdkmDevice> Before<D> {
                 before.perplexity
             }
         };
+        let has_steps = settings.checkpoints.start != Start::Finish;
         let teacher = match settings.taught_from() {
-            Some(0) if settings.teacher_dir.is_none() => Some(teacher(model)?),
+            Some(0) if settings.teacher_dir.is_none() && has_steps => Some(teacher(model)?),
             _ => None,
         };
         if let Some(clustering) = &settings.clustering {

@@ -9,9 +9,9 @@ use edkm_llama::model::{DynamicLlama, DynamicTeacher};
 use edkm_llama::names::Parameter;
 use edkm_store::Backend;
 
-use super::checkpoint::RunFolder;
+use super::checkpoint::{RunFolder, Start};
 use super::finetune::{Run, Saved};
-use super::{before, first_palettes, ClusterSettings, Objective, Observer};
+use super::{before, first_palettes, ClusterSettings, FinetuneSettings, Objective, Observer};
 use crate::optimizer_bytes::{gradient_bytes, moment_bytes};
 use crate::schedule::LearningRate;
 use crate::trainer::{set_temperature, Trainer, TrainerSettings};
@@ -64,6 +64,10 @@ impl<D: EdkmDevice> Run<'_, D> {
             }
         };
         trainer = trainer.with_rate_factors(rate_factors);
+        if settings.checkpoints.start == Start::Finish {
+            // it makes no step
+            return Ok(without_later_clustering(trainer, settings));
+        }
         // behind a first step the moments are there, and so are the weights that a teacher had shared
         let is_there = checkpoint.is_some_and(|(_, state)| state.step > 0);
         let shared = teacher.as_ref().filter(|_| settings.teacher_dir.is_none());
@@ -91,10 +95,16 @@ impl<D: EdkmDevice> Run<'_, D> {
                 _ => {}
             }
         }
-        let is_later = |from: u64| from > 0 && step <= from;
-        if settings.clustering.as_ref().is_some_and(|c| is_later(c.from_step)) {
-            trainer.model.set_clustering(&|_: &Parameter| None);
-        }
-        Ok(trainer)
+        Ok(without_later_clustering(trainer, settings))
     }
+}
+
+/// A model whose clustering has not begun has none yet.
+fn without_later_clustering<D: EdkmDevice>(mut trainer: Trainer<D>, settings: &FinetuneSettings) -> Trainer<D> {
+    let step = trainer.step_count();
+    let is_later = |from: u64| from > 0 && step <= from;
+    if settings.clustering.as_ref().is_some_and(|c| is_later(c.from_step)) {
+        trainer.model.set_clustering(&|_: &Parameter| None);
+    }
+    trainer
 }

@@ -5,10 +5,12 @@ use edkm_llama::checkpoint::{Checkpoint, COMPANIONS};
 use edkm_llama::config::LlamaConfig;
 use edkm_llama::names::parameters;
 
+use super::limits::bytes_in;
 use super::model_sizes;
 use super::sizes::ModelSizes;
 use super::{share, sum, Share};
 use crate::report::{MOST_CENTROIDS, TALL_CENTROIDS};
+use crate::run::checkpoint::{run_folder, Start};
 use crate::run::float_dtype::float_dtype;
 use crate::run::{plan, FinetuneSettings, KeptModel, PlannedLayer};
 use crate::TrainError;
@@ -27,7 +29,8 @@ const REPORT_POINTS: u64 = 2000;
 /// Bytes that the header of a safetensors file has for a tensor.
 const HEADER_ENTRY: u64 = 110;
 
-/// What the run will have on disk when it has most: when a checkpoint is whole and the oldest is not removed yet, or when OUT is.
+/// What the run will have on disk when it has most: when a checkpoint is whole and the oldest is not removed yet, or when OUT is. A run that
+/// makes no more steps has what is there, and OUT.
 pub(super) fn shares(
     settings: &FinetuneSettings,
     config: &LlamaConfig,
@@ -45,6 +48,10 @@ pub(super) fn shares(
     out.push(share("OUT: tokenizer", tokenizer));
     let report = REPORT + figures(settings, config)? + REPORT_STEP * settings.steps.min(REPORT_POINTS);
     out.push(share("OUT: metrics and report", metrics.saturating_add(report)));
+    if settings.checkpoints.start == Start::Finish {
+        out.push(share("OUT.run", bytes_in(&run_folder(&settings.out))));
+        return Ok(out);
+    }
     let checkpoints = |at_most: u64| {
         let every = settings.checkpoints.every?;
         let written = settings.steps.div_ceil(every.get());

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::memory::{GRADIENTS, OPTIMIZER, SAVED, TEXT_OF_A_STEP};
 use super::Estimate;
 use crate::memory::{available_bytes, resident_bytes};
-use crate::run::checkpoint::run_folder;
+use crate::run::checkpoint::{run_folder, Start};
 use crate::TrainError;
 
 /// What there is for a run. `None` where the system does not tell.
@@ -65,7 +65,12 @@ impl Estimate {
                 what: "disk",
                 needed,
                 available,
-                lower: "a smaller --keep or fewer --steps, or --out on another disk".to_owned(),
+                lower: match self.start {
+                    Start::Fresh => "a smaller --keep or fewer --steps, or --out on another disk",
+                    Start::Resume => "a smaller --keep, or it more room",
+                    Start::Finish => "it more room",
+                }
+                .to_owned(),
             });
         }
         Ok(())
@@ -73,6 +78,11 @@ impl Estimate {
 
     /// What would lower the memory most.
     fn less_memory(&self) -> String {
+        match self.start {
+            Start::Fresh => {}
+            Start::Resume => return "--checkpoint-layers, or a --store that spills, or it more memory".to_owned(),
+            Start::Finish => return "it more memory".to_owned(),
+        }
         let shares = self.peak().map_or(&[][..], |stage| &stage.shares);
         let largest = shares.iter().max_by_key(|share| share.bytes).map(|share| share.what);
         match (largest, &self.largest_data) {
@@ -107,7 +117,7 @@ fn room(_: &Path) -> Option<u64> {
 }
 
 /// Bytes of the files in a folder and those in it; 0 if it is not there.
-fn bytes_in(folder: &Path) -> u64 {
+pub(super) fn bytes_in(folder: &Path) -> u64 {
     let entries = folder.read_dir().into_iter().flatten().flatten();
     let bytes = entries.map(|entry| match entry.metadata() {
         Ok(about) if about.is_dir() => bytes_in(&entry.path()),
@@ -131,6 +141,7 @@ mod tests {
             disk: Vec::new(),
             disk_bytes_if_interrupted: 10,
             largest_data: None,
+            start: Start::Fresh,
             limits: Limits {
                 memory_bytes: Some(1 << 30),
                 held_bytes: 1 << 20,
@@ -172,6 +183,23 @@ mod tests {
             };
             let message = estimate.check().unwrap_err().to_string();
             assert!(message.contains(advice), "no `{advice}` in: {message}");
+        }
+    }
+
+    #[test]
+    fn a_run_that_goes_on_is_told_what_it_can_still_be_given() {
+        for (start, memory, disk) in [
+            (Start::Resume, "--checkpoint-layers", "--keep"),
+            (Start::Finish, "give it more memory", "give it more room"),
+        ] {
+            for (bytes, advice) in [((5 << 40, 0), memory), ((0, 5 << 40), disk)] {
+                let estimate = Estimate {
+                    start,
+                    ..estimate(bytes.0, bytes.1)
+                };
+                let message = estimate.check().unwrap_err().to_string();
+                assert!(message.contains(advice) && !message.contains("--seq"), "{message}");
+            }
         }
     }
 

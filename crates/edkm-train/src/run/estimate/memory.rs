@@ -4,6 +4,7 @@ use super::sizes::ModelSizes;
 use super::{share, Share, StageMemory, TextSizes, When};
 
 use crate::device_share::{what_fits, DeviceShare};
+use crate::run::checkpoint::Start;
 use crate::run::{FinetuneSettings, FirstPalettes, Measure, Objective};
 
 /// What the program holds that no size of the model explains: code, stacks, packed tiles of the matrix products, the thread pool. What it
@@ -66,6 +67,18 @@ pub(super) fn stages(
         "reading the text",
         with([vec![weights.clone()], documents].concat()),
     )];
+    if settings.checkpoints.start == Start::Finish {
+        let read = share("copy of the largest matrix", model.largest);
+        stages.push(always(
+            "reading the checkpoint",
+            with([without_teacher(model), vec![read]].concat()),
+        ));
+        stages.push(always("evaluation", with(vec![weights, evaluation])));
+        return match place {
+            Place::Host { .. } => stages,
+            Place::Device { .. } => stages.into_iter().map(with_driver).collect(),
+        };
+    }
     if budget.is_some() {
         stages.push(always("squared gradients", with(squared_gradients(settings, model))));
         // each layer's weights and importances, and the model with palettes
@@ -148,14 +161,15 @@ pub(super) fn beside_device(
     held: u64,
     free: u64,
 ) -> Vec<Share> {
-    let saved = saved(settings, model);
+    let makes_steps = settings.checkpoints.start != Start::Finish;
+    let saved = if makes_steps { saved(settings, model) } else { 0 };
     let in_store = match settings.store.spill_budget() {
         _ if on_device(settings, model, free) >= saved => 0,
         Some(budget) => saved.min(budget.0),
         None => saved - on_device(settings, model, free),
     };
     let copies = share("copy of the largest matrix", model.largest);
-    let text_of_step = share(TEXT_OF_A_STEP, text_of_step(settings));
+    let text_of_step = share(TEXT_OF_A_STEP, if makes_steps { text_of_step(settings) } else { 0 });
     [
         self::held(held, settings, text, model),
         vec![share(SAVED, in_store), text_of_step, copies],
@@ -212,9 +226,12 @@ fn squared_gradients(settings: &FinetuneSettings, model: &ModelSizes) -> Vec<Sha
 
 /// What stays from step to step.
 fn kept(settings: &FinetuneSettings, model: &ModelSizes) -> Vec<Share> {
+    [without_teacher(model), vec![teacher(settings, model)]].concat()
+}
+
+fn without_teacher(model: &ModelSizes) -> Vec<Share> {
     vec![
         share("weights", model.parameters),
-        teacher(settings, model),
         share(OPTIMIZER, model.moments),
         share(
             "clustering",

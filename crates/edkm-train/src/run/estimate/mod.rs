@@ -19,6 +19,7 @@ use serde::Serialize;
 use self::memory::Place;
 use self::sizes::ModelSizes;
 use super::check::{check, check_clustering_of};
+use super::checkpoint::Start;
 use super::other_teacher::check_teacher;
 use super::{check_sequence, DataSource, FinetuneSettings};
 use crate::data::{data_files, Sample};
@@ -77,6 +78,9 @@ pub struct Estimate {
     pub largest_data: Option<(PathBuf, u64)>,
     /// What there is.
     pub limits: Limits,
+    /// Where the run begins: what can be lowered depends on it.
+    #[serde(skip)]
+    pub start: Start,
 }
 
 impl Estimate {
@@ -147,12 +151,13 @@ pub fn estimate<D: EdkmDevice>(settings: &FinetuneSettings, device: &D) -> Resul
         host_memory: device_bytes.map(|free| memory::beside_device(settings, &sizes, &text, held, free)),
         disk_bytes: sum(&disk),
         disk,
-        disk_bytes_if_interrupted: match settings.checkpoints.every {
-            Some(_) => 0,
-            None => disk::checkpoint(&sizes),
+        disk_bytes_if_interrupted: match (settings.checkpoints.every, settings.checkpoints.start) {
+            (Some(_), _) | (_, Start::Finish) => 0,
+            (None, _) => disk::checkpoint(&sizes),
         },
         largest_data: text.largest,
         limits,
+        start: settings.checkpoints.start,
     })
 }
 
