@@ -1,6 +1,6 @@
 //! `edkm chat`
 
-use std::io::{BufRead, IsTerminal, Write};
+use std::io::{BufRead, IsTerminal, Read, Write};
 use std::time::Duration;
 
 use edkm_llama::inference::{GenerateOptions, InferenceModel, InferenceProblem, Session, StopReason};
@@ -58,6 +58,46 @@ impl Rate {
     }
 }
 
+/// The longest line that is read: to encode one takes about a hundred times its size in memory.
+const LONGEST_LINE: u64 = 16 << 20;
+
+/// What was read of the input.
+#[derive(Debug, PartialEq, Eq)]
+enum Line {
+    /// Nothing: it is at its end.
+    End,
+    Whole,
+    /// It was passed over to its end.
+    TooLong,
+}
+
+/// The next line, into `line`.
+fn read_line(input: &mut impl BufRead, line: &mut Vec<u8>) -> std::io::Result<Line> {
+    line.clear();
+    match input.by_ref().take(LONGEST_LINE).read_until(b'\n', line)? as u64 {
+        0 => Ok(Line::End),
+        LONGEST_LINE if line.last() != Some(&b'\n') => {
+            // one that ends here has its length alone
+            let mut is_longer = false;
+            loop {
+                let read = input.fill_buf()?;
+                if read.is_empty() {
+                    break;
+                }
+                let end = read.iter().position(|&byte| byte == b'\n');
+                is_longer |= end != Some(0);
+                let used = end.map_or(read.len(), |end| end + 1);
+                input.consume(used);
+                if end.is_some() {
+                    break;
+                }
+            }
+            Ok(if is_longer { Line::TooLong } else { Line::Whole })
+        }
+        _ => Ok(Line::Whole),
+    }
+}
+
 /// What may be typed.
 const HELP: &str =
     "One instruction a line; /clear begins anew, /exit, /quit or the end of input (Ctrl-D) ends, /help shows this.";
@@ -106,9 +146,17 @@ pub fn run(args: ChatArgs) -> Result<(), Failure> {
         if asks {
             drop(write!(std::io::stderr(), "> "));
         }
-        line.clear();
-        if input.lock().read_until(b'\n', &mut line)? == 0 {
-            break;
+        match read_line(&mut input.lock(), &mut line)? {
+            Line::End => break,
+            Line::Whole => {}
+            Line::TooLong => {
+                note(format_args!(
+                    "(no response: the instruction has more than the {} that a line may have)",
+                    bytes(LONGEST_LINE)
+                ));
+                unanswered += 1;
+                continue;
+            }
         }
         let Ok(text) = std::str::from_utf8(&line) else {
             note("(no response: the instruction is not UTF-8)");
@@ -194,5 +242,24 @@ pub fn run(args: ChatArgs) -> Result<(), Failure> {
         // who types has seen it
         1.. if !asks => Err(format!("{unanswered} of the instructions got no response; why is said at each").into()),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_that_is_too_long_is_passed_over_to_its_end() {
+        let longest = "x".repeat(LONGEST_LINE as usize);
+        let mut input = std::io::Cursor::new(format!("a\n{longest}\n{longest}y\nb\n{longest}{longest}"));
+        let mut line = Vec::new();
+        let mut next = || (read_line(&mut input, &mut line).unwrap(), line.len().min(3));
+        assert_eq!(next(), (Line::Whole, 2));
+        assert_eq!(next(), (Line::Whole, 3));
+        assert_eq!(next(), (Line::TooLong, 3));
+        assert_eq!(next(), (Line::Whole, 2));
+        assert_eq!(next(), (Line::TooLong, 3));
+        assert_eq!(next(), (Line::End, 0));
     }
 }
