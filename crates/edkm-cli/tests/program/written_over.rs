@@ -140,3 +140,36 @@ fn an_empty_file_and_what_was_written_before_is_replaced() {
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(std::fs::read(&report).unwrap(), before);
 }
+
+/// What was measured before stays until all is measured, and goes nowhere but into the file that was named.
+#[test]
+fn log_likelihoods_take_their_place_at_the_end() {
+    let shop = Workshop::new();
+    let path = shop.path("samples.jsonl");
+    assert!(log_samples(&shop, &path).status.success());
+    let before = std::fs::read(&path).unwrap();
+    let mut command = edkm();
+    command.arg("eval").arg(shop.model()).args(["--task", "piqa", "--data"]);
+    command
+        .arg(shop.path("valid.jsonl"))
+        .arg("--labels")
+        .arg(shop.path("labels.lst"));
+    // behind the questions, a text that is no text
+    std::fs::write(shop.path("bad.txt"), b"\xff\xfe\xfd\n".repeat(200)).unwrap();
+    command
+        .args(["--task", "perplexity", "--seq", "32", "--data"])
+        .arg(shop.path("bad.txt"));
+    let output = command.arg("--log-samples").arg(&path).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert_eq!(std::fs::read(&path).unwrap(), before);
+    assert!(said.contains("the log likelihoods so far are in"), "{said}");
+    #[cfg(target_os = "linux")]
+    {
+        let output = log_samples(&shop, "/dev/stdout".as_ref());
+        assert!(
+            String::from_utf8_lossy(&output.stdout).contains("{\"model\":"),
+            "{output:?}"
+        );
+    }
+}

@@ -99,6 +99,9 @@ pub fn run(args: EvalArgs) -> Result<(), Failure> {
         }
         first.get_or_insert((candidate.name, answers));
     }
+    if let Some(samples) = samples {
+        samples.finish()?;
+    }
     show(output, &results)
 }
 

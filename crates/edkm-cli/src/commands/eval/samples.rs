@@ -4,15 +4,37 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use edkm_llama::files::{canonical, partial_prefix};
 use edkm_train::tasks::{Answered, Task, TaskSet};
 use serde::Serialize;
+use tempfile::NamedTempFile;
 
 use crate::commands::Failure;
+use crate::console::note;
 
-/// The file of `--log-samples`.
+/// The file of `--log-samples`. What was there before stays until all is measured.
 pub struct Samples {
+    /// The file behind links.
     path: PathBuf,
-    file: BufWriter<File>,
+    file: Option<Target>,
+    is_empty: bool,
+}
+
+/// Where the lines are written.
+enum Target {
+    /// A pipe, or what is no file.
+    Itself(File),
+    /// A file that takes its place at the end.
+    Beside(NamedTempFile),
+}
+
+impl Target {
+    fn file(&self) -> &File {
+        match self {
+            Self::Itself(file) => file,
+            Self::Beside(file) => file.as_file(),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -33,11 +55,44 @@ struct Sample<'s> {
 
 impl Samples {
     pub fn create(path: &Path) -> Result<Self, Failure> {
-        let file = File::create(path).map_err(|why| Self::failed(path, &why))?;
+        let failed = |why| Self::failed(path, &why);
+        // `/dev/stdout` is whatever file that leads to, which is not to be another one
+        let is_special = ["/dev", "/proc"].iter().any(|special| path.starts_with(special));
+        let is_file = path.metadata().map_or(true, |about| about.is_file());
+        if is_special || !is_file {
+            return Ok(Self {
+                path: path.to_path_buf(),
+                file: Some(Target::Itself(File::create(path).map_err(failed)?)),
+                is_empty: true,
+            });
+        }
+        let path = canonical(path).unwrap_or_else(|_| path.to_path_buf());
+        let folder = path.parent().filter(|folder| *folder != Path::new(""));
+        let mut builder = tempfile::Builder::new();
+        let prefix = partial_prefix(&path);
+        builder.prefix(&prefix);
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+        let file = builder.tempfile_in(folder.unwrap_or(Path::new("."))).map_err(failed)?;
         Ok(Self {
-            path: path.to_path_buf(),
-            file: BufWriter::new(file),
+            path,
+            file: Some(Target::Beside(file)),
+            is_empty: true,
         })
+    }
+
+    /// Puts the file in its place.
+    pub fn finish(mut self) -> Result<(), Failure> {
+        match self.file.take() {
+            Some(Target::Beside(file)) => match file.persist(&self.path) {
+                Ok(_) => Ok(()),
+                Err(error) => {
+                    self.file = Some(Target::Beside(error.file));
+                    Err(Self::failed(&self.path, &error.error))
+                }
+            },
+            _ => Ok(()),
+        }
     }
 
     pub fn write(
@@ -48,6 +103,11 @@ impl Samples {
         answered: &[Answered],
     ) -> Result<(), Failure> {
         let data = data.display().to_string();
+        let Some(target) = &self.file else {
+            return Ok(());
+        };
+        let mut file = BufWriter::new(target.file());
+        self.is_empty = false;
         for (item, (question, answered)) in set.questions().iter().zip(answered).enumerate() {
             let sample = Sample {
                 model,
@@ -63,13 +123,24 @@ impl Samples {
                     .then(|| question.likeliest_by_length(answered) == question.gold),
             };
             let line = serde_json::to_string(&sample)?;
-            writeln!(self.file, "{line}").map_err(|why| Self::failed(&self.path, &why))?;
+            writeln!(file, "{line}").map_err(|why| Self::failed(&self.path, &why))?;
         }
         // what is measured is there, whatever becomes of what follows
-        self.file.flush().map_err(|why| Self::failed(&self.path, &why))
+        file.flush().map_err(|why| Self::failed(&self.path, &why))
     }
 
     fn failed(path: &Path, why: &std::io::Error) -> Failure {
         format!("cannot write {}: {why}", path.display()).into()
+    }
+}
+
+impl Drop for Samples {
+    /// What was measured before something failed is kept beside.
+    fn drop(&mut self) {
+        if let (Some(Target::Beside(file)), false) = (self.file.take(), self.is_empty) {
+            if let Ok((_, kept)) = file.keep() {
+                note(format_args!("the log likelihoods so far are in {}", kept.display()));
+            }
+        }
     }
 }
