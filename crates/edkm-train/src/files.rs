@@ -87,10 +87,24 @@ pub(crate) fn lock(path: &Path) -> Result<File, TrainError> {
         Err(TryLockError::WouldBlock) => Err(TrainError::Running {
             folder: path.parent().unwrap_or(path).to_path_buf(),
         }),
-        // a file system without locks
-        Err(TryLockError::Error(why)) if why.kind() == std::io::ErrorKind::Unsupported => Ok(file),
+        Err(TryLockError::Error(why)) if is_without_locks(&why) => {
+            tracing::warn!(
+                "{}: the file system has no locks ({why}); see to it that no other process works there",
+                path.parent().unwrap_or(path).display()
+            );
+            Ok(file)
+        }
         Err(TryLockError::Error(why)) => Err(TrainError::io("lock", path)(why)),
     }
+}
+
+/// Whether a lock was refused since the file system has none, or since nobody is there who keeps them (NFS without its daemon).
+fn is_without_locks(why: &std::io::Error) -> bool {
+    #[cfg(unix)]
+    if why.raw_os_error() == Some(rustix::io::Errno::NOLCK.raw_os_error()) {
+        return true;
+    }
+    why.kind() == std::io::ErrorKind::Unsupported
 }
 
 /// Whether a path is that of a pipe.
@@ -124,6 +138,15 @@ mod tests {
     #[cfg(target_os = "linux")]
     fn refuses_a_device_that_never_ends() {
         assert!(matches!(open(Path::new("/dev/zero")), Err(TrainError::NotAFile { .. })));
+    }
+
+    #[test]
+    fn a_file_system_without_locks_is_told_from_one_that_fails() {
+        use std::io::{Error, ErrorKind};
+        assert!(is_without_locks(&ErrorKind::Unsupported.into()));
+        #[cfg(unix)]
+        assert!(is_without_locks(&Error::from(rustix::io::Errno::NOLCK)));
+        assert!(!is_without_locks(&Error::from(ErrorKind::PermissionDenied)));
     }
 
     #[test]

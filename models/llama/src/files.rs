@@ -87,16 +87,24 @@ pub(crate) fn shared_permissions(builder: &mut tempfile::Builder<'_, '_>, mode: 
     let _ = (builder, mode);
 }
 
-/// Makes names in a folder as durable as the files behind them. Folders cannot be synced on Windows.
+/// Makes names in a folder as durable as the files behind them, where that can be asked for: folders cannot be synced on Windows, nor on some file systems.
 ///
 /// # Errors
 /// Those of the system.
 pub fn sync_folder(folder: &Path) -> Result<(), LlamaError> {
     if cfg!(unix) {
         let synced = File::open(folder).and_then(|opened| opened.sync_all());
-        synced.map_err(|source| LlamaError::io("sync", folder, source))?;
+        match synced {
+            Err(why) if !is_without_sync(&why) => return Err(LlamaError::io("sync", folder, why)),
+            _ => {}
+        }
     }
     Ok(())
+}
+
+/// Whether a folder was not synced since its file system has no such thing (SMB, some FUSE).
+fn is_without_sync(why: &io::Error) -> bool {
+    matches!(why.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported)
 }
 
 /// Exchanges two folders on one file system: in one step where the system can (Linux, macOS); elsewhere `b` is moved aside first, and for that instant there is
@@ -198,6 +206,14 @@ mod tests {
         fs::create_dir(&aside).unwrap();
         clear_left(&aside, &place).unwrap();
         assert!(!aside.exists() && place.join("of").exists());
+    }
+
+    #[cfg(any(target_os = "linux", target_os = "macos"))]
+    #[test]
+    fn a_file_system_that_syncs_no_folder_is_told_from_one_that_fails() {
+        use rustix::io::Errno;
+        assert!(is_without_sync(&Errno::INVAL.into()) && is_without_sync(&Errno::NOTSUP.into()));
+        assert!(!is_without_sync(&Errno::IO.into()) && !is_without_sync(&Errno::NOSPC.into()));
     }
 
     #[cfg(unix)]
