@@ -1,6 +1,6 @@
 //! The benchmarks of whole layers and steps, at a small size, and the trace that they write.
 
-use crate::common::{edkm, json, Workshop};
+use crate::common::{assert_refused, edkm, json, Workshop};
 
 #[test]
 fn layer_shows_four_rows_with_time_and_memory() {
@@ -161,4 +161,18 @@ fn generate_says_how_it_loads_and_decodes() {
     // a palette for every eight channels
     let grouped = generate(&["--group", "8"]);
     assert!(grouped["size_bytes"].as_u64().unwrap() > figures["size_bytes"].as_u64().unwrap());
+}
+
+#[test]
+fn a_step_that_no_machine_holds_is_refused() {
+    let shop = Workshop::new();
+    let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(shop.config()).unwrap()).unwrap();
+    config["vocab_size"] = 4_000_000_000_u64.into();
+    std::fs::write(shop.config(), config.to_string()).unwrap();
+    let mut command = edkm();
+    command
+        .args(["bench", "step", "--seq", "8", "--config"])
+        .arg(shop.config());
+    let output = command.output().unwrap();
+    assert_refused(&output, &["the step needs", "TiB of memory"], &shop.out());
 }

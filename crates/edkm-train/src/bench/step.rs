@@ -18,7 +18,7 @@ use crate::data::sampler::WindowSampler;
 use crate::data::TokenStream;
 use crate::device_share::DeviceShare;
 use crate::init::random_weights;
-use crate::memory::peak_resident_bytes;
+use crate::memory::{available_bytes, peak_resident_bytes};
 use crate::optimizer_bytes::{gradient_bytes, moment_bytes};
 use crate::random::generator;
 use crate::run::ClusterSettings;
@@ -75,7 +75,7 @@ pub struct StepBench {
 /// Memory: 16 bytes a parameter (weight, gradient, two moments; 10 with moments of 8 bits, 4 less where the update is made in backward), and the activations.
 ///
 /// # Errors
-/// A sequence of no tokens or more than the model has positions; a step that fails.
+/// A sequence of no tokens or more than the model has positions, less memory than the parameters and what belongs to each need; a step that fails.
 pub fn run<D: EdkmDevice>(settings: &StepSettings, device: &D, times: &PhaseTimes) -> Result<StepBench, TrainError> {
     let StepSettings {
         config,
@@ -96,6 +96,7 @@ pub fn run<D: EdkmDevice>(settings: &StepSettings, device: &D, times: &PhaseTime
             expected: "at least 1, and no more tokens than the model has positions",
         });
     }
+    check_memory(config, *moments, *update, device)?;
     let steps = repeats.max(&1) + 1;
     let mut model = DynamicLlama::from_weights(config, device, &mut random_weights(0, config.num_hidden_layers, 0.02))?;
     model.recompute = *recompute;
@@ -151,6 +152,30 @@ pub fn run<D: EdkmDevice>(settings: &StepSettings, device: &D, times: &PhaseTime
         peak_rss_bytes,
         device_bytes,
     })
+}
+
+/// Refuses a model that there is no room for, whatever it is given.
+fn check_memory<D: EdkmDevice>(
+    config: &LlamaConfig,
+    moments: MomentFormat,
+    update: Update,
+    device: &D,
+) -> Result<(), TrainError> {
+    let needed = [
+        config.parameter_count().saturating_mul(4),
+        gradient_bytes(config, update),
+        moment_bytes(config, moments),
+    ];
+    let needed = needed.into_iter().fold(0, u64::saturating_add);
+    let free = device.free_bytes().map_err(device_error)?;
+    match free.or_else(available_bytes).filter(|&available| needed > available) {
+        Some(available) => Err(TrainError::Memory {
+            what: "the step",
+            needed,
+            available,
+        }),
+        None => Ok(()),
+    }
 }
 
 /// Seconds and operations of a step's products with weights, by the kernels of the ops, each shape timed alone (median of five).
