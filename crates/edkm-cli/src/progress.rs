@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use edkm_train::run::estimate::Estimate;
-use edkm_train::run::{Observer, Stage, StepReport};
+use edkm_train::run::{Observer, Stage, StepReport, TimeLeft};
 use edkm_train::TrainError;
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -140,9 +140,7 @@ impl Observer for Progress {
 
     fn step(&mut self, report: &StepReport) {
         let done = report.outcome.step + 1;
-        let remaining = report
-            .remaining
-            .map_or("?".to_owned(), |rest| format!("{}s", rest.as_secs()));
+        let remaining = report.remaining.map_or("?".to_owned(), in_words);
         let text = format!(
             "step {done}/{}  loss {:.4}  {:.0} tokens/s  {remaining} left",
             report.steps, report.outcome.loss, report.tokens_per_second
@@ -182,6 +180,22 @@ impl Observer for Progress {
             None => self.output.progress(format!("  {line}")),
         }
     }
+}
+
+/// The time that is left.
+fn in_words(left: TimeLeft) -> String {
+    let (more_than, left) = match left {
+        TimeLeft::About(left) => ("", left),
+        TimeLeft::MoreThan(left) => ("more than ", left),
+    };
+    let seconds = left.as_secs();
+    let (minutes, hours) = (seconds / 60, seconds / 3600);
+    let left = match (hours, minutes) {
+        (0, 0) => format!("{seconds}s"),
+        (0, _) => format!("{minutes}m {:02}s", seconds % 60),
+        _ => format!("{hours}h {:02}m", minutes % 60),
+    };
+    format!("{more_than}{left}")
 }
 
 /// A bar over a known number of things, which goes when it is dropped; lines where standard error is no terminal.
@@ -233,5 +247,20 @@ impl Drop for Counter {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_left_has_hours_and_minutes() {
+        let about = |seconds| in_words(TimeLeft::About(Duration::from_secs(seconds)));
+        assert_eq!(
+            [59, 65, 3600, 93_784].map(about),
+            ["59s", "1m 05s", "1h 00m", "26h 03m"]
+        );
+        assert_eq!(in_words(TimeLeft::MoreThan(Duration::from_secs(7))), "more than 7s");
     }
 }

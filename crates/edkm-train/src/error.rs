@@ -343,7 +343,7 @@ pub enum TrainError {
         difference: String,
     },
     /// A run that was not finished would be lost. [`Start::Resume`](crate::run::checkpoint::Start::Resume) goes on with it, [`Overwrite::Replace`](edkm_llama::checkpoint::Overwrite::Replace) replaces it.
-    #[error("{} holds the checkpoints of a run that was not finished, which would be lost", folder.display())]
+    #[error("{} holds what a run has trained that was not finished, which would be lost", folder.display())]
     Unfinished {
         /// The folder of the run.
         folder: PathBuf,
@@ -442,13 +442,16 @@ impl TrainError {
         }
     }
 
-    /// Whether it is that there is no room on a disk.
+    /// Whether it is that there is no room on a disk, or that a file may not grow further.
     pub fn is_full(&self) -> bool {
         let source = match self {
             Self::Io { source, .. } | Self::Llama(edkm_llama::LlamaError::Io { source, .. }) => source,
             _ => return false,
         };
-        matches!(source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
+        matches!(
+            source.kind(),
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge
+        )
     }
 
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {

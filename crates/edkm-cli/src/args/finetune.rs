@@ -139,7 +139,8 @@ pub struct FinetuneArgs {
     #[arg(long, value_name = "K")]
     pub keep: Option<usize>,
     /// What to do when a loss or a gradient is not finite: end the run, leave the step out (at most 16 in a row), or go back to the newest
-    /// checkpoint and on behind the data of the step (at most 3 times; needs --checkpoint-every) [default: stop]
+    /// checkpoint and on behind the data of the step (at most 3 times, then to the one before it, if --keep has left one; needs --checkpoint-every)
+    /// [default: stop]
     #[arg(long, value_enum)]
     pub on_non_finite: Option<NonFinitePolicy>,
     /// Go on with the run that was to write OUT, from its newest whole checkpoint. All else is as it was started, but for what changes nothing of the

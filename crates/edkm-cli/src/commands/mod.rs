@@ -13,6 +13,8 @@ pub mod inspect;
 pub mod make_default;
 pub mod plan;
 
+use std::path::Path;
+
 use edkm_llama::inference::StopReason;
 use edkm_llama::model::Recompute;
 use edkm_train::run::checkpoint::RunFolder;
@@ -52,37 +54,48 @@ fn stop_name(written: &WrittenText) -> &'static str {
 /// What a command can fail with.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
+/// Where the best model of the run that was to write `out` is, if it has kept one.
+fn best_of(out: &Path) -> String {
+    let best = RunFolder::open(out).best_model();
+    best.map_or(String::new(), |best| {
+        format!(" (the best model so far is in {})", best.display())
+    })
+}
+
 /// What this program's user can do about a run that ended or cannot begin, behind the error's own words.
 pub fn what_to_do(error: &TrainError) -> String {
     match error {
         TrainError::Interrupted { out, .. } => {
-            let best = RunFolder::open(out).best_model();
-            let best = best.map_or(String::new(), |best| {
-                format!(" (the best model so far is in {})", best.display())
-            });
             format!(
-                "; go on with: edkm finetune --resume {}{best}; with --finish behind it the model is written as it is",
-                out.display()
+                "; go on with: edkm finetune --resume {}{}; with --finish behind it the model is written as it is",
+                out.display(),
+                best_of(out)
             )
         }
         TrainError::Ended { out, step, .. } => format!(
-            "; go on with: edkm finetune --resume {}; with --finish behind it the model is written as it is after {}",
+            "; go on with: edkm finetune --resume {}{}; with --finish behind it the model is written as it is after {}",
             out.display(),
+            best_of(out),
             count(*step, "step")
         ),
-        TrainError::Unfinished { out, .. } => format!(
-            "; go on with: edkm finetune --resume {} (or give --overwrite to begin anew)",
-            out.display()
-        ),
+        TrainError::Unfinished { out, .. } => match RunFolder::open(out).newest_step() {
+            Some(_) => format!(
+                "; go on with: edkm finetune --resume {}{} (or give --overwrite to begin anew)",
+                out.display(),
+                best_of(out)
+            ),
+            None => format!("{}; move that away, or give --overwrite to begin anew", best_of(out)),
+        },
         TrainError::NoCheckpoint { folder, .. } => {
             let unfinished = folder.with_extension("unfinished");
-            match unfinished.is_dir() {
+            let unfinished = match unfinished.is_dir() {
                 true => format!(
                     "; the trained model of a run that could not end is in {}",
                     unfinished.display()
                 ),
                 false => String::new(),
-            }
+            };
+            unfinished + &best_of(&folder.with_extension(""))
         }
         _ => String::new(),
     }

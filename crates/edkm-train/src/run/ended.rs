@@ -44,12 +44,14 @@ impl<D: EdkmDevice> Run<'_, D> {
         if matches!(error, TrainError::Interrupted { .. }) {
             return error;
         }
-        if trainer.step_count() > 0 && way.saved != Some(trainer.step_count()) {
-            if let Some(why) = self.lost(trainer, way) {
-                tracing::warn!("{why}: there is no checkpoint of {}", count(way.between.step, "step"));
-            } else {
-                let state = known.state(trainer, way.between.position, way.mishaps.counts, way.teacher);
-                self.keep_steps(trainer, way, state, &error, observer);
+        let done = trainer.step_count();
+        if done > 0 && way.saved != Some(done) {
+            match self.whole(trainer, way) {
+                Ok(position) => {
+                    let state = known.state(trainer, position, way.mishaps.counts, way.teacher);
+                    self.keep_steps(trainer, way, state, &error, observer);
+                }
+                Err(why) => tracing::warn!("{why}: there is no checkpoint of {}", count(done, "step")),
             }
         }
         match self.folder.newest_step() {
@@ -63,16 +65,19 @@ impl<D: EdkmDevice> Run<'_, D> {
         }
     }
 
-    /// Why the trainer is not what the steps that are done have made it, or of no use.
-    fn lost(&self, trainer: &mut Trainer<D>, way: &Way) -> Option<String> {
-        let updates = trainer.optimizer().step_count();
-        if (trainer.step_count(), updates) != (way.between.step, way.between.updates) {
-            return Some("a part of the step was made already".to_owned());
+    /// The place of the data behind the steps that are done, if the trainer is what these have made it, and of use.
+    fn whole(&self, trainer: &mut Trainer<D>, way: &Way) -> Result<Position, String> {
+        let (step, updates) = (trainer.step_count(), trainer.optimizer().step_count());
+        let between = way.between.ok_or("a checkpoint was being put into the model")?;
+        if (step, updates) != (between.step, between.updates) {
+            return Err("a part of the step was made already".to_owned());
         }
-        if let Err(why) = self.device.try_synchronize() {
-            return Some(format!("the device failed ({why})"));
+        let device = self.device.try_synchronize();
+        device.map_err(|why| format!("the device failed ({why})"))?;
+        match parameter_not_finite(&mut trainer.model) {
+            Some(name) => Err(format!("{name} is not finite")),
+            None => Ok(between.position),
         }
-        parameter_not_finite(&mut trainer.model).map(|name| format!("{name} is not finite"))
     }
 
     /// Writes the checkpoint, as long as there may be room for it.
@@ -95,7 +100,10 @@ impl<D: EdkmDevice> Run<'_, D> {
                 tracing::warn!("{error}");
             }
             if !why.is_full() || observer.interrupted() || !observer.try_again(&why) {
-                tracing::warn!("{why}; there is no checkpoint of {}", count(way.between.step, "step"));
+                tracing::warn!(
+                    "{why}; there is no checkpoint of {}",
+                    count(trainer.step_count(), "step")
+                );
                 return;
             }
         }

@@ -50,7 +50,7 @@ pub use layers::{LayerRule, LayerRules};
 pub use model_palettes::{ModelPalettes, OtherPalettes};
 pub(crate) use non_finite::first_not_finite;
 pub use non_finite::{NonFiniteCounts, OnNonFinite, MOST_IN_A_ROW, MOST_ROLLBACKS};
-pub use observer::{Observer, OnProgress, Silent, Stage, StepReport};
+pub use observer::{Observer, OnProgress, Silent, Stage, StepReport, TimeLeft};
 pub use outcome::{Baseline, FinetuneOutcome, Sizes};
 pub use plan::{plan, planned_sizes, PlannedLayer, PlannedPalette};
 pub use rate_factors::{RateUnit, TYPICAL, TYPICAL_EMBEDDING, TYPICAL_VECTOR};

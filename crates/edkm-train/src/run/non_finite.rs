@@ -18,14 +18,15 @@ pub enum OnNonFinite {
     Stop,
     /// The step is left out, with its data; at most [`MOST_IN_A_ROW`] one after the other.
     Skip,
-    /// The run goes back to its newest checkpoint and goes on behind the data of the step; at most [`MOST_ROLLBACKS`] times to the same one.
+    /// The run goes back to its newest checkpoint and goes on behind the data of the step; at most [`MOST_ROLLBACKS`] times to the same one,
+    /// which may hold what went wrong: then to the one before it, if that was kept.
     Rollback,
 }
 
 /// Steps that are left out one after the other before a run is given up.
 pub const MOST_IN_A_ROW: u64 = 16;
 
-/// Times that a run goes back to the same checkpoint before it is given up.
+/// Times that a run goes back to the same checkpoint before that is given up.
 pub const MOST_ROLLBACKS: u64 = 3;
 
 /// How often it happened.

@@ -62,7 +62,16 @@ pub struct StepReport {
     /// Tokens a second, smoothed.
     pub tokens_per_second: f64,
     /// How long the rest will take, once that can be said.
-    pub remaining: Option<Duration>,
+    pub remaining: Option<TimeLeft>,
+}
+
+/// How long the rest of the training takes, measurements and checkpoints counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TimeLeft {
+    /// If it goes on as it does.
+    About(Duration),
+    /// At the rate of now, while steps to come take longer: those that cluster.
+    MoreThan(Duration),
 }
 
 /// Who is told. What is not said otherwise is not heeded.

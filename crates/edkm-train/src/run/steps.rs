@@ -1,5 +1,8 @@
 //! All steps of a run: figures, checkpoints, and what is done about numbers that are not finite.
 
+use std::collections::BTreeMap;
+use std::num::NonZeroU64;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use dfdx_edkm::EdkmDevice;
@@ -12,8 +15,8 @@ use super::finetune::Run;
 use super::known::Known;
 use super::step_log::StepLog;
 use super::{
-    before, count, first_palettes, ClusterSettings, NonFiniteCounts, Objective, Observer, OnNonFinite, Stage,
-    StepReport, MOST_IN_A_ROW, MOST_ROLLBACKS,
+    before, count, first_palettes, ClusterSettings, FinetuneSettings, NonFiniteCounts, Objective, Observer,
+    OnNonFinite, Stage, StepReport, TimeLeft, MOST_IN_A_ROW, MOST_ROLLBACKS,
 };
 use crate::data::sampler::WindowSampler;
 use crate::memory::Resident;
@@ -26,8 +29,8 @@ use crate::TrainError;
 pub(super) struct Mishaps {
     pub(super) counts: NonFiniteCounts,
     in_a_row: u64,
-    /// The step of the checkpoint that the run went back to last, and how often.
-    back_to: (u64, u64),
+    /// How often the run went back to the checkpoint of a step.
+    back_to: BTreeMap<u64, u64>,
 }
 
 /// How far a run has come.
@@ -38,8 +41,8 @@ pub(super) struct Way {
     pub(super) teacher: Option<u64>,
     /// The step whose checkpoint is the state of now.
     pub(super) saved: Option<u64>,
-    /// Where it was when the last step was done.
-    pub(super) between: Between,
+    /// Where it was when the last step was done; `None` while a checkpoint is put into the model.
+    pub(super) between: Option<Between>,
 }
 
 impl<D: EdkmDevice> Run<'_, D> {
@@ -66,7 +69,7 @@ impl<D: EdkmDevice> Run<'_, D> {
             },
             teacher,
             saved: (start == Start::Resume).then_some(trainer.step_count()),
-            between: Between::of(trainer, sampler),
+            between: Some(Between::of(trainer, sampler)),
         };
         match self.steps(trainer, sampler, known, &mut way, observer) {
             Ok(()) => Ok((way.log, way.mishaps.counts)),
@@ -84,8 +87,8 @@ impl<D: EdkmDevice> Run<'_, D> {
     ) -> Result<(), TrainError> {
         let settings = self.settings;
         let mut throughput = Throughput::default();
-        // what a measurement takes
-        let mut measuring = Duration::ZERO;
+        // what a measurement and a checkpoint take
+        let (mut measuring, mut saving) = (Duration::ZERO, Duration::ZERO);
         // a measurement that was interrupted
         if let Some(last) = way
             .log
@@ -108,8 +111,12 @@ impl<D: EdkmDevice> Run<'_, D> {
                 .is_some_and(|every| done > 0 && (done % every == 0 || done == settings.steps));
             while (interrupted || due) && way.saved != Some(done) {
                 let state = known.state(trainer, sampler.position(), way.mishaps.counts, way.teacher);
+                let start = Instant::now();
                 match self.checkpoint(trainer, &mut way.log, state, settings.checkpoints.keep) {
-                    Ok(()) => way.saved = Some(done),
+                    Ok(()) => {
+                        way.saved = Some(done);
+                        saving = start.elapsed();
+                    }
                     Err(why) if interrupted => {
                         if !observer.try_again(&why) {
                             return Err(why);
@@ -148,6 +155,8 @@ impl<D: EdkmDevice> Run<'_, D> {
                         observer,
                     )?;
                     observer.stage(Stage::Train);
+                    // its steps take longer
+                    throughput = Throughput::default();
                     observer.meanwhile(&format!(
                         "clustered from here on, behind step {done} of {}",
                         settings.steps
@@ -171,9 +180,13 @@ impl<D: EdkmDevice> Run<'_, D> {
                         outcome,
                         steps: settings.steps,
                         tokens_per_second: metrics.tokens_per_second,
-                        remaining: throughput
-                            .remaining(rest)
-                            .map(|steps| steps + self.measuring_left(trainer, measuring)),
+                        remaining: throughput.remaining(rest).map(|steps| {
+                            let left = steps.saturating_add(self.beside_steps(trainer, measuring, saving));
+                            match settings.clustering.as_ref().map_or(0, |c| c.from_step) >= trainer.step_count() {
+                                true => TimeLeft::MoreThan(left),
+                                false => TimeLeft::About(left),
+                            }
+                        }),
                     });
                     metrics
                 }
@@ -186,11 +199,11 @@ impl<D: EdkmDevice> Run<'_, D> {
                     }
                 }
                 Err(error) if error.is_non_finite() && settings.on_non_finite == OnNonFinite::Rollback => {
-                    let step = self.go_back(trainer, &mut way.mishaps, error)?;
+                    let step = self.go_back(trainer, way, error)?;
                     way.log = StepLog::resume(&self.folder.metrics(), step)?;
                     // its data are behind those of now
                     way.saved = None;
-                    way.between = Between::of(trainer, sampler);
+                    way.between = Some(Between::of(trainer, sampler));
                     continue;
                 }
                 Err(error) if error.is_non_finite() => {
@@ -207,7 +220,7 @@ impl<D: EdkmDevice> Run<'_, D> {
                 }
                 Err(error) => return Err(error),
             };
-            way.between = Between::of(trainer, sampler);
+            way.between = Some(Between::of(trainer, sampler));
             let start = Instant::now();
             let reached = self.reached(trainer, observer);
             if let Ok(Some(_)) = reached {
@@ -236,14 +249,21 @@ impl<D: EdkmDevice> Run<'_, D> {
         }
     }
 
-    /// The time of the measurements to come, each taking so long.
-    fn measuring_left(&self, trainer: &Trainer<D>, measuring: Duration) -> Duration {
-        let every = self.settings.evaluate_every;
-        let until = |step: u64| every.map_or(0, |every| step / every.get());
-        // the last step's comes when training is done; that of the present one is still to come
-        let [last, before] = [self.settings.steps, trainer.step_count()].map(|step| until(step.saturating_sub(1)));
-        let left = last.saturating_sub(before);
-        measuring.saturating_mul(u32::try_from(left).unwrap_or(u32::MAX))
+    /// The time of the measurements and checkpoints to come, where each takes so long.
+    fn beside_steps(&self, trainer: &Trainer<D>, measuring: Duration, saving: Duration) -> Duration {
+        let (done, steps) = (trainer.step_count(), self.settings.steps);
+        let FinetuneSettings {
+            evaluate_every,
+            checkpoints,
+            ..
+        } = self.settings;
+        // the last step's measurement comes when training is done
+        let measured = due_after(done, steps.saturating_sub(1), *evaluate_every);
+        // and it has a checkpoint if there are any
+        let is_between = checkpoints.every.is_some_and(|every| steps % every != 0);
+        let saved = due_after(done, steps, checkpoints.every) + u64::from(is_between);
+        let times = |one: Duration, times: u64| one.saturating_mul(u32::try_from(times).unwrap_or(u32::MAX));
+        times(measuring, measured).saturating_add(times(saving, saved))
     }
 
     /// Writes a checkpoint of now, which is one of `keep`.
@@ -273,18 +293,13 @@ impl<D: EdkmDevice> Run<'_, D> {
         Ok(Some(print))
     }
 
-    /// Model and optimizer as the newest checkpoint has them; the data goes on. Gives the checkpoint's step.
-    fn go_back(&self, trainer: &mut Trainer<D>, mishaps: &mut Mishaps, error: TrainError) -> Result<u64, TrainError> {
-        let (path, state, _) = match self.folder.newest() {
-            Ok(newest) => newest,
-            Err(_) => {
-                return Err(TrainError::NonFinite {
-                    what: "there is no checkpoint to go back to yet".to_owned(),
-                    source: Box::new(error),
-                })
-            }
-        };
-        mishaps.go_back(state.step, error, &path)?;
+    /// Model and optimizer as the newest checkpoint has them that the run has not gone back to too often; the data goes on. Gives the checkpoint's step.
+    fn go_back(&self, trainer: &mut Trainer<D>, way: &mut Way, error: TrainError) -> Result<u64, TrainError> {
+        let (path, state) = way.mishaps.go_back(error, |before| {
+            let (path, state, _) = self.folder.newest_before(before).ok()?;
+            Some((path, state.step, state))
+        })?;
+        way.between = None;
         if let Some(clustering) = &self.settings.clustering {
             trainer.model.set_clustering(clustering);
         }
@@ -297,8 +312,16 @@ impl<D: EdkmDevice> Run<'_, D> {
         let optimizer = RunFolder::optimizer(&path, &state.optimizer, self.device)?;
         RunFolder::check_optimizer(&path, &mut trainer.model, &optimizer)?;
         trainer.go_back(optimizer, state.step);
+        // they led to where it failed again and again
+        self.folder.remove_after(state.step)?;
         Ok(state.step)
     }
+}
+
+/// How often something is due behind the steps from `done` to `last`, which comes every so many of them: that of `done` is still to come.
+fn due_after(done: u64, last: u64, every: Option<NonZeroU64>) -> u64 {
+    let until = |step: u64| every.map_or(0, |every| step / every);
+    until(last).saturating_sub(until(done.saturating_sub(1)))
 }
 
 /// What may help where a run ends at something that is not finite, in a step that clusters so.
@@ -325,20 +348,35 @@ impl Mishaps {
         Ok(())
     }
 
-    fn go_back(&mut self, step: u64, error: TrainError, path: &std::path::Path) -> Result<(), TrainError> {
-        if self.back_to.0 != step {
-            self.back_to = (step, 0);
+    /// The checkpoint to go back to, with what `newest_before` has of it beside its path and step: the newest that the run has not gone back to too often, as
+    /// one may hold what went wrong.
+    fn go_back<T>(
+        &mut self,
+        error: TrainError,
+        newest_before: impl Fn(u64) -> Option<(PathBuf, u64, T)>,
+    ) -> Result<(PathBuf, T), TrainError> {
+        let (mut before, mut tried) = (u64::MAX, None);
+        while let Some((path, step, found)) = newest_before(before) {
+            let times = self.back_to.entry(step).or_default();
+            if *times < MOST_ROLLBACKS {
+                *times += 1;
+                self.counts.rollbacks += 1;
+                tracing::warn!("{error}; going back to {}", path.display());
+                return Ok((path, found));
+            }
+            tried.get_or_insert(path);
+            before = step;
         }
-        self.back_to.1 += 1;
-        if self.back_to.1 > MOST_ROLLBACKS {
-            return Err(TrainError::NonFinite {
-                what: format!("the run went back to {} {MOST_ROLLBACKS} times before", path.display()),
-                source: Box::new(error),
-            });
-        }
-        self.counts.rollbacks += 1;
-        tracing::warn!("{error}; going back to {}", path.display());
-        Ok(())
+        Err(TrainError::NonFinite {
+            what: match tried {
+                None => "there is no checkpoint to go back to yet".to_owned(),
+                Some(path) => format!(
+                    "the run went back to {} {MOST_ROLLBACKS} times before, and there is none before it that it could go back to",
+                    path.display()
+                ),
+            },
+            source: Box::new(error),
+        })
     }
 }
 
@@ -375,6 +413,14 @@ mod tests {
     }
 
     #[test]
+    fn what_is_due_is_counted_from_the_present_step_on() {
+        let every = NonZeroU64::new(4);
+        let due = [0, 3, 4, 5, 8, 9].map(|done| due_after(done, 9, every));
+        assert_eq!(due, [2, 2, 2, 1, 1, 0]);
+        assert_eq!(due_after(3, 9, None), 0);
+    }
+
+    #[test]
     fn steps_are_left_out_until_too_many_follow_each_other() {
         let mut mishaps = Mishaps::default();
         for _ in 0..MOST_IN_A_ROW {
@@ -390,16 +436,30 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_checkpoint_may_be_gone_back_to_again() {
-        let path = std::path::Path::new("out.run");
+    fn a_checkpoint_that_fails_again_and_again_leaves_the_one_before_it() {
         let mut mishaps = Mishaps::default();
+        let mut back = |there: &[u64]| {
+            let newest = |before| {
+                let step = there.iter().copied().filter(|&step| step < before).max()?;
+                Some((PathBuf::from(format!("step-{step}")), step, step))
+            };
+            mishaps.go_back(error(), newest).map(|(_, step)| step)
+        };
+        let none = back(&[]).unwrap_err().to_string();
+        assert!(none.contains("no checkpoint to go back to"), "{none}");
+        // a newer one may be gone back to as often
         for step in [4, 8] {
             for _ in 0..MOST_ROLLBACKS {
-                mishaps.go_back(step, error(), path).unwrap();
+                assert_eq!(back(&[2, 4, step]).unwrap(), step);
             }
         }
-        assert!(mishaps.go_back(8, error(), path).is_err());
-        assert_eq!(mishaps.counts.rollbacks, 2 * MOST_ROLLBACKS);
+        // neither 8, also if it is another by now, nor 4
+        for _ in 0..MOST_ROLLBACKS {
+            assert_eq!(back(&[2, 4, 8]).unwrap(), 2);
+        }
+        let refused = back(&[2, 4, 8]).unwrap_err().to_string();
+        assert!(refused.contains("step-8 3 times"), "{refused}");
+        assert_eq!(mishaps.counts.rollbacks, 3 * MOST_ROLLBACKS);
     }
 
     #[test]

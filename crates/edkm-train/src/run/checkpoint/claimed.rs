@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use edkm_llama::checkpoint::Overwrite;
 
+use super::best::BEST;
 use super::folder::{sweep, ARGUMENTS, LOCK};
 use super::RunFolder;
 use crate::files::write_whole;
@@ -15,7 +16,7 @@ impl RunFolder {
     /// Takes the folder of a run that is to begin, so that no other process takes it.
     ///
     /// # Errors
-    /// [`TrainError::Unfinished`] where another run could go on, unless it may be overwritten; [`TrainError::Running`] if another process works on it;
+    /// [`TrainError::Unfinished`] where another run could go on or has left its best model, unless it may be overwritten; [`TrainError::Running`] if another process works on it;
     /// [`TrainError::ForeignRunFolder`] where a folder of that name holds what is of no run; a system that does not read or write.
     pub fn claim(out: &Path, overwrite: Overwrite) -> Result<ClaimedFolder, TrainError> {
         let mut folder = Self::open(out);
@@ -25,7 +26,8 @@ impl RunFolder {
                 found: foreign,
             });
         }
-        if overwrite == Overwrite::Refuse && !folder.checkpoints()?.is_empty() {
+        let holds_steps = !folder.checkpoints()?.is_empty() || folder.path.join(BEST).is_dir();
+        if overwrite == Overwrite::Refuse && holds_steps {
             return Err(TrainError::Unfinished {
                 folder: folder.path,
                 out: out.to_path_buf(),
@@ -69,6 +71,12 @@ impl ClaimedFolder {
                 "{}: {} of a run that was not finished will be overwritten",
                 folder.path.display(),
                 count(kept as u64, "checkpoint")
+            );
+        }
+        if let Some(best) = folder.best_model() {
+            tracing::warn!(
+                "{}: the best model of a run that was not finished will be overwritten",
+                best.display()
             );
         }
         folder.remove_staging(&self.out)?;

@@ -300,8 +300,14 @@ impl RunFolder {
     /// # Errors
     /// [`TrainError::NoCheckpoint`].
     pub fn newest(&self) -> Result<(PathBuf, RunState, Vec<String>), TrainError> {
+        self.newest_before(u64::MAX)
+    }
+
+    /// [`Self::newest`] of those before a step.
+    pub(crate) fn newest_before(&self, step: u64) -> Result<(PathBuf, RunState, Vec<String>), TrainError> {
         let mut unusable = Vec::new();
-        for path in self.checkpoints()?.into_iter().rev() {
+        let is_before = |path: &PathBuf| step_of(path).is_none_or(|of| of < step);
+        for path in self.checkpoints()?.into_iter().rev().filter(is_before) {
             match read_state(&path) {
                 Ok(state) => return Ok((path, state, unusable)),
                 Err(error) => unusable.push(error.to_string()),
@@ -314,9 +320,21 @@ impl RunFolder {
     }
 
     /// The step of the newest checkpoint by its name; it is not read.
-    pub(crate) fn newest_step(&self) -> Option<u64> {
-        let newest = self.checkpoints().ok()?.pop()?;
-        newest.file_name()?.to_str()?.strip_prefix("step-")?.parse().ok()
+    pub fn newest_step(&self) -> Option<u64> {
+        step_of(&self.checkpoints().ok()?.pop()?)
+    }
+
+    /// Removes the checkpoints of later steps than this one.
+    ///
+    /// # Errors
+    /// A system that does not remove.
+    pub(crate) fn remove_after(&self, step: u64) -> Result<(), TrainError> {
+        for path in self.checkpoints()? {
+            if step_of(&path).is_some_and(|of| of > step) {
+                fs::remove_dir_all(&path).map_err(TrainError::io("remove", &path))?;
+            }
+        }
+        Ok(())
     }
 
     /// Puts the parameters and palettes of a checkpoint into a model that is clustered as it was.
@@ -384,6 +402,11 @@ impl RunFolder {
     pub(super) fn checkpoints_path(&self) -> PathBuf {
         self.path.join(CHECKPOINTS)
     }
+}
+
+/// The step of a checkpoint, by its name.
+fn step_of(checkpoint: &Path) -> Option<u64> {
+    checkpoint.file_name()?.to_str()?.strip_prefix("step-")?.parse().ok()
 }
 
 /// Whether a run keeps something of this name, or was writing it when it was killed.

@@ -73,6 +73,15 @@ fn a_claimed_folder_is_for_one_process_and_goes_if_the_run_does_not_begin() {
     let begun = RunFolder::claim(&out, Overwrite::Replace).unwrap().begin("b").unwrap();
     assert!(!step.exists());
     assert_eq!(begun.arguments().unwrap(), "b");
+    // nor is the best model of a run that has no checkpoint
+    let best = begun.path().join("best");
+    fs::create_dir(&best).unwrap();
+    fs::write(best.join("measured.json"), "{\"steps\":4,\"perplexity\":2.0}").unwrap();
+    drop(begun);
+    let refused = RunFolder::claim(&out, Overwrite::Refuse);
+    assert!(matches!(refused, Err(TrainError::Unfinished { .. })), "{refused:?}");
+    let begun = RunFolder::claim(&out, Overwrite::Replace).unwrap().begin("c").unwrap();
+    assert!(!best.exists());
     begun.remove().unwrap();
     assert_eq!(dir.path().read_dir().unwrap().count(), 0);
 }
@@ -191,4 +200,17 @@ fn what_was_moved_aside_for_the_result_of_a_run_is_put_back() {
         assert!(!built.exists() && !aside.exists());
         fs::remove_dir_all(&out).unwrap();
     }
+}
+
+#[test]
+fn of_several_checkpoints_those_after_a_step_can_be_passed_over_and_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = RunFolder::claim(&dir.path().join("out"), Overwrite::Refuse).unwrap();
+    let folder = folder.begin("").unwrap();
+    let [three, five] = [3, 5].map(|step| checkpoint(&folder, step));
+    assert_eq!(folder.newest_step(), Some(5));
+    assert_eq!(folder.newest_before(5).unwrap().0, three);
+    assert!(folder.newest_before(3).is_err());
+    folder.remove_after(3).unwrap();
+    assert!(three.is_dir() && !five.exists());
 }
