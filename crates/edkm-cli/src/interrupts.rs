@@ -80,6 +80,19 @@ impl Interrupts {
     }
 }
 
+/// Outlives the signal of a file that has reached the size that files may have (`ulimit -f`): the write fails instead, and is treated as others that fail.
+#[cfg(unix)]
+pub fn outlive_file_limits() -> std::io::Result<()> {
+    let nobody_asks = Arc::default();
+    signal_hook::flag::register(signal_hook::consts::SIGXFSZ, nobody_asks).map(drop)
+}
+
+/// There is no such signal.
+#[cfg(not(unix))]
+pub fn outlive_file_limits() -> std::io::Result<()> {
+    Ok(())
+}
+
 /// Has signals set `asked`, or end the process once `ends_at_once` is set.
 #[cfg(unix)]
 fn register(asked: &Arc<AtomicBool>, ends_at_once: &Arc<AtomicBool>) -> std::io::Result<()> {

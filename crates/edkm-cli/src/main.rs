@@ -27,6 +27,9 @@ static ALLOCATOR: edkm_kernels::LargePages = edkm_kernels::LargePages;
 
 fn main() -> ExitCode {
     let args = Args::of_process();
+    if let Err(why) = interrupts::outlive_file_limits() {
+        console::note(format_args!("a file that reaches a limit will end the process: {why}"));
+    }
     let phases = PhaseTimes::default();
     let log = run_log::RunLog::default();
     let outcome = subscriber::init(&args.command, args.command.phases(&phases), &log).and_then(|trace| {

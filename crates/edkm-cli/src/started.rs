@@ -11,7 +11,7 @@ use crate::args::{Args, Changes, Command, FinetuneArgs};
 use crate::commands::Failure;
 
 /// A command line, where it was given, and the folder that it writes.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Started {
     arguments: Vec<String>,
     pub folder: PathBuf,
@@ -41,8 +41,24 @@ impl Started {
         })
     }
 
+    /// Whether the run that writes `out` was asked for JSON, as far as that is still known.
+    pub fn with_json(out: &Path) -> bool {
+        Self::parsed(out).is_ok_and(|(args, _)| args.json)
+    }
+
     /// That of the run that writes `out`. Its paths are relative to where it was started, and this process goes there.
     pub fn read(out: &Path) -> Result<(FinetuneArgs, Self), Failure> {
+        let (args, started) = Self::parsed(out)?;
+        std::env::set_current_dir(&started.folder).map_err(|why| {
+            format!(
+                "cannot go to {}, where the run was started and its paths begin: {why}",
+                started.folder.display()
+            )
+        })?;
+        Ok((args, started))
+    }
+
+    fn parsed(out: &Path) -> Result<(FinetuneArgs, Self), Failure> {
         let folder = RunFolder::open(&std::path::absolute(out)?);
         let unusable = |why: &dyn std::fmt::Display| format!("{}: {why}", folder.arguments_path().display());
         let arguments = folder.arguments()?;
@@ -60,12 +76,6 @@ impl Started {
             Command::Finetune(_) => return Err(unusable(&"a run cannot have been started by --resume").into()),
             _ => return Err(unusable(&"not what finetune was started with").into()),
         };
-        std::env::set_current_dir(&started.folder).map_err(|why| {
-            format!(
-                "cannot go to {}, where the run was started and its paths begin: {why}",
-                started.folder.display()
-            )
-        })?;
         Ok((*args, started))
     }
 
@@ -120,10 +130,10 @@ impl Started {
     }
 
     /// As JSON, with the folder that is written.
-    pub fn with_out(self, out: &Path) -> Result<String, serde_json::Error> {
+    pub fn with_out(&self, out: &Path) -> Result<String, serde_json::Error> {
         serde_json::to_string(&Self {
             out: Some(out.to_path_buf()),
-            ..self
+            ..self.clone()
         })
     }
 }

@@ -1,6 +1,7 @@
 //! Runs that end by themselves: what was trained is kept, and they go on in another way or are finished.
 
-use std::process::Output;
+use std::process::{Output, Stdio};
+use std::time::Duration;
 
 use crate::common::{edkm, json, Workshop};
 
@@ -76,7 +77,7 @@ fn what_is_no_state_of_a_step_is_not_kept() {
 #[test]
 fn a_run_that_is_finished_takes_no_more_than_that() {
     let shop = Workshop::new();
-    ended(&shop.finetune(&FAR_TOO_HIGH));
+    ended(&shop.finetune(&[&FAR_TOO_HIGH[..], &["--batch", "64"]].concat()));
     let taken = |more: &[&str]| json(&resume(&shop, &[&["--dry-run", "--json"], more].concat()));
     let (going_on, finished) = (taken(&[]), taken(&["--finish"]));
     for key in ["memory_bytes", "disk_bytes_if_interrupted"] {
@@ -86,4 +87,42 @@ fn a_run_that_is_finished_takes_no_more_than_that() {
     let stages = finished["memory"].as_array().unwrap().iter();
     let stages: Vec<_> = stages.map(|stage| stage["stage"].as_str().unwrap()).collect();
     assert_eq!(stages, ["reading the text", "reading the checkpoint", "evaluation"]);
+}
+
+/// Of a run that is killed before its first checkpoint, the best model is what is left.
+#[test]
+fn the_best_model_of_a_run_without_checkpoints_is_not_lost() {
+    let shop = Workshop::new();
+    let keep_best = [
+        "--eval-every",
+        "1",
+        "--keep-best",
+        "--eval-tokens",
+        "100",
+        "--steps",
+        "100000",
+    ];
+    let mut run = shop
+        .finetune_command(&keep_best)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let best = shop.path("out.run/best");
+    while !best.exists() && run.try_wait().unwrap().is_none() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    run.kill().unwrap();
+    run.wait().unwrap();
+    for output in [shop.finetune(&[]), resume(&shop, &[])] {
+        let said = ended(&output);
+        assert!(said.contains(best.to_str().unwrap()), "{said}");
+    }
+    assert!(best.join("model.safetensors").exists());
+    let output = shop.finetune(&["--overwrite", "--eval-tokens", "100"]);
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("best model"),
+        "{output:?}"
+    );
+    assert!(output.status.success() && !best.exists(), "{output:?}");
 }

@@ -108,6 +108,39 @@ fn the_log_is_part_of_the_result() {
 }
 
 #[test]
+fn the_time_left_is_a_lower_bound_until_clustering_begins() {
+    let shop = Workshop::new();
+    let output = shop.finetune(&["--eval-tokens", "100", "--cluster-from", "1"]);
+    assert!(output.status.success(), "{}", message(&output));
+    let log = std::fs::read_to_string(shop.out().join("log.txt")).unwrap();
+    let step = |name: &str| log.lines().find(|line| line.contains(name)).unwrap().to_owned();
+    assert!(step("step 1/2").contains("  more than "), "{log}");
+    assert!(!step("step 2/2").contains("more than"), "{log}");
+}
+
+#[test]
+fn runs_that_begin_at_once_without_a_name_take_one_each() {
+    let shop = Workshop::new();
+    let folder = shop.path("here");
+    std::fs::create_dir(&folder).unwrap();
+    let start = |_| {
+        let mut command = edkm();
+        command.arg("finetune").arg(shop.model()).arg("--data").arg(shop.text());
+        command.args(["--steps", "1", "--seq", "32", "--batch", "2", "--eval-tokens", "100"]);
+        let command = command.current_dir(&folder);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let runs: Vec<Child> = (0..4).map(start).collect();
+    for run in runs {
+        let output = run.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", message(&output));
+    }
+    for name in ["edkm-out", "edkm-out-2", "edkm-out-3", "edkm-out-4"] {
+        assert!(folder.join(name).join("model.safetensors").exists(), "{name}");
+    }
+}
+
+#[test]
 fn two_processes_do_not_work_on_one_run() {
     let shop = Workshop::new();
     let start = |steps: &str| {
@@ -278,6 +311,30 @@ fn a_result_that_has_no_room_waits_for_it() {
     }
 }
 
+/// What becomes of a run that waits for room which does not come until it is interrupted.
+#[cfg(unix)]
+fn limited(script: &str) -> Output {
+    use std::io::{BufRead, BufReader};
+    let mut shell = Command::new("sh");
+    shell
+        .arg("-c")
+        .arg(script)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut run = shell.spawn().unwrap();
+    let mut said = Vec::new();
+    for line in BufReader::new(run.stderr.take().unwrap()).split(b'\n') {
+        let line = line.unwrap();
+        if String::from_utf8_lossy(&line).contains("make room") {
+            let _ = Command::new("kill").arg(run.id().to_string()).status();
+        }
+        said.extend(line);
+        said.push(b'\n');
+    }
+    let output = run.wait_with_output().unwrap();
+    Output { stderr: said, ..output }
+}
+
 /// A process that may write no larger file than so many KiB meets the errors of a full disk, in every file that grows beyond.
 #[cfg(unix)]
 #[test]
@@ -295,9 +352,7 @@ fn a_file_that_cannot_grow_is_a_clear_error_and_nothing_is_lost() {
     let mut failed = 0;
     // in blocks of 512 bytes: the log, the metrics, the result, the checkpoints, and enough for all
     for blocks in [1, 4, 200, 700, 1500, 1 << 20] {
-        // the signal ignored, a write that is too long fails
-        let limited = format!("trap '' XFSZ; ulimit -f {blocks}; {}", replacing_run(&shop));
-        let output = Command::new("sh").arg("-c").arg(limited).output().unwrap();
+        let output = limited(&format!("ulimit -f {blocks}; {}", replacing_run(&shop)));
         assert_nothing_lost(&output, &shop, &before, &wanted);
         failed += i32::from(!output.status.success());
     }

@@ -283,7 +283,10 @@ fn a_run_killed_while_it_ends_is_complete_or_goes_on() {
         return;
     }
     let log = std::fs::read_to_string(log).unwrap();
-    let wanted = json(&resume(&undisturbed).output().unwrap());
+    // of a run that is over it is not known any more whether it was asked for JSON
+    let output = resume(&undisturbed).output().unwrap();
+    assert!(!String::from_utf8_lossy(&output.stdout).contains('{'), "{output:?}");
+    let wanted = json(&resume(&undisturbed).arg("--json").output().unwrap());
     let (mut complete, mut resumed) = (0, 0);
     for (call, last) in [("rename", 2), ("unlinkat", 8)] {
         let calls = log.matches(&format!("{call}(")).count();
@@ -293,7 +296,7 @@ fn a_run_killed_while_it_ends_is_complete_or_goes_on() {
             let output = traced(&shop, &["-o", "/dev/null", "-e", &killing]).unwrap();
             assert!(!output.status.success(), "{call} {number} was not met");
             let whole = shop.out().exists();
-            let output = resume(&shop).output().unwrap();
+            let output = resume(&shop).arg("--json").output().unwrap();
             let message = String::from_utf8_lossy(&output.stderr).into_owned();
             assert!(output.status.success(), "{call} {number}: {message}");
             match whole {
@@ -308,7 +311,7 @@ fn a_run_killed_while_it_ends_is_complete_or_goes_on() {
             // and once more, with the same figures
             let figures = json(&output);
             assert!(figures["perplexity_after"].as_f64().unwrap() > 1.0, "{figures}");
-            assert_eq!(json(&resume(&shop).output().unwrap()), figures);
+            assert_eq!(json(&resume(&shop).arg("--json").output().unwrap()), figures);
             // of the steps before it died, where there were none behind
             for key in ["saved_bytes_clustering", "saved_bytes_plain_dkm", "saved_bytes_logical"] {
                 assert_eq!(figures[key], wanted[key], "{call} {number}: {key}");

@@ -106,7 +106,7 @@ pub fn settings_of(args: &FinetuneArgs, inputs: &Inputs) -> Result<FinetuneSetti
         Measure::No
     };
     let (store, device_share) = args.device.storage(args.store.as_deref(), args.device_memory)?;
-    let out = args.out.clone().unwrap_or_else(|| free_folder(Path::new(DEFAULT_OUT)));
+    let out = args.out.clone().unwrap_or_else(unnamed_out);
     let defaults = FinetuneSettings::new(
         inputs.model_dir.clone(),
         inputs.data.clone(),
@@ -150,6 +150,11 @@ pub fn settings_of(args: &FinetuneArgs, inputs: &Inputs) -> Result<FinetuneSetti
         },
         ..defaults
     })
+}
+
+/// The folder to write if none is named, as far as it is known now which are taken.
+pub fn unnamed_out() -> PathBuf {
+    free_folder(Path::new(DEFAULT_OUT))
 }
 
 /// Whether two models have hidden states that can be compared.

@@ -4,8 +4,6 @@ mod inputs;
 mod notes;
 mod outcome;
 
-use std::io::IsTerminal;
-
 use dfdx_edkm::EdkmDevice;
 use edkm_llama::checkpoint::OutputDir;
 use edkm_train::evaluate::perplexity_in_words;
@@ -14,8 +12,9 @@ use edkm_train::run::estimate::{estimate, Estimate};
 use edkm_train::run::{
     check_epochs, finetune, plan_finetune, FinetuneOutcome, FinetuneSettings, PlannedLayer, TrainingText,
 };
+use edkm_train::TrainError;
 
-use self::inputs::{settings_of, Inputs};
+use self::inputs::{settings_of, unnamed_out, Inputs};
 use super::{plan, Failure};
 use crate::args::{Changes, FinetuneArgs};
 use crate::console::{note, Output};
@@ -30,10 +29,10 @@ pub fn run(args: FinetuneArgs, log: RunLog) -> Result<(), Failure> {
         None => (args, Start::Fresh, Started::now()?),
         Some(out) => {
             let out = &Started::out_of(out);
+            let was_asked = Started::with_json(out);
             if let Some(figures) = completed(&std::path::absolute(out)?)? {
                 note(format_args!("the run is complete: {} is whole", out.display()));
-                // whether JSON was asked for was said to the run, whose figures they are: a person is told in words
-                let output = Output::new(args.json || !std::io::stdout().is_terminal());
+                let output = Output::new(args.json || was_asked);
                 for (name, key) in [("original", "perplexity_before"), ("fine-tuned", "perplexity_after")] {
                     let perplexity = figures[key].as_f64().map_or("?".to_owned(), perplexity_in_words);
                     output.line(format!("perplexity, {name:10} {perplexity:>10}"));
@@ -111,8 +110,10 @@ pub fn run(args: FinetuneArgs, log: RunLog) -> Result<(), Failure> {
     }
     notes::before(&args, &settings, &inputs, start);
     tracing::info!(target: PROGRESS, "edkm {}: {}", env!("CARGO_PKG_VERSION"), settings.checkpoints.arguments);
+    let has_no_name = args.out.is_none() && start == Start::Fresh;
     let outcome = args.device.run(Training {
-        settings: &settings,
+        settings: &mut settings,
+        renamed: has_no_name.then_some(&started),
         output,
         log: log.clone(),
     })?;
@@ -152,7 +153,9 @@ impl OnDevice for DryRun<'_> {
 
 /// The whole run.
 struct Training<'a> {
-    settings: &'a FinetuneSettings,
+    settings: &'a mut FinetuneSettings,
+    /// What it was started with, if OUT was not named and may be another.
+    renamed: Option<&'a Started>,
     output: Output,
     log: RunLog,
 }
@@ -162,6 +165,15 @@ impl OnDevice for Training<'_> {
 
     fn run<D: EdkmDevice>(self, device: &D) -> Result<FinetuneOutcome, Failure> {
         let mut progress = Progress::new(self.output).with_log(self.log).with_signals()?;
-        Ok(finetune(self.settings, device, &mut progress)?)
+        loop {
+            match (finetune(self.settings, device, &mut progress), self.renamed) {
+                // another process was faster
+                (Err(TrainError::Running { .. }), Some(started)) => {
+                    self.settings.out = std::path::absolute(unnamed_out())?;
+                    self.settings.checkpoints.arguments = started.with_out(&self.settings.out)?;
+                }
+                (outcome, _) => return Ok(outcome?),
+            }
+        }
     }
 }
