@@ -75,8 +75,8 @@ pub(super) struct Run<'a, D: EdkmDevice> {
 /// With [`Start::Finish`] the model is written as the checkpoint has it: the run is over then.
 ///
 /// # Errors
-/// Input that cannot be used (before any work), a step that fails, a folder that cannot be written; [`TrainError::Interrupted`] and
-/// [`TrainError::Stopped`], if the observer asks for it.
+/// Input that cannot be used (before any work), a step that fails ([`TrainError::Ended`], where steps before it are kept), a folder that cannot be written;
+/// [`TrainError::Interrupted`] and [`TrainError::Stopped`], if the observer asks for it.
 pub fn finetune<D: EdkmDevice>(
     settings: &FinetuneSettings,
     device: &D,

@@ -18,6 +18,7 @@ mod free_folder;
 mod inputs;
 mod known;
 mod layers;
+mod mishaps;
 mod model_palettes;
 mod non_finite;
 mod observer;

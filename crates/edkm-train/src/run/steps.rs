@@ -1,8 +1,6 @@
 //! All steps of a run: figures, checkpoints, and what is done about numbers that are not finite.
 
-use std::collections::BTreeMap;
 use std::num::NonZeroU64;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use dfdx_edkm::EdkmDevice;
@@ -13,25 +11,17 @@ use super::checkpoint::{RunFolder, RunState, Start};
 use super::ended::Between;
 use super::finetune::Run;
 use super::known::Known;
+use super::mishaps::Mishaps;
 use super::step_log::StepLog;
 use super::{
     before, count, first_palettes, ClusterSettings, FinetuneSettings, NonFiniteCounts, Objective, Observer,
-    OnNonFinite, Stage, StepReport, TimeLeft, MOST_IN_A_ROW, MOST_ROLLBACKS,
+    OnNonFinite, Stage, StepReport, TimeLeft,
 };
 use crate::data::sampler::WindowSampler;
 use crate::memory::Resident;
 use crate::metrics::{StepMetrics, Throughput};
 use crate::trainer::{StepOutcome, Trainer};
 use crate::TrainError;
-
-/// What was not finite lately.
-#[derive(Default)]
-pub(super) struct Mishaps {
-    pub(super) counts: NonFiniteCounts,
-    in_a_row: u64,
-    /// How often the run went back to the checkpoint of a step.
-    back_to: BTreeMap<u64, u64>,
-}
 
 /// How far a run has come.
 pub(super) struct Way {
@@ -63,10 +53,7 @@ impl<D: EdkmDevice> Run<'_, D> {
         }
         let mut way = Way {
             log,
-            mishaps: Mishaps {
-                counts: non_finite,
-                ..Mishaps::default()
-            },
+            mishaps: Mishaps::since(non_finite),
             teacher,
             saved: (start == Start::Resume).then_some(trainer.step_count()),
             between: Some(Between::of(trainer, sampler)),
@@ -334,52 +321,6 @@ fn advice(error: &TrainError, clustering: Option<&ClusterSettings>) -> String {
     format!("{implicit}or leave such steps out with --on-non-finite skip")
 }
 
-impl Mishaps {
-    fn leave_out(&mut self, error: TrainError) -> Result<(), TrainError> {
-        self.in_a_row += 1;
-        if self.in_a_row > MOST_IN_A_ROW {
-            return Err(TrainError::NonFinite {
-                what: format!("{MOST_IN_A_ROW} steps before it were left out for the same reason"),
-                source: Box::new(error),
-            });
-        }
-        self.counts.skipped += 1;
-        tracing::warn!("{error}; the step is left out");
-        Ok(())
-    }
-
-    /// The checkpoint to go back to, with what `newest_before` has of it beside its path and step: the newest that the run has not gone back to too often, as
-    /// one may hold what went wrong.
-    fn go_back<T>(
-        &mut self,
-        error: TrainError,
-        newest_before: impl Fn(u64) -> Option<(PathBuf, u64, T)>,
-    ) -> Result<(PathBuf, T), TrainError> {
-        let (mut before, mut tried) = (u64::MAX, None);
-        while let Some((path, step, found)) = newest_before(before) {
-            let times = self.back_to.entry(step).or_default();
-            if *times < MOST_ROLLBACKS {
-                *times += 1;
-                self.counts.rollbacks += 1;
-                tracing::warn!("{error}; going back to {}", path.display());
-                return Ok((path, found));
-            }
-            tried.get_or_insert(path);
-            before = step;
-        }
-        Err(TrainError::NonFinite {
-            what: match tried {
-                None => "there is no checkpoint to go back to yet".to_owned(),
-                Some(path) => format!(
-                    "the run went back to {} {MOST_ROLLBACKS} times before, and there is none before it that it could go back to",
-                    path.display()
-                ),
-            },
-            source: Box::new(error),
-        })
-    }
-}
-
 fn of_step<D: EdkmDevice>(trainer: &Trainer<D>, outcome: &StepOutcome) -> StepMetrics {
     let Resident { now, peak } = Resident::read();
     StepMetrics {
@@ -418,48 +359,6 @@ mod tests {
         let due = [0, 3, 4, 5, 8, 9].map(|done| due_after(done, 9, every));
         assert_eq!(due, [2, 2, 2, 1, 1, 0]);
         assert_eq!(due_after(3, 9, None), 0);
-    }
-
-    #[test]
-    fn steps_are_left_out_until_too_many_follow_each_other() {
-        let mut mishaps = Mishaps::default();
-        for _ in 0..MOST_IN_A_ROW {
-            mishaps.leave_out(error()).unwrap();
-        }
-        let refused = mishaps.leave_out(error()).unwrap_err().to_string();
-        for part in ["step 8", "NaN", "the output of layer 3", "16 steps"] {
-            assert!(refused.contains(part), "{refused}");
-        }
-        mishaps.in_a_row = 0;
-        mishaps.leave_out(error()).unwrap();
-        assert_eq!(mishaps.counts.skipped, MOST_IN_A_ROW + 1);
-    }
-
-    #[test]
-    fn a_checkpoint_that_fails_again_and_again_leaves_the_one_before_it() {
-        let mut mishaps = Mishaps::default();
-        let mut back = |there: &[u64]| {
-            let newest = |before| {
-                let step = there.iter().copied().filter(|&step| step < before).max()?;
-                Some((PathBuf::from(format!("step-{step}")), step, step))
-            };
-            mishaps.go_back(error(), newest).map(|(_, step)| step)
-        };
-        let none = back(&[]).unwrap_err().to_string();
-        assert!(none.contains("no checkpoint to go back to"), "{none}");
-        // a newer one may be gone back to as often
-        for step in [4, 8] {
-            for _ in 0..MOST_ROLLBACKS {
-                assert_eq!(back(&[2, 4, step]).unwrap(), step);
-            }
-        }
-        // neither 8, also if it is another by now, nor 4
-        for _ in 0..MOST_ROLLBACKS {
-            assert_eq!(back(&[2, 4, 8]).unwrap(), 2);
-        }
-        let refused = back(&[2, 4, 8]).unwrap_err().to_string();
-        assert!(refused.contains("step-8 3 times"), "{refused}");
-        assert_eq!(mishaps.counts.rollbacks, 3 * MOST_ROLLBACKS);
     }
 
     #[test]
