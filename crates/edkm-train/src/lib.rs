@@ -37,6 +37,7 @@ pub mod device_share;
 mod error;
 pub mod evaluate;
 mod files;
+mod hash;
 pub mod init;
 pub mod lesson;
 pub mod memory;

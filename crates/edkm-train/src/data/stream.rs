@@ -6,6 +6,7 @@ use rayon::prelude::*;
 
 use super::encoded::Encoded;
 use super::{spread, text, Apart, Document};
+use crate::hash::add_words;
 use crate::{Tokenizer, TrainError};
 
 /// All documents of a run, encoded and joined: each as its kind begins and ends.
@@ -437,9 +438,7 @@ impl TokenStream {
     /// A hash of the tokens, of which of them count and of what may change places, to recognise the data when a run is resumed.
     pub fn fingerprint(&self) -> u64 {
         let mut hash = xxhash_rust::xxh3::Xxh3::new();
-        for &token in &self.tokens {
-            hash.update(&token.to_le_bytes());
-        }
+        add_words(&mut hash, self.tokens.iter().map(|token| token.to_le_bytes()));
         for &counts in self.counted.iter().flatten() {
             hash.update(&[u8::from(counts)]);
         }

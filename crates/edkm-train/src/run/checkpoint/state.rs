@@ -11,6 +11,7 @@ use edkm_llama::model::DynamicLlama;
 use serde::{Deserialize, Serialize};
 
 use crate::data::sampler::Position;
+use crate::hash::add_words;
 use crate::run::{BitsChoice, NonFiniteCounts, SavedBytes};
 use crate::TrainError;
 
@@ -156,9 +157,7 @@ impl Fingerprint {
     /// With one more parameter.
     pub(crate) fn add(&mut self, name: &str, numbers: &[f32]) {
         self.0.update(name.as_bytes());
-        for number in numbers {
-            self.0.update(&number.to_le_bytes());
-        }
+        add_words(&mut self.0, numbers.iter().map(|number| number.to_le_bytes()));
     }
 
     /// The hash.
