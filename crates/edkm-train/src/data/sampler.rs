@@ -1,7 +1,7 @@
 //! The order of the training data, which can be saved at any step and resumed to the same batches.
 //!
 //! An epoch cuts a text into windows of `S + 1` tokens with stride `S`, from a random offset below `S` (so that the cuts fall elsewhere in every epoch); what is kept
-//! apart it [packs](super::packing) into windows whole, of one length in random order. It goes through them in random order. All of it follows from the seed and
+//! apart it packs into windows whole, of one length in random order. It goes through them in random order. All of it follows from the seed and
 //! the number of the epoch alone, so the position of a run is three numbers.
 
 use std::ops::Range;
