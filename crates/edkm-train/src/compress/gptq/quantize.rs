@@ -29,9 +29,6 @@ use crate::compress::{of_divided, round_to_nearest};
 /// Rows that go through the factor together, so that it is read once for all of them.
 const ROWS_TOGETHER: usize = 8;
 
-/// Rows whose products with a row of the factor are made side by side, so that they do not wait for each other's additions.
-const ROWS_SIDE_BY_SIDE: usize = 4;
-
 /// Times that the palette is fitted to the assignment and the assignment made anew, at most.
 const ROUNDS: usize = 8;
 
@@ -247,19 +244,13 @@ impl Problem<'_> {
     #[inline(always)]
     fn carry(&self, first: usize, errors_RP: &[f64], carried_Rd: &mut [f64]) {
         let (n, d) = (self.shape.cols, self.spec.dim());
-        let behind = first + d..n;
         for k in 0..d {
             let factor_P = &self.factored.factor(first + k)[d - k..];
             let mut carried_R = carried_Rd.chunks_exact_mut(d).map(|carried_d| &mut carried_d[k]);
-            let mut tiles = errors_RP.chunks_exact(ROWS_SIDE_BY_SIDE * n);
-            for tile in &mut tiles {
-                let rows = std::array::from_fn(|row| &tile[row * n..(row + 1) * n][behind.clone()]);
-                let products: [f64; ROWS_SIDE_BY_SIDE] = dots(factor_P, rows);
-                carried_R.by_ref().zip(products).for_each(|(carried, x)| *carried = x);
-            }
-            for (carried, errors_P) in carried_R.zip(tiles.remainder().chunks_exact(n)) {
-                [*carried] = dots(factor_P, [&errors_P[behind.clone()]]);
-            }
+            // side by side, so that sums do not wait for each other's additions
+            let rest = carry_rows::<ROWS_TOGETHER>(factor_P, errors_RP, n, &mut carried_R);
+            let rest = carry_rows::<{ ROWS_TOGETHER / 2 }>(factor_P, rest, n, &mut carried_R);
+            carry_rows::<1>(factor_P, rest, n, &mut carried_R);
         }
     }
 
@@ -276,6 +267,26 @@ impl Problem<'_> {
         }
         cost
     }
+}
+
+/// Products of a row of the factor with the last errors of each row, R rows at a time; what is left of them.
+#[inline(always)]
+fn carry_rows<'e, 'c, const R: usize>(
+    factor_P: &[f64],
+    errors_RP: &'e [f64],
+    inputs: usize,
+    carried_R: &mut impl Iterator<Item = &'c mut f64>,
+) -> &'e [f64] {
+    let behind = inputs - factor_P.len()..inputs;
+    let tiles = errors_RP.chunks_exact(R * inputs);
+    let rest = tiles.remainder();
+    for tile in tiles {
+        let rows: [&[f64]; R] = std::array::from_fn(|row| &tile[row * inputs..(row + 1) * inputs][behind.clone()]);
+        for (product, carried) in dots(factor_P, rows).into_iter().zip(&mut *carried_R) {
+            *carried = product;
+        }
+    }
+    rest
 }
 
 /// Products of a vector with several, each in eight sums so that it fills registers: the same number whatever the others are.
