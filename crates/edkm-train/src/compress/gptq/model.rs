@@ -21,8 +21,8 @@ use crate::TrainError;
 /// Rounds the clustered layers inside the decoder of `model`, in the order in which the model uses them; `done` holds the parameters that are
 /// palettized already (the embeddings). `progress` is told the share that is done.
 ///
-/// Memory: the hidden states of the calibration text twice (8 bytes x tokens x hidden size), a copy of the weights, and that of one layer's
-/// [`quantize_scaled`].
+/// Memory: the hidden states of the calibration text and what the widest projection is given of them (4 bytes x tokens x (hidden size + intermediate
+/// size)), a copy of one layer's weights, its Hessian (8 bytes x inputs^2), and that of one matrix's [`quantize_scaled`](super::quantize_scaled).
 ///
 /// # Errors
 /// Text shorter than a window, inputs or weights that are not finite; each names the parameter. What `progress` gives.
@@ -63,15 +63,16 @@ pub(crate) fn gptq<D: EdkmDevice>(
             done += parts;
             progress((index as f64 + done / 7.0) / count)
         };
-        let normed = each(&hidden, |h| layer.input_norm.try_forward(h)).map_err(failed)?;
+        let normed = each(hidden.iter().cloned(), |h| layer.input_norm.try_forward(h)).map_err(failed)?;
         let mut inputs = inputs_of(&normed);
         round.run(&mut layer.query, Kind::Query, &mut inputs)?;
         round.run(&mut layer.key, Kind::Key, &mut inputs)?;
         round.run(&mut layer.value, Kind::Value, &mut inputs)?;
         tell(3.0)?;
-        let windows = normed.iter().zip(&batches);
+        drop(inputs);
+        let windows = normed.into_iter().zip(&batches);
         let attended = windows
-            .map(|(x, batch)| layer.try_attended(x.clone(), batch.batch, batch.sequence, segments(batch).as_ref()))
+            .map(|(x, batch)| layer.try_attended(x, batch.batch, batch.sequence, segments(batch).as_ref()))
             .collect::<Result<Vec<_>, _>>()
             .map_err(failed)?;
         round.run(&mut layer.output, Kind::Output, &mut inputs_of(&attended))?;
@@ -79,12 +80,13 @@ pub(crate) fn gptq<D: EdkmDevice>(
         for (hidden, attended) in hidden.iter_mut().zip(attended) {
             *hidden = add(hidden.clone(), layer.output.apply(attended).map_err(failed)?).map_err(failed)?;
         }
-        let normed = each(&hidden, |h| layer.post_attention_norm.try_forward(h)).map_err(failed)?;
+        let normed = each(hidden.iter().cloned(), |h| layer.post_attention_norm.try_forward(h)).map_err(failed)?;
         let mut inputs = inputs_of(&normed);
         round.run(&mut layer.gate, Kind::Gate, &mut inputs)?;
         round.run(&mut layer.up, Kind::Up, &mut inputs)?;
+        drop(inputs);
         tell(2.0)?;
-        let gated = each(&normed, |x| layer.try_gated(x)).map_err(failed)?;
+        let gated = each(normed, |x| layer.try_gated(x)).map_err(failed)?;
         round.run(&mut layer.down, Kind::Down, &mut inputs_of(&gated))?;
         tell(1.0)?;
         for (hidden, gated) in hidden.iter_mut().zip(gated) {
@@ -96,10 +98,10 @@ pub(crate) fn gptq<D: EdkmDevice>(
 
 /// `f` of each batch.
 fn each<D: EdkmDevice>(
-    batches: &[Matrix<D>],
-    mut f: impl FnMut(Matrix<D>) -> Result<Matrix<D>, D::Err>,
+    batches: impl IntoIterator<Item = Matrix<D>>,
+    f: impl FnMut(Matrix<D>) -> Result<Matrix<D>, D::Err>,
 ) -> Result<Vec<Matrix<D>>, D::Err> {
-    batches.iter().map(|batch| f(batch.clone())).collect()
+    batches.into_iter().map(f).collect()
 }
 
 fn inputs_of<D: EdkmDevice>(inputs: &[Matrix<D>]) -> LayerInputs {
