@@ -20,7 +20,7 @@ pub(super) fn pieces(
     sequence: usize,
     mut shorter: impl FnMut(usize) -> usize,
 ) -> Vec<Range<usize>> {
-    let mut cut = Vec::new();
+    let mut cut = Vec::with_capacity(stream.stretches(0..stream.len()).count());
     for apart in stream.stretches(0..stream.len()) {
         let last = apart.end - 1;
         let mut begin = apart.start;
@@ -36,7 +36,10 @@ pub(super) fn pieces(
         }
     }
     let counts = |piece: &Range<usize>| (piece.start + 1..piece.end).any(|target| stream.counts(target));
-    cut.into_par_iter().filter(counts).collect()
+    let kept: Vec<bool> = cut.par_iter().map(counts).collect();
+    let mut kept = kept.into_iter();
+    cut.retain(|_| kept.next().unwrap_or(false));
+    cut
 }
 
 /// Windows of whole pieces.
@@ -54,9 +57,9 @@ impl Packed {
     pub(super) fn of(mut pieces: Vec<Range<usize>>, sequence: usize) -> Self {
         pieces.sort_by_key(|piece| Reverse(piece.len()));
         // windows by the room that they have
-        let mut open: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        let mut open: BTreeMap<usize, Vec<u32>> = BTreeMap::new();
         let mut windows = 0;
-        let window_of: Vec<usize> = pieces
+        let window_of: Vec<u32> = pieces
             .iter()
             .map(|piece| {
                 let predicted = piece.len() - 1;
@@ -80,17 +83,24 @@ impl Packed {
                 window
             })
             .collect();
-        let mut placed: Vec<usize> = (0..pieces.len()).collect();
-        placed.sort_by_key(|&piece| window_of[piece]);
-        let mut begin = 0;
-        let windows = placed.chunk_by(|&a, &b| window_of[a] == window_of[b]).map(|window| {
-            let of_window = begin..begin + window.len();
-            begin = of_window.end;
-            of_window
-        });
+        // of each window where its pieces begin, and then where the next of them comes
+        let mut nexts = vec![0; windows as usize + 1];
+        for &window in &window_of {
+            nexts[window as usize + 1] += 1;
+        }
+        for window in 1..nexts.len() {
+            nexts[window] += nexts[window - 1];
+        }
+        let windows = nexts.windows(2).map(|of_two| of_two[0]..of_two[1]).collect();
+        let mut placed = vec![0..0; pieces.len()];
+        for (piece, window) in pieces.into_iter().zip(window_of) {
+            let place = &mut nexts[window as usize];
+            placed[*place] = piece;
+            *place += 1;
+        }
         Self {
-            windows: windows.collect(),
-            pieces: placed.iter().map(|&piece| pieces[piece].clone()).collect(),
+            pieces: placed,
+            windows,
         }
     }
 

@@ -201,7 +201,7 @@ fn encoding(text: &TextSizes) -> Share {
 /// The order of an epoch, and that of the next while it is made: where each record and each window lies.
 fn order(settings: &FinetuneSettings, text: &TextSizes) -> u64 {
     let windows = text.tokens / settings.sequence.max(1) as u64;
-    48 * text.parts + 16 * windows
+    56 * text.parts + 40 * windows
 }
 
 fn evaluation(settings: &FinetuneSettings, model: &ModelSizes) -> u64 {
