@@ -27,7 +27,7 @@ impl Calibration<'_> {
     /// # Errors
     /// Text shorter than a window, or in which nothing counts; no window at all.
     pub fn batches(&self) -> Result<Vec<Batch>, TrainError> {
-        self.batches_of((TOKENS_TOGETHER / self.sequence.max(1)).max(1))
+        self.batches_of(|_| self.together())
     }
 
     /// The windows, in so many batches or more, as far as there are windows.
@@ -35,8 +35,7 @@ impl Calibration<'_> {
     /// # Errors
     /// As [`Self::batches`].
     pub fn at_least(&self, batches: usize) -> Result<Vec<Batch>, TrainError> {
-        let full = (TOKENS_TOGETHER / self.sequence.max(1)).max(1);
-        self.batches_of(full.min(self.drawn()? / batches.max(1)).max(1))
+        self.batches_of(|windows| self.together().min(windows / batches.max(1)).max(1))
     }
 
     /// The windows, one by one.
@@ -44,7 +43,7 @@ impl Calibration<'_> {
     /// # Errors
     /// As [`Self::batches`].
     pub fn single_windows(&self) -> Result<Vec<Batch>, TrainError> {
-        self.batches_of(1)
+        self.batches_of(|_| 1)
     }
 
     /// How many windows that is: those that are asked for, or as many as the text has.
@@ -55,8 +54,15 @@ impl Calibration<'_> {
         self.sampler().map(|(_, windows)| windows)
     }
 
-    fn batches_of(&self, together: usize) -> Result<Vec<Batch>, TrainError> {
+    /// The windows of one forward pass.
+    fn together(&self) -> usize {
+        (TOKENS_TOGETHER / self.sequence.max(1)).max(1)
+    }
+
+    /// The windows, as many together as `together` says of their number.
+    fn batches_of(&self, together: impl Fn(usize) -> usize) -> Result<Vec<Batch>, TrainError> {
         let (mut sampler, windows) = self.sampler()?;
+        let together = together(windows);
         Ok((0..windows)
             .step_by(together)
             .map(|first| sampler.next_batch(together.min(windows - first)))

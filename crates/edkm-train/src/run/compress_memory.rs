@@ -5,6 +5,7 @@ use edkm_llama::config::LlamaConfig;
 use edkm_llama::model::ClusterPlan;
 use edkm_llama::names::{parameters, Role};
 
+use super::sensitivity::windows_of_moves;
 use super::CompressSettings;
 use crate::compress::Method;
 use crate::memory::available_bytes;
@@ -19,11 +20,13 @@ const FLOAT: u64 = 4;
 pub(super) fn needed_bytes(settings: &CompressSettings, config: &LlamaConfig, tokens: u64) -> u64 {
     let numbers = |shape: &[usize]| shape.iter().fold(1u64, |n, &axis| n.saturating_mul(axis as u64));
     let (mut all, mut found_bits, mut in_work, mut written, mut widest) = (0u64, 0u64, 0u64, 0u64, 0u64);
+    let mut clustered = 0u64;
     for parameter in parameters(config) {
         let of_parameter = numbers(&parameter.shape);
         all = all.saturating_add(of_parameter);
         if let Some(spec) = settings.clustering.spec(&parameter) {
             let bits = u64::from(spec.bits.get()) / spec.dim() as u64;
+            clustered = clustered.saturating_add(of_parameter);
             found_bits = found_bits.saturating_add(of_parameter.saturating_mul(bits));
             in_work = in_work.max(of_parameter.saturating_mul(2 * FLOAT));
             if parameter.role == Role::Linear {
@@ -50,8 +53,15 @@ pub(super) fn needed_bytes(settings: &CompressSettings, config: &LlamaConfig, to
                 .saturating_add(in_work.saturating_mul(3) / 2)
         }
     };
-    let of_budget = match settings.clustering.bits_budget {
-        Some(_) if !matches!(settings.method, Method::WeightedKMeans) => weights,
+    // first the importance of each weight; then those of what is clustered, its weights and the palettized ones, and hidden states
+    let of_budget = match (settings.clustering.bits_budget, &settings.calibration) {
+        (Some(_), Some(text)) => {
+            let moved = windows_of_moves(text.sequence, text.windows).saturating_mul(text.sequence);
+            let hidden = tokens
+                .min(moved as u64)
+                .saturating_mul(FLOAT * config.hidden_size as u64);
+            weights.max(clustered.saturating_mul(3 * FLOAT).saturating_add(hidden))
+        }
         _ => 0,
     };
     // of a budget's search nothing is left when the method begins
@@ -77,6 +87,9 @@ pub(super) fn check_memory<D: EdkmDevice>(
             needed,
             available,
             lower: match settings.method {
+                _ if settings.clustering.bits_budget.is_some() => {
+                    "--bits in place of --bits-budget, which takes less".to_owned()
+                }
                 Method::RoundToNearest | Method::KMeans => "a smaller model".to_owned(),
                 Method::WeightedKMeans => "--method kmeans, which takes half".to_owned(),
                 Method::Gptq(_) => "fewer --windows, or --method kmeans, which takes less".to_owned(),
@@ -95,7 +108,7 @@ mod tests {
 
     use super::*;
     use crate::compress::gptq::Levels;
-    use crate::run::{ClusterSettings, OnLimits};
+    use crate::run::{CalibrationSettings, ClusterSettings, DataSource, OnLimits};
 
     /// A model of 91 million parameters: what was measured of it (peak resident memory, in MiB), and never more.
     #[test]
@@ -103,18 +116,27 @@ mod tests {
         let config = r#"{"model_type": "llama", "vocab_size": 512, "hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 8,
             "num_attention_heads": 16, "num_key_value_heads": 4, "max_position_embeddings": 512, "tie_word_embeddings": true}"#;
         let config = LlamaConfig::from_json(Path::new("config.json"), config).unwrap();
-        for (method, windows, measured) in [
-            (Method::RoundToNearest, 0, 412.1),
-            (Method::KMeans, 0, 410.9),
-            (Method::WeightedKMeans, 8, 853.7),
-            (Method::Gptq(Levels::KMeans), 8, 690.2),
-            (Method::Gptq(Levels::KMeans), 64, 882.5),
+        for (method, windows, bits_budget, measured) in [
+            (Method::RoundToNearest, 0, None, 412.1),
+            (Method::KMeans, 0, None, 410.9),
+            (Method::KMeans, 1, Some(3.6), 1445.8),
+            (Method::WeightedKMeans, 8, None, 853.7),
+            (Method::Gptq(Levels::KMeans), 8, None, 690.2),
+            (Method::Gptq(Levels::KMeans), 64, None, 882.5),
         ] {
             let settings = CompressSettings {
                 model_dir: "model".into(),
                 method,
-                clustering: ClusterSettings::new(Bits::new(3).unwrap(), 0),
-                calibration: None,
+                clustering: ClusterSettings {
+                    bits_budget,
+                    ..ClusterSettings::new(Bits::new(3).unwrap(), 0)
+                },
+                calibration: Some(CalibrationSettings {
+                    data: DataSource::Text(String::new()),
+                    sequence: 256,
+                    windows: windows as usize,
+                    seed: 0,
+                }),
                 out: "out".into(),
                 overwrite: Overwrite::Refuse,
                 on_limits: OnLimits::Refuse,

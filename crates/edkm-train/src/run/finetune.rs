@@ -27,7 +27,7 @@ use crate::data::TokenStream;
 use crate::{Tokenizer, TrainError};
 
 /// Windows of the training text on which the bits of layers are chosen.
-const CALIBRATION_WINDOWS: usize = 128;
+pub(super) const CALIBRATION_WINDOWS: usize = 128;
 
 /// A checkpoint of a run: where it is, and what it says.
 pub(super) type Saved = (PathBuf, RunState);

@@ -93,16 +93,15 @@ impl<V: Dim, H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> Llama<V, H, Q, K, F,
         let mut h_BSH = self.try_embed(tokens, tape)?;
         let shape = *h_BSH.shape();
         let mut distances = Vec::with_capacity(self.layers.len());
-        for (index, layer) in self.layers.iter().enumerate() {
-            let _span = tracing::trace_span!("layer", index).entered();
+        for index in 0..self.layers.len() {
             theirs_BSH = teacher.try_layer(index, theirs_BSH, tokens)?;
-            h_BSH = layer.try_forward_saving(self.at_layer(index, h_BSH), tokens.segments.as_ref(), self.recompute)?;
+            h_BSH = self.try_layers(index..index + 1, h_BSH, tokens.segments.as_ref())?;
             let (h_NH, distance) = hidden_distance(as_matrix(h_BSH)?, as_matrix(theirs_BSH.clone())?, weight)?;
             distances.push(distance);
             h_BSH = h_NH.try_reshape_like(&shape)?;
         }
         Ok(Beside {
-            student: as_matrix(self.norm.try_forward(self.behind_layers(h_BSH))?)?,
+            student: self.try_norm(h_BSH)?,
             teacher: teacher.try_norm(theirs_BSH)?,
             distances,
         })

@@ -27,6 +27,7 @@ pub use parts::largest_part;
 pub use projection::Projection;
 pub use teacher::{DynamicTeacher, Teacher};
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use dfdx::prelude::*;
@@ -100,16 +101,16 @@ impl<V: Dim, H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> Llama<V, H, Q, K, F,
     /// Ids that are no whole sequences, an id outside the vocabulary, sequences longer than the rotary table, a store that fails: the reason is in the
     /// tape's failure.
     pub fn try_hidden<T: SaveForBackward<D>>(&self, tokens: &Tokens, tape: T) -> Result<Matrix<D, T>, D::Err> {
-        let mut h_BSH = self.try_embed(tokens, tape)?;
-        for (index, layer) in self.layers.iter().enumerate() {
-            let _span = tracing::trace_span!("layer", index).entered();
-            h_BSH = layer.try_forward_saving(self.at_layer(index, h_BSH), tokens.segments.as_ref(), self.recompute)?;
-        }
-        as_matrix(self.norm.try_forward(self.behind_layers(h_BSH))?)
+        let h_BSH = self.try_embed(tokens, tape)?;
+        let h_BSH = self.try_layers(0..self.layers.len(), h_BSH, tokens.segments.as_ref())?;
+        self.try_norm(h_BSH)
     }
 
-    /// What the first layer is given.
-    fn try_embed<T: SaveForBackward<D>>(
+    /// What the first layer is given, `[batch, seq, hidden]`.
+    ///
+    /// # Errors
+    /// Ids that are no whole sequences, an id outside the vocabulary, a store that fails.
+    pub fn try_embed<T: SaveForBackward<D>>(
         &self,
         tokens: &Tokens,
         tape: T,
@@ -126,6 +127,30 @@ impl<V: Dim, H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> Llama<V, H, Q, K, F,
         let table = as_matrix(self.embed_VH.clone())?;
         let h_NH = embedding(tokens.ids.clone(), &table, self.embed_clustering.as_ref(), tape)?;
         h_NH.try_reshape_like(&(batch, seq, self.embed_VH.shape().1))
+    }
+
+    /// What is behind some layers, one after the other, of what is given to the first of them; `segments` are those of the tokens.
+    ///
+    /// # Errors
+    /// Sequences longer than the rotary table, a store that fails.
+    ///
+    /// # Panics
+    /// Where the model has not so many layers.
+    pub fn try_layers<T: SaveForBackward<D>>(
+        &self,
+        layers: Range<usize>,
+        mut h_BSH: Residual<usize, usize, H, D, T>,
+        segments: Option<&Segments>,
+    ) -> Result<Residual<usize, usize, H, D, T>, D::Err> {
+        for (index, layer) in layers.clone().zip(&self.layers[layers]) {
+            let _span = tracing::trace_span!("layer", index).entered();
+            h_BSH = layer.try_forward_saving(self.at_layer(index, h_BSH), segments, self.recompute)?;
+        }
+        Ok(h_BSH)
+    }
+
+    fn try_norm<T: SaveForBackward<D>>(&self, h_BSH: Residual<usize, usize, H, D, T>) -> Result<Matrix<D, T>, D::Err> {
+        as_matrix(self.norm.try_forward(self.behind_layers(h_BSH))?)
     }
 
     /// Logits `[N, V]` of the token that follows each one: for tests and short texts, since they are whole.
@@ -148,9 +173,27 @@ impl<V: Dim, H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> Llama<V, H, Q, K, F,
         targets: Targets,
         tape: T,
     ) -> Result<Tensor<Rank0, f32, D, T>, D::Err> {
-        let h_NH = self.try_hidden(tokens, tape)?;
+        let h_BSH = self.try_embed(tokens, tape)?;
+        self.try_loss_from(0, h_BSH, tokens.segments.as_ref(), targets)
+    }
+
+    /// The same of what is given to the layer `first` ([`Self::try_layers`]): where only what comes from there on changes, what is before is computed once.
+    ///
+    /// # Errors
+    /// As [`Self::try_loss`].
+    ///
+    /// # Panics
+    /// Where the model has not so many layers.
+    pub fn try_loss_from<T: SaveForBackward<D>>(
+        &self,
+        first: usize,
+        h_BSH: Residual<usize, usize, H, D, T>,
+        segments: Option<&Segments>,
+        targets: Targets,
+    ) -> Result<Tensor<Rank0, f32, D, T>, D::Err> {
+        let h_BSH = self.try_layers(first..self.layers.len(), h_BSH, segments)?;
         let (head, clustering) = self.head_weight()?;
-        cross_entropy(h_NH, &head, clustering, targets)
+        cross_entropy(self.try_norm(h_BSH)?, &head, clustering, targets)
     }
 
     /// The matrix that turns hidden states into logits, and how it is clustered.

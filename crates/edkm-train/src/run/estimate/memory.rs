@@ -5,6 +5,8 @@ use super::{share, Share, StageMemory, TextSizes, When};
 
 use crate::device_share::{what_fits, DeviceShare};
 use crate::run::checkpoint::Start;
+use crate::run::finetune::CALIBRATION_WINDOWS;
+use crate::run::sensitivity::windows_of_moves;
 use crate::run::{FinetuneSettings, FirstPalettes, Measure, Objective};
 
 /// What the program holds that no size of the model explains: code, stacks, packed tiles of the matrix products, the thread pool. What it
@@ -84,10 +86,12 @@ pub(super) fn stages(
         // each layer's weights and importances, and the model with palettes
         let layers = share("layers that are tried", 2 * model.clustered);
         let palettized = share("palettized model", model.clustered);
+        let moved = windows_of_moves(settings.sequence, CALIBRATION_WINDOWS).saturating_mul(settings.sequence);
+        let hidden = share("hidden states", model.hidden(moved as u64));
         let tried = share("the op that runs", evaluation.bytes.max(3 * model.clustering_buffers));
         stages.push(always(
             "choice of bits",
-            with(vec![weights.clone(), layers, palettized, tried]),
+            with(vec![weights.clone(), layers, palettized, hidden, tried]),
         ));
     }
     if let Some(clustering) = settings

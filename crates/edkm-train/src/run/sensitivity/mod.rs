@@ -8,6 +8,7 @@
 
 mod layer;
 mod moves;
+mod prefix;
 mod widths;
 
 use dfdx_edkm::{EdkmDevice, Parameters};
@@ -15,7 +16,8 @@ use edkm_cluster::Bits;
 use edkm_llama::model::DynamicLlama;
 
 use self::layer::{Layer, MeasureWidths};
-use self::moves::{losses, measure_moves, set_weight};
+use self::moves::{measure_moves, set_weight};
+use self::prefix::Prefix;
 use super::{ClusterSettings, OnProgress};
 use crate::compress::{importance, Calibration};
 use crate::data::windows::Batch;
@@ -23,16 +25,22 @@ use crate::TrainError;
 
 pub(super) use self::widths::{Candidate, Width};
 
-/// Tokens on which moves are measured: two passes a layer. Before and after a move the text is the same, so that little of it tells.
+/// Tokens on which moves are measured: two passes a layer, from its place in the model on. Before and after a move the text is the same, so that
+/// little of it tells.
 const TOKENS_OF_MOVES: usize = 16_384;
 
 /// Batches that they are measured in, at least, so that their differences tell how certain the mean is.
 const BATCHES_OF_MOVES: usize = 16;
 
+/// The windows on which moves are measured, of so many windows of a calibration text.
+pub(super) fn windows_of_moves(sequence: usize, windows: usize) -> usize {
+    (TOKENS_OF_MOVES / sequence.max(1)).clamp(1, windows.max(1))
+}
+
 /// What each width costs each clustered layer of `model`, in the order of the model. Layers whose bits a rule has set, and embeddings, have one width.
 /// `progress` is told the share that is done.
 ///
-/// Memory: 12 bytes a clustered weight, and before that what [`importance`] takes.
+/// Memory: 12 bytes a clustered weight and the hidden states of the text of the moves (4 bytes x tokens x hidden size), and before that what [`importance`] takes.
 ///
 /// # Errors
 /// Those of [`importance`] and of clustering, what `progress` gives.
@@ -57,9 +65,8 @@ pub(super) fn sensitivities<D: EdkmDevice>(
     model.visit_parameters("", &mut measure)?;
     // what is left of the importances goes with the rest
     let MeasureWidths { found: mut layers, .. } = measure;
-    let windows = (TOKENS_OF_MOVES / calibration.sequence.max(1)).clamp(1, calibration.windows.max(1));
     let batches = Calibration {
-        windows,
+        windows: windows_of_moves(calibration.sequence, calibration.windows),
         ..*calibration
     }
     .at_least(BATCHES_OF_MOVES)?;
@@ -110,7 +117,7 @@ impl<D: EdkmDevice> Sensitivities<D> {
         for (layer, &bits) in self.layers.iter().zip(widths) {
             set_weight(&mut self.model, layer, bits)?;
         }
-        let losses = losses(&self.model, &self.batches, &mut || progress(1.0))?;
+        let losses = Prefix::new(&self.model, &self.batches)?.losses(&self.model, &mut || progress(1.0))?;
         let counted = self.batches.iter().map(Batch::counted);
         let sum: f64 = losses.iter().zip(counted.clone()).map(|(l, n)| l * n).sum();
         Ok(sum / counted.sum::<f64>())

@@ -1,15 +1,18 @@
 //! What the loss does when one layer is moved by a bit, the others staying where they are.
 
-use dfdx::prelude::NoneTape;
+use std::collections::BTreeMap;
+
 use dfdx_edkm::EdkmDevice;
 use edkm_cluster::Bits;
+use edkm_llama::config::LlamaConfig;
 use edkm_llama::model::DynamicLlama;
+use edkm_llama::names::parameters;
 
 use super::layer::Layer;
+use super::prefix::Prefix;
 use crate::compress::replace_values;
 use crate::data::windows::Batch;
 use crate::run::OnProgress;
-use crate::trainer::model_input;
 use crate::TrainError;
 
 /// A measured worth of bits is at least this part of what is usual: on little text a bit more may seem to do harm.
@@ -27,30 +30,39 @@ pub(super) fn measure_moves<D: EdkmDevice>(
         let widths = &layer.candidate.widths;
         set_weight(model, layer, widths[at.min(widths.len() - 1)].bits)?;
     }
-    let here = losses(model, batches, &mut || progress(0.0))?;
-    let count = layers.len() as f64;
+    let mut prefix = Prefix::new(model, batches)?;
+    let here = prefix.losses(model, &mut || progress(0.0))?;
+    // what is outside of the decoder's layers has one width
+    let places = places(&model.config);
+    let place = |layer: &Layer| match layer.candidate.widths.len() {
+        0 | 1 => None,
+        _ => places.get(&layer.candidate.name).copied(),
+    };
+    let depth = model.layers.len();
+    let work = |at: usize| (depth + 1 - at) as f64;
+    let all: f64 = layers.iter().filter_map(place).map(work).sum();
+    let mut done = 0.0;
     let (mut down, mut up) = (Vec::new(), Vec::new());
     for (index, layer) in layers.iter().enumerate() {
+        let Some(decoder_layer) = place(layer) else { continue };
         let widths = &layer.candidate.widths;
-        if widths.len() > 1 {
-            let (mut measured, of_layer) = (0.0, 2.0 * batches.len() as f64);
-            let mut tell = || {
-                measured += 1.0;
-                progress((index as f64 + measured / of_layer) / count)
-            };
-            let mut moved = |to: usize| -> Result<Move, TrainError> {
-                set_weight(model, layer, widths[to].bits)?;
-                let estimate = widths[to].loss - widths[at].loss;
-                let there = losses(model, batches, &mut tell)?;
-                Ok(Move::of(index, estimate, &here, &there, batches))
-            };
-            down.push(moved(at - 1)?);
-            if at + 1 < widths.len() {
-                up.push(moved(at + 1)?);
-            }
-            set_weight(model, layer, widths[at].bits)?;
+        prefix.go_on_to(decoder_layer, model)?;
+        let of_batch = work(decoder_layer) / (2.0 * batches.len() as f64);
+        let mut tell = || {
+            done += of_batch;
+            progress(done / all)
+        };
+        let mut moved = |to: usize| -> Result<Move, TrainError> {
+            set_weight(model, layer, widths[to].bits)?;
+            let estimate = widths[to].loss - widths[at].loss;
+            let there = prefix.losses(model, &mut tell)?;
+            Ok(Move::of(index, estimate, &here, &there, batches))
+        };
+        down.push(moved(at - 1)?);
+        if at + 1 < widths.len() {
+            up.push(moved(at + 1)?);
         }
-        progress((index + 1) as f64 / count)?;
+        set_weight(model, layer, widths[at].bits)?;
     }
     for (moves, is_side) in [
         (down, (|i, at| i < at) as fn(usize, usize) -> bool),
@@ -65,6 +77,13 @@ pub(super) fn measure_moves<D: EdkmDevice>(
         }
     }
     Ok(())
+}
+
+/// The decoder's layer that each parameter inside the decoder is of.
+fn places(config: &LlamaConfig) -> BTreeMap<String, usize> {
+    parameters(config)
+        .filter_map(|parameter| Some((parameter.name, parameter.layer?)))
+        .collect()
 }
 
 /// What moving one layer by a bit does to the loss.
@@ -123,25 +142,6 @@ fn ratios(moves: &[Move]) -> Vec<(usize, f64)> {
         (m.layer, ratio.max(LEAST * common))
     };
     moves.iter().map(ratio).collect()
-}
-
-/// Mean loss of each batch in nats a token. `measured` hears of each, and ends it with an error.
-pub(super) fn losses<D: EdkmDevice>(
-    model: &DynamicLlama<D>,
-    batches: &[Batch],
-    measured: &mut dyn FnMut() -> Result<(), TrainError>,
-) -> Result<Vec<f64>, TrainError> {
-    let loss = |batch: &Batch| {
-        let (tokens, targets) = model_input(batch.clone());
-        let loss = model
-            .try_loss(&tokens, targets, NoneTape)
-            .map_err(|error| TrainError::Device {
-                reason: format!("calibration: {error}"),
-            })?;
-        measured()?;
-        Ok(f64::from(loss.as_vec()[0]))
-    };
-    batches.iter().map(loss).collect()
 }
 
 /// Gives the model the layer's weight as it is with so many bits.
