@@ -6,6 +6,7 @@
 use ::safetensors::{serialize, SafeTensors};
 use dfdx::prelude::*;
 use dfdx_edkm::nn::builders::ClusteredLinear;
+use dfdx_edkm::nn::IntoPacked;
 use dfdx_edkm::optim::{AdamW, AdamWConfig};
 use dfdx_edkm::{backward, set_temperatures, visit_clustered, PaletteDType, PalettizeError, StoreTape, Temperature};
 use edkm_palette::{read, Entry, EntryBytes, EntryView, FormatMetadata, PalettizedMatrix};
@@ -76,7 +77,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         values = products;
     }
     let packed_y: Tensor<Rank2<256, 1>, f32, _> = dev.tensor_from_vec(values, (Const, Const));
-    println!("loss from the file {:.4}", mse_loss(packed_y, y).array());
+    println!("loss from the file {:.4}", mse_loss(packed_y, y.clone()).array());
+
+    // the same within dfdx
+    let packed = model.into_packed(PaletteDType::F16)?;
+    println!("loss of packed layers {:.4}", mse_loss(packed.forward(x), y).array());
     Ok(())
 }
 

@@ -58,3 +58,13 @@ pub enum PalettizeError {
     #[error(transparent)]
     Palette(#[from] PaletteError),
 }
+
+/// Why a model could not be packed ([`crate::nn::IntoPacked`]).
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error("{name}: {source}")]
+pub struct PackError {
+    /// The parameter, by its name in dfdx's files.
+    pub name: String,
+    /// The reason.
+    pub source: PalettizeError,
+}

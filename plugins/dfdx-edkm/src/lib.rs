@@ -66,7 +66,7 @@ pub use edkm_cluster::{
 };
 /// The packed form of a clustered weight.
 pub use edkm_palette::{PaletteDType, PaletteError, PaletteSpec, PalettizedMatrix};
-pub use error::{EdkmError, PalettizeError};
+pub use error::{EdkmError, PackError, PalettizeError};
 pub use gradients::{gradients_of, take_gradient};
 pub use half_tensor::{HalfKernel, HalfTensor};
 pub use parameters::{

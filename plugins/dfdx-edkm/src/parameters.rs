@@ -98,6 +98,14 @@ impl ClusteredMatrix<'_> {
     }
 }
 
+/// The numbers of a tensor. dfdx's `as_vec` panics where there is none.
+pub(crate) fn numbers<S: Shape, E: Unit, D: Storage<E>, T>(tensor: &Tensor<S, E, D, T>) -> Vec<E> {
+    match tensor.shape().num_elements() {
+        0 => Vec::new(),
+        _ => tensor.as_vec(),
+    }
+}
+
 /// A weight of any shape as the matrix that is clustered: its first axis, and all others; a vector is one row.
 pub(crate) fn as_matrix_shape<S: Shape>(shape: &S) -> MatrixShape {
     let sizes = shape.concrete();
@@ -134,7 +142,7 @@ pub fn visit_clustered<D: EdkmDevice, E>(
                 kind,
                 clustering,
                 shape: as_matrix_shape(parameter.shape()),
-                read: &|| parameter.as_vec(),
+                read: &|| numbers(parameter),
             })
         }
     }

@@ -13,6 +13,7 @@ use super::carried::Carried;
 use super::parameter_matrix;
 use super::unbiased_clustered_linear::uniform_bound;
 use crate::ops::embedding::embedding;
+use crate::parameters::numbers;
 use crate::{Clustering, EdkmDevice, ParameterKind, ParameterVisitor, Parameters, SaveForBackward};
 
 /// What `build_module` takes.
@@ -77,11 +78,7 @@ impl<V: Dim, M: Dim, D: EdkmDevice + Storage<usize>> ClusteredEmbedding<V, M, f3
         out: Out,
     ) -> Result<Tensor<Out, f32, D, T>, <D as HasErr>::Err> {
         let (ids, tape) = ids.split_tape();
-        // dfdx's `as_vec` panics where there is none
-        let ids = match ids.shape().num_elements() {
-            0 => Vec::new(),
-            _ => ids.as_vec(),
-        };
+        let ids = numbers(&ids);
         // an id beyond u32 is beyond any table, and named as such by the op
         let ids: Arc<[u32]> = ids
             .into_iter()
