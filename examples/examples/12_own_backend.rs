@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use dfdx::prelude::*;
 use dfdx_edkm::nn::builders::{ClusteredLinear, RmsNorm};
 use dfdx_edkm::{backward, StoreTape};
-use edkm_store::{Backend, Precision, Quote, Record, Report, Store, StoreError, Ticket};
+use edkm_store::{Backend, Precision, Quote, Record, Report, StoreError, StoreSpec, Ticket};
 
 /// Passes records on to a backend, and adds up what it was given and kept by the label of the record.
 struct ByLabel<B> {
@@ -41,20 +41,14 @@ impl<B: Backend> Backend for ByLabel<B> {
     }
 }
 
-// two layers read the same input
-type Model = (
-    RmsNorm<64>,
-    GeneralizedResidual<ClusteredLinear<64, 256>, ClusteredLinear<64, 256>>,
-    ReLU,
-    ClusteredLinear<256, 8>,
-);
+type Model = (RmsNorm<64>, ClusteredLinear<64, 256>, ReLU, ClusteredLinear<256, 8>);
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let dev = Cpu::default();
     let model = dev.build_module::<Model, f32>();
     let x: Tensor<Rank2<32, 64>, f32, _> = dev.sample_normal();
     let backend = Arc::new(ByLabel {
-        below: Store::marshaling(),
+        below: "marshal,compress".parse::<StoreSpec>()?.build()?,
         sums: Mutex::default(),
     });
     let tape = StoreTape::shared(backend.clone(), model.alloc_grads());
