@@ -3,9 +3,11 @@
 use dfdx::prelude::*;
 use dfdx_edkm::optim::{AdamW, AdamWConfig, StepError};
 use dfdx_edkm::{
-    backward, backward_by_parts, checkpoint, gradients_of, nn::builders::ClusteredLinear, ops::linear::linear,
-    take_gradient, EdkmError, ParameterKind, ParameterVisitor, Parameters, ParametersByPart, SaveForBackward,
-    StoreTape,
+    backward, backward_by_parts, checkpoint, gradients_of,
+    nn::builders::ClusteredLinear,
+    ops::linear::{linear, linear_without_product},
+    take_gradient, Clustering, EdkmError, ParameterKind, ParameterVisitor, Parameters, ParametersByPart,
+    SaveForBackward, StoreTape,
 };
 use edkm_store::Store;
 use edkm_testkit::{assert_bitwise_equal, assert_close, random};
@@ -275,4 +277,28 @@ fn a_linear_layer_and_its_bias_have_the_gradients_of_their_definition() {
     assert_close("of the weight", &gradients.get(&weight).as_vec(), &want, 1e-6);
     let want = of(OUTPUTS, 1, &|o, _| sum(TOKENS, &|t| (u[t * OUTPUTS + o], 1.0)));
     assert_close("of the bias", &gradients.get(&bias).as_vec(), &want, 1e-6);
+}
+
+#[test]
+fn without_its_product_a_linear_layer_has_the_same_gradients() {
+    let dev = Cpu::default();
+    let matrix = |seed, rows, columns| -> Tensor<(usize, usize), f32, Cpu> {
+        dev.tensor_from_vec(random(seed, rows * columns), (rows, columns))
+    };
+    let (x, weight, upstream) = (matrix(1, 5, 16), matrix(2, 8, 16), matrix(3, 5, 8));
+    let bias: Tensor<(usize,), f32, Cpu> = dev.tensor_from_vec(random(4, 8), (8,));
+    let clustering = Clustering::default();
+    let both = [true, false].map(|is_made| {
+        let on_tape = x.clone().put_tape(store_tape(Gradients::leaky()));
+        let y = match is_made {
+            true => linear(on_tape, &weight, Some(&bias), Some(&clustering)),
+            false => linear_without_product(on_tape, &weight, Some(&bias), Some(&clustering)),
+        };
+        let y = y.unwrap();
+        assert_eq!(y.as_vec() != [0.0; 40], is_made);
+        let gradients = backward((y * upstream.clone()).sum::<Rank0, _>()).unwrap();
+        let of_matrices = [&x, &weight].map(|matrix| gradients.get(matrix).as_vec());
+        (of_matrices, gradients.get(&bias).as_vec())
+    });
+    assert_eq!(both[0], both[1]);
 }

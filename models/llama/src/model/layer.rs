@@ -99,10 +99,21 @@ impl<H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> DecoderLayer<H, Q, K, F, D> 
             )?,
             Recompute::Nothing | Recompute::Layers => self.attend(normed_x, batch, seq, segments)?,
         };
+        let (x, gated) = self.to_last_product(x, attended)?;
+        add(x, self.down.apply(gated)?)?.try_reshape_like(&shape)
+    }
+
+    /// From the layer's input `x` and what attention gives for it to the sum behind attention and the input of the down projection.
+    #[allow(clippy::type_complexity)]
+    fn to_last_product<T: SaveForBackward<D>>(
+        &self,
+        x: Matrix<D>,
+        attended: Matrix<D, T>,
+    ) -> Result<(Matrix<D, T>, Matrix<D, T>), D::Err> {
         let x = add(x.retaped(), self.output.apply(attended)?)?;
         let (x, tape) = x.split_tape();
         let normed = as_matrix(self.post_attention_norm.try_forward(x.clone().put_tape(tape))?)?;
-        add(x.retaped(), self.feed_forward(normed)?)?.try_reshape_like(&shape)
+        Ok((x.retaped(), self.try_gated(normed)?))
     }
 
     /// From the layer's input to the input of attention's output projection.
@@ -167,10 +178,6 @@ impl<H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> DecoderLayer<H, Q, K, F, D> 
         attention_of_segments(q.retaped(), k.retaped(), v, dims, segments)
     }
 
-    fn feed_forward<T: SaveForBackward<D>>(&self, x: Matrix<D, T>) -> Result<Matrix<D, T>, D::Err> {
-        self.down.apply(self.try_gated(x)?)
-    }
-
     /// What the down projection is given: the gated features of the normed inputs `x` `[tokens, hidden]`.
     ///
     /// # Errors
@@ -196,7 +203,7 @@ impl<B: Dim, S: Dim, H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice, T: SaveForBa
     }
 }
 
-/// A layer, to be run again in backward.
+/// A layer, to be run again in backward: all but its last product.
 struct Again<H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> {
     layer: DecoderLayer<H, Q, K, F, D>,
     segments: Option<Segments>,
@@ -209,8 +216,15 @@ impl<B: Dim, S: Dim, H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice, T: SaveForBa
     type Error = D::Err;
 
     fn try_forward(&self, x_BSH: Residual<B, S, H, D, T>) -> Result<Self::Output, D::Err> {
-        self.layer
-            .try_forward_saving(x_BSH, self.segments.as_ref(), Recompute::Nothing)
+        let shape = *x_BSH.shape();
+        let (batch, seq) = (shape.0.size(), shape.1.size());
+        let (x, tape) = as_matrix(x_BSH)?.split_tape();
+        let attended = self
+            .layer
+            .attend(x.clone().put_tape(tape), batch, seq, self.segments.as_ref())?;
+        let (x, gated) = self.layer.to_last_product(x, attended)?;
+        // what comes of it is known to those who read it
+        add(x, self.layer.down.record(gated)?)?.try_reshape_like(&shape)
     }
 }
 

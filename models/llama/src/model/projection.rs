@@ -2,8 +2,8 @@
 
 use dfdx::nn::modules::NonMutableModule;
 use dfdx::prelude::*;
-use dfdx_edkm::ops::linear::linear;
-use dfdx_edkm::ops::{as_matrix, Matrix};
+use dfdx_edkm::ops::linear::{linear, linear_without_product};
+use dfdx_edkm::ops::{as_matrix, Matrix, Vector};
 use dfdx_edkm::{Clustering, EdkmDevice, ParameterKind, ParameterVisitor, Parameters, SaveForBackward};
 
 /// y = x W~^T + b.
@@ -23,12 +23,24 @@ impl<I: Dim, O: Dim, D: EdkmDevice> Projection<I, O, D> {
     /// # Errors
     /// Those of [`linear`].
     pub fn apply<T: SaveForBackward<D>>(&self, x: Matrix<D, T>) -> Result<Matrix<D, T>, D::Err> {
-        let weight = as_matrix(self.weight.clone())?;
+        let (weight, bias) = self.parameters()?;
+        linear(x, &weight, bias.as_ref(), self.clustering.as_ref())
+    }
+
+    /// The same for backward alone, with zeros for an output ([`linear_without_product`]).
+    pub(super) fn record<T: SaveForBackward<D>>(&self, x: Matrix<D, T>) -> Result<Matrix<D, T>, D::Err> {
+        let (weight, bias) = self.parameters()?;
+        linear_without_product(x, &weight, bias.as_ref(), self.clustering.as_ref())
+    }
+
+    /// The weight and the bias, as ops take them.
+    #[allow(clippy::type_complexity)]
+    fn parameters(&self) -> Result<(Matrix<D>, Option<Vector<D>>), D::Err> {
         let bias = match &self.bias {
             None => None,
             Some(bias) => Some(bias.clone().try_reshape_like(&(bias.shape().0.size(),))?),
         };
-        linear(x, &weight, bias.as_ref(), self.clustering.as_ref())
+        Ok((as_matrix(self.weight.clone())?, bias))
     }
 }
 

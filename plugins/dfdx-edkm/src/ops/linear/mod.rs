@@ -128,6 +128,36 @@ pub fn linear<D: EdkmDevice, T: SaveForBackward<D>>(
     bias: Option<&Vector<D>>,
     clustering: Option<&Clustering>,
 ) -> Result<Matrix<D, T>, D::Err> {
+    record(x, weight, bias, clustering, Product::Made)
+}
+
+/// The same for a segment that is run again in backward, where nobody reads what its last product makes: the same gradients, saved for as [`linear`] does, and zeros in place
+/// of y.
+///
+/// # Errors
+/// Those of [`linear`].
+pub fn linear_without_product<D: EdkmDevice, T: SaveForBackward<D>>(
+    x: Matrix<D, T>,
+    weight: &Matrix<D>,
+    bias: Option<&Vector<D>>,
+    clustering: Option<&Clustering>,
+) -> Result<Matrix<D, T>, D::Err> {
+    record(x, weight, bias, clustering, Product::LeftOut)
+}
+
+/// Whether y is made.
+enum Product {
+    Made,
+    LeftOut,
+}
+
+fn record<D: EdkmDevice, T: SaveForBackward<D>>(
+    x: Matrix<D, T>,
+    weight: &Matrix<D>,
+    bias: Option<&Vector<D>>,
+    clustering: Option<&Clustering>,
+    product: Product,
+) -> Result<Matrix<D, T>, D::Err> {
     let _span = tracing::trace_span!("linear").entered();
     let (x, tape) = contiguous(x)?.split_tape();
     // the weight itself stays alive until the optimizer's step anyway: a handle, not a copy
@@ -159,16 +189,16 @@ pub fn linear<D: EdkmDevice, T: SaveForBackward<D>>(
         outputs,
     };
     let clustered = cluster(&device, dims, &weight, clustering, &tape, "linear")?;
-    let y = device
-        .linear_forward(
-            dims,
-            D::view(&x),
-            D::view(&weight),
-            clustered.as_ref(),
-            bias.as_ref().map(D::view),
-        )
-        .map_err(|error| tape.fail(error))?;
-    let y = device.tensor_from_buffer(y, (tokens, outputs))?;
+    let y = match product {
+        Product::Made => {
+            let bias = bias.as_ref().map(D::view);
+            let y = device
+                .linear_forward(dims, D::view(&x), D::view(&weight), clustered.as_ref(), bias)
+                .map_err(|error| tape.fail(error))?;
+            device.tensor_from_buffer(y, (tokens, outputs))?
+        }
+        Product::LeftOut => device.try_zeros_like(&(tokens, outputs))?,
+    };
     if !T::OWNS_TAPE {
         return Ok(y.put_tape(tape));
     }
