@@ -6,7 +6,7 @@ use std::sync::Arc;
 use edkm_cluster::{ClusterError, KeepZero, MatrixShape, Spec, Trajectory};
 
 use crate::channel_scale::{add_through_scales, divide_rows, divide_rows_into, multiply_rows, row_products};
-use crate::clustering::has_collapsed;
+use crate::clustering::start::has_collapsed;
 use crate::ops::scratch::with_scratch;
 
 /// What is kept of a clustering from forward to backward: the way of the centroids, from which W~ and its gradient follow.

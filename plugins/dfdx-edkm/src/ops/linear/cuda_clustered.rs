@@ -18,7 +18,7 @@ use edkm_cuda::{elementwise, Array, Slice, SliceMut};
 use rayon::prelude::*;
 
 use super::{ClusteredUse, LinearDims};
-use crate::clustering::{has_collapsed, some_may_begin_anew};
+use crate::clustering::start::{has_collapsed, some_may_begin_anew};
 use crate::device::cuda::{error_of_op, half};
 use crate::{ChannelScale, Clustering, EdkmError};
 

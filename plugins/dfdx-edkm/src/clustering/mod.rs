@@ -1,11 +1,18 @@
 //! What a clustered weight remembers between steps.
 
+mod packed;
+pub(crate) mod start;
+mod state;
+
+pub use packed::{pack, palette_spec, LearnedPalette};
+pub use state::{ClusteringState, SavedClustering};
+
 use std::sync::{Arc, Mutex, PoisonError};
 
-use edkm_cluster::{Centroids, ClusterError, Counted, Grouping, MatrixShape, Prepared, Spec, Temperature, Trajectory};
-use edkm_palette::{PaletteDType, PaletteSpec, PalettizedMatrix};
-use serde::{Deserialize, Serialize};
+use edkm_cluster::{Centroids, ClusterError, MatrixShape, Prepared, Spec, Temperature, Trajectory};
+use edkm_palette::{PaletteDType, PalettizedMatrix};
 
+use self::start::{start_after, Iterable};
 use crate::channel_scale::{divided, ChannelScale};
 use crate::ops::linear::ClusteredUse;
 use crate::PalettizeError;
@@ -48,78 +55,6 @@ struct Reached {
     state: ClusteringState,
     /// How `state.last` was reached, and by which settings; `None` if that was in another run.
     trajectory: Option<(Arc<Trajectory>, Spec)>,
-}
-
-/// What a run must save to go on with the same bytes: see [`Clustering::state`].
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(try_from = "SavedState", into = "SavedState")]
-pub struct ClusteringState {
-    /// Fingerprint of the weight that `start` served.
-    pub fingerprint: u128,
-    /// The centroids that the last forward pass started from.
-    pub start: Centroids,
-    /// The centroids that it ended with.
-    pub last: Centroids,
-}
-
-/// All that a clustering goes on from: [`Clustering::saved`].
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct SavedClustering {
-    /// The settings.
-    pub spec: Spec,
-    /// Whether rows are brought to one spread first.
-    pub channel_scale: ChannelScale,
-    /// The centroids, if a forward pass was run.
-    pub state: Option<ClusteringState>,
-}
-
-/// A [`ClusteringState`] as it is written.
-#[derive(Serialize, Deserialize)]
-struct SavedState {
-    /// The lower half first: JSON has no larger numbers.
-    fingerprint: [u64; 2],
-    /// `[palettes, clusters, dim]`
-    start: Vec<f64>,
-    last: Vec<f64>,
-    clusters: u64,
-    dim: u64,
-}
-
-impl From<ClusteringState> for SavedState {
-    fn from(state: ClusteringState) -> Self {
-        Self {
-            fingerprint: [state.fingerprint as u64, (state.fingerprint >> 64) as u64],
-            start: state.start.as_f64_slice().to_vec(),
-            last: state.last.as_f64_slice().to_vec(),
-            clusters: state.last.clusters() as u64,
-            dim: state.last.dim() as u64,
-        }
-    }
-}
-
-impl TryFrom<SavedState> for ClusteringState {
-    type Error = ClusterError;
-
-    fn try_from(saved: SavedState) -> Result<Self, ClusterError> {
-        let centroids = |values| Centroids::from_f64(values, saved.clusters as usize, saved.dim as usize);
-        let [low, high] = saved.fingerprint.map(u128::from);
-        Ok(Self {
-            fingerprint: high << 64 | low,
-            start: centroids(saved.start)?,
-            last: centroids(saved.last)?,
-        })
-    }
-}
-
-/// The palettes of a weight and which entry each of its values takes.
-#[derive(Debug, Clone)]
-pub struct LearnedPalette {
-    /// The centroids, one palette a group.
-    pub centroids: Centroids,
-    /// The index of each weight (or vector of weights) into the palette of its group, row-major.
-    pub indices: Vec<u8>,
-    /// What multiplies each row of the looked-up centroids, if they were scaled.
-    pub row_scales: Option<Vec<f32>>,
 }
 
 impl Clustering {
@@ -395,141 +330,6 @@ impl Clustering {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Packs a weight with these palettes: each number, or vector, takes the nearest of the numbers that a file of this type has in place of the centroids.
-/// `row_scales`: what the weight's rows were divided by, if they were.
-///
-/// # Errors
-/// Centroids that are not the weight's; one that is beyond the range of the palettes' type.
-pub fn pack(
-    weight: &Prepared<'_>,
-    shape: MatrixShape,
-    spec: PaletteSpec,
-    centroids: &Centroids,
-    row_scales: Option<&[f32]>,
-) -> Result<PalettizedMatrix, PalettizeError> {
-    let in_file = spec.rounded(centroids.as_slice())?;
-    let in_file = Centroids::from_vec(in_file, centroids.clusters(), centroids.dim())?;
-    let indices = weight.assign(&in_file)?;
-    let palettes = centroids.as_slice();
-    Ok(PalettizedMatrix::pack(
-        shape.rows, shape.cols, spec, palettes, &indices, row_scales,
-    )?)
-}
-
-/// The packed form of a clustering's settings.
-pub fn palette_spec(spec: &Spec, dtype: PaletteDType) -> PaletteSpec {
-    PaletteSpec {
-        bits: spec.bits.get(),
-        group_rows: match spec.grouping {
-            Grouping::PerTensor => None,
-            Grouping::PerChannels(channels) => Some(channels),
-        },
-        vector: spec.vector.get(),
-        palette_dtype: dtype,
-    }
-}
-
-/// Where a weight begins that comes after another one, if that is not where that ended. Centroids that coincide have the same share in every weight and never
-/// part again: where there are weights for more of them (they were few values at first, zeros, signs, another palette's, or the palette was too soft for so
-/// many), a palette begins as if it were the first.
-fn start_after(weight: &impl Iterable, last: &Centroids) -> Result<Option<Centroids>, ClusterError> {
-    if !some_may_begin_anew(last) {
-        return Ok(None);
-    }
-    weight.begun_anew(last, &|palette, values| {
-        may_begin_anew(last, palette) && last.distinct(palette) < values
-    })
-}
-
-/// So many different scalars are enough for a palette to go on with.
-const ENOUGH: usize = 16;
-
-/// Whether a palette has collapsed, or has fewer scalars than are enough, having lost two or more to others: one more is worth less than what a new beginning in the
-/// middle of training costs. What vectors begin with takes long: of theirs those that have collapsed.
-fn may_begin_anew(centroids: &Centroids, group: usize) -> bool {
-    let has_lost = || {
-        let distinct = centroids.distinct(group);
-        distinct < ENOUGH && centroids.clusters() - distinct >= 2
-    };
-    has_collapsed(centroids, group) || (centroids.dim() == 1 && has_lost())
-}
-
-/// Whether some palette has.
-pub(crate) fn some_may_begin_anew(centroids: &Centroids) -> bool {
-    (0..centroids.groups()).any(|group| may_begin_anew(centroids, group))
-}
-
-/// Whether a palette has no more than one or two different centroids, and could have more.
-pub(crate) fn has_collapsed(centroids: &Centroids, group: usize) -> bool {
-    let distinct = centroids.distinct(group);
-    distinct <= 2 && distinct < centroids.clusters()
-}
-
-/// A weight that is ready to be clustered, by its numbers or by how often each occurs.
-pub(crate) trait Iterable {
-    fn spec(&self) -> &Spec;
-    fn fingerprint(&self) -> u128;
-    fn initial(&self) -> Result<Centroids, ClusterError>;
-    fn iterate(&self, start: &Centroids) -> Result<Trajectory, ClusterError>;
-    fn begun_anew(
-        &self,
-        last: &Centroids,
-        is_wanted: &(dyn Fn(usize, usize) -> bool + Sync),
-    ) -> Result<Option<Centroids>, ClusterError>;
-}
-
-impl Iterable for Prepared<'_> {
-    fn spec(&self) -> &Spec {
-        Prepared::spec(self)
-    }
-
-    fn fingerprint(&self) -> u128 {
-        Prepared::fingerprint(self)
-    }
-
-    fn initial(&self) -> Result<Centroids, ClusterError> {
-        Prepared::initial(self)
-    }
-
-    fn iterate(&self, start: &Centroids) -> Result<Trajectory, ClusterError> {
-        Prepared::iterate(self, start)
-    }
-
-    fn begun_anew(
-        &self,
-        last: &Centroids,
-        is_wanted: &(dyn Fn(usize, usize) -> bool + Sync),
-    ) -> Result<Option<Centroids>, ClusterError> {
-        Prepared::begun_anew(self, last, is_wanted)
-    }
-}
-
-impl Iterable for Counted {
-    fn spec(&self) -> &Spec {
-        Counted::spec(self)
-    }
-
-    fn fingerprint(&self) -> u128 {
-        Counted::fingerprint(self)
-    }
-
-    fn initial(&self) -> Result<Centroids, ClusterError> {
-        Ok(Counted::initial(self))
-    }
-
-    fn iterate(&self, start: &Centroids) -> Result<Trajectory, ClusterError> {
-        Counted::iterate(self, start)
-    }
-
-    fn begun_anew(
-        &self,
-        last: &Centroids,
-        is_wanted: &(dyn Fn(usize, usize) -> bool + Sync),
-    ) -> Result<Option<Centroids>, ClusterError> {
-        Counted::begun_anew(self, last, is_wanted)
     }
 }
 
