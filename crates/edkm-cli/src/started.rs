@@ -1,5 +1,6 @@
 //! What a run was started with, kept in its folder so that `--resume OUT` needs nothing else.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
@@ -9,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::args::{Args, Changes, Command, FinetuneArgs};
 use crate::commands::Failure;
+use crate::console::note;
 
 /// A command line, where it was given, and the folder that it writes.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -46,15 +48,35 @@ impl Started {
         Self::parsed(out).is_ok_and(|(args, _)| args.json)
     }
 
-    /// That of the run that writes `out`. Its paths are relative to where it was started, and this process goes there.
+    /// That of the run that writes `out`. Its paths are relative to where it was started, and this process goes there; if that folder is gone, they are
+    /// relative to where this process is.
     pub fn read(out: &Path) -> Result<(FinetuneArgs, Self), Failure> {
-        let (args, started) = Self::parsed(out)?;
-        std::env::set_current_dir(&started.folder).map_err(|why| {
-            format!(
-                "cannot go to {}, where the run was started and its paths begin: {why}",
+        let (args, mut started) = Self::parsed(out)?;
+        let here = std::env::current_dir()?;
+        if started.folder == here {
+            return Ok((args, started));
+        }
+        match std::env::set_current_dir(&started.folder) {
+            Ok(()) => note(format_args!(
+                "paths of the run begin in {}, where it was started",
                 started.folder.display()
-            )
-        })?;
+            )),
+            Err(why) if why.kind() == ErrorKind::NotFound => {
+                note(format_args!(
+                    "{}, where the run was started, is not there any more: its paths begin here, in {}",
+                    started.folder.display(),
+                    here.display()
+                ));
+                started.folder = here;
+            }
+            Err(why) => {
+                return Err(format!(
+                    "cannot go to {}, where the run was started and its paths begin: {why}",
+                    started.folder.display()
+                )
+                .into())
+            }
+        }
         Ok((args, started))
     }
 
@@ -107,10 +129,13 @@ impl Started {
     }
 
     /// With what is changed from now on, in `args` too.
-    pub fn with_changes(self, changes: Changes, args: &mut FinetuneArgs) -> Self {
+    ///
+    /// # Errors
+    /// A path that cannot be made absolute.
+    pub fn with_changes(self, changes: Changes, args: &mut FinetuneArgs) -> Result<Self, Failure> {
         let changes = changes.or(self.changes);
-        changes.make(args);
-        Self { changes, ..self }
+        changes.make(args)?;
+        Ok(Self { changes, ..self })
     }
 
     /// With the rules for single layers.

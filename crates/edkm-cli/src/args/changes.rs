@@ -1,12 +1,14 @@
-//! What of a run may be changed when it goes on: what changes nothing of the steps that are done.
+//! What of a run may be changed when it goes on: what changes nothing of the steps that are done, and where lies what it reads, which is compared.
 
 use std::num::NonZeroU64;
+use std::path::PathBuf;
 
 use edkm_store::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::finetune::NonFinitePolicy;
 use super::FinetuneArgs;
+use crate::hub;
 
 /// Arguments beside `--resume`, which hold from then on.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -20,12 +22,28 @@ pub struct Changes {
     store: Option<String>,
     /// In bytes.
     device_memory: Option<u64>,
+    /// Where what the run reads lies by now: absolute, or names of the Hub.
+    model_dir: Option<PathBuf>,
+    teacher: Option<PathBuf>,
+    data: Vec<PathBuf>,
+    valid: Vec<PathBuf>,
 }
 
 impl Changes {
-    /// Those that these arguments ask for.
-    pub fn of(args: &FinetuneArgs) -> Self {
-        Self {
+    /// Those that these arguments ask for, with paths from this folder on.
+    ///
+    /// # Errors
+    /// A path that cannot be made absolute.
+    pub fn of(args: &FinetuneArgs) -> std::io::Result<Self> {
+        let place = |path: &PathBuf| match hub::is_name(path) {
+            true => Ok(path.clone()),
+            false => std::path::absolute(path),
+        };
+        Ok(Self {
+            model_dir: args.model_dir.as_ref().map(place).transpose()?,
+            teacher: args.teacher.as_ref().map(place).transpose()?,
+            data: args.data.iter().map(place).collect::<Result<_, _>>()?,
+            valid: args.valid.iter().map(place).collect::<Result<_, _>>()?,
             on_non_finite: args.on_non_finite,
             checkpoint_every: args.checkpoint_every,
             keep: args.keep,
@@ -33,29 +51,36 @@ impl Changes {
             checkpoint_attention: args.checkpoint_attention,
             store: args.store.clone(),
             device_memory: args.device_memory.map(|budget| budget.0),
-        }
+        })
     }
 
     /// With `earlier` ones where these say nothing.
     pub fn or(self, earlier: Self) -> Self {
         let recomputed = match self.checkpoint_layers || self.checkpoint_attention {
-            true => &self,
-            false => &earlier,
+            true => (self.checkpoint_layers, self.checkpoint_attention),
+            false => (earlier.checkpoint_layers, earlier.checkpoint_attention),
         };
         Self {
             on_non_finite: self.on_non_finite.or(earlier.on_non_finite),
             checkpoint_every: self.checkpoint_every.or(earlier.checkpoint_every),
             keep: self.keep.or(earlier.keep),
-            checkpoint_layers: recomputed.checkpoint_layers,
-            checkpoint_attention: recomputed.checkpoint_attention,
-            store: self.store.clone().or(earlier.store.clone()),
+            checkpoint_layers: recomputed.0,
+            checkpoint_attention: recomputed.1,
+            store: self.store.or(earlier.store),
             device_memory: self.device_memory.or(earlier.device_memory),
+            model_dir: self.model_dir.or(earlier.model_dir),
+            teacher: self.teacher.or(earlier.teacher),
+            data: some_or(self.data, earlier.data),
+            valid: some_or(self.valid, earlier.valid),
         }
     }
 
-    /// Makes them in the arguments of the run.
-    pub fn make(&self, args: &mut FinetuneArgs) {
-        let all = self.clone().or(Self::of(args));
+    /// Makes them in the arguments of the run, whose paths begin in this folder.
+    ///
+    /// # Errors
+    /// As [`Self::of`].
+    pub fn make(&self, args: &mut FinetuneArgs) -> std::io::Result<()> {
+        let all = self.clone().or(Self::of(args)?);
         args.on_non_finite = all.on_non_finite;
         args.checkpoint_every = all.checkpoint_every;
         args.keep = all.keep;
@@ -63,5 +88,18 @@ impl Changes {
         args.checkpoint_attention = all.checkpoint_attention;
         args.store = all.store;
         args.device_memory = all.device_memory.map(Bytes);
+        args.model_dir = all.model_dir;
+        args.teacher = all.teacher;
+        args.data = all.data;
+        args.valid = all.valid;
+        Ok(())
+    }
+}
+
+fn some_or(paths: Vec<PathBuf>, otherwise: Vec<PathBuf>) -> Vec<PathBuf> {
+    if paths.is_empty() {
+        otherwise
+    } else {
+        paths
     }
 }

@@ -145,7 +145,7 @@ pub struct FinetuneArgs {
     pub on_non_finite: Option<NonFinitePolicy>,
     /// Go on with the run that was to write OUT, from its newest whole checkpoint. All else is as it was started, but for what changes nothing of the
     /// steps that are done: --on-non-finite, --checkpoint-every, --keep, --checkpoint-layers, --checkpoint-attention, --store and --device-memory hold
-    /// from now on. Besides --json, --ignore-limits, --overwrite (of an OUT that was filled meanwhile), --dry-run, --trace and --finish may be given
+    /// from now on, and MODEL_DIR, --data, --valid and --teacher say where the same model and texts lie by now. Besides --json, --ignore-limits, --overwrite (of an OUT that was filled meanwhile), --dry-run, --trace and --finish may be given
     /// with it
     #[arg(long, value_name = "OUT")]
     pub resume: Option<PathBuf>,
@@ -195,6 +195,10 @@ fn conflicts(arg: Arg) -> Arg {
         "checkpoint_attention",
         "store",
         "device_memory",
+        "model_dir",
+        "data",
+        "valid",
+        "teacher",
     ]
     .contains(&arg.get_id().as_str())
     {

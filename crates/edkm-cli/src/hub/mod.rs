@@ -25,3 +25,8 @@ pub fn folder(model: &Path) -> Result<PathBuf, Failure> {
         Some(name) => download::folder(&name),
     }
 }
+
+/// Whether that is meant as a name of the Hub.
+pub fn is_name(model: &Path) -> bool {
+    !matches!(HubName::of(model), Ok(None))
+}

@@ -21,6 +21,7 @@ mod json_keys;
 mod kept_palettes;
 mod layers;
 mod mishaps;
+mod moved;
 mod results;
 mod resume;
 mod teacher;

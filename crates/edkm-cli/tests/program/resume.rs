@@ -565,7 +565,7 @@ fn what_a_run_learns_from_is_not_changed_on_the_way_and_what_it_shows_may_be() {
         (&["--steps", "9"][..], "--steps <STEPS>"),
         (&["--bits", "2"], "--bits <BITS>"),
         (&["--no-distill"], "--no-distill"),
-        (&["model"], "[MODEL_DIR]"),
+        (&["--seed", "1"], "--seed <SEED>"),
     ] {
         let output = resume(&shop).args(arguments).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -129,17 +129,8 @@ pub fn finetune_with<D: EdkmDevice>(
     // no input is refused any more
     let folder = match place {
         Place::New(claimed) => claimed.begin(&settings.checkpoints.arguments)?,
-        Place::Resumed(folder) => {
-            let arguments = &settings.checkpoints.arguments;
-            if !arguments.is_empty() && *arguments != folder.arguments()? {
-                if let Err(why) = folder.keep_arguments(arguments) {
-                    tracing::warn!("{why}; what is changed of the run holds for this time alone");
-                }
-            }
-            folder
-        }
+        Place::Resumed(folder) => folder,
     };
-    folder.keep_companions(&settings.model_dir)?;
     observer.folder(folder.path());
     let run = Run {
         settings: &settings,
@@ -181,7 +172,15 @@ pub fn finetune_with<D: EdkmDevice>(
     }
     if let Some(state) = state {
         sampler = WindowSampler::resume(&inputs.training, settings.sequence, state.position)?;
+        // what the run reads is what it read
+        let arguments = &settings.checkpoints.arguments;
+        if !arguments.is_empty() && *arguments != folder.arguments()? {
+            if let Err(why) = folder.keep_arguments(arguments) {
+                tracing::warn!("{why}; what is changed of the run holds for this time alone");
+            }
+        }
     }
+    folder.keep_companions(&settings.model_dir)?;
     let mut trainer = run.begin(
         inputs.model,
         store,

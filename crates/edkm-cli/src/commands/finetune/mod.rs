@@ -39,20 +39,15 @@ pub fn run(args: FinetuneArgs, log: RunLog) -> Result<(), Failure> {
                 }
                 return output.json(&figures);
             }
-            let (here, folder) = (&args, std::env::current_dir().ok());
+            // paths of these arguments begin here
+            let (here, changes) = (&args, Changes::of(&args)?);
             let (mut args, started) = Started::read(out)?;
-            if folder.is_none_or(|folder| folder != started.folder) {
-                note(format_args!(
-                    "paths of the run begin in {}, where it was started",
-                    started.folder.display()
-                ));
-            }
             args.json |= here.json;
             args.ignore_limits |= here.ignore_limits;
             args.overwrite |= here.overwrite;
             args.dry_run = here.dry_run;
             args.clustering.palettes.rules = Some(started.layers()?);
-            let started = started.with_changes(Changes::of(here), &mut args);
+            let started = started.with_changes(changes, &mut args)?;
             let start = match here.finish {
                 true => Start::Finish,
                 false => Start::Resume,
