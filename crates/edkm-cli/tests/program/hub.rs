@@ -5,7 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use crate::common::{assert_refused, edkm, json, Workshop};
 
@@ -15,6 +15,8 @@ const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 struct Hub {
     endpoint: String,
     answers: Arc<AtomicUsize>,
+    /// What was asked for.
+    paths: Arc<Mutex<Vec<String>>>,
 }
 
 impl Hub {
@@ -22,23 +24,29 @@ impl Hub {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
         let answers = Arc::new(AtomicUsize::new(0));
-        let counter = answers.clone();
+        let paths = Arc::new(Mutex::new(Vec::new()));
+        let (counter, asked) = (answers.clone(), paths.clone());
         // Ends with the test's process.
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 counter.fetch_add(1, Ordering::Relaxed);
-                let _ = answer(stream, &folder);
+                let _ = answer(stream, &folder, &asked);
             }
         });
-        Self { endpoint, answers }
+        Self {
+            endpoint,
+            answers,
+            paths,
+        }
     }
 }
 
-fn answer(stream: TcpStream, folder: &Path) -> std::io::Result<()> {
+fn answer(stream: TcpStream, folder: &Path, asked: &Mutex<Vec<String>>) -> std::io::Result<()> {
     let mut reader = BufReader::new(stream);
     let mut request = String::new();
     reader.read_line(&mut request)?;
     let path = request.split(' ').nth(1).unwrap_or_default().to_owned();
+    asked.lock().unwrap().push(path.clone());
     let (mut range, mut is_known) = (None, false);
     loop {
         let mut line = String::new();
@@ -322,4 +330,81 @@ fn what_is_there_stays_what_it_is() {
     );
     assert_eq!(refs(), ["main"]);
     assert_eq!(std::fs::read_to_string(repository.join("refs/main")).unwrap(), COMMIT);
+}
+
+/// Puts every other tensor of the weights into a file of its own, with an index, as large models come.
+fn shard(shop: &Workshop) -> PathBuf {
+    let file = std::fs::read(shop.weights()).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&file).unwrap();
+    let names: Vec<&str> = tensors.names().into_iter().collect();
+    let mut map = serde_json::Map::new();
+    for shard in 0..2 {
+        let name = format!("model-0000{}-of-00002.safetensors", shard + 1);
+        let here = names.iter().skip(shard).step_by(2);
+        let views = here.map(|tensor| (tensor.to_string(), tensors.tensor(tensor).unwrap()));
+        let views: Vec<_> = views.collect();
+        map.extend(views.iter().map(|(tensor, _)| (tensor.clone(), name.clone().into())));
+        let bytes = safetensors::serialize(views, None).unwrap();
+        std::fs::write(shop.model().join(name), bytes).unwrap();
+    }
+    std::fs::remove_file(shop.weights()).unwrap();
+    let index = shop.model().join("model.safetensors.index.json");
+    let text = serde_json::json!({"metadata": {}, "weight_map": map}).to_string();
+    std::fs::write(&index, text).unwrap();
+    index
+}
+
+#[test]
+fn a_model_in_shards_comes_whole_and_of_the_revision_that_is_named() {
+    let shop = Workshop::new();
+    let whole = json(&generate(&shop, shop.model().to_str().unwrap(), "http://127.0.0.1:9"));
+    let index = shard(&shop);
+    let hub = Hub::serve(shop.model());
+    let name = "hf:OWNER/tiny@v1.0";
+    let first = json(&generate(&shop, name, &hub.endpoint));
+    assert_eq!(first["text"], whole["text"]);
+    let asked = hub.paths.lock().unwrap().clone();
+    assert!(asked[0].ends_with("/revision/v1.0"), "{asked:?}");
+    let (files, others): (Vec<&String>, Vec<&String>) = asked[1..].iter().partition(|path| path.contains("/resolve/"));
+    assert!(
+        others.is_empty() && files.iter().all(|path| path.contains(COMMIT)),
+        "{asked:?}"
+    );
+    assert_eq!(
+        json(&generate(&shop, name, "http://127.0.0.1:9"))["text"],
+        whole["text"]
+    );
+    // a shard that another program has not fetched is
+    let repository = shop.path("cache").join("hub/models--OWNER--tiny");
+    let snapshot = repository.join("snapshots").join(COMMIT);
+    std::fs::remove_file(snapshot.join("model-00002-of-00002.safetensors")).unwrap();
+    let before = hub.paths.lock().unwrap().len();
+    assert_eq!(json(&generate(&shop, name, &hub.endpoint))["text"], whole["text"]);
+    let asked = hub.paths.lock().unwrap()[before..].to_vec();
+    assert!(
+        asked
+            .iter()
+            .any(|path| path.ends_with("model-00002-of-00002.safetensors")),
+        "{asked:?}"
+    );
+    assert!(
+        !asked
+            .iter()
+            .any(|path| path.ends_with("model-00001-of-00002.safetensors")),
+        "{asked:?}"
+    );
+
+    // the index of a stranger leads nowhere else
+    std::fs::remove_dir_all(shop.path("cache")).unwrap();
+    let text = std::fs::read_to_string(&index).unwrap();
+    for outside in ["../../../outside.safetensors", "model-00003-of-00002.safetensors"] {
+        std::fs::write(&index, text.replace("model-00002-of-00002.safetensors", outside)).unwrap();
+        let _ = std::fs::remove_dir_all(shop.path("cache"));
+        assert_refused(
+            &generate(&shop, name, &hub.endpoint),
+            &[name, "names the shard", outside, "no file beside it"],
+            &shop.out(),
+        );
+        assert!(!snapshot.join("model-00001-of-00002.safetensors").exists());
+    }
 }
