@@ -2,14 +2,12 @@
 //!
 //!     cargo run -p edkm-examples --example 09_packed_file
 
-// dfdx's prelude has a module of this name
-use ::safetensors::{serialize, SafeTensors};
 use dfdx::prelude::*;
 use dfdx_edkm::nn::builders::ClusteredLinear;
 use dfdx_edkm::nn::IntoPacked;
 use dfdx_edkm::optim::{AdamW, AdamWConfig};
-use dfdx_edkm::{backward, set_temperatures, visit_clustered, PaletteDType, PalettizeError, StoreTape, Temperature};
-use edkm_palette::{read, Entry, EntryBytes, EntryView, FormatMetadata, PalettizedMatrix};
+use dfdx_edkm::{backward, count_parameters, packed_file, set_temperatures, PaletteDType, StoreTape, Temperature};
+use edkm_palette::PaletteFile;
 use edkm_store::Store;
 
 type Model = (
@@ -43,34 +41,23 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         mse_loss(model.forward(x.clone()), y.clone()).array()
     );
 
-    let (mut format, mut matrices) = (FormatMetadata::new(), Vec::new());
-    visit_clustered(&mut model, |matrix| {
-        let packed = matrix
-            .clustering
-            .palettize(&matrix.weight(), matrix.shape, PaletteDType::F16)?;
-        format.insert(matrix.name, &packed);
-        matrices.push((matrix.name.to_owned(), packed));
-        Ok::<_, PalettizeError>(())
-    })?;
-    let entries: Vec<Entry<'_>> = matrices
-        .iter()
-        .flat_map(|(name, packed)| packed.to_entries(name))
-        .collect();
-    let named = entries.iter().map(|entry| (&entry.name, entry));
-    let file = serialize(named, Some(format.to_map()?))?;
-    let weights: usize = matrices.iter().map(|(_, packed)| packed.rows() * packed.cols()).sum();
-    println!("{weights} weights of {} bytes in a file of {}", 4 * weights, file.len());
+    let path = std::env::temp_dir().join(format!("edkm-09-{}.safetensors", std::process::id()));
+    packed_file(&mut model, PaletteDType::F16)?.save(&path)?;
+    let size = std::fs::metadata(&path)?.len();
+    println!("{} numbers in a file of {size} bytes", count_parameters(&mut model));
 
     // what a program without dfdx does
-    let layers = read_all(&file)?;
-    let biases = [model.0.bias.as_vec(), model.2.bias.as_vec(), model.4.bias.as_vec()];
+    let file = PaletteFile::open(&path)?;
+    std::fs::remove_file(&path)?;
     let mut values = x.as_vec();
-    for (number, (packed, bias)) in layers.iter().zip(&biases).enumerate() {
+    for layer in [0, 2, 4] {
+        let packed = &file.matrices[&format!("{layer}.weight")];
+        let bias = &file.plain[&format!("{layer}.bias")].numbers;
         let mut products = vec![0.0; 256 * packed.rows()];
         packed.matmul(&values, 256, &mut products)?;
         for (product, bias) in products.iter_mut().zip(bias.iter().cycle()) {
             *product += bias;
-            if number + 1 < layers.len() {
+            if layer < 4 {
                 *product = product.tanh();
             }
         }
@@ -83,21 +70,4 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let packed = model.into_packed(PaletteDType::F16)?;
     println!("loss of packed layers {:.4}", mse_loss(packed.forward(x), y).array());
     Ok(())
-}
-
-/// The matrices of a file, by name.
-fn read_all(file: &[u8]) -> Result<Vec<PalettizedMatrix>, Box<dyn std::error::Error>> {
-    let (_, header) = SafeTensors::read_metadata(file)?;
-    let format = FormatMetadata::from_map(header.metadata().as_ref().ok_or("no metadata")?)?;
-    let tensors = SafeTensors::deserialize(file)?;
-    let entry = |name: &str| {
-        let view = tensors.tensor(name).ok()?;
-        Some(EntryView {
-            dtype: view.dtype(),
-            shape: view.shape().to_vec(),
-            bytes: EntryBytes::Copied(view.data()),
-        })
-    };
-    let matrices = format.tensors().map(|(name, _)| read(name, &format, entry));
-    Ok(matrices.collect::<Result<_, _>>()?)
 }

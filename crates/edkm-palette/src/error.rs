@@ -6,6 +6,18 @@ use safetensors::Dtype;
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PaletteError {
+    /// Bytes that are no safetensors file, or cannot become one.
+    #[error("not a safetensors file: {reason}")]
+    File {
+        /// What is wrong.
+        reason: String,
+    },
+    /// Two tensors that have an entry of one name in a file.
+    #[error("two tensors of the file would have the entry `{entry}`: give one of them another name")]
+    SameEntry {
+        /// The entry.
+        entry: String,
+    },
     /// The number of bits is outside 1 to 8.
     #[error("bits must be 1 to 8, got {bits}")]
     Bits {

@@ -48,6 +48,7 @@ mod half_tensor;
 pub mod nn;
 pub mod ops;
 pub mod optim;
+mod packed_file;
 mod parameters;
 mod save;
 mod tape;
@@ -64,11 +65,14 @@ pub use edkm_cluster::{
     Bits, Centroids, ClusterError, GradientMode, Grouping, HalfKind, Initialization, KeepZero, MatrixShape, Spec,
     Temperature, VectorLen,
 };
-/// The packed form of a clustered weight.
-pub use edkm_palette::{PaletteDType, PaletteError, PaletteSpec, PalettizedMatrix};
+/// The packed form of a clustered weight, and a file of such.
+pub use edkm_palette::{
+    FileError, PaletteDType, PaletteError, PaletteFile, PaletteSpec, PalettizedMatrix, PlainTensor,
+};
 pub use error::{EdkmError, PackError, PalettizeError};
 pub use gradients::{gradients_of, take_gradient};
 pub use half_tensor::{HalfKernel, HalfTensor};
+pub use packed_file::packed_file;
 pub use parameters::{
     count_parameters, visit_clustered, ClusteredMatrix, ParameterKind, ParameterVisitor, Parameters, ParametersByPart,
 };

@@ -4,8 +4,8 @@ use dfdx::prelude::*;
 use dfdx_edkm::nn::builders::{ClusteredEmbedding, ClusteredLinear, RmsNorm, UnbiasedClusteredLinear};
 use dfdx_edkm::nn::{IntoPacked, PackedEmbedding, PackedLinear};
 use dfdx_edkm::{
-    visit_clustered, with_reason, ClusterError, Clustering, EdkmDevice, MatrixShape, PackError, PaletteDType,
-    PaletteError, PalettizeError,
+    packed_file, visit_clustered, with_reason, ClusterError, Clustering, EdkmDevice, MatrixShape, PackError,
+    PaletteDType, PaletteError, PalettizeError,
 };
 use edkm_testkit::assert_close;
 
@@ -32,6 +32,7 @@ fn a_composed_model_computes_what_its_file_says() {
     let dev = Cpu::default();
     let mut model = dev.build_module::<Net, f32>();
     let packed = model.clone().into_packed(PaletteDType::F16).unwrap();
+    let written = packed_file(&mut model, PaletteDType::F16).unwrap();
     let mut matrices = 0;
     visit_clustered(&mut model, |_| {
         matrices += 1;
@@ -67,6 +68,26 @@ fn a_composed_model_computes_what_its_file_says() {
     assert_close("right", &right.as_vec(), &want_right.as_vec(), 1e-5);
     assert_eq!(packed.0.weight().spec().bits, 3);
     assert_eq!(packed.0.bias(), Some(&*model.0.bias.as_vec()));
+    assert_eq!(written.matrices.len(), 5);
+    let of_file = &written.matrices["1.0.0.weight"];
+    assert_eq!(of_file.dequantize(), packed.1 .0 .0.weight().dequantize());
+    assert_eq!(of_file.dequantize(), model.1 .0 .0.weight.as_vec());
+    let norm = &written.plain["3.f.weight"];
+    assert_eq!((&*norm.shape, &*norm.numbers), (&[8][..], &[1.0; 8][..]));
+    let names: Vec<&str> = written.plain.keys().map(String::as_str).collect();
+    assert_eq!(
+        names,
+        [
+            "0.bias",
+            "2.0.0.bias",
+            "2.1.0.bias",
+            "3.f.weight",
+            "3.r.bias",
+            "3.r.weight",
+            "4.0.0.weight",
+            "4.0.1.bias"
+        ]
+    );
     assert_eq!(packed.1 .0 .0.bias(), None);
 }
 
@@ -102,7 +123,10 @@ fn what_does_not_fit_is_named() {
     let mut values = model.2.modules[1].0.weight.as_vec();
     values[9] = f32::NAN;
     model.2.modules[1].0.weight.copy_from(&values);
+    let of_file = packed_file(&mut model, PaletteDType::F16).unwrap_err();
     let error = model.into_packed(PaletteDType::F16).unwrap_err();
+    // with a NaN inside, which equals nothing
+    assert_eq!(error.to_string(), of_file.to_string());
     assert_eq!(error.name, "2.1.0.weight");
     assert!(matches!(
         error.source,

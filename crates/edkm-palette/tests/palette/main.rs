@@ -2,6 +2,7 @@
 
 mod common;
 mod coreml;
+mod file;
 mod format;
 mod fuzz;
 mod fuzz_body;

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ChannelScale;
 
-/// What a run must save to go on with the same bytes: see [`Clustering::state`].
+/// What a run must save to go on with the same bytes: see [`Clustering::state`](super::Clustering::state).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "SavedState", into = "SavedState")]
 pub struct ClusteringState {
@@ -17,7 +17,7 @@ pub struct ClusteringState {
     pub last: Centroids,
 }
 
-/// All that a clustering goes on from: [`Clustering::saved`].
+/// All that a clustering goes on from: [`Clustering::saved`](super::Clustering::saved).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SavedClustering {
     /// The settings.
