@@ -616,3 +616,23 @@ fn epochs_become_steps_once() {
     assert_eq!(figures["training_text"]["tokens"].as_f64(), Some(tokens));
     assert!(figures["training_text"]["epochs"].as_f64().unwrap() >= 0.5);
 }
+
+#[cfg(unix)]
+#[test]
+fn as_many_checkpoints_stay_as_are_kept() {
+    for (keep, stay) in [(&["--keep", "1"][..], 1), (&[], 2), (&["--keep", "3"], 3)] {
+        let shop = Workshop::new();
+        let mut child = quiet(run(&shop).args(["--checkpoint-every", "1"]).args(keep));
+        wait_for_step(&shop, &mut child, 5);
+        let id = child.id().to_string();
+        assert!(Command::new("kill")
+            .args(["-s", "INT", &id])
+            .status()
+            .unwrap()
+            .success());
+        let output = child.wait_with_output().unwrap();
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(130), "{message}");
+        assert_eq!(checkpoints(&shop).len(), stay, "{keep:?}");
+    }
+}

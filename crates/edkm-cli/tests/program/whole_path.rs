@@ -290,3 +290,17 @@ fn help_names_every_command() {
         assert!(text.contains(command), "{text}");
     }
 }
+
+/// What sees nothing of the text before it is asked for, and is another loss: each document of a `.txt` is no record.
+#[test]
+fn what_is_kept_apart_is_what_was_asked_for() {
+    let measured = |apart: &str| {
+        let shop = Workshop::new();
+        let figures = json(&shop.finetune(&["--apart", apart, "--json"]));
+        assert_eq!(figures["settings"]["apart"], apart);
+        figures["perplexity_before"].as_f64().unwrap()
+    };
+    let [records, documents, nothing] = ["records", "documents", "nothing"].map(measured);
+    assert_eq!(records, nothing);
+    assert_ne!(documents, nothing);
+}

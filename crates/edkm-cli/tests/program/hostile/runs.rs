@@ -201,9 +201,23 @@ fn folders() -> Vec<Case> {
         run("arguments that are numbers", &["arguments.json"], |run| {
             arguments(run, |value| value["arguments"] = json!([1, 2]))
         }),
-        run("a folder that is gone", &["/no/such/folder"], |run| {
-            arguments(run, |value| value["folder"] = json!("/no/such/folder"))
+        run("a folder that is none", &["/dev/null"], |run| {
+            arguments(run, |value| value["folder"] = json!("/dev/null"))
         }),
+        run(
+            "a text that is not where its folder was",
+            &["/no/such/folder", "lost.txt"],
+            |run| {
+                arguments(run, |value| {
+                    value["folder"] = json!("/no/such/folder");
+                    for argument in value["arguments"].as_array_mut().unwrap() {
+                        if argument.as_str().unwrap().ends_with(".txt") {
+                            *argument = json!("lost.txt");
+                        }
+                    }
+                })
+            },
+        ),
     ]
 }
 
