@@ -7,6 +7,7 @@ mod chat;
 mod clustering;
 mod common;
 mod compare;
+mod defaults;
 mod dry_run;
 mod ended;
 mod eval;
