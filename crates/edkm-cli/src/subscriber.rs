@@ -130,7 +130,7 @@ pub fn init(
         .with_filter(filter("warn"))
         .with_filter(filter_fn(|metadata| metadata.target() != PROGRESS));
     let progress = format!("{PROGRESS}=info").parse()?;
-    let log = tracing_subscriber::fmt::layer()
+    let of_run = tracing_subscriber::fmt::layer()
         .with_ansi(false)
         .with_writer(log.clone())
         // whatever else is wanted, what a run was started with and what it came to
@@ -139,8 +139,11 @@ pub fn init(
         .with(layer)
         .with(phases)
         .with(messages)
-        .with(log)
+        .with(of_run)
         .init();
+    // Tokenizers say at the lowest level of the crate `log` what they do to each character: that nobody hears it is to be known before it is passed on.
+    let heard = filter("info").max_level_hint().unwrap_or(LevelFilter::TRACE);
+    log::set_max_level(heard.to_string().parse()?);
     Ok(trace)
 }
 
