@@ -290,18 +290,17 @@ impl Segment {
 }
 
 /// scores `[R]` = scale x q K for one block of keys `[D]`.
+///
+/// One query after the other: a loop over queries within that over features is turned by the compiler into vectors of queries, whose numbers it gathers.
 #[inline(always)]
 fn score_block<const R: usize>(queries: [&[f32]; R], keys: &[Lanes<f32>], scale: f32, scores: &mut [Lanes<f32>]) {
-    let mut sums = [[0.0f32; LANES]; R];
-    for (d, key) in keys.iter().enumerate() {
-        for r in 0..R {
-            let q = queries[r][d];
+    for (query, scores) in queries.iter().zip(scores) {
+        let mut sums = [0.0f32; LANES];
+        for (&q, key) in query.iter().zip(keys) {
             for i in 0..LANES {
-                sums[r][i] = q.mul_add(key[i], sums[r][i]);
+                sums[i] = q.mul_add(key[i], sums[i]);
             }
         }
-    }
-    for (scores, sums) in scores.iter_mut().zip(&sums) {
         for i in 0..LANES {
             scores[i] = sums[i] * scale;
         }
@@ -329,20 +328,19 @@ fn softmax_numerators<const R: usize>(scores: &mut [Lanes<f32>], r: usize) -> f3
     1.0 / sums.iter().sum::<f32>()
 }
 
-/// sums `[width, R]` += p V for one block of positions: p `[R]`, V `[positions, width]`.
+/// sums `[width, R]` += p V for one block of positions: p `[R]`, V `[positions, width]`. One row after the other, as in [`score_block`].
 #[inline(always)]
 fn add_values<const R: usize>(p: &[Lanes<f32>], values: &[Lanes<f32>], width: usize, sums: &mut [Lanes<f32>]) {
     for (column, sums) in sums.chunks_exact_mut(R).enumerate() {
-        let mut registers: [Lanes<f32>; R] = std::array::from_fn(|r| sums[r]);
-        for (position, values) in values.chunks_exact(width).enumerate() {
-            for r in 0..R {
-                let p = p[r][position];
+        for (p, sums) in p.iter().zip(sums) {
+            let mut register = *sums;
+            for (&p, values) in p.iter().zip(values.chunks_exact(width)) {
                 for i in 0..LANES {
-                    registers[r][i] = p.mul_add(values[column][i], registers[r][i]);
+                    register[i] = p.mul_add(values[column][i], register[i]);
                 }
             }
+            *sums = register;
         }
-        sums.copy_from_slice(&registers);
     }
 }
 
