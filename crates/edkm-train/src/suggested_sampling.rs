@@ -25,7 +25,8 @@ pub struct SuggestedSampling {
 }
 
 impl SuggestedSampling {
-    /// Reads it. As in transformers, what concerns the drawing of tokens counts where `do_sample` is true.
+    /// Reads it. As in transformers, what concerns the drawing of tokens counts where `do_sample` is true; what is not said there is left to who asks, where transformers has
+    /// defaults of its own (a temperature of 1, the 50 likeliest tokens).
     ///
     /// # Errors
     /// A file that cannot be read, is no JSON object, or has something else than a number where one belongs, or one out of range: with file and key.

@@ -233,11 +233,17 @@ impl<D: EdkmDevice> Trainer<D> {
     /// All passes, whose gradients are summed, and the update. Gives the loss, and the norm of the sum.
     fn update_after(&mut self, batches: Vec<Batch>, learning_rate: f64) -> Result<(f64, f64), TrainError> {
         let counted: f64 = batches.iter().map(Batch::counted).sum();
+        let tokens: usize = batches.iter().map(|batch| batch.inputs.len()).sum();
         let mut gradients = gradients_of(&mut self.model);
         let mut loss = 0.0;
         for batch in batches {
             let share = if counted > 0.0 { batch.counted() / counted } else { 0.0 };
-            let (part, next) = self.forward_backward(batch, share, gradients)?;
+            // hidden states are those of all tokens, also of those whose prediction does not count
+            let of_hidden = match share > 0.0 {
+                true => batch.inputs.len() as f64 / tokens as f64 / share,
+                false => 0.0,
+            };
+            let (part, next) = self.forward_backward(batch, share, of_hidden, gradients)?;
             loss += part * share;
             gradients = next;
         }
@@ -256,7 +262,7 @@ impl<D: EdkmDevice> Trainer<D> {
             expected: "1: gradients are not kept for the next",
         })?;
         let gradients = gradients_of(&mut self.model);
-        let (value, loss) = self.forward(batch, gradients)?;
+        let (value, loss) = self.forward(batch, 1.0, gradients)?;
         let norm = self
             .optimizer
             .backward_and_step(&mut self.model, loss, learning_rate)
@@ -264,14 +270,15 @@ impl<D: EdkmDevice> Trainer<D> {
         Ok((value, norm))
     }
 
-    /// Loss of one batch, and `gradients` with its own added, scaled by `share`.
+    /// Loss of one batch, and `gradients` with its own added, scaled by `share`; `of_hidden` as for [`Self::forward`].
     fn forward_backward(
         &mut self,
         batch: Batch,
         share: f64,
+        of_hidden: f64,
         gradients: Gradients<f32, D>,
     ) -> Result<(f64, Gradients<f32, D>), TrainError> {
-        let (value, loss) = self.forward(batch, gradients)?;
+        let (value, loss) = self.forward(batch, of_hidden, gradients)?;
         let loss = if share == 1.0 {
             loss
         } else {
@@ -285,8 +292,14 @@ impl<D: EdkmDevice> Trainer<D> {
         Ok((value, gradients))
     }
 
-    /// Cross-entropy of one batch, and what is learned of it, a finite loss, on a tape that adds to `gradients`.
-    fn forward(&mut self, batch: Batch, gradients: Gradients<f32, D>) -> Result<(f64, Loss<D>), TrainError> {
+    /// Cross-entropy of one batch, and what is learned of it, a finite loss, on a tape that adds to `gradients`. The weight of hidden states is multiplied by
+    /// `of_hidden`.
+    fn forward(
+        &mut self,
+        batch: Batch,
+        of_hidden: f64,
+        gradients: Gradients<f32, D>,
+    ) -> Result<(f64, Loss<D>), TrainError> {
         let mut tape = StoreTape::shared(self.store.clone(), gradients);
         if let Some(budget) = &self.device_budget {
             tape = tape.with_device_budget(budget);
@@ -297,10 +310,15 @@ impl<D: EdkmDevice> Trainer<D> {
         let lesson = self.teacher.as_ref().and_then(|taught| taught.at(self.step));
         let outcome = match lesson {
             None => self.model.try_loss(&tokens, targets, tape).map(|loss| (loss, None)),
-            Some((teacher, lesson)) => self
-                .model
-                .try_distillation_loss(teacher, lesson, &tokens, targets, tape)
-                .map(|taught| (taught.loss, Some(taught.cross_entropy))),
+            Some((teacher, lesson)) => {
+                let lesson = Distillation {
+                    hidden: (f64::from(lesson.hidden) * of_hidden) as f32,
+                    ..lesson
+                };
+                self.model
+                    .try_distillation_loss(teacher, lesson, &tokens, targets, tape)
+                    .map(|taught| (taught.loss, Some(taught.cross_entropy)))
+            }
         };
         let (loss, cross_entropy) = match outcome {
             Ok(outcome) => outcome,

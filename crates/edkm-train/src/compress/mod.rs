@@ -24,7 +24,7 @@ use edkm_palette::{PaletteDType, PalettizedMatrix};
 pub use calibration::Calibration;
 use gptq::Levels;
 pub use importance::{estimated_loss, importance, Importances};
-use round_to_nearest::round_to_nearest;
+use round_to_nearest::{round_to_nearest, to_nearest_entries};
 
 use crate::run::{check_positions, OnProgress};
 use crate::TrainError;
@@ -210,8 +210,15 @@ fn nearest(
     let weight = &divided(weight, row_scales)[..];
     // refuses weights that are not finite
     Prepared::new(weight, shape, spec).map_err(cluster_error(name))?;
-    let (palettes, indices) = round_to_nearest(weight, shape, spec);
+    let (palettes, mut indices) = round_to_nearest(weight, shape, spec);
+    let group = spec.grouping.rows_per_palette(shape).saturating_mul(shape.cols).max(1);
     let spec = palette_spec(spec, dtype);
+    let in_file = spec
+        .rounded(&palettes)
+        .map_err(|error| LlamaError::of_palettes(name, error.into()))?;
+    if in_file != palettes {
+        to_nearest_entries(weight, group, &in_file, spec.clusters(), &mut indices);
+    }
     PalettizedMatrix::pack(shape.rows, shape.cols, spec, &palettes, &indices, row_scales)
         .map_err(|error| LlamaError::of_palettes(name, error.into()))
 }
@@ -230,9 +237,10 @@ pub(crate) fn k_means(
     let row_scales = row_scales.as_deref();
     let weight = &divided(weight, row_scales)[..];
     let prepared = Prepared::new(weight, shape, spec).map_err(cluster_error(name))?;
-    let centroids = match importance {
-        Some(importance) => prepared.initial_weighted(&of_divided(importance, shape, row_scales)),
-        None => prepared.initial(),
+    let centroids = match (importance, row_scales) {
+        (Some(importance), _) => prepared.initial_weighted(&of_divided(importance, shape, row_scales)),
+        (None, Some(_)) => prepared.initial_weighted(&of_divided(&vec![1.0; weight.len()], shape, row_scales)),
+        (None, None) => prepared.initial(),
     };
     let centroids = centroids.map_err(cluster_error(name))?;
     pack(&prepared, shape, palette_spec(spec, dtype), &centroids, row_scales)

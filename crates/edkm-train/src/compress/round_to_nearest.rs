@@ -40,6 +40,26 @@ pub(super) fn round_to_nearest(weight: &[f32], shape: MatrixShape, spec: &Spec) 
     (palettes.concat(), indices)
 }
 
+/// Moves indices to the nearest entries of palettes `[groups, clusters]` in rising order that were rounded for a file; each group has so many weights.
+pub(super) fn to_nearest_entries(weight: &[f32], group: usize, palettes: &[f32], clusters: usize, indices: &mut [u8]) {
+    let of_group = weight.par_chunks(group).zip(indices.par_chunks_mut(group));
+    of_group
+        .zip(palettes.par_chunks(clusters))
+        .for_each(|((weight, indices), palette)| {
+            for (&w, index) in weight.iter().zip(indices) {
+                let distance = |at: usize| (w - palette[at]).abs();
+                let mut at = usize::from(*index);
+                while at + 1 < clusters && distance(at + 1) < distance(at) {
+                    at += 1;
+                }
+                while at > 0 && distance(at - 1) < distance(at) {
+                    at -= 1;
+                }
+                *index = at as u8;
+            }
+        });
+}
+
 /// The [`range`] of no number.
 const NOTHING: (f32, f32) = (f32::INFINITY, f32::NEG_INFINITY);
 
@@ -89,5 +109,33 @@ mod tests {
             assert_eq!(palettes, want_palettes);
             assert_eq!(indices, want_indices);
         }
+    }
+
+    /// In 8 bits an int8 palette has not all of the levels.
+    #[test]
+    fn indices_are_those_of_the_entries_that_a_file_has() {
+        let palette: Vec<f32> = (0..256)
+            .map(|i| ((i as f32 - 127.5) / 127.5 * 127.0).round() / 127.0)
+            .collect();
+        let weight: Vec<f32> = (0..4000).map(|i| (i as f32 * 0.71).sin()).collect();
+        let spec = Spec::new(Bits::new(8).unwrap());
+        let (_, mut indices) = round_to_nearest(&weight, MatrixShape::new(40, 100), &spec);
+        let error = |indices: &[u8]| -> f64 {
+            let of = |(&w, &i): (&f32, &u8)| f64::from(w - palette[usize::from(i)]).powi(2);
+            weight.iter().zip(indices).map(of).sum()
+        };
+        let before = error(&indices);
+        to_nearest_entries(&weight, 4000, &palette, 256, &mut indices);
+        let nearest: f64 = weight
+            .iter()
+            .map(|w| {
+                palette
+                    .iter()
+                    .map(|p| f64::from(w - p).powi(2))
+                    .fold(f64::INFINITY, f64::min)
+            })
+            .sum();
+        assert_eq!(error(&indices), nearest);
+        assert!(before > 1.2 * nearest, "{before} {nearest}");
     }
 }

@@ -16,7 +16,8 @@ pub struct LearnedPalette {
     pub row_scales: Option<Vec<f32>>,
 }
 
-/// Packs a weight with these palettes: each number, or vector, takes the nearest of the numbers that a file of this type has in place of the centroids.
+/// Packs a weight with these palettes: each number, or vector, in the 16 bits in which it is clustered, takes the nearest of the numbers that a file of this type has in
+/// place of the centroids.
 /// `row_scales`: what the weight's rows were divided by, if they were.
 ///
 /// # Errors

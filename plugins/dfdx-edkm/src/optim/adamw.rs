@@ -89,7 +89,8 @@ impl<D: EdkmDevice> AdamW<D> {
         Self { rate_factors, ..self }
     }
 
-    /// [`Self::with_rate_factors`] from the next step on.
+    /// [`Self::with_rate_factors`] from the next step on. A parameter that is no longer frozen has moments of zero, which are corrected as those of this step: its first
+    /// updates are of another size than a first step's (with betas of 0.9 and 0.95 between 0.45 and 1.1 of the rate, with 0.9 and 0.999 up to five times it).
     pub fn set_rate_factors(&mut self, rate_factors: BTreeMap<String, f32>) {
         self.rate_factors = rate_factors;
     }
@@ -188,7 +189,8 @@ impl<D: EdkmDevice> AdamW<D> {
             ("norm to clip at", clip_norm, clip_norm > 0.0),
             ("first beta", beta1.into(), is_beta(beta1)),
             ("second beta", beta2.into(), is_beta(beta2)),
-            ("eps", eps.into(), eps.is_finite() && eps >= 0.0),
+            // without it a number that never had a gradient becomes 0/0
+            ("eps", eps.into(), eps.is_finite() && eps > 0.0),
             ("weight decay", weight_decay.into(), weight_decay.is_finite()),
         ];
         let factors = self.rate_factors.values();

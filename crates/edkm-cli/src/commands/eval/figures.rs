@@ -167,7 +167,7 @@ pub fn show(output: Output, results: &[Measured]) -> Result<(), Failure> {
         let cut = |result: &Measured| matches!(result.measures, Measures::Text { is_cut: true, .. });
         output.line(match results.iter().any(cut) {
             true => "the models have other tokens: their perplexities cannot be compared, and --max-tokens ends the text elsewhere for each",
-            false => "the models have other tokens: their perplexities cannot be compared, bits_per_byte can",
+            false => "the models have other tokens: their perplexities cannot be compared, bits_per_byte can, as far as begin and end tokens, which have no bytes, are few",
         });
     }
     for result in results {
