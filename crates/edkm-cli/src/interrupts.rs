@@ -49,7 +49,9 @@ impl Interrupts {
                 while !asked.load(Ordering::Relaxed) {
                     std::thread::sleep(LOOKS_EVERY);
                 }
-                shown.lock().unwrap_or_else(PoisonError::into_inner).acknowledge();
+                // by itself: where nobody reads standard error it waits for ever
+                let acknowledge = move || shown.lock().unwrap_or_else(PoisonError::into_inner).acknowledge();
+                let _ = std::thread::Builder::new().spawn(acknowledge);
                 std::thread::sleep(TAKEN_FOR_ONE);
                 ends_at_once.store(true, Ordering::Relaxed);
             })?;

@@ -20,7 +20,8 @@ pub(crate) fn keep_blocks_below(bytes: usize) {
             (c"MALLOC_TRIM_THRESHOLD_", libc::M_TRIM_THRESHOLD, -1),
             (c"MALLOC_TOP_PAD_", libc::M_TOP_PAD, int(PART)),
         ] {
-            // SAFETY: the variable is looked for, not read; the parameters change when the heap grows and shrinks, nothing that lies there
+            // SAFETY: the variable is looked for, not read, once in a process, at its first large block: a program that changes its environment by then does so on
+            // this thread, as `LargePages` asks for; the parameters change when the heap grows and shrinks, nothing that lies there
             unsafe {
                 if libc::getenv(variable.as_ptr()).is_null() {
                     libc::mallopt(parameter, value);

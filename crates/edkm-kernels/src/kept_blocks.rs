@@ -51,10 +51,14 @@ impl KeptBlocks {
     }
 
     /// Notes that `size` more bytes come into use, of a block that is not one of these. What `free` is called with must go: before that block comes, or
-    /// there is more than there was ever.
+    /// there is more than there was ever. Once it is there [`Self::came`] is to be told; if it does not come, [`Self::less`].
     pub(crate) fn more(&mut self, size: usize, free: impl FnMut(Block)) {
         self.used += size;
         self.free_down_to(self.most, free);
+    }
+
+    /// Notes that what was to come into use is there.
+    pub(crate) fn came(&mut self) {
         self.most = self.most.max(self.used + self.kept);
     }
 
@@ -133,24 +137,40 @@ mod tests {
         assert_eq!(taken, [Some(3), Some(2), Some(1), None]);
     }
 
+    /// A block comes into use.
+    fn comes(kept: &mut KeptBlocks, size: usize, free: impl FnMut(Block)) {
+        kept.more(size, free);
+        kept.came();
+    }
+
     #[test]
     fn there_is_never_more_than_was_in_use_at_once() {
         let mut kept = KeptBlocks::new();
         // 100 bytes in use at once
-        kept.more(60, |_| panic!());
-        kept.more(40, |_| panic!());
+        comes(&mut kept, 60, |_| panic!());
+        comes(&mut kept, 40, |_| panic!());
         kept.keep(block(1, 60), |_| panic!());
         kept.keep(block(2, 40), |_| panic!());
         // of another size: the oldest goes, which is enough
-        assert_eq!(freed(|free| kept.more(50, free)), [block(1, 60)]);
+        assert_eq!(freed(|free| comes(&mut kept, 50, free)), [block(1, 60)]);
         // and the other
-        assert_eq!(freed(|free| kept.more(20, free)), [block(2, 40)]);
+        assert_eq!(freed(|free| comes(&mut kept, 20, free)), [block(2, 40)]);
         // beyond all that was before
-        assert_eq!(freed(|free| kept.more(70, free)), []);
+        assert_eq!(freed(|free| comes(&mut kept, 70, free)), []);
         kept.keep(block(3, 70), |_| panic!());
         kept.less(50);
-        assert_eq!(freed(|free| kept.more(50, free)), []);
+        assert_eq!(freed(|free| comes(&mut kept, 50, free)), []);
         assert_eq!((kept.used, kept.kept, kept.most), (70, 70, 140));
+    }
+
+    #[test]
+    fn a_block_that_did_not_come_is_not_what_was_in_use_before() {
+        let mut kept = KeptBlocks::new();
+        comes(&mut kept, 100, |_| panic!());
+        kept.keep(block(1, 100), |_| panic!());
+        assert_eq!(freed(|free| kept.more(1 << 40, free)), [block(1, 100)]);
+        kept.less(1 << 40);
+        assert_eq!(kept.most, 100);
     }
 
     #[test]

@@ -31,6 +31,8 @@ const LARGE_PAGE: usize = 2 << 20;
 ///
 /// [`LargePages::give_back`] lets all of that go. On other systems the second alone is done.
 ///
+/// A program that changes its environment (`std::env::set_var`) does so before other threads run: glibc's variables are looked for at the first large block.
+///
 /// The allocator is the program's to choose. In one that trains:
 ///
 /// ```
@@ -107,7 +109,10 @@ fn kept_block(layout: Layout, new: impl Fn(Layout) -> *mut u8) -> (*mut u8, bool
     }
     match block.is_null() {
         true => kept().less(wanted.size()),
-        false => ask_for_large_pages(block, layout.size()),
+        false => {
+            kept().came();
+            ask_for_large_pages(block, layout.size());
+        }
     }
     (block, false)
 }
@@ -193,8 +198,9 @@ unsafe impl GlobalAlloc for LargePages {
         exchange(had, wanted);
         // SAFETY: the block is of the layout `had`; `wanted` is no smaller than what the caller asks for
         let moved = unsafe { System.realloc(block, had, wanted.size()) };
-        if moved.is_null() {
-            exchange(wanted, had);
+        match moved.is_null() {
+            true => exchange(wanted, had),
+            false => kept().came(),
         }
         ask_for_large_pages(moved, size);
         moved

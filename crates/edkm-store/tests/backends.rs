@@ -211,3 +211,65 @@ fn a_store_has_one_base() {
     let above = Store::builder().base(secret().0).marshal().build();
     assert!(above.is_err());
 }
+
+/// A backend whose records panic when they are asked for their bytes a second time.
+struct Fragile(Store);
+
+struct FragileHeld(Ticket, AtomicBool);
+
+impl Backend for Fragile {
+    fn save(&self, record: Record) -> Result<Ticket, StoreError> {
+        let ticket = self.0.save(record)?;
+        let len = ticket.logical_bytes();
+        Ok(Ticket::new(Box::new(FragileHeld(ticket, Default::default())), len))
+    }
+
+    fn quote(&self, record: &Record) -> Quote {
+        self.0.quote(record)
+    }
+
+    fn report(&self) -> Report {
+        self.0.report()
+    }
+}
+
+impl Held for FragileHeld {
+    fn fetch(&self) -> Result<Arc<dyn SharedBytes>, StoreError> {
+        self.0.fetch()
+    }
+
+    fn kept_bytes(&self) -> usize {
+        let asked = self.1.swap(true, Relaxed);
+        assert!(!asked, "asked twice");
+        self.0.kept_bytes()
+    }
+}
+
+/// What panics on the packing thread is an error of its record; nobody waits for ever.
+#[test]
+fn a_panic_of_a_backend_on_the_packing_thread_is_an_error() {
+    let (done, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let store = Store::builder()
+            .base(Fragile(Store::memory()))
+            .overlap(1u64 << 20)
+            .build()
+            .unwrap();
+        let save = |value: f32| {
+            let record = Record::new(Arc::new(vec![value; 64]), DType::F32, [64], "x");
+            store.save(record).unwrap()
+        };
+        let mut tickets: Vec<Ticket> = (0..6).map(|i| save(i as f32)).collect();
+        // what each keeps was asked for when it was saved, and is again when it is fetched ahead
+        let mut failed = 0;
+        while let Some(ticket) = tickets.pop() {
+            failed += usize::from(matches!(ticket.load(), Err(StoreError::Worker { .. })));
+            // for the one before to be fetched
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        store.report();
+        done.send(failed).unwrap();
+    });
+    let failed = ended.recv_timeout(std::time::Duration::from_secs(60)).expect("it ends");
+    assert!(failed > 0, "none was fetched ahead");
+}

@@ -177,8 +177,8 @@ impl Slot {
     }
 }
 
-/// Runs what may call a user's codec or learner group; a panic must not end the thread on which others wait.
-fn guarded<R>(work: impl FnOnce() -> Result<R, StoreError>) -> Result<R, StoreError> {
+/// Runs what may call a user's backend, codec or learner group; a panic must not end the thread on which others wait.
+pub(super) fn guarded<R>(work: impl FnOnce() -> Result<R, StoreError>) -> Result<R, StoreError> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         Err(StoreError::Worker {
             reason: panics::message(&*panic),

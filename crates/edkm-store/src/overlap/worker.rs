@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::slot::{guarded, Slot};
 use super::{Job, Shared, Working};
 use crate::lock::{lock, wait};
 
@@ -17,16 +18,24 @@ impl Shared {
             match task {
                 Task::Pack(Job { slot, flight }) => {
                     if let Some(slot) = slot.upgrade() {
-                        if let Err(error) = slot.pack(&*self.top) {
+                        if let Err(error) = guarded(|| slot.pack(&*self.top)) {
                             lock(&self.queues).note_failure(slot.sequence, &error);
                             slot.fail(error);
                         }
+                        let_go(slot);
                     }
                     drop(flight);
                 }
                 Task::Fetch(Job { slot, flight }) => {
                     if let Some(slot) = slot.upgrade() {
-                        slot.fetch_ahead(flight);
+                        let fetched = guarded(|| {
+                            slot.fetch_ahead(flight);
+                            Ok(())
+                        });
+                        if let Err(error) = fetched {
+                            slot.fail(error);
+                        }
+                        let_go(slot);
                     }
                 }
             }
@@ -49,5 +58,16 @@ impl Shared {
             }
             queues = wait(&self.changed, queues);
         }
+    }
+}
+
+/// Drops what may be the last owner of a user's value.
+fn let_go(slot: Arc<Slot>) {
+    let dropped = guarded(|| {
+        drop(slot);
+        Ok(())
+    });
+    if let Err(error) = dropped {
+        tracing::warn!("a record that was let go of: {error}");
     }
 }

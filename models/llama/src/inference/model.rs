@@ -223,17 +223,20 @@ impl InferenceModel {
 
     /// The rotary table for at least `positions` positions. It is made once and again only when it must grow.
     pub(super) fn rotary(&self, positions: usize) -> Arc<rotary::Table> {
-        let mut known = self.shared.rotary.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*known {
-            Some(table) if table.positions() >= positions => table.clone(),
-            _ => {
-                let positions = positions.next_power_of_two().max(256);
-                let table = Arc::new(rotary::Table::new(
-                    &rope::inverse_frequencies(&self.shared.config),
-                    positions,
-                ));
-                known.insert(table).clone()
-            }
+        let known = || self.shared.rotary.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_enough = |table: &&Arc<rotary::Table>| table.positions() >= positions;
+        if let Some(table) = known().as_ref().filter(is_enough) {
+            return table.clone();
+        }
+        // Not under the lock: a thread of the pool that waits for its part of the table may take up other work, and ask here again.
+        let made = Arc::new(rotary::Table::new(
+            &rope::inverse_frequencies(&self.shared.config),
+            positions.next_power_of_two().max(256),
+        ));
+        let mut known = known();
+        match known.as_ref().filter(|table| table.positions() >= made.positions()) {
+            Some(table) => table.clone(),
+            None => known.insert(made).clone(),
         }
     }
 
