@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use half::{bf16, f16};
 use safetensors::tensor::TensorView;
@@ -14,6 +15,9 @@ use crate::entries::Entry;
 use crate::error::check_len;
 use crate::palette::{read_f32, write_f32};
 use crate::{read, EntryBytes, EntryView, FormatMetadata, PaletteError, PalettizedMatrix};
+
+/// The files that this process has begun to write.
+static WRITTEN: AtomicU64 = AtomicU64::new(0);
 
 /// A tensor that is not palettized, in f32.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -148,7 +152,9 @@ impl PaletteFile {
         let bytes = self.to_bytes().map_err(|source| content(path, source))?;
         let mut name = OsString::from(".");
         name.push(path.file_name().unwrap_or_default());
-        name.push(format!(".{}.part", std::process::id()));
+        // of its own for each that is written: two threads may save one file
+        let number = WRITTEN.fetch_add(1, Ordering::Relaxed);
+        name.push(format!(".{}-{number}.part", std::process::id()));
         let beside = path.with_file_name(name);
         let write = || {
             let mut file = File::create(&beside)?;

@@ -27,8 +27,19 @@ impl DeviceMemory for Cpu {
             tensor.shape()
         );
         let first: *const f32 = &tensor[S::Concrete::default()];
+        let mut last = tensor.shape().concrete();
+        for axis in 0..S::NUM_DIMS {
+            last[axis] -= 1;
+        }
+        // a gradient whose memory was shortened has not all of them: dfdx's index panics then
+        let end: *const f32 = &tensor[last];
+        assert_eq!(
+            end.addr(),
+            first.addr() + (len - 1) * size_of::<f32>(),
+            "another order than the strides have"
+        );
         // SAFETY: `Index` lends an element of the tensor's one `Vec<f32>`, and dfdx lends no more; that a pointer to it reaches the numbers beside it
-        // is what the model of Tree Borrows allows (Stacked Borrows would not). The strides were found to be those of the shape, so the elements
+        // is what the model of Tree Borrows allows (Stacked Borrows would not). The strides were found to be those of the shape and the last element to be there, so the elements
         // [0, len) lie in that `Vec` behind the first, initialised. The `Vec` lives in an `Arc` that `tensor` holds for the lifetime of the returned
         // slice, and is changed only through `&mut` of a tensor that is its sole owner (`Arc::make_mut`).
         unsafe { std::slice::from_raw_parts(first, len) }
@@ -137,6 +148,17 @@ mod tests {
         let t = dev.tensor([[1.0f32, 2.0, 3.0], [4.0, 5.0, 6.0]]);
         assert_eq!(Cpu::view(&t), [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
         assert_eq!(Cpu::view(&t).as_ptr(), Cpu::view(&t.clone()).as_ptr());
+    }
+
+    /// Memory that is there at the first element and one step along each axis, and not at the last.
+    #[test]
+    #[should_panic = "index out of bounds"]
+    fn a_gradient_that_was_shortened_is_not_viewed() {
+        let dev: Cpu = Default::default();
+        let t: Tensor<Rank2<2, 8>, f32, _> = dev.zeros();
+        let mut gradients = Gradients::leaky();
+        gradients.get_or_alloc_mut(&t).unwrap().truncate(9);
+        Cpu::view(&gradients.get(&t));
     }
 
     #[test]
