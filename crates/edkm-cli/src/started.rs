@@ -63,7 +63,7 @@ impl Started {
             )),
             Err(why) if why.kind() == ErrorKind::NotFound => {
                 note(format_args!(
-                    "{}, where the run was started, is not there any more: its paths begin here, in {}",
+                    "{}, where the run was started, is not there any more: its paths begin here, in {} (MODEL_DIR, --data, --valid and --teacher say where what it reads lies by now)",
                     started.folder.display(),
                     here.display()
                 ));
@@ -129,13 +129,10 @@ impl Started {
     }
 
     /// With what is changed from now on, in `args` too.
-    ///
-    /// # Errors
-    /// A path that cannot be made absolute.
-    pub fn with_changes(self, changes: Changes, args: &mut FinetuneArgs) -> Result<Self, Failure> {
+    pub fn with_changes(self, changes: Changes, args: &mut FinetuneArgs) -> Self {
         let changes = changes.or(self.changes);
-        changes.make(args)?;
-        Ok(Self { changes, ..self })
+        changes.make(args);
+        Self { changes, ..self }
     }
 
     /// With the rules for single layers.

@@ -31,19 +31,6 @@ impl<'w> Prepared<'w> {
         let _span = tracing::trace_span!("count").entered();
         shape.check("weights", weights)?;
         spec.check_for(shape)?;
-        let of_palette = spec
-            .grouping
-            .rows_per_palette(shape)
-            .min(shape.rows)
-            .saturating_mul(shape.cols);
-        // counts of equal weights are of 32 bits
-        if spec.dim() == 1 && u32::try_from(of_palette).is_err() {
-            return Err(ClusterError::Setting {
-                setting: "the number of weights that share a palette",
-                value: of_palette as f64,
-                needed: "less than 2^32: give groups of channels palettes of their own",
-            });
-        }
         let mut prepared = Prepared {
             weights,
             shape,

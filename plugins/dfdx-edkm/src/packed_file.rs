@@ -8,6 +8,7 @@ use crate::{EdkmDevice, PackError, ParameterKind, ParameterVisitor, Parameters};
 
 /// What a file of the model holds: each clustered matrix packed at its nearest centroids, in palettes of this type, and all other parameters in f32, by the names
 /// that they have in dfdx's files. A clustered weight of another shape than a matrix is written as the matrix that is clustered, its first axis and all others.
+/// The running statistics of a `BatchNorm1D` are no parameters: who runs the file puts them into [`PaletteFile::plain`] besides.
 ///
 /// # Errors
 /// Those of [`Clustering::palettize`](crate::Clustering::palettize), with the parameter's name.

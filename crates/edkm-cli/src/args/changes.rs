@@ -75,24 +75,33 @@ impl Changes {
         }
     }
 
-    /// Makes them in the arguments of the run, whose paths begin in this folder.
-    ///
-    /// # Errors
-    /// As [`Self::of`].
-    pub fn make(&self, args: &mut FinetuneArgs) -> std::io::Result<()> {
-        let all = self.clone().or(Self::of(args)?);
-        args.on_non_finite = all.on_non_finite;
-        args.checkpoint_every = all.checkpoint_every;
-        args.keep = all.keep;
-        args.checkpoint_layers = all.checkpoint_layers;
-        args.checkpoint_attention = all.checkpoint_attention;
-        args.store = all.store;
-        args.device_memory = all.device_memory.map(Bytes);
-        args.model_dir = all.model_dir;
-        args.teacher = all.teacher;
-        args.data = all.data;
-        args.valid = all.valid;
-        Ok(())
+    /// Makes them in the arguments of the run.
+    pub fn make(&self, args: &mut FinetuneArgs) {
+        let Self {
+            on_non_finite,
+            checkpoint_every,
+            keep,
+            checkpoint_layers,
+            checkpoint_attention,
+            store,
+            device_memory,
+            model_dir,
+            teacher,
+            data,
+            valid,
+        } = self.clone();
+        args.on_non_finite = on_non_finite.or(args.on_non_finite);
+        args.checkpoint_every = checkpoint_every.or(args.checkpoint_every);
+        args.keep = keep.or(args.keep);
+        if checkpoint_layers || checkpoint_attention {
+            (args.checkpoint_layers, args.checkpoint_attention) = (checkpoint_layers, checkpoint_attention);
+        }
+        args.store = store.or(args.store.take());
+        args.device_memory = device_memory.map(Bytes).or(args.device_memory);
+        args.model_dir = model_dir.or(args.model_dir.take());
+        args.teacher = teacher.or(args.teacher.take());
+        args.data = some_or(data, std::mem::take(&mut args.data));
+        args.valid = some_or(valid, std::mem::take(&mut args.valid));
     }
 }
 

@@ -145,8 +145,9 @@ pub struct FinetuneArgs {
     pub on_non_finite: Option<NonFinitePolicy>,
     /// Go on with the run that was to write OUT, from its newest whole checkpoint. All else is as it was started, but for what changes nothing of the
     /// steps that are done: --on-non-finite, --checkpoint-every, --keep, --checkpoint-layers, --checkpoint-attention, --store and --device-memory hold
-    /// from now on, and MODEL_DIR, --data, --valid and --teacher say where the same model and texts lie by now. Besides --json, --ignore-limits, --overwrite (of an OUT that was filled meanwhile), --dry-run, --trace and --finish may be given
-    /// with it
+    /// from now on, and MODEL_DIR, --data, --valid and --teacher say where the same model and texts lie by now, seen from here (of several files all,
+    /// in their order). Besides --json, --ignore-limits, --overwrite (of an OUT that was filled meanwhile), --dry-run, --trace and --finish may be given with
+    /// it
     #[arg(long, value_name = "OUT")]
     pub resume: Option<PathBuf>,
     /// With --resume: write the model as that checkpoint has it, in place of the steps that are left. The run is over then

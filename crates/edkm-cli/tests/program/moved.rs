@@ -81,6 +81,8 @@ fn a_run_goes_on_where_its_folder_was_moved_and_where_it_is_told_that_its_text_w
     );
     assert!(!shop.out().exists(), "the run is done before it is interrupted");
     // what was taken is, from whatever folder
-    json(&resume(&shop, &after).output().unwrap());
+    let figures = json(&resume(&shop, &after).output().unwrap());
+    // of what was not told the record is what the run was started with
+    assert_eq!(figures["settings"]["model_dir"], "model");
     assert!(model(&shop) == model(&undisturbed));
 }

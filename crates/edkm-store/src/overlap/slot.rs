@@ -55,7 +55,7 @@ impl Slot {
         drop(before);
     }
 
-    /// Packs the record, on the packing thread. After an error comes [`Slot::fail`].
+    /// Packs the record, on the packing thread. After an error or a panic comes [`Slot::fail`].
     pub(super) fn pack(&self, top: &dyn Layer) -> Result<(), StoreError> {
         let piece = {
             let mut phase = lock(&self.phase);
@@ -67,7 +67,7 @@ impl Slot {
                 }
             }
         };
-        let held = guarded(|| piece.record.arrive().and_then(|()| top.save(piece)))?;
+        let held = piece.record.arrive().and_then(|()| top.save(piece))?;
         self.set(Phase::Stored {
             held: Arc::from(held),
             ahead: None,

@@ -239,7 +239,10 @@ pub(crate) fn k_means(
     let prepared = Prepared::new(weight, shape, spec).map_err(cluster_error(name))?;
     let centroids = match (importance, row_scales) {
         (Some(importance), _) => prepared.initial_weighted(&of_divided(importance, shape, row_scales)),
-        (None, Some(_)) => prepared.initial_weighted(&of_divided(&vec![1.0; weight.len()], shape, row_scales)),
+        (None, Some(scales)) => {
+            let of_row = |&scale: &f32| std::iter::repeat_n(scale * scale, shape.cols);
+            prepared.initial_weighted(&scales.iter().flat_map(of_row).collect::<Vec<_>>())
+        }
         (None, None) => prepared.initial(),
     };
     let centroids = centroids.map_err(cluster_error(name))?;

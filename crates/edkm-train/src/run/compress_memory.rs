@@ -70,6 +70,12 @@ pub(super) fn needed_bytes(settings: &CompressSettings, config: &LlamaConfig, to
     [weights, found_bits / 8, busy].into_iter().fold(0, u64::saturating_add)
 }
 
+fn without_budget(settings: &CompressSettings, config: &LlamaConfig, tokens: u64) -> u64 {
+    let mut settings = settings.clone();
+    settings.clustering.bits_budget = None;
+    needed_bytes(&settings, config, tokens)
+}
+
 /// Refuses a compression for which there is too little memory, before the model is read. Of a device with memory of its own nothing is known here.
 pub(super) fn check_memory<D: EdkmDevice>(
     settings: &CompressSettings,
@@ -87,7 +93,7 @@ pub(super) fn check_memory<D: EdkmDevice>(
             needed,
             available,
             lower: match settings.method {
-                _ if settings.clustering.bits_budget.is_some() => {
+                _ if without_budget(settings, config, tokens) < needed => {
                     "--bits in place of --bits-budget, which takes less".to_owned()
                 }
                 Method::RoundToNearest | Method::KMeans => "a smaller model".to_owned(),

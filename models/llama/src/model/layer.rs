@@ -99,21 +99,21 @@ impl<H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> DecoderLayer<H, Q, K, F, D> 
             )?,
             Recompute::Nothing | Recompute::Layers => self.attend(normed_x, batch, seq, segments)?,
         };
-        let (x, gated) = self.to_last_product(x, attended)?;
-        add(x, self.down.apply(gated)?)?.try_reshape_like(&shape)
+        self.behind_attention(x, attended, Projection::apply)?
+            .try_reshape_like(&shape)
     }
 
-    /// From the layer's input `x` and what attention gives for it to the sum behind attention and the input of the down projection.
-    #[allow(clippy::type_complexity)]
-    fn to_last_product<T: SaveForBackward<D>>(
+    /// From the layer's input `x` and what attention gives for it to the layer's output, with `down` for the last product.
+    fn behind_attention<T: SaveForBackward<D>>(
         &self,
         x: Matrix<D>,
         attended: Matrix<D, T>,
-    ) -> Result<(Matrix<D, T>, Matrix<D, T>), D::Err> {
+        down: impl FnOnce(&Projection<F, H, D>, Matrix<D, T>) -> Result<Matrix<D, T>, D::Err>,
+    ) -> Result<Matrix<D, T>, D::Err> {
         let x = add(x.retaped(), self.output.apply(attended)?)?;
         let (x, tape) = x.split_tape();
         let normed = as_matrix(self.post_attention_norm.try_forward(x.clone().put_tape(tape))?)?;
-        Ok((x.retaped(), self.try_gated(normed)?))
+        add(x.retaped(), down(&self.down, self.try_gated(normed)?)?)
     }
 
     /// From the layer's input to the input of attention's output projection.
@@ -222,9 +222,10 @@ impl<B: Dim, S: Dim, H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice, T: SaveForBa
         let attended = self
             .layer
             .attend(x.clone().put_tape(tape), batch, seq, self.segments.as_ref())?;
-        let (x, gated) = self.layer.to_last_product(x, attended)?;
-        // what comes of it is known to those who read it
-        add(x, self.layer.down.record(gated)?)?.try_reshape_like(&shape)
+        // what comes of the last product is known to those who read it
+        self.layer
+            .behind_attention(x, attended, Projection::record)?
+            .try_reshape_like(&shape)
     }
 }
 

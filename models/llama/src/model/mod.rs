@@ -132,17 +132,21 @@ impl<V: Dim, H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> Llama<V, H, Q, K, F,
     /// What is behind some layers, one after the other, of what is given to the first of them; `segments` are those of the tokens.
     ///
     /// # Errors
-    /// Sequences longer than the rotary table, a store that fails.
-    ///
-    /// # Panics
-    /// Where the model has not so many layers.
+    /// Layers that the model has not, sequences longer than the rotary table, a store that fails.
     pub fn try_layers<T: SaveForBackward<D>>(
         &self,
         layers: Range<usize>,
         mut h_BSH: Residual<usize, usize, H, D, T>,
         segments: Option<&Segments>,
     ) -> Result<Residual<usize, usize, H, D, T>, D::Err> {
-        for (index, layer) in layers.clone().zip(&self.layers[layers]) {
+        let Some(chosen) = self.layers.get(layers.clone()) else {
+            return Err(h_BSH.split_tape().1.fail(EdkmError::Shape {
+                op: "llama",
+                expected: format!("layers of the {} that there are", self.layers.len()),
+                got: format!("{layers:?}"),
+            }));
+        };
+        for (index, layer) in layers.zip(chosen) {
             let _span = tracing::trace_span!("layer", index).entered();
             h_BSH = layer.try_forward_saving(self.at_layer(index, h_BSH), segments, self.recompute)?;
         }
@@ -180,10 +184,7 @@ impl<V: Dim, H: Dim, Q: Dim, K: Dim, F: Dim, D: EdkmDevice> Llama<V, H, Q, K, F,
     /// The same of what is given to the layer `first` ([`Self::try_layers`]): where only what comes from there on changes, what is before is computed once.
     ///
     /// # Errors
-    /// As [`Self::try_loss`].
-    ///
-    /// # Panics
-    /// Where the model has not so many layers.
+    /// As [`Self::try_loss`]; more layers than the model has.
     pub fn try_loss_from<T: SaveForBackward<D>>(
         &self,
         first: usize,

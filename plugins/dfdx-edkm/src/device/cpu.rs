@@ -27,12 +27,8 @@ impl DeviceMemory for Cpu {
             tensor.shape()
         );
         let first: *const f32 = &tensor[S::Concrete::default()];
-        let mut last = tensor.shape().concrete();
-        for axis in 0..S::NUM_DIMS {
-            last[axis] -= 1;
-        }
         // a gradient whose memory was shortened has not all of them: dfdx's index panics then
-        let end: *const f32 = &tensor[last];
+        let end: *const f32 = &tensor[last(tensor.shape())];
         assert_eq!(
             end.addr(),
             first.addr() + (len - 1) * size_of::<f32>(),
@@ -118,16 +114,22 @@ impl SharedBytes for HeldTensor {
     }
 }
 
+/// The index of the last element of a shape that has one.
+fn last<S: Shape>(shape: &S) -> S::Concrete {
+    let mut last = shape.concrete();
+    for axis in 0..S::NUM_DIMS {
+        last[axis] -= 1;
+    }
+    last
+}
+
 /// The numbers of a tensor in the order of memory, which is that of its gradient, for writing in place: its elements, in another order if it is permuted.
 /// Copies first if the storage is shared with another tensor.
 pub(crate) fn memory_mut<S: Shape>(tensor: &mut Tensor<S, f32, Cpu>) -> &mut [f32] {
     if tensor.shape().num_elements() == 0 {
         return &mut [];
     }
-    let mut last = tensor.shape().concrete();
-    for axis in 0..S::NUM_DIMS {
-        last[axis] -= 1;
-    }
+    let last = last(tensor.shape());
     let address = |index: S::Concrete| &tensor[index] as *const f32 as usize;
     // strides are not negative: no element lies before the first or behind the last
     let len = (address(last) - address(S::Concrete::default())) / size_of::<f32>() + 1;
