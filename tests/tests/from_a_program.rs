@@ -1,6 +1,6 @@
 //! What a program does beside the command line: a run whose saved tensors go to a backend of its own, and what a clustering has reached in a file of its own.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::Arc;
 
@@ -70,23 +70,28 @@ fn write_model(folder: &Path) {
         .unwrap();
 }
 
+/// Three steps with that model.
+fn short_run(model: &Path, out: PathBuf) -> FinetuneSettings {
+    FinetuneSettings {
+        evaluation_tokens: 200,
+        sequence: 16,
+        batch: 2,
+        ..FinetuneSettings::new(
+            model,
+            DataSource::Text(TEXT.repeat(40)),
+            Some(ClusterSettings::new(Bits::new(2).unwrap(), 3)),
+            3,
+            out,
+        )
+    }
+}
+
 #[test]
 fn a_backend_of_ones_own_trains_the_same_model() {
     let dir = tempfile::tempdir().unwrap();
     let model = dir.path().join("model");
     write_model(&model);
-    let settings = |out: &str| FinetuneSettings {
-        evaluation_tokens: 200,
-        sequence: 16,
-        batch: 2,
-        ..FinetuneSettings::new(
-            &model,
-            DataSource::Text(TEXT.repeat(40)),
-            Some(ClusterSettings::new(Bits::new(2).unwrap(), 3)),
-            3,
-            dir.path().join(out),
-        )
-    };
+    let settings = |out: &str| short_run(&model, dir.path().join(out));
     let mut steps = Steps(0);
     // as one that is found when the program runs
     let mut observer: &mut dyn Observer = &mut steps;
@@ -101,6 +106,51 @@ fn a_backend_of_ones_own_trains_the_same_model() {
     assert_eq!((steps.0, found.saved_bytes_peak), (3, known.saved_bytes_peak));
     let [a, b] = ["a", "b"].map(|out| std::fs::read(dir.path().join(out).join("model.safetensors")).unwrap());
     assert!(a == b, "another model");
+}
+
+/// Takes the folder that the result is to be written into away when it is due, and brings it back when the run asks.
+#[cfg(unix)]
+struct AwayForAWhile {
+    folder: PathBuf,
+    elsewhere: PathBuf,
+    asked: u32,
+}
+
+#[cfg(unix)]
+impl Observer for AwayForAWhile {
+    fn stage(&mut self, stage: edkm_train::run::Stage) {
+        if stage == edkm_train::run::Stage::Save {
+            std::fs::rename(&self.folder, &self.elsewhere).unwrap();
+            std::fs::write(&self.folder, "no folder").unwrap();
+        }
+    }
+
+    fn try_again(&mut self, why: &edkm_train::TrainError) -> bool {
+        assert!(!why.is_full() && why.to_string().contains("folder"), "{why}");
+        self.asked += 1;
+        if self.asked == 2 {
+            std::fs::remove_file(&self.folder).unwrap();
+            std::fs::rename(&self.elsewhere, &self.folder).unwrap();
+        }
+        true
+    }
+}
+
+#[cfg(unix)] // what is open there may be renamed
+#[test]
+fn a_result_that_the_system_does_not_take_is_written_when_it_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = dir.path().join("model");
+    write_model(&model);
+    let folder = dir.path().join("folder");
+    let mut observer = AwayForAWhile {
+        elsewhere: dir.path().join("elsewhere"),
+        folder: folder.clone(),
+        asked: 0,
+    };
+    let outcome = finetune(&short_run(&model, folder.join("out")), &Cpu::default(), &mut observer).unwrap();
+    assert_eq!((outcome.steps, observer.asked), (3, 2));
+    assert!(folder.join("out/model.safetensors").exists());
 }
 
 /// Short steps do not get back what a soft beginning gives away: 60 of them at a sixth of the usual rate come to 4.04 and 4.05 (two seeds) from the beginning that is

@@ -84,8 +84,9 @@ impl Observer for Progress {
     fn try_again(&mut self, why: &TrainError) -> bool {
         if self.tries == 0 {
             self.clear();
+            let mend = if why.is_full() { "make room" } else { "mend that" };
             note(format_args!(
-                "{why}; what was trained is in memory alone: make room, and it is tried again every {} seconds for half an hour (a signal ends the process, and it is lost)",
+                "{why}; what was trained is in memory alone: {mend}, and it is tried again every {} seconds for half an hour (a signal ends the process, and it is lost)",
                 TRIED_EVERY.as_secs()
             ));
         }

@@ -2,7 +2,7 @@
 
 use pulp::Simd;
 
-const LARGEST: f32 = 88.722_84; // just below ln(f32::MAX)
+const LARGEST: f32 = 88.722_83; // just below ln(f32::MAX): the next f32 is above it
 const SMALLEST: f32 = -87.336_54; // just above ln(f32::MIN_POSITIVE)
 /// ln 2 in two parts: the first has so few bits that its product with n is exact.
 const LN_2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
@@ -117,14 +117,27 @@ mod tests {
         assert_eq!(exp(-88.0), 0.0);
         assert_eq!(exp(f32::INFINITY), f32::INFINITY);
         assert_eq!(exp(89.0), f32::INFINITY);
-        assert!(exp(88.72).is_finite());
+        // the last argument whose power there is, and the first that has none
+        assert!(
+            f64::from(LARGEST) < f64::from(f32::MAX).ln() && f64::from(LARGEST.next_up()) > f64::from(f32::MAX).ln()
+        );
+        assert!(units_off(LARGEST) <= 2.0, "{}", exp(LARGEST));
+        assert_eq!(exp(LARGEST.next_up()), f32::INFINITY);
         assert!(exp(-87.3) >= f32::MIN_POSITIVE);
         assert!(exp(f32::NAN).is_nan());
     }
 
     #[test]
     fn vector_code_gives_the_same_bits() {
-        let ends = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, LARGEST, SMALLEST, 0.0];
+        let ends = [
+            f32::NAN,
+            f32::INFINITY,
+            f32::NEG_INFINITY,
+            LARGEST,
+            LARGEST.next_up(),
+            SMALLEST,
+            0.0,
+        ];
         let x: Vec<f32> = (-9_000..9_000)
             .map(|i| i as f32 * 0.01)
             .chain(ends.into_iter().cycle().take(32))

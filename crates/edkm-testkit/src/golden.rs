@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use safetensors::{Dtype, SafeTensors};
 
+use crate::skipped;
+
 /// A folder that tests read and the project does not contain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Folder {
@@ -45,11 +47,11 @@ impl Folder {
         if path.is_dir() {
             return Some(path);
         }
-        println!(
-            "skipped: no folder {} (name another with {})",
+        skipped(format_args!(
+            "no folder {} (name another with {})",
             path.display(),
             self.variable()
-        );
+        ));
         None
     }
 
@@ -59,11 +61,11 @@ impl Folder {
         if path.exists() {
             return Some(path);
         }
-        println!(
-            "skipped: no {} (name another folder with {})",
+        skipped(format_args!(
+            "no {} (name another folder with {})",
             path.display(),
             self.variable()
-        );
+        ));
         None
     }
 }
@@ -92,7 +94,7 @@ pub fn golden_files(prefix: &str) -> Vec<PathBuf> {
         .collect();
     files.sort();
     if files.is_empty() {
-        println!("skipped: no {prefix}*.safetensors in {}", folder.display());
+        skipped(format_args!("no {prefix}*.safetensors in {}", folder.display()));
     }
     files
 }

@@ -444,14 +444,20 @@ impl TrainError {
 
     /// Whether it is that there is no room on a disk, or that a file may not grow further.
     pub fn is_full(&self) -> bool {
-        let source = match self {
-            Self::Io { source, .. } | Self::Llama(edkm_llama::LlamaError::Io { source, .. }) => source,
-            _ => return false,
-        };
-        matches!(
-            source.kind(),
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge
-        )
+        self.of_system().is_some_and(|source| {
+            matches!(
+                source.kind(),
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge
+            )
+        })
+    }
+
+    /// What the system said of a file or a folder, if it is that: it may say otherwise when it is asked once more.
+    pub fn of_system(&self) -> Option<&std::io::Error> {
+        match self {
+            Self::Io { source, .. } | Self::Llama(edkm_llama::LlamaError::Io { source, .. }) => Some(source),
+            _ => None,
+        }
     }
 
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {

@@ -235,7 +235,7 @@ mod tests {
         let pipe = dir.path().join("pipe");
         let made = std::process::Command::new("mkfifo").arg(&pipe).status();
         if !made.is_ok_and(|status| status.success()) {
-            eprintln!("skipped: no mkfifo");
+            edkm_testkit::skipped("no mkfifo");
             return;
         }
         assert!(matches!(open_regular(&pipe), Err(LlamaError::NotAFile { .. })));

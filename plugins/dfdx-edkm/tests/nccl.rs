@@ -14,7 +14,7 @@ fn on_all_gpus<R: Send>(patience: Duration, program: impl Fn(NcclLearner) -> R +
     let _turn = GPUS.lock().unwrap_or_else(PoisonError::into_inner);
     let count = count_gpus().expect("a driver");
     if count < 2 {
-        println!("skipped: {count} GPU on this machine, and learners need two");
+        edkm_testkit::skipped(format_args!("{count} GPU on this machine, and learners need two"));
         return None;
     }
     let ordinals: Vec<_> = (0..count).collect();

@@ -4,6 +4,9 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
+#[cfg(unix)]
+use edkm_testkit::skipped;
+
 use crate::common::{edkm, json, wait_for_step, Workshop};
 
 const STEPS: usize = 12;
@@ -279,7 +282,7 @@ fn a_run_killed_while_it_ends_is_complete_or_goes_on() {
     let log = undisturbed.path("calls");
     let arguments = ["-e", "trace=rename,unlinkat", "-o", log.to_str().unwrap()];
     if !traced(&undisturbed, &arguments).is_ok_and(|output| output.status.success()) {
-        println!("skipped: no strace that may trace");
+        skipped("no strace that may trace");
         return;
     }
     let log = std::fs::read_to_string(log).unwrap();
@@ -458,7 +461,7 @@ fn an_interrupt_ends_the_step_and_says_how_to_go_on() {
     json(&run(&undisturbed).output().unwrap());
     for signal in ["INT", "TERM", "HUP"] {
         if signal == "HUP" && hangups_are_ignored() {
-            println!("skipped: the tests run under nohup, and so does what they start");
+            skipped("the tests run under nohup, and so does what they start");
             continue;
         }
         let shop = Workshop::new();

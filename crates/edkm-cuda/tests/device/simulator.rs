@@ -53,7 +53,9 @@ pub(crate) fn device() -> Option<Device> {
 fn compile() -> Option<TempDir> {
     let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".into());
     if Command::new(&compiler).arg("--version").output().is_err() {
-        println!("skipped: no C++ compiler `{compiler}` to run the CUDA kernels on the host with");
+        edkm_testkit::skipped(format_args!(
+            "no C++ compiler `{compiler}` to run the CUDA kernels on the host with"
+        ));
         return None;
     }
     let folder = tempfile::tempdir().expect("a temporary folder");

@@ -80,7 +80,7 @@ fn the_documented_reader_reads_every_kind_of_tensor() {
         cases.len()
     );
     if python(dir.path(), &program).is_none() {
-        println!("skipped: python3 with numpy is not there");
+        edkm_testkit::skipped("python3 with numpy is not there");
         return;
     }
     for ((name, matrix), parts) in names.iter().zip(&matrices).zip(&cases) {

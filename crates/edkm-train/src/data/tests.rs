@@ -1,3 +1,5 @@
+use edkm_testkit::golden::Folder;
+
 use super::alpaca::AlpacaRecord;
 use super::*;
 use crate::synthetic;
@@ -317,32 +319,17 @@ fn records_are_written_in_the_chat_template_of_the_model() {
     TokenStream::from_text("The fox.", &tokenizer).unwrap();
 }
 
-/// A file of the folders named by `EDKM_DATA` and `EDKM_MODELS`, where there is one.
-fn at_hand(variable: &str, default: &str, name: &str) -> Option<PathBuf> {
-    let folder = std::env::var_os(variable).map(PathBuf::from);
-    let folder = folder.unwrap_or_else(|| {
-        Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("../../../shared")
-            .join(default)
-    });
-    let path = folder.join(name);
-    if !path.exists() {
-        println!("skipped: no {} (set {variable})", path.display());
-    }
-    path.exists().then_some(path)
-}
-
 #[test]
 fn real_files_give_the_tokens_that_the_reference_program_counts() {
-    let Some(model) = at_hand("EDKM_MODELS", "models", "stories260k") else {
+    let Some(model) = Folder::Models.locate_in("stories260k") else {
         return;
     };
     let tokenizer = Tokenizer::from_dir(&model).unwrap();
     // Counted with the Python package tokenizers: `text.split("\n\n")`, and the prompt and loss rule of Stanford's train.py.
-    if let Some(path) = at_hand("EDKM_DATA", "data", "stories_valid.txt") {
+    if let Some(path) = Folder::Data.locate_in("stories_valid.txt") {
         assert_eq!(TokenStream::from_files(&[path], &tokenizer).unwrap().len(), 69_348);
     }
-    if let Some(path) = at_hand("EDKM_DATA", "data", "alpaca_en_1k.json") {
+    if let Some(path) = Folder::Data.locate_in("alpaca_en_1k.json") {
         let stream = TokenStream::from_files(&[path], &tokenizer).unwrap();
         let counted = (0..stream.len()).filter(|&position| stream.counts(position)).count();
         assert_eq!((stream.len(), counted), (593_048, 429_461));

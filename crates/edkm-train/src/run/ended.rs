@@ -80,7 +80,7 @@ impl<D: EdkmDevice> Run<'_, D> {
         }
     }
 
-    /// Writes the checkpoint, as long as there may be room for it.
+    /// Writes the checkpoint, as long as the system may come to take it.
     fn keep_steps(
         &self,
         trainer: &mut Trainer<D>,
@@ -99,7 +99,7 @@ impl<D: EdkmDevice> Run<'_, D> {
             if !std::mem::replace(&mut said, true) {
                 tracing::warn!("{error}");
             }
-            if !why.is_full() || observer.interrupted() || !observer.try_again(&why) {
+            if why.of_system().is_none() || observer.interrupted() || !observer.try_again(&why) {
                 tracing::warn!(
                     "{why}; there is no checkpoint of {}",
                     count(trainer.step_count(), "step")

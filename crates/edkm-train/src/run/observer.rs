@@ -94,9 +94,8 @@ pub trait Observer {
     fn interrupted(&self) -> bool {
         false
     }
-    /// The checkpoint of a run that was interrupted cannot be written, or the result of one that is done for want of room, so that what was trained is in memory
-    /// alone: whether to try once more. Who says so
-    /// lets some time pass first.
+    /// The system does not take the checkpoint of a run that was interrupted, or the result of one that is done, so that what was trained is in memory alone:
+    /// whether to try once more. Who says so lets some time pass first.
     fn try_again(&mut self, _why: &TrainError) -> bool {
         false
     }

@@ -86,7 +86,7 @@ impl<D: EdkmDevice> Run<'_, D> {
             match self.staged(&mut model) {
                 Ok(staged) => break staged,
                 // what was trained is in memory alone
-                Err(why) if why.is_full() && !observer.interrupted() && observer.try_again(&why) => {}
+                Err(why) if why.of_system().is_some() && !observer.interrupted() && observer.try_again(&why) => {}
                 Err(why) => return Err(why),
             }
         };

@@ -1,9 +1,10 @@
 //! Prompts to the letter, what is wrong with a file, and the figures of the golden file where it is at hand.
 
 use std::fmt::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use edkm_llama::inference::InferenceModel;
+use edkm_testkit::golden::Folder;
 use tempfile::TempDir;
 
 use super::*;
@@ -351,28 +352,18 @@ fn a_bad_record_is_named_with_its_line_and_field() {
     assert!(Task::ArcEasy.read(&data, Some(&labels)).is_err());
 }
 
-/// The folder with models, data and golden figures, where there is one.
-fn shared() -> Option<PathBuf> {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared");
-    let there = dir.join("golden/piqa_stories260k.json").exists();
-    if !there {
-        eprintln!("skipped: {} is not there", dir.display());
-    }
-    there.then_some(dir)
-}
-
 /// All of PIQA with a real model, against figures from another program.
 #[test]
 fn piqa_agrees_with_the_golden_file() {
-    let Some(shared) = shared() else { return };
-    let golden: serde_json::Value =
-        serde_json::from_slice(&std::fs::read(shared.join("golden/piqa_stories260k.json")).unwrap()).unwrap();
-    let data = shared.join("data/piqa_valid.jsonl");
-    let questions = Task::Piqa
-        .read(&data, Some(&shared.join("data/piqa_valid.lst")))
-        .unwrap();
+    let golden = Folder::Golden.locate_in("piqa_stories260k.json");
+    let [data, labels] = ["piqa_valid.jsonl", "piqa_valid.lst"].map(|name| Folder::Data.locate_in(name));
+    let model_dir = Folder::Models.locate_in("stories260k");
+    let (Some(golden), Some(data), Some(labels), Some(model_dir)) = (golden, data, labels, model_dir) else {
+        return;
+    };
+    let golden: serde_json::Value = serde_json::from_slice(&std::fs::read(golden).unwrap()).unwrap();
+    let questions = Task::Piqa.read(&data, Some(&labels)).unwrap();
     let set = TaskSet::new(questions, None, 0, None);
-    let model_dir = shared.join("models/stories260k");
     let model = InferenceModel::open(&model_dir).unwrap();
     let answered = evaluate(&model, &crate::Tokenizer::from_dir(&model_dir).unwrap(), &set, |_| {}).unwrap();
     for (answered, golden) in answered

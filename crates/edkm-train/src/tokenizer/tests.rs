@@ -1,5 +1,6 @@
 use std::path::PathBuf;
 
+use edkm_testkit::golden::Folder;
 use proptest::prelude::*;
 use serde_json::Value;
 
@@ -15,14 +16,7 @@ fn small() -> Tokenizer {
 
 /// The folder of a pretrained model, where there is one.
 fn stories() -> Option<PathBuf> {
-    let models = std::env::var_os("EDKM_MODELS").map(PathBuf::from);
-    let models = models.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/models"));
-    let dir = models.join("stories260k");
-    if !dir.is_dir() {
-        println!("skipped: no model folder {} (set EDKM_MODELS)", dir.display());
-        return None;
-    }
-    Some(dir)
+    Folder::Models.locate_in("stories260k")
 }
 
 fn folder(files: &[(&str, &[u8])]) -> tempfile::TempDir {

@@ -1,6 +1,7 @@
 use std::{fs, path::Path};
 
 use edkm_palette::FormatMetadata;
+use edkm_testkit::golden::Folder;
 use half::{bf16, f16};
 use safetensors::tensor::{serialize_to_file, TensorView};
 
@@ -372,12 +373,9 @@ fn buffers_and_a_tied_head_are_overlooked() {
 
 #[test]
 fn reads_a_pretrained_model() {
-    let models = std::env::var("EDKM_MODELS").unwrap_or_else(|_| "../../../shared/models".into());
-    let dir = Path::new(&models).join("stories260k");
-    if !dir.exists() {
-        eprintln!("skipped: {} is not there", dir.display());
+    let Some(dir) = Folder::Models.locate_in("stories260k") else {
         return;
-    }
+    };
     let config = LlamaConfig::read(&dir).unwrap();
     let checkpoint = Checkpoint::open(&dir).unwrap();
     checkpoint.verify(&config).unwrap();
