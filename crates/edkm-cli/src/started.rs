@@ -8,7 +8,7 @@ use edkm_train::run::checkpoint::{run_folder, RunFolder};
 use edkm_train::run::LayerRules;
 use serde::{Deserialize, Serialize};
 
-use crate::args::{Args, Changes, Command, FinetuneArgs};
+use crate::args::{self, Args, Changes, Command, FinetuneArgs};
 use crate::commands::Failure;
 use crate::console::note;
 
@@ -52,26 +52,31 @@ impl Started {
     /// relative to where this process is.
     pub fn read(out: &Path) -> Result<(FinetuneArgs, Self), Failure> {
         let (args, mut started) = Self::parsed(out)?;
-        let here = std::env::current_dir()?;
-        if started.folder == here {
+        // it may be gone itself
+        let here = std::env::current_dir();
+        if here.as_ref().is_ok_and(|here| started.folder == *here) {
             return Ok((args, started));
         }
-        match std::env::set_current_dir(&started.folder) {
-            Ok(()) => note(format_args!(
+        match (std::env::set_current_dir(&started.folder), here) {
+            (Ok(()), _) => note(format_args!(
                 "paths of the run begin in {}, where it was started",
                 started.folder.display()
             )),
-            Err(why) if why.kind() == ErrorKind::NotFound => {
+            (Err(why), Ok(here)) => {
+                let why = match why.kind() {
+                    ErrorKind::NotFound => "is not there any more".to_owned(),
+                    _ => format!("cannot be entered ({why})"),
+                };
                 note(format_args!(
-                    "{}, where the run was started, is not there any more: its paths begin here, in {} (MODEL_DIR, --data, --valid and --teacher say where what it reads lies by now)",
+                    "{}, where the run was started, {why}: its paths begin here, in {}",
                     started.folder.display(),
                     here.display()
                 ));
                 started.folder = here;
             }
-            Err(why) => {
+            (Err(why), Err(_)) => {
                 return Err(format!(
-                    "cannot go to {}, where the run was started and its paths begin: {why}",
+                    "{}, where the run was started, cannot be entered ({why}), and this folder is not there any more: resume it from another folder",
                     started.folder.display()
                 )
                 .into())
@@ -129,10 +134,15 @@ impl Started {
     }
 
     /// With what is changed from now on, in `args` too.
-    pub fn with_changes(self, changes: Changes, args: &mut FinetuneArgs) -> Self {
+    ///
+    /// # Errors
+    /// Changes of what the run does not have; what it reads, where it is not.
+    pub fn with_changes(self, changes: Changes, args: &mut FinetuneArgs) -> Result<Self, Failure> {
+        changes.check(args)?;
         let changes = changes.or(self.changes);
         changes.make(args);
-        Self { changes, ..self }
+        args::check_there(args)?;
+        Ok(Self { changes, ..self })
     }
 
     /// With the rules for single layers.

@@ -395,7 +395,7 @@ pub enum TrainError {
         reason: String,
     },
     /// The model or the validation text is not the one that the run began with.
-    #[error("the {what} is not the one that this run began with; put it back, or begin anew with --overwrite")]
+    #[error("the {what} is not the one that this run began with; put it back, say where it lies by now (MODEL_DIR, --data, --valid, --teacher), or begin anew with --overwrite")]
     Changed {
         /// What changed.
         what: &'static str,

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::finetune::NonFinitePolicy;
 use super::FinetuneArgs;
+use crate::commands::Failure;
 use crate::hub;
 
 /// Arguments beside `--resume`, which hold from then on.
@@ -33,11 +34,17 @@ impl Changes {
     /// Those that these arguments ask for, with paths from this folder on.
     ///
     /// # Errors
-    /// A path that cannot be made absolute.
-    pub fn of(args: &FinetuneArgs) -> std::io::Result<Self> {
-        let place = |path: &PathBuf| match hub::is_name(path) {
-            true => Ok(path.clone()),
-            false => std::path::absolute(path),
+    /// A path that cannot be made absolute, or that is not Unicode and so cannot be kept with the run.
+    pub fn of(args: &FinetuneArgs) -> Result<Self, Failure> {
+        let place = |path: &PathBuf| -> Result<PathBuf, Failure> {
+            let path = match hub::is_name(path) {
+                true => path.clone(),
+                false => std::path::absolute(path)?,
+            };
+            match path.to_str() {
+                Some(_) => Ok(path),
+                None => Err(format!("{:?} is not Unicode", path.to_string_lossy()).into()),
+            }
         };
         Ok(Self {
             model_dir: args.model_dir.as_ref().map(place).transpose()?,
@@ -75,6 +82,42 @@ impl Changes {
         }
     }
 
+    /// Refuses to say where something lies that the run with these arguments does not read.
+    ///
+    /// # Errors
+    /// The option, and what the run does in its place.
+    pub fn check(&self, args: &FinetuneArgs) -> Result<(), Failure> {
+        let told_of_nothing = [
+            (
+                self.model_dir.is_some() && args.model_dir.is_none(),
+                "MODEL_DIR",
+                "it trains the embedded model",
+            ),
+            (
+                !self.data.is_empty() && args.data.is_empty(),
+                "--data",
+                "it learns from the embedded text",
+            ),
+            (
+                !self.valid.is_empty() && args.valid.is_empty(),
+                "--valid",
+                "it measures on a part of its own text",
+            ),
+            (
+                self.teacher.is_some() && args.teacher.is_none(),
+                "--teacher",
+                "it learns from no other model",
+            ),
+        ];
+        match told_of_nothing.into_iter().find(|(told, ..)| *told) {
+            None => Ok(()),
+            Some((_, option, instead)) => Err(format!(
+                "{option} beside --resume says where the same lies by now, and this run was started without: {instead}, and goes on as it began"
+            )
+            .into()),
+        }
+    }
+
     /// Makes them in the arguments of the run.
     pub fn make(&self, args: &mut FinetuneArgs) {
         let Self {
@@ -103,6 +146,31 @@ impl Changes {
         args.data = some_or(data, std::mem::take(&mut args.data));
         args.valid = some_or(valid, std::mem::take(&mut args.valid));
     }
+}
+
+/// Refuses a run that reads something which does not lie where its arguments say.
+///
+/// # Errors
+/// The path, and the option that says where it lies by now.
+pub fn check_there(args: &FinetuneArgs) -> Result<(), Failure> {
+    let paths = [
+        ("MODEL_DIR", args.model_dir.as_slice()),
+        ("--data", &args.data),
+        ("--valid", &args.valid),
+        ("--teacher", args.teacher.as_slice()),
+    ];
+    for (option, paths) in paths {
+        let gone = |path: &&PathBuf| !hub::is_name(path) && path.try_exists().is_ok_and(|there| !there);
+        if let Some(path) = paths.iter().find(gone) {
+            let path = std::path::absolute(path)?;
+            return Err(format!(
+                "{}, which the run reads, is not there: put it back, or say with {option} where it lies by now",
+                path.display()
+            )
+            .into());
+        }
+    }
+    Ok(())
 }
 
 fn some_or(paths: Vec<PathBuf>, otherwise: Vec<PathBuf>) -> Vec<PathBuf> {

@@ -32,7 +32,7 @@ pub use bench::{
     BenchAblationArgs, BenchClusterArgs, BenchCommand, BenchGenerateArgs, BenchLayerArgs, BenchSavedArgs,
     BenchStepArgs, LayerSizeArgs, ListBy,
 };
-pub use changes::Changes;
+pub use changes::{check_there, Changes};
 pub use chat::ChatArgs;
 pub use clustering::ClusterArgs;
 pub use compare::CompareArgs;

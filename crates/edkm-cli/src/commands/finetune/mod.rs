@@ -47,7 +47,7 @@ pub fn run(args: FinetuneArgs, log: RunLog) -> Result<(), Failure> {
             args.overwrite |= here.overwrite;
             args.dry_run = here.dry_run;
             args.clustering.palettes.rules = Some(started.layers()?);
-            let started = started.with_changes(changes, &mut args);
+            let started = started.with_changes(changes, &mut args)?;
             let start = match here.finish {
                 true => Start::Finish,
                 false => Start::Resume,
