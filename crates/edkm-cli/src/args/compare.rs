@@ -58,6 +58,9 @@ pub struct CompareArgs {
     /// Folder to write; one with runs of the same comparison is gone on with. Without it a new one, edkm-compare
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
+    /// Begin even if there seems to be too little memory or disk
+    #[arg(long)]
+    pub ignore_limits: bool,
     /// Drop what OUT holds of another comparison
     #[arg(long)]
     pub overwrite: bool,

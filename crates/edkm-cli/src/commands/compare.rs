@@ -6,7 +6,7 @@ use dfdx::prelude::*;
 use edkm_cluster::Spec;
 use edkm_llama::checkpoint::Overwrite;
 use edkm_train::compare::{compare, CompareSettings};
-use edkm_train::run::{free_folder, ClusterSettings, DataSource};
+use edkm_train::run::{free_folder, ClusterSettings, DataSource, OnLimits};
 
 use super::Failure;
 use crate::args::CompareArgs;
@@ -58,6 +58,10 @@ pub fn run(args: CompareArgs) -> Result<(), Failure> {
             Overwrite::Replace
         } else {
             Overwrite::Refuse
+        },
+        on_limits: match args.ignore_limits {
+            false => OnLimits::Refuse,
+            true => OnLimits::Ignore,
         },
     };
     let comparison = compare(&settings, &Cpu::default(), &mut Progress::new(output).with_signals()?)?;

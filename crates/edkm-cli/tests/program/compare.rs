@@ -34,6 +34,21 @@ fn what_cannot_be_is_refused_before_the_first_run() {
     ] {
         assert_refused(&compare(&shop, more).output().unwrap(), &parts, &shop.out());
     }
+    // where the program asks the system what there is
+    if cfg!(target_os = "linux") {
+        let output = compare(&shop, &["--batch", "1000000000"]).output().unwrap();
+        let parts = [
+            "TiB of memory",
+            "a smaller --batch",
+            "--methods without dkm",
+            "--ignore-limits",
+        ];
+        assert_refused(&output, &parts, &shop.out());
+        assert!(
+            !String::from_utf8_lossy(&output.stderr).contains("--checkpoint-layers"),
+            "compare has no such option"
+        );
+    }
     let output = edkm().arg("compare").arg("--valid").arg(shop.text()).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("--data"));

@@ -15,11 +15,12 @@
 mod conditions;
 mod contender;
 mod lock;
+mod planned;
 mod plot;
 mod runs;
 mod table;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use dfdx_edkm::EdkmDevice;
 use edkm_cluster::Bits;
@@ -33,19 +34,15 @@ pub use contender::{Contender, Training, Width};
 pub use runs::RunFigures;
 pub use table::{Comparison, Original, Row};
 
-use crate::compress::Method;
 use crate::data::windows::check_length;
-use crate::data::TokenStream;
 use crate::evaluate::{perplexity, perplexity_in_words};
-use crate::run::checkpoint::{model_fingerprint, CheckpointSettings, RunFolder, Start};
-use crate::run::estimate::estimate;
+use crate::run::checkpoint::model_fingerprint;
 use crate::run::{
-    check_batch, check_files, check_method, check_sequence, compress_folder, finetune, named, stream,
-    CalibrationSettings, ClusterSettings, CompressSettings, DataSource, FinetuneSettings, Objective, Observer,
-    OnLimits, Stage,
+    check_batch, check_files, check_sequence, named, stream, ClusterSettings, DataSource, Observer, OnLimits, Stage,
 };
 use crate::{Tokenizer, TrainError};
 use conditions::Conditions;
+use planned::{planned, Planned};
 
 /// All that determines a comparison.
 #[derive(Debug, Clone)]
@@ -82,6 +79,8 @@ pub struct CompareSettings {
     pub out: PathBuf,
     /// Whether runs of another comparison that are there are dropped.
     pub overwrite: Overwrite,
+    /// What if there is less memory or room than a run needs.
+    pub on_limits: OnLimits,
 }
 
 /// Runs what is not done yet; the table and the plot in `out` follow after each run.
@@ -132,6 +131,8 @@ pub fn compare<D: EdkmDevice>(
         training.fingerprint(),
         validation.fingerprint(),
     ];
+    plan.iter()
+        .try_for_each(|planned| planned.check_memory(settings, &config, training.len(), device))?;
     drop(training);
     let conditions = Conditions::new(settings, prints);
     let _lock = conditions.settle(&settings.out, settings.overwrite)?;
@@ -199,14 +200,6 @@ fn stopped(error: TrainError, settings: &CompareSettings) -> TrainError {
     }
 }
 
-/// One run.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Planned {
-    contender: Contender,
-    width: Option<Width>,
-    seed: Option<u64>,
-}
-
 /// Refuses numbers of bits that make no difference, since rules for single layers set those of all.
 fn check_widths(settings: &CompareSettings, config: &LlamaConfig) -> Result<(), TrainError> {
     let bits_of = |bits: Bits| {
@@ -231,208 +224,4 @@ fn check_widths(settings: &CompareSettings, config: &LlamaConfig) -> Result<(), 
         seen.push((bits, all));
     }
     Ok(())
-}
-
-/// By method, width and seed; what does not depend on one of them is run once.
-fn planned(settings: &CompareSettings) -> Vec<Planned> {
-    let mut plan: Vec<Planned> = Vec::new();
-    for &contender in &settings.contenders {
-        let widths: Vec<Option<Width>> = match contender.is_clustered() {
-            true => settings.widths.iter().copied().map(Some).collect(),
-            false => vec![None],
-        };
-        for width in widths {
-            let looks = contender.looks_at_text() || width.is_some_and(|width| width.is_budget());
-            let seeds: Vec<Option<u64>> = match looks {
-                true => (0..settings.seeds).map(Some).collect(),
-                false => vec![None],
-            };
-            let runs = seeds.into_iter().map(|seed| Planned { contender, width, seed });
-            // what is asked for twice is run once
-            let new: Vec<Planned> = runs.filter(|run| !plan.contains(run)).collect();
-            plan.extend(new);
-        }
-    }
-    plan
-}
-
-impl Planned {
-    /// The run that these are the figures of; `None` for a method that is not known any more.
-    fn of(run: &RunFigures) -> Option<Self> {
-        let width = run.width.map(|width| width.to_string().parse());
-        Some(Self {
-            contender: run.method.parse().ok()?,
-            width: width.transpose().ok()?,
-            seed: run.seed,
-        })
-    }
-
-    fn is(&self, run: &RunFigures) -> bool {
-        run.method == self.contender.name() && run.width == self.width.map(Width::bits) && run.seed == self.seed
-    }
-
-    /// The name of the model's folder while the run goes on.
-    fn folder(&self, out: &Path) -> PathBuf {
-        let width = self.width.map_or(String::new(), |width| format!("-{width}"));
-        let seed = self.seed.map_or(String::new(), |seed| format!("-seed{seed}"));
-        out.join("running")
-            .join(format!("{}{width}{seed}", self.contender.name()))
-    }
-
-    fn clustering(&self, settings: &CompareSettings, config: &LlamaConfig) -> Option<ClusterSettings> {
-        let (common, dtype) = (&settings.clustering, settings.palette_dtype);
-        let training = (settings.steps, settings.learning_rate);
-        let of_width = |width| self.contender.clustering(common, dtype, width, training, config);
-        let seed = self.seed.unwrap_or(0);
-        self.width.map(|width| ClusterSettings {
-            seed,
-            ..of_width(width)
-        })
-    }
-
-    /// Refuses, before any run, a way of clustering that the method has not, and a training that cannot be, or for which there is not enough.
-    fn check<D: EdkmDevice>(
-        &self,
-        settings: &CompareSettings,
-        config: &LlamaConfig,
-        device: &D,
-    ) -> Result<(), TrainError> {
-        match (self.contender, self.clustering(settings, config)) {
-            (Contender::WithoutTraining(method), Some(clustering)) => check_method(config, method, &clustering),
-            // seeds make no difference
-            _ if self.seed.is_some_and(|seed| seed > 0) => Ok(()),
-            (_, clustering) => {
-                let training = self.training(clustering, &self.folder(&settings.out), settings, config);
-                estimate(&training, device)?.check()
-            }
-        }
-    }
-
-    fn run<D: EdkmDevice>(
-        &self,
-        settings: &CompareSettings,
-        config: &LlamaConfig,
-        validation: &TokenStream,
-        device: &D,
-        observer: &mut impl Observer,
-    ) -> Result<RunFigures, TrainError> {
-        let out = self.folder(&settings.out);
-        std::fs::create_dir_all(settings.out.join("running")).map_err(TrainError::io("make", &settings.out))?;
-        let clustering = self.clustering(settings, config);
-        let figures = match (self.contender, clustering) {
-            (Contender::WithoutTraining(method), Some(clustering)) => {
-                self.compress(method, clustering, &out, settings, validation, device, observer)?
-            }
-            (_, clustering) => {
-                let training = self.training(clustering, &out, settings, config);
-                let outcome = finetune(&training, device, observer).map_err(|error| match error {
-                    // it goes on with the comparison, and not by itself
-                    TrainError::Ended { source, .. } => *source,
-                    error => error,
-                })?;
-                self.figures(
-                    outcome.perplexity_after,
-                    outcome.bits_per_weight,
-                    outcome.size_bytes,
-                    outcome.training_seconds,
-                )
-            }
-        };
-        std::fs::remove_dir_all(&out).map_err(TrainError::io("remove", &out))?;
-        // the last run leaves no trace of the folder; it fails while there are others in it
-        let _ = std::fs::remove_dir(settings.out.join("running"));
-        Ok(figures)
-    }
-
-    fn compress<D: EdkmDevice>(
-        &self,
-        method: Method,
-        clustering: ClusterSettings,
-        out: &Path,
-        settings: &CompareSettings,
-        validation: &TokenStream,
-        device: &D,
-        observer: &mut impl Observer,
-    ) -> Result<RunFigures, TrainError> {
-        let outcome = compress_folder(
-            &CompressSettings {
-                model_dir: settings.model_dir.clone(),
-                method,
-                clustering,
-                calibration: Some(CalibrationSettings {
-                    data: settings.data.clone(),
-                    sequence: settings.sequence,
-                    windows: settings.windows,
-                    seed: self.seed.unwrap_or(0),
-                }),
-                out: out.to_path_buf(),
-                overwrite: Overwrite::Replace,
-                // no more than the runs beside it take
-                on_limits: OnLimits::Ignore,
-            },
-            device,
-            observer,
-        )?;
-        observer.stage(Stage::EvaluateAfter);
-        let model = DynamicLlama::<D>::open(out, device)?;
-        let measured = perplexity(&model, validation, settings.sequence, &mut |share| {
-            observer.progress(share);
-            Ok(())
-        })?;
-        Ok(self.figures(
-            measured.perplexity,
-            outcome.bits_per_weight,
-            outcome.size_bytes,
-            outcome.seconds,
-        ))
-    }
-
-    /// The run of a method that trains; one that was interrupted goes on.
-    fn training(
-        &self,
-        clustering: Option<ClusterSettings>,
-        out: &Path,
-        settings: &CompareSettings,
-        config: &LlamaConfig,
-    ) -> FinetuneSettings {
-        let rate = clustering.as_ref().map(|clustering| clustering.bits_a_weight(config));
-        let rate = settings.learning_rate.or(rate.map(ClusterSettings::learning_rate_for));
-        let (model_dir, data) = (&settings.model_dir, settings.data.clone());
-        let defaults = FinetuneSettings::new(model_dir, data, clustering, settings.steps, out);
-        let start = match RunFolder::open(out).newest() {
-            Ok(_) => Start::Resume,
-            Err(_) => Start::Fresh,
-        };
-        FinetuneSettings {
-            validation: settings.validation.clone(),
-            evaluation_tokens: settings.evaluation_tokens,
-            objective: match self.contender {
-                Contender::Training(Training::Dkm | Training::StraightThrough) => Objective::BEST,
-                _ => Objective::Text,
-            },
-            learning_rate: rate.unwrap_or(defaults.learning_rate),
-            sequence: settings.sequence,
-            batch: settings.batch,
-            seed: self.seed.unwrap_or(0),
-            overwrite: Overwrite::Replace,
-            checkpoints: CheckpointSettings {
-                start,
-                ..CheckpointSettings::default()
-            },
-            ..defaults
-        }
-    }
-
-    fn figures(&self, perplexity: f64, bits_per_weight: Option<f64>, size_bytes: u64, seconds: f64) -> RunFigures {
-        RunFigures {
-            method: self.contender.name().to_owned(),
-            width: self.width.map(Width::bits),
-            seed: self.seed,
-            perplexity,
-            bits_per_weight,
-            size_bytes,
-            seconds,
-            original_perplexity: None,
-        }
-    }
 }

@@ -77,7 +77,7 @@ fn without_budget(settings: &CompressSettings, config: &LlamaConfig, tokens: u64
 }
 
 /// Refuses a compression for which there is too little memory, before the model is read. Of a device with memory of its own nothing is known here.
-pub(super) fn check_memory<D: EdkmDevice>(
+pub(crate) fn check_memory<D: EdkmDevice>(
     settings: &CompressSettings,
     config: &LlamaConfig,
     tokens: u64,

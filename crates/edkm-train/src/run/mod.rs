@@ -44,6 +44,7 @@ pub(crate) use check::{check_batch, check_positions, check_sequence};
 pub use clustering::ClusterSettings;
 pub(crate) use compress_folder::check_method;
 pub use compress_folder::{compress_folder, plan_compress, CalibrationSettings, CompressOutcome, CompressSettings};
+pub(crate) use compress_memory::check_memory;
 pub use finetune::{finetune, finetune_with, plan_finetune};
 pub use first_palettes::FirstPalettes;
 pub use free_folder::free_folder;
