@@ -44,6 +44,26 @@ fn the_keys_of_every_commands_json_are_documented() {
     };
     add(&mut of_model("inspect"));
     add(of_model("eval").arg("--data").arg(shop.text()).args(["--seq", "32"]));
+    let (questions, labels) = (shop.path("piqa.jsonl"), shop.path("piqa.lst"));
+    let question = r#"{"goal": "The fox", "sol1": "ran", "sol2": "sang"}"#;
+    std::fs::write(&questions, format!("{question}\n{question}\n")).unwrap();
+    std::fs::write(&labels, "0\n1\n").unwrap();
+    let task = |command: &mut Command| {
+        command.args(["--task", "piqa", "--data"]).arg(&questions);
+        command.arg("--labels").arg(&labels).arg("--compare").arg(shop.model());
+    };
+    let mut eval = of_model("eval");
+    task(&mut eval);
+    add(&mut eval);
+    let mut compare = edkm();
+    compare.arg("compare").arg(shop.model()).arg("--data").arg(shop.text());
+    compare
+        .arg("--valid")
+        .arg(shop.text())
+        .arg("--out")
+        .arg(shop.path("compared"));
+    compare.args(["--seq", "32", "--batch", "2", "--eval-tokens", "100", "--steps", "2"]);
+    add(compare.args(["--methods", "rtn,dkm", "--bits", "2", "--seeds", "2"]));
     add(of_model("generate").args(["--prompt", "Once", "--tokens", "2"]));
     add(of_model("export").args(["--to", "hf", "--out"]).arg(shop.path("plain")));
     let size = ["--rows", "64", "--cols", "64"];

@@ -43,15 +43,52 @@ pub(super) fn measure<T: DeserializeOwned>(
     Ok(serde_json::from_slice(&output.stdout)?)
 }
 
-/// The last line that a process has left, but for a panic's hint, and how it ended.
+/// The last line that a process has left, but for a panic's stack and hint, and how it ended.
 fn reason(output: &Output) -> String {
     let text = String::from_utf8_lossy(&output.stderr);
     let said = text
         .lines()
         .map(str::trim)
-        .rfind(|line| !line.is_empty() && !line.starts_with("note: "));
+        .take_while(|line| *line != "stack backtrace:")
+        .filter(|line| !line.is_empty() && !line.starts_with("note: "))
+        .last();
     match said {
         Some(line) => format!("{} ({})", line.strip_prefix("error: ").unwrap_or(line), output.status),
         None => output.status.to_string(),
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::ExitStatus;
+
+    use super::*;
+
+    #[test]
+    fn a_reason_is_what_the_process_said_and_no_part_of_a_stack() {
+        let said = |stderr: &str| {
+            reason(&Output {
+                status: ExitStatus::from_raw(6),
+                stdout: Vec::new(),
+                stderr: stderr.into(),
+            })
+        };
+        let stack = "stack backtrace:\n   0: rust_oom\n             at library/std/src/alloc.rs:439:9\nnote: Some details are omitted\n";
+        for (stderr, expected) in [
+            ("warning: x\nerror: no such thing\n", "no such thing"),
+            (
+                &format!("memory allocation of 8 bytes failed\n{stack}"),
+                "memory allocation of 8 bytes failed",
+            ),
+            (
+                "thread 'main' panicked at a.rs:1:2:\nno good\nnote: run with `RUST_BACKTRACE=1`\n",
+                "no good",
+            ),
+        ] {
+            let reason = said(stderr);
+            assert!(reason.starts_with(expected), "{reason}");
+        }
+        assert!(said("").contains("signal"));
     }
 }
