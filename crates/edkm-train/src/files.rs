@@ -74,28 +74,53 @@ pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
     })?)
 }
 
-/// Takes the file whose lock says that a process works on the folder it lies in, until it is dropped.
+/// Takes the file whose lock says that a process works on the folder it lies in, until it is dropped. Who had it before may have removed it when it was done.
 ///
 /// # Errors
 /// [`TrainError::Running`] if another process has it; a system that does not write.
 pub(crate) fn lock(path: &Path) -> Result<File, TrainError> {
-    // not emptied: Windows refuses that while another process has it locked
-    let file = File::options().write(true).create(true).truncate(false).open(path);
-    let file = file.map_err(TrainError::io("create", path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(TrainError::Running {
-            folder: path.parent().unwrap_or(path).to_path_buf(),
-        }),
-        Err(TryLockError::Error(why)) if is_without_locks(&why) => {
-            tracing::warn!(
-                "{}: the file system has no locks ({why}); see to it that no other process works there",
-                path.parent().unwrap_or(path).display()
-            );
-            Ok(file)
+    loop {
+        // not emptied: Windows refuses that while another process has it locked
+        let file = File::options().write(true).create(true).truncate(false).open(path);
+        let file = file.map_err(TrainError::io("create", path))?;
+        match file.try_lock() {
+            // the lock of a file that is not there any more keeps nobody away
+            Ok(()) if !is_at(&file, path) => {}
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) => {
+                return Err(TrainError::Running {
+                    folder: path.parent().unwrap_or(path).to_path_buf(),
+                })
+            }
+            Err(TryLockError::Error(why)) if is_without_locks(&why) => {
+                tracing::warn!(
+                    "{}: the file system has no locks ({why}); see to it that no other process works there",
+                    path.parent().unwrap_or(path).display()
+                );
+                return Ok(file);
+            }
+            Err(TryLockError::Error(why)) => return Err(TrainError::io("lock", path)(why)),
         }
-        Err(TryLockError::Error(why)) => Err(TrainError::io("lock", path)(why)),
     }
+}
+
+/// Whether the open file is the one of that name.
+#[cfg(unix)]
+fn is_at(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let id = |about: std::fs::Metadata| (about.dev(), about.ino());
+    // where the system does not tell there is nothing to compare
+    match (file.metadata(), std::fs::metadata(path)) {
+        (Ok(open), Ok(named)) => id(open) == id(named),
+        (_, Err(why)) => why.kind() != std::io::ErrorKind::NotFound,
+        (Err(_), _) => true,
+    }
+}
+
+/// Windows keeps the name of a file until it is closed.
+#[cfg(not(unix))]
+fn is_at(_: &File, path: &Path) -> bool {
+    path.exists()
 }
 
 /// Whether a lock was refused since the file system has none, or since nobody is there who keeps them (NFS without its daemon).
@@ -147,6 +172,21 @@ mod tests {
         #[cfg(unix)]
         assert!(is_without_locks(&Error::from(rustix::io::Errno::NOLCK)));
         assert!(!is_without_locks(&Error::from(ErrorKind::PermissionDenied)));
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_file_that_was_replaced_is_not_the_one_of_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let file = lock(&path).unwrap();
+        assert!(is_at(&file, &path));
+        std::fs::remove_file(&path).unwrap();
+        assert!(!is_at(&file, &path));
+        // the name is free, whoever has the file that had it
+        let other = lock(&path).unwrap();
+        assert!(is_at(&other, &path) && !is_at(&file, &path));
+        assert!(matches!(lock(&path), Err(TrainError::Running { .. })));
     }
 
     #[test]

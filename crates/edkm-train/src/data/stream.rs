@@ -137,10 +137,12 @@ impl TokenStream {
         are_apart: bool,
         tokenizer: &Tokenizer,
     ) -> Result<(), TrainError> {
-        let encoded: Vec<Encoded> = documents
+        // of several errors always the first, whatever thread comes to one
+        let encoded: Vec<_> = documents
             .par_iter()
             .map(|document| Encoded::new(document, tokenizer))
-            .collect::<Result<_, _>>()?;
+            .collect();
+        let encoded = encoded.into_iter().collect::<Result<Vec<_>, _>>()?;
         for Encoded {
             tokens,
             counted,

@@ -36,13 +36,15 @@ pub fn evaluate(
     let mut scorer = model.scorer()?;
     let mut answered = Vec::with_capacity(set.questions().len());
     for questions in set.questions().chunks(TOGETHER) {
-        let encoded: Vec<Vec<Encoded>> = questions
+        // of several errors always the first, whatever thread comes to one
+        let encoded: Vec<_> = questions
             .par_iter()
             .map(|question| {
                 let encode = |choice| Encoded::new(choice, tokenizer, model.context_limit());
                 question.choices.iter().map(encode).collect()
             })
-            .collect::<Result<_, TrainError>>()?;
+            .collect();
+        let encoded = encoded.into_iter().collect::<Result<Vec<Vec<Encoded>>, TrainError>>()?;
         let asked: Vec<_> = encoded.iter().flatten().map(Encoded::continuation).collect();
         let mut scored = scorer.log_likelihoods(&asked)?.into_iter();
         answered.extend(encoded.iter().map(|choices| {

@@ -34,11 +34,13 @@ impl RunFolder {
             });
         }
         let is_new = !folder.path.exists();
-        let lock = folder.path.join(LOCK);
-        // again where another process, which did not begin after all, has removed it meanwhile
-        while !lock.exists() || folder.lock.is_none() {
+        while folder.lock.is_none() {
             fs::create_dir_all(&folder.path).map_err(TrainError::io("make", &folder.path))?;
-            folder.lock = Some(folder.locked()?);
+            match folder.locked() {
+                // another process, which did not begin after all, has removed it meanwhile
+                Err(_) if !folder.path.exists() => {}
+                lock => folder.lock = Some(lock?),
+            }
         }
         Ok(ClaimedFolder {
             folder: Some(folder),
