@@ -53,13 +53,14 @@ impl KeptBlocks {
     /// Notes that `size` more bytes come into use, of a block that is not one of these. What `free` is called with must go: before that block comes, or
     /// there is more than there was ever. Once it is there [`Self::came`] is to be told; if it does not come, [`Self::less`].
     pub(crate) fn more(&mut self, size: usize, free: impl FnMut(Block)) {
-        self.used += size;
+        // several that ask for more than there can be
+        self.used = self.used.saturating_add(size);
         self.free_down_to(self.most, free);
     }
 
     /// Notes that what was to come into use is there.
     pub(crate) fn came(&mut self) {
-        self.most = self.most.max(self.used + self.kept);
+        self.most = self.most.max(self.used.saturating_add(self.kept));
     }
 
     /// Notes that so many bytes are in use no longer, and are not kept.
@@ -91,7 +92,7 @@ impl KeptBlocks {
 
     /// Lets blocks go, the oldest first, until no more than `bytes` are in use or kept, or none is kept.
     fn free_down_to(&mut self, bytes: usize, mut free: impl FnMut(Block)) {
-        while self.count > 0 && self.used + self.kept > bytes {
+        while self.count > 0 && self.used.saturating_add(self.kept) > bytes {
             free(self.remove(0));
         }
     }
@@ -169,6 +170,8 @@ mod tests {
         comes(&mut kept, 100, |_| panic!());
         kept.keep(block(1, 100), |_| panic!());
         assert_eq!(freed(|free| kept.more(1 << 40, free)), [block(1, 100)]);
+        kept.more(usize::MAX, |_| panic!("nothing is kept"));
+        kept.less(usize::MAX);
         kept.less(1 << 40);
         assert_eq!(kept.most, 100);
     }
