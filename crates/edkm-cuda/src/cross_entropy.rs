@@ -4,7 +4,7 @@
 
 use edkm_kernels::cross_entropy::Losses;
 
-use crate::logits::{check_targets, chunks, Chunk, Logits};
+use crate::logits::{check_targets, Chunk, Extent, Logits};
 use crate::runtime::blocks;
 use crate::Argument::{Float, Size};
 use crate::{check, Array, Runtime, Slice, SliceMut};
@@ -24,6 +24,7 @@ pub struct Targets<'a> {
 pub struct Kept<R: Runtime> {
     /// Log-sum-exp of each token's logits `[N]`, 0 where the weight is 0, on the host.
     pub lse: Vec<f32>,
+    extent: Extent,
     last: Option<(Chunk<R>, Logits<R>)>,
 }
 
@@ -44,6 +45,7 @@ pub fn forward<R: Runtime>(
     let mut losses = Losses::default();
     let mut kept = Kept {
         lse: vec![0.0; tokens],
+        extent: Extent::default(),
         last: None,
     };
     if tokens == 0 {
@@ -51,7 +53,8 @@ pub fn forward<R: Runtime>(
     }
     let axes = projection.axes(tokens);
     check_targets(targets.ids, targets.weights, axes.vocabulary);
-    for positions in chunks(targets.weights, axes, 1) {
+    kept.extent = Extent::new([axes], targets.weights);
+    for positions in kept.extent.chunks() {
         // its memory serves the next
         kept.last = None;
         let (chunk, logits) = projection.chunk(runtime, axes, positions)?;
@@ -88,7 +91,7 @@ pub fn forward<R: Runtime>(
 /// The runtime's.
 ///
 /// # Panics
-/// If a target is not below V.
+/// If a target is not below V; if `kept` is of other axes, or of other tokens that count.
 pub fn backward<R: Runtime>(
     runtime: &R,
     projection: Projection<'_>,
@@ -100,7 +103,11 @@ pub fn backward<R: Runtime>(
     mut grad_w: SliceMut<'_, f32>,
 ) -> Result<(), R::Error> {
     let tokens = targets.ids.len();
-    let Kept { lse, mut last } = kept;
+    let Kept {
+        lse,
+        extent: of_forward,
+        mut last,
+    } = kept;
     check::len("token weights [N]", targets.weights.len(), tokens);
     check::len("lse [N]", lse.len(), tokens);
     check::len("grad_loss", grad_loss.len(), 1);
@@ -111,7 +118,9 @@ pub fn backward<R: Runtime>(
     }
     let axes = projection.axes(tokens);
     check_targets(targets.ids, targets.weights, axes.vocabulary);
-    for positions in chunks(targets.weights, axes, 1).into_iter().rev() {
+    let extent = Extent::new([axes], targets.weights);
+    extent.check_kept("cross_entropy", &of_forward);
+    for positions in extent.chunks().into_iter().rev() {
         let (chunk, mut logits) = match last.take() {
             Some(last) => last,
             None => projection.chunk(runtime, axes, positions)?,

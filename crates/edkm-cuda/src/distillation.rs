@@ -4,7 +4,7 @@
 
 use edkm_kernels::distillation::{Lesson, LogSumExp, Sums};
 
-use crate::logits::{check_targets, chunks, Axes, Chunk, Logits, Projection};
+use crate::logits::{check_targets, Axes, Chunk, Extent, Logits, Projection};
 use crate::runtime::blocks;
 use crate::Argument::{Float, Size};
 use crate::{check, Array, Runtime, Slice, SliceMut};
@@ -27,6 +27,7 @@ const PARTS: usize = 5;
 pub struct Kept<R: Runtime> {
     /// Log-sum-exp of each token's logits over the temperature, on the host.
     pub lse: LogSumExp,
+    extent: Extent,
     last: Option<BothLogits<R>>,
 }
 
@@ -80,14 +81,19 @@ pub fn forward<R: Runtime>(runtime: &R, comparison: Comparison<'_>) -> Result<(S
         student: vec![0.0; tokens],
         teacher: vec![0.0; tokens],
     };
-    let mut kept = Kept { lse, last: None };
+    let mut kept = Kept {
+        lse,
+        extent: Extent::default(),
+        last: None,
+    };
     if tokens == 0 {
         return Ok((sums, kept));
     }
     let (axes, teacher_axes) = (student.axes(tokens), teacher.axes(tokens));
     check::len("teacher's vocabulary", teacher_axes.vocabulary, axes.vocabulary);
     check_targets(targets, token_weights, axes.vocabulary);
-    for positions in chunks(token_weights, axes, 2) {
+    kept.extent = Extent::new([axes, teacher_axes], token_weights);
+    for positions in kept.extent.chunks() {
         // its memory serves the next
         kept.last = None;
         let logits = comparison.logits(runtime, [axes, teacher_axes], positions)?;
@@ -130,6 +136,9 @@ pub fn forward<R: Runtime>(runtime: &R, comparison: Comparison<'_>) -> Result<(S
 ///
 /// # Errors
 /// The runtime's.
+///
+/// # Panics
+/// If a target that counts is not below V; if `kept` is of other axes of one of the models, or of other tokens that count.
 pub fn backward<R: Runtime>(
     runtime: &R,
     comparison: Comparison<'_>,
@@ -151,7 +160,11 @@ pub fn backward<R: Runtime>(
         temperature,
     } = lesson;
     let tokens = token_weights.len();
-    let Kept { lse, mut last } = kept;
+    let Kept {
+        lse,
+        extent: of_forward,
+        mut last,
+    } = kept;
     check::len("targets [N]", targets.len(), tokens);
     check::len("lse.student [N]", lse.student.len(), tokens);
     check::len("lse.teacher [N]", lse.teacher.len(), tokens);
@@ -164,7 +177,9 @@ pub fn backward<R: Runtime>(
     let (axes, teacher_axes) = (student.axes(tokens), teacher.axes(tokens));
     check::len("teacher's vocabulary", teacher_axes.vocabulary, axes.vocabulary);
     check_targets(targets, token_weights, axes.vocabulary);
-    for positions in chunks(token_weights, axes, 2).into_iter().rev() {
+    let extent = Extent::new([axes, teacher_axes], token_weights);
+    extent.check_kept("distillation", &of_forward);
+    for positions in extent.chunks().into_iter().rev() {
         let mut logits = match last.take() {
             Some(last) => last,
             None => comparison.logits(runtime, [axes, teacher_axes], positions)?,

@@ -16,7 +16,7 @@ pub struct Projection<'a> {
 }
 
 /// The axes of a projection.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Axes {
     pub(crate) hidden: usize,
     pub(crate) vocabulary: usize,
@@ -126,11 +126,48 @@ impl<R: Runtime> Chunk<R> {
     }
 }
 
-/// The tokens with a weight, in chunks of which the logits of `models` models are held at once.
-pub(crate) fn chunks(token_weights: &[f32], axes: Axes, models: usize) -> Vec<Vec<usize>> {
-    let rows = tokens_at_once(axes.hidden, axes.vocabulary, models);
-    let counted: Vec<usize> = (0..token_weights.len()).filter(|&n| token_weights[n] != 0.0).collect();
-    counted.chunks(rows).map(<[usize]>::to_vec).collect()
+/// What a loss is of: the axes of the models that are held beside each other, and the tokens that count. The forward pass leaves logits for the backward pass, so
+/// both must be of the same.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Extent {
+    models: Vec<Axes>,
+    counted: Vec<usize>,
+}
+
+impl Extent {
+    /// Tokens count if they have a weight.
+    pub(crate) fn new(models: impl Into<Vec<Axes>>, token_weights: &[f32]) -> Self {
+        Self {
+            models: models.into(),
+            counted: (0..token_weights.len()).filter(|&n| token_weights[n] != 0.0).collect(),
+        }
+    }
+
+    /// The tokens that count, in chunks of which the logits of all models are held at once. The first model's axes say how many.
+    pub(crate) fn chunks(&self) -> Vec<Vec<usize>> {
+        let Some(axes) = self.models.first() else {
+            return Vec::new();
+        };
+        let rows = tokens_at_once(axes.hidden, axes.vocabulary, self.models.len());
+        self.counted.chunks(rows).map(<[usize]>::to_vec).collect()
+    }
+
+    /// Panics unless what the forward pass of `op` kept is of the same.
+    #[track_caller]
+    pub(crate) fn check_kept(&self, op: &str, kept: &Self) {
+        assert!(
+            self.models == kept.models,
+            "{op}: the backward pass is of {:?}, and what was kept of the forward pass is of {:?}",
+            self.models,
+            kept.models
+        );
+        assert!(
+            self.counted == kept.counted,
+            "{op}: other tokens count than in the forward pass, of which something was kept: {} and {} of them",
+            self.counted.len(),
+            kept.counted.len()
+        );
+    }
 }
 
 /// Panics if a target that counts is outside of the vocabulary.
@@ -139,5 +176,46 @@ pub(crate) fn check_targets(targets: &[u32], token_weights: &[f32], vocabulary: 
     let mut counted = targets.iter().zip(token_weights).filter(|(_, &weight)| weight != 0.0);
     if let Some((id, _)) = counted.find(|(&id, _)| id as usize >= vocabulary) {
         panic!("target {id} is beyond a vocabulary of {vocabulary}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AXES: Axes = Axes {
+        hidden: 8,
+        vocabulary: 300,
+    };
+
+    #[test]
+    fn chunks_are_of_the_tokens_that_count() {
+        let of = |models: &[Axes]| Extent::new(models, &[1.0, 0.0, 0.5, -0.0, 2.0]).chunks().concat();
+        assert_eq!(of(&[AXES]), [0, 2, 4]);
+        assert_eq!(of(&[AXES, AXES]), [0, 2, 4]);
+        assert!(Extent::default().chunks().is_empty());
+    }
+
+    #[test]
+    fn weights_of_the_same_tokens_may_differ() {
+        let extent = |weights: &[f32]| Extent::new([AXES], weights);
+        extent(&[1.0, 0.0]).check_kept("cross_entropy", &extent(&[0.5, 0.0]));
+    }
+
+    #[test]
+    #[should_panic = "cross_entropy: the backward pass is of [Axes { hidden: 8, vocabulary: 301 }], and what was kept"]
+    fn axes_must_be_those_of_the_forward_pass() {
+        let other = Axes {
+            vocabulary: 301,
+            ..AXES
+        };
+        Extent::new([other], &[1.0]).check_kept("cross_entropy", &Extent::new([AXES], &[1.0]));
+    }
+
+    #[test]
+    #[should_panic = "distillation: other tokens count than in the forward pass, of which something was kept: 1 and 1"]
+    fn tokens_must_be_those_of_the_forward_pass() {
+        let extent = |weights: &[f32]| Extent::new([AXES, AXES], weights);
+        extent(&[0.0, 1.0]).check_kept("distillation", &extent(&[1.0, 0.0]));
     }
 }

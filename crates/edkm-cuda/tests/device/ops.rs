@@ -529,6 +529,87 @@ fn distillation_and_its_gradients() {
     });
 }
 
+/// What a panic says; empty where there was none.
+fn panic_of(run: impl FnOnce()) -> String {
+    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)) {
+        Ok(()) => String::new(),
+        Err(said) => said.downcast_ref::<String>().cloned().unwrap_or_default(),
+    }
+}
+
+#[test]
+fn what_losses_kept_is_of_the_same_axes_and_tokens() {
+    const WEIGHTS: [f32; 4] = [1.0, 0.0, 0.5, 1.0];
+    on_device(|s| {
+        let ids = [0, 1, 2, 3];
+        let numbers =
+            |[hidden, vocabulary]: [usize; 2]| [WEIGHTS.len(), vocabulary].map(|rows| random(5, rows * hidden));
+        // hidden states and vocabulary in the backward pass, where the forward pass had 8 and 300
+        for (axes, weights, message) in [
+            ([8, 301], WEIGHTS, "vocabulary: 301"),
+            ([6, 300], WEIGHTS, "hidden: 6"),
+            ([8, 300], [1.0, 0.5, 0.5, 0.0], "other tokens count"),
+            ([8, 300], WEIGHTS, ""),
+        ] {
+            let [before, now] = [[8, 300], axes].map(|axes| numbers(axes).map(|numbers| s.array(&numbers)));
+            let [before, now] = [&before, &now].map(|[x, w]| cross_entropy::Projection {
+                x: x.as_slice(),
+                w: w.as_slice(),
+            });
+            let grad_loss = s.array(&[1.0f32]);
+            let [mut to_x, mut to_w] = numbers(axes).map(|numbers| s.array(&numbers));
+
+            let targets = |weights| cross_entropy::Targets { ids: &ids, weights };
+            let (_, kept) = ok(cross_entropy::forward(s, before, targets(&WEIGHTS)));
+            let said = panic_of(|| {
+                let (to_x, to_w, grad) = (to_x.as_mut(), to_w.as_mut(), grad_loss.as_slice());
+                ok(cross_entropy::backward(
+                    s,
+                    now,
+                    targets(&weights),
+                    kept,
+                    grad,
+                    1.0,
+                    to_x,
+                    to_w,
+                ));
+            });
+            assert!(
+                said.contains(message) && said.is_empty() == message.is_empty(),
+                "{said}"
+            );
+
+            let comparison = |student, token_weights| distillation::Comparison {
+                student,
+                teacher: student,
+                lesson: cpu::distillation::Lesson {
+                    targets: &ids,
+                    token_weights,
+                    teacher_share: 0.75,
+                    temperature: 1.5,
+                },
+            };
+            let (_, kept) = ok(distillation::forward(s, comparison(before, &WEIGHTS)));
+            let said = panic_of(|| {
+                let (to_x, to_w, grad) = (to_x.as_mut(), to_w.as_mut(), grad_loss.as_slice());
+                ok(distillation::backward(
+                    s,
+                    comparison(now, &weights),
+                    kept,
+                    grad,
+                    1.0,
+                    to_x,
+                    to_w,
+                ));
+            });
+            assert!(
+                said.contains(message) && said.is_empty() == message.is_empty(),
+                "{said}"
+            );
+        }
+    });
+}
+
 #[test]
 fn attention_and_its_gradients() {
     on_device(|s| {
