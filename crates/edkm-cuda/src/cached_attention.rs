@@ -4,10 +4,11 @@
 use std::ops::Range;
 
 use crate::attention::MOST_HEAD_DIM;
+use crate::check::{self, TooLarge};
 use crate::dense::Kind;
 use crate::runtime::{blocks, blocks_for};
 use crate::Argument::{Address, Float, Size};
-use crate::{check, Array, Runtime, Slice, SliceMut};
+use crate::{Array, Runtime, Slice, SliceMut};
 
 /// Queries and keys of a tile: as in `cuda/tiles.cuh`.
 const TILE: usize = 64;
@@ -86,6 +87,8 @@ impl<R: Runtime> Cache<R> {
     /// For heads that there are no kernels for: more than 128 numbers, more than 64 query heads for a key head.
     pub fn new(runtime: &R, heads: Heads, capacity: usize, kind: CacheKind) -> Result<Self, R::Error> {
         heads.check();
+        let factors = [2, heads.keys, capacity, heads.dim, kind.kind().size()];
+        check::product("bytes of a cache [2, G, capacity, D]", factors)?;
         let words = Self::bytes_of_each(heads, capacity, kind).div_ceil(4);
         Ok(Self {
             keys: Array::unset(runtime, words)?,
@@ -96,7 +99,7 @@ impl<R: Runtime> Cache<R> {
         })
     }
 
-    /// Bytes of the keys, and of the values.
+    /// Bytes of the keys, and of the values: of a cache that there is.
     fn bytes_of_each(heads: Heads, capacity: usize, kind: CacheKind) -> usize {
         heads.keys * capacity * heads.dim * kind.kind().size()
     }
@@ -122,9 +125,9 @@ impl<R: Runtime> Cache<R> {
         v: Slice<'_, f32>,
         slots: Slice<'_, u32>,
     ) -> Result<(), R::Error> {
-        let len = slots.len() * self.heads.keys * self.heads.dim;
-        check::len("k [N, G, D]", k.len(), len);
-        check::len("v [N, G, D]", v.len(), len);
+        let (len, axes) = (k.len(), [slots.len(), self.heads.keys, self.heads.dim]);
+        check::shape("k [N, G, D]", k.len(), axes);
+        check::shape("v [N, G, D]", v.len(), axes);
         let arguments = [
             k.argument(),
             v.argument(),
@@ -224,9 +227,13 @@ impl<R: Runtime> Pieces<R> {
         })
     }
 
-    /// Bytes that [`forward`] works in.
-    fn scratch_bytes(&self) -> usize {
-        self.partials * self.heads.keys * TILE * (self.heads.dim + 2) * 4
+    /// Numbers that [`forward`] works in.
+    fn scratch(&self) -> Result<usize, TooLarge> {
+        let Heads { keys, dim, .. } = self.heads;
+        check::product(
+            "sums of cached attention [ranges, G, 64, D + 2]",
+            [self.partials, keys, TILE, dim + 2],
+        )
     }
 }
 
@@ -263,16 +270,16 @@ pub fn forward<R: Runtime>(
         pieces.capacity,
         cache.capacity
     );
-    let len = pieces.tokens * heads.queries * heads.dim;
-    check::len("q [N, A, D]", q.len(), len);
-    check::len("out [N, A, D]", out.len(), len);
-    let wanted = pieces.count * heads.keys;
+    let axes = [pieces.tokens, heads.queries, heads.dim];
+    check::shape("q [N, A, D]", q.len(), axes);
+    check::shape("out [N, A, D]", out.len(), axes);
+    let wanted = check::product("blocks of cached attention [pieces, G]", [pieces.count, heads.keys])?;
     if wanted == 0 {
         return Ok(());
     }
     let mut partial = match pieces.partials {
         0 => None,
-        _ => Some(Array::<R, f32>::unset(runtime, pieces.scratch_bytes() / 4)?),
+        _ => Some(Array::<R, f32>::unset(runtime, pieces.scratch()?)?),
     };
     let arguments = [
         q.argument(),
@@ -308,4 +315,25 @@ pub fn forward<R: Runtime>(
     // SAFETY: edkm_cached_attention_join(items, partial, out, heads, kv_heads, dim, blocks) reaches the items, their tokens of out and their sums of
     // partial, as above.
     unsafe { runtime.launch("edkm_cached_attention_join", blocks(wanted), &arguments) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::Nowhere;
+
+    #[test]
+    fn a_cache_that_cannot_be_addressed_is_an_error() {
+        let heads = Heads {
+            queries: 8,
+            keys: 8,
+            dim: 64,
+        };
+        let cache = |capacity| Cache::new(&Nowhere, heads, capacity, CacheKind::F16);
+        // 2^11 bytes a token
+        assert!(cache((1 << 53) - 1).is_ok_and(|cache| cache.size_bytes() == usize::MAX - 2047));
+        let error = cache(1 << 53).err().expect("2^64 bytes");
+        let message = "bytes of a cache [2, G, capacity, D]: 2 x 8 x 9007199254740992 x 64 x 2 is too large";
+        assert!(error.to_string().starts_with(message), "{error}");
+    }
 }

@@ -6,9 +6,10 @@
 
 pub use crate::halves::Half;
 
-use crate::runtime::THREADS;
+use crate::check::{self, TooLarge};
+use crate::runtime::{blocks_of_grid, THREADS};
 use crate::Argument::Size;
-use crate::{check, Argument, Array, Runtime, Slice, SliceMut};
+use crate::{Argument, Array, Runtime, Slice, SliceMut};
 
 /// Number of 16-bit keys.
 pub const KEYS: usize = 1 << 16;
@@ -111,22 +112,23 @@ impl<'a> Palettes<'a> {
     }
 
     /// Blocks for each palette if a block is to have so many weights, but no fewer than `few` run on the device; and blocks in all.
-    fn blocks(self, weights_of_block: usize, few: usize) -> (usize, u32) {
+    fn blocks(self, weights_of_block: usize, few: usize) -> Result<(usize, u32), TooLarge> {
         /// Weights that a block at least has.
         const LEAST: usize = 8 * THREADS;
         let (palettes, len) = (self.palettes().max(1), self.weights_per_palette);
         let few = (few / palettes).min(len.div_ceil(LEAST));
         let per = len.div_ceil(weights_of_block).max(few).max(1);
-        (per, (per * palettes) as u32)
+        let blocks = blocks_of_grid("blocks of a pass over weights [blocks of each, P]", [per, palettes])?;
+        Ok((per, blocks))
     }
 
     /// For kernels whose blocks have a window of counters of their own to fill and to add up, so that each gets many weights.
-    fn counting_blocks(self) -> (usize, u32) {
+    fn counting_blocks(self) -> Result<(usize, u32), TooLarge> {
         self.blocks(MOST_OF_BLOCK, 512)
     }
 
     /// For kernels that go over the weights once.
-    fn streaming_blocks(self) -> (usize, u32) {
+    fn streaming_blocks(self) -> Result<(usize, u32), TooLarge> {
         self.blocks(16 * THREADS, 512)
     }
 
@@ -157,7 +159,7 @@ pub fn count_into<R: Runtime>(
 ) -> Result<(), R::Error> {
     check::len("counts [P, KEYS]", counts.len(), weights.palettes() * KEYS);
     check::len("magnitudes [P]", magnitudes.len(), weights.palettes());
-    let (per, blocks) = weights.counting_blocks();
+    let (per, blocks) = weights.counting_blocks()?;
     let arguments = [
         weights.weights.argument(),
         weights.half.argument(),
@@ -192,7 +194,7 @@ pub fn sum_into<R: Runtime>(
     check::len("sums [P, KEYS]", sums.len(), weights.palettes() * KEYS);
     check::len("magnitudes [P]", magnitudes.len(), weights.palettes());
     let len = weights.weights_per_palette();
-    let (per, blocks) = weights.streaming_blocks();
+    let (per, blocks) = weights.streaming_blocks()?;
     let arguments = [
         addends.argument(),
         magnitudes.argument(),
@@ -203,7 +205,7 @@ pub fn sum_into<R: Runtime>(
     // SAFETY: edkm_largest_magnitude(x, magnitudes, len, all, blocks of each) reaches `len` numbers and one magnitude of each palette.
     unsafe { runtime.launch("edkm_largest_magnitude", blocks, &arguments) }?;
     let bits = UnitBits::of(len);
-    let (per, blocks) = weights.counting_blocks();
+    let (per, blocks) = weights.counting_blocks()?;
     let arguments = [
         weights.weights.argument(),
         weights.half.argument(),
@@ -257,7 +259,7 @@ pub fn look_up_in<R: Runtime>(
 ) -> Result<(), R::Error> {
     check::len("tables [P, KEYS]", tables.len(), weights.palettes() * KEYS);
     check::len("out", out.len(), weights.len());
-    let (per, blocks) = weights.streaming_blocks();
+    let (per, blocks) = weights.streaming_blocks()?;
     let arguments = [
         weights.weights.argument(),
         weights.half.argument(),
@@ -286,7 +288,7 @@ pub fn multiply_add_in<R: Runtime>(
     check::len("tables [P, KEYS]", tables.len(), weights.palettes() * KEYS);
     check::len("grad", grad.len(), weights.len());
     check::len("total", total.len(), weights.len());
-    let (per, blocks) = weights.streaming_blocks();
+    let (per, blocks) = weights.streaming_blocks()?;
     let arguments = [
         weights.weights.argument(),
         weights.half.argument(),

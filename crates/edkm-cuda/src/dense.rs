@@ -53,7 +53,8 @@ impl<R: Runtime> Dense<R> {
     /// # Panics
     /// If there are not as many bytes as the shape asks for.
     pub fn new(runtime: &R, [rows, cols]: [usize; 2], kind: Kind, bytes: &[u8]) -> Result<Self, R::Error> {
-        check::len("bytes of [rows, cols]", bytes.len(), rows * cols * kind.size());
+        let expected = check::product("bytes of a dense matrix [rows, cols]", [rows, cols, kind.size()])?;
+        check::len("bytes of [rows, cols]", bytes.len(), expected);
         let mut words = Array::unset(runtime, bytes.len().div_ceil(4))?;
         let numbers = words.as_mut().cast::<u8>();
         let [mut numbers, _] = numbers.split([bytes.len(), 0]);
@@ -114,7 +115,7 @@ impl<R: Runtime> Dense<R> {
     /// # Errors
     /// The runtime's.
     pub fn gather(&self, runtime: &R, ids: Slice<'_, u32>, out: SliceMut<'_, f32>) -> Result<(), R::Error> {
-        check::len("out [N, cols]", out.len(), ids.len() * self.cols);
+        check::shape("out [N, cols]", out.len(), [ids.len(), self.cols]);
         self.rows_into(runtime, Some(ids), 0, out)
     }
 
@@ -147,7 +148,7 @@ impl<R: Runtime> Dense<R> {
     /// The runtime's.
     pub fn multiply(&self, runtime: &R, x: Slice<'_, f32>, mut y: SliceMut<'_, f32>) -> Result<(), R::Error> {
         let inputs = check::rows("x [M, cols]", x.len(), self.cols);
-        check::len("y [M, rows]", y.len(), inputs * self.rows);
+        check::shape("y [M, rows]", y.len(), [inputs, self.rows]);
         let arguments = [
             self.words.as_slice().argument(),
             x.argument(),
@@ -160,5 +161,19 @@ impl<R: Runtime> Dense<R> {
         // SAFETY: edkm_dense_product(numbers, x, y, kind, rows, cols, inputs) reaches rows x cols numbers of the kind, inputs x cols of x and
         // inputs x rows of y.
         unsafe { runtime.launch("edkm_dense_product", blocks(self.rows), &arguments) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::Nowhere;
+
+    #[test]
+    fn a_shape_that_wraps_around_is_an_error() {
+        let error = Dense::new(&Nowhere, [1 << 31, 1 << 32], Kind::F16, &[]).err();
+        let message = "bytes of a dense matrix [rows, cols]: 2147483648 x 4294967296 x 2 is too large";
+        let error = error.expect("2^64 bytes").to_string();
+        assert!(error.starts_with(message), "{error}");
     }
 }

@@ -27,7 +27,7 @@ use cudarc::driver::{result, sys, CudaDevice, CudaSlice, DevicePtr, DeviceSlice,
 
 use crate::product::{Operands, Operation, Product};
 use crate::runtime::THREADS;
-use crate::{source, Argument, Runtime, Slice, SliceMut};
+use crate::{source, Argument, Runtime, Slice, SliceMut, TooLarge};
 use pool::MemoryPool;
 use traffic::TrafficMeter;
 
@@ -61,6 +61,9 @@ pub enum GpuError {
         /// What failed.
         reason: String,
     },
+    /// A size beyond what the device or cuBLAS counts.
+    #[error(transparent)]
+    TooLarge(#[from] TooLarge),
     /// NVRTC, when the kernels are compiled.
     #[error("the CUDA kernels could not be compiled by NVRTC for {architecture}: {reason}")]
     Compile {
@@ -77,7 +80,7 @@ impl GpuError {
         match self {
             Self::Driver(error) => error.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY,
             Self::Blas(error) => error.0 == cublas::cublasStatus_t::CUBLAS_STATUS_ALLOC_FAILED,
-            Self::NoSuchGpu { .. } | Self::OldDriver { .. } | Self::Compile { .. } => false,
+            Self::NoSuchGpu { .. } | Self::OldDriver { .. } | Self::TooLarge(_) | Self::Compile { .. } => false,
         }
     }
 }
@@ -397,6 +400,7 @@ impl Runtime for Gpu {
 
     unsafe fn multiply(&self, product: &Product) -> Result<(), GpuError> {
         use cublas::cudaDataType_t::{CUDA_R_16F, CUDA_R_32F};
+        let sizes = product.sizes()?;
         self.device.bind_to_thread()?;
         let one = 1.0f32;
         let host = |x: &f32| std::ptr::from_ref(x).cast::<c_void>();
@@ -423,7 +427,7 @@ impl Runtime for Gpu {
         };
         // SAFETY: the caller's contract. The factors are host pointers that live through the call, or stand in the device's memory, as the handle's
         // pointer mode says.
-        unsafe { call.gemm(product) }?;
+        unsafe { call.gemm(product, sizes) }?;
         Ok(())
     }
 }
@@ -439,8 +443,9 @@ struct Call<'a> {
 
 impl Call<'_> {
     /// # Safety
-    /// The factors are where the handle looks for them; the matrices lie in the device's memory and are of the type of `operands`, C of f32.
-    unsafe fn gemm(&self, product: &Product) -> Result<(), CublasError> {
+    /// The sizes are those of the product. The factors are where the handle looks for them; the matrices lie in the device's memory and are of the type of
+    /// `operands`, C of f32.
+    unsafe fn gemm(&self, product: &Product, [m, n, k, lda, ldb, ldc]: [i32; 6]) -> Result<(), CublasError> {
         let operation = |operation| match operation {
             Operation::None => cublas::cublasOperation_t::CUBLAS_OP_N,
             Operation::Transpose => cublas::cublasOperation_t::CUBLAS_OP_T,
@@ -452,20 +457,20 @@ impl Call<'_> {
                 *self.blas.handle(),
                 operation(product.op_a),
                 operation(product.op_b),
-                product.m as i32,
-                product.n as i32,
-                product.k as i32,
+                m,
+                n,
+                k,
                 alpha,
                 product.a as *const c_void,
                 self.operands,
-                product.lda as i32,
+                lda,
                 product.b as *const c_void,
                 self.operands,
-                product.ldb as i32,
+                ldb,
                 beta,
                 product.c as *mut c_void,
                 cublas::cudaDataType_t::CUDA_R_32F,
-                product.ldc as i32,
+                ldc,
                 self.compute,
                 cublas::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
             )

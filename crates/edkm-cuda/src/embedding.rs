@@ -33,7 +33,7 @@ pub(crate) fn gather_rows<R: Runtime>(
     width: usize,
     mut out: SliceMut<'_, f32>,
 ) -> Result<(), R::Error> {
-    check::len("out [N, H]", out.len(), ids.len() * width);
+    check::shape("out [N, H]", out.len(), [ids.len(), width]);
     let len = out.len();
     let arguments = [table.argument(), ids.argument(), out.argument(), Size(width), Size(len)];
     // SAFETY: edkm_gather_rows(table, ids, out, width, len) reaches len / width ids, `len` numbers of out, and the rows `ids` of the table, which
@@ -49,7 +49,7 @@ pub(crate) fn scatter_rows<R: Runtime>(
     width: usize,
     from: Slice<'_, f32>,
 ) -> Result<(), R::Error> {
-    check::len("from [N, H]", from.len(), ids.len() * width);
+    check::shape("from [N, H]", from.len(), [ids.len(), width]);
     let len = from.len();
     let arguments = [to.argument(), ids.argument(), from.argument(), Size(width), Size(len)];
     // SAFETY: edkm_scatter_rows(to, ids, from, width, len) reaches len / width ids, `len` numbers of from, and the rows `ids` of `to`.
@@ -74,7 +74,9 @@ pub fn scatter_add<R: Runtime>(
     let Some(width) = row_width(grad_table.len(), ids, grad_out.len()) else {
         return Ok(());
     };
-    let mut order: Vec<u32> = (0..ids.len() as u32).collect();
+    // places are below it
+    let tokens = check::in_u32("tokens of an embedding", ids.len())?;
+    let mut order: Vec<u32> = (0..tokens).collect();
     // stable: the tokens of one row stay in order
     order.sort_by_key(|&token| ids[token as usize]);
     let (mut rows, mut starts) = (Vec::new(), Vec::new());
@@ -85,7 +87,7 @@ pub fn scatter_add<R: Runtime>(
             starts.push(place as u32);
         }
     }
-    starts.push(order.len() as u32);
+    starts.push(tokens);
     let len = rows.len() * width;
     let rows = Array::from_host(runtime, &rows)?;
     let starts = Array::from_host(runtime, &starts)?;

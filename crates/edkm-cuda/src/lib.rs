@@ -10,7 +10,8 @@
 //! shapes, or in integers.
 //!
 //! # Panics
-//! A slice whose length does not match the stated axes is an error in the calling program, and panics with a message that names the slice.
+//! A slice whose length does not match the stated axes is an error in the calling program, and panics with a message that names the slice. A size that nothing
+//! holds yet, of memory to allocate or of a launch, is an error where it is too large: [`TooLarge`].
 
 pub mod adamw;
 pub mod attention;
@@ -41,5 +42,6 @@ mod runtime;
 pub mod source;
 pub mod swiglu;
 
+pub use check::TooLarge;
 pub use memory::{Array, Slice, SliceMut};
 pub use runtime::{Argument, Runtime};

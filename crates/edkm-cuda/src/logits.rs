@@ -109,7 +109,8 @@ pub(crate) struct Chunk<R: Runtime> {
 
 impl<R: Runtime> Chunk<R> {
     pub(crate) fn new(runtime: &R, positions: Vec<usize>) -> Result<Self, R::Error> {
-        let tokens: Vec<u32> = positions.iter().map(|&n| n as u32).collect();
+        let tokens = positions.iter().map(|&n| check::in_u32("tokens of a loss", n));
+        let tokens = tokens.collect::<Result<Vec<_>, _>>()?;
         Ok(Self {
             tokens: Array::from_host(runtime, &tokens)?,
             positions,

@@ -29,7 +29,7 @@ pub struct Unpacked<R: Runtime> {
 impl<R: Runtime> Unpacked<R> {
     /// Room for the products of such matrices, given as `[rows, cols]`. Memory: the numbers of the largest, at most 2^25, x 4 bytes.
     pub fn new(shapes: impl IntoIterator<Item = [usize; 2]>) -> Self {
-        let needed = |[rows, cols]: [usize; 2]| (rows * cols).min(MOST_UNPACKED).max(cols);
+        let needed = |[rows, cols]: [usize; 2]| rows.saturating_mul(cols).min(MOST_UNPACKED).max(cols);
         let numbers = shapes.into_iter().map(needed).max().unwrap_or(0);
         Self { numbers, memory: None }
     }
@@ -111,7 +111,7 @@ impl<R: Runtime> Matrix<R> {
     ) -> Result<(), R::Error> {
         let (rows, cols) = (self.rows(), self.cols());
         let inputs = check::rows("x [M, cols]", x.len(), cols);
-        check::len("y [M, rows]", y.len(), inputs * rows);
+        check::shape("y [M, rows]", y.len(), [inputs, rows]);
         match self {
             Self::Packed(packed) if inputs <= most_inputs_as_stored(packed.bits(), packed.vector()) => {
                 return packed.multiply(runtime, x, y)

@@ -5,6 +5,7 @@ use std::marker::PhantomData;
 
 use bytemuck::Pod;
 
+use crate::check::{self, TooLarge};
 use crate::{Argument, Runtime};
 
 /// Numbers in a device's memory, to read.
@@ -229,7 +230,7 @@ impl<'a, T> SliceMut<'a, T> {
     where
         T: Pod,
     {
-        crate::check::len("bytes", bytes.len(), self.len * size_of::<T>());
+        check::len("bytes", bytes.len(), self.len * size_of::<T>());
         // SAFETY: a slice is in its runtime's memory and borrowed uniquely, by the contract of `from_raw`.
         unsafe { runtime.write(self.address, bytes) }
     }
@@ -252,10 +253,9 @@ fn check_part(len: usize, first: usize, part: usize) {
     );
 }
 
-/// Bytes of so many numbers. Panics where they are more than an address can tell.
-fn bytes_of<T>(len: usize) -> usize {
-    len.checked_mul(size_of::<T>())
-        .unwrap_or_else(|| panic!("{len} numbers of {} bytes cannot be addressed", size_of::<T>()))
+/// Bytes of so many numbers. Not every device can allocate nothing.
+fn bytes_of<T>(len: usize) -> Result<usize, TooLarge> {
+    Ok(check::product("bytes of numbers on the device", [len, size_of::<T>()])?.max(8))
 }
 
 /// Numbers in a device's memory, owned.
@@ -271,8 +271,7 @@ impl<R: Runtime, T: Pod> Array<R, T> {
     /// # Errors
     /// The runtime's, out of memory above all.
     pub fn zeroed(runtime: &R, len: usize) -> Result<Self, R::Error> {
-        // not every device can allocate nothing
-        let memory = runtime.allocate(bytes_of::<T>(len).max(8))?;
+        let memory = runtime.allocate(bytes_of::<T>(len)?)?;
         Ok(Array {
             memory,
             len,
@@ -285,7 +284,7 @@ impl<R: Runtime, T: Pod> Array<R, T> {
     /// # Errors
     /// The runtime's, out of memory above all.
     pub fn unset(runtime: &R, len: usize) -> Result<Self, R::Error> {
-        let memory = runtime.allocate_unset(bytes_of::<T>(len).max(8))?;
+        let memory = runtime.allocate_unset(bytes_of::<T>(len)?)?;
         Ok(Array {
             memory,
             len,
@@ -338,5 +337,20 @@ impl<R: Runtime, T: Pod> Array<R, T> {
     /// The runtime's.
     pub fn to_host(&self, runtime: &R) -> Result<Vec<T>, R::Error> {
         self.as_slice().to_host(runtime)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::Nowhere;
+
+    #[test]
+    fn numbers_that_cannot_be_addressed_are_an_error() {
+        assert!(Array::<_, f32>::unset(&Nowhere, usize::MAX / 4).is_ok());
+        let error = Array::<_, f32>::zeroed(&Nowhere, usize::MAX / 4 + 1).err();
+        let message = "bytes of numbers on the device: 4611686018427387904 x 4 is too large";
+        let error = error.expect("2^64 bytes").to_string();
+        assert!(error.starts_with(message), "{error}");
     }
 }

@@ -40,10 +40,10 @@ impl<R: Runtime> Packed<R> {
             .collect();
         let words = matrix.packed_words();
         let [tiles, words_per_row] = matrix.packed_shape();
-        check::len(
+        check::shape(
             "words [tiles, words of a row, 16]",
             words.len(),
-            tiles * words_per_row * TILE_ROWS,
+            [tiles, words_per_row, TILE_ROWS],
         );
         let spec = matrix.spec();
         Ok(Self {
@@ -113,7 +113,7 @@ impl<R: Runtime> Packed<R> {
     /// # Errors
     /// The runtime's.
     pub fn gather(&self, runtime: &R, ids: Slice<'_, u32>, out: SliceMut<'_, f32>) -> Result<(), R::Error> {
-        check::len("out [N, cols]", out.len(), ids.len() * self.cols);
+        check::shape("out [N, cols]", out.len(), [ids.len(), self.cols]);
         self.rows_into(runtime, Some(ids), 0, ids.len(), out)
     }
 
@@ -160,7 +160,7 @@ impl<R: Runtime> Packed<R> {
     /// The runtime's.
     pub fn multiply(&self, runtime: &R, x: Slice<'_, f32>, mut y: SliceMut<'_, f32>) -> Result<(), R::Error> {
         let inputs = check::rows("x [M, cols]", x.len(), self.cols);
-        check::len("y [M, rows]", y.len(), inputs * self.rows);
+        check::shape("y [M, rows]", y.len(), [inputs, self.rows]);
         let wanted = self.tiles * inputs;
         if wanted == 0 {
             return Ok(());

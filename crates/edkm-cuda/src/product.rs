@@ -6,6 +6,8 @@
 
 use crate::runtime::{blocks_for, THREADS};
 use crate::Argument::{Float, Size};
+#[cfg(any(feature = "driver", test))]
+use crate::TooLarge;
 use crate::{check, Array, Runtime, Slice, SliceMut};
 
 pub use edkm_kernels::matmul::Accumulate;
@@ -83,6 +85,21 @@ pub struct Product {
     pub ldc: usize,
 }
 
+#[cfg(any(feature = "driver", test))]
+impl Product {
+    /// m, n, k and the three distances of columns, as cuBLAS counts them.
+    pub(crate) fn sizes(&self) -> Result<[i32; 6], TooLarge> {
+        Ok([
+            check::in_i32("columns of a product", self.m)?,
+            check::in_i32("rows of a product", self.n)?,
+            check::in_i32("terms of a product's sums", self.k)?,
+            check::in_i32("the second operand of a product, from row to row", self.lda)?,
+            check::in_i32("the first operand of a product, from row to row", self.ldb)?,
+            check::in_i32("the result of a product, from row to row", self.ldc)?,
+        ])
+    }
+}
+
 /// c = a bᵀ. `a [m, k]`, `b [n, k]`, `c [m, n]`.
 ///
 /// # Errors
@@ -95,8 +112,8 @@ pub fn nt<R: Runtime>(
     c: SliceMut<'_, f32>,
     accumulate: Accumulate,
 ) -> Result<(), R::Error> {
-    check::len("a [m, k]", a.len(), m * k);
-    check::len("b [n, k]", b.len(), n * k);
+    check::shape("a [m, k]", a.len(), [m, k]);
+    check::shape("b [n, k]", b.len(), [n, k]);
     let operands = [(b, Operation::Transpose, k), (a, Operation::None, k)];
     multiply(runtime, [m, n, k], operands, c, accumulate)
 }
@@ -116,14 +133,17 @@ pub(crate) fn nt_in_columns<R: Runtime>(
     c: SliceMut<'_, f32>,
     first: usize,
 ) -> Result<(), R::Error> {
-    check::len("a [m, k]", a.len(), m * k);
-    check::len("b [n, k]", b.len(), n * k);
+    check::shape("a [m, k]", a.len(), [m, k]);
+    check::shape("b [n, k]", b.len(), [n, k]);
     if m == 0 {
         return Ok(());
     }
     let columns = c.len() / m;
     check::len("c [m, columns]", c.len(), m * columns);
-    assert!(first + n <= columns, "columns {first}..{} of {columns}", first + n);
+    assert!(
+        first.checked_add(n).is_some_and(|end| end <= columns),
+        "{n} columns from {first} on, of {columns}"
+    );
     let operands = [(b, Operation::Transpose, k), (a, Operation::None, k)];
     let place = Place {
         first,
@@ -145,8 +165,8 @@ pub fn nn<R: Runtime>(
     c: SliceMut<'_, f32>,
     accumulate: Accumulate,
 ) -> Result<(), R::Error> {
-    check::len("a [m, k]", a.len(), m * k);
-    check::len("b [k, n]", b.len(), k * n);
+    check::shape("a [m, k]", a.len(), [m, k]);
+    check::shape("b [k, n]", b.len(), [k, n]);
     let operands = [(b, Operation::None, n), (a, Operation::None, k)];
     multiply(runtime, [m, n, k], operands, c, accumulate)
 }
@@ -163,8 +183,8 @@ pub fn tn<R: Runtime>(
     c: SliceMut<'_, f32>,
     accumulate: Accumulate,
 ) -> Result<(), R::Error> {
-    check::len("a [k, m]", a.len(), k * m);
-    check::len("b [k, n]", b.len(), k * n);
+    check::shape("a [k, m]", a.len(), [k, m]);
+    check::shape("b [k, n]", b.len(), [k, n]);
     let operands = [(b, Operation::None, n), (a, Operation::Transpose, m)];
     multiply(runtime, [m, n, k], operands, c, accumulate)
 }
@@ -176,7 +196,7 @@ fn multiply<R: Runtime>(
     c: SliceMut<'_, f32>,
     accumulate: Accumulate,
 ) -> Result<(), R::Error> {
-    check::len("c [m, n]", c.len(), m * n);
+    check::shape("c [m, n]", c.len(), [m, n]);
     let place = Place {
         first: 0,
         columns: n,
@@ -287,5 +307,41 @@ impl<R: Runtime> Halves<R> {
         // SAFETY: edkm_to_half(x, magnitude, half, len) reaches `len` numbers of x and half, and one of magnitude.
         unsafe { runtime.launch("edkm_to_half", blocks_for(len), &arguments) }?;
         Ok(Self { numbers, magnitude })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_those_that_cublas_counts() {
+        let product = Product {
+            operands: Operands::F32 { beta: 0.0 },
+            op_a: Operation::None,
+            op_b: Operation::None,
+            m: 2,
+            n: 3,
+            k: 4,
+            a: 0,
+            lda: 5,
+            b: 0,
+            ldb: 6,
+            c: 0,
+            ldc: 7,
+        };
+        assert_eq!(product.sizes(), Ok([2, 3, 4, 5, 6, 7]));
+        let message = |product: Product| product.sizes().unwrap_err().to_string();
+        let most = "2147483648 is too large, the most is 2147483647";
+        let rows = Product { n: 1 << 31, ..product };
+        assert_eq!(message(rows), format!("rows of a product: {most}"));
+        let strided = Product {
+            ldc: 1 << 31,
+            ..product
+        };
+        assert_eq!(
+            message(strided),
+            format!("the result of a product, from row to row: {most}")
+        );
     }
 }

@@ -53,10 +53,16 @@ impl Settings {
     /// # Panics
     /// If there are no clusters, or too many.
     fn check(self) {
-        let Settings { clusters, .. } = self;
+        let Settings {
+            clusters, repetitions, ..
+        } = self;
         assert!(
             (1..=MOST_CLUSTERS).contains(&clusters),
             "{clusters} clusters: at most {MOST_CLUSTERS}"
+        );
+        assert!(
+            u32::try_from(repetitions).is_ok(),
+            "{repetitions} repetitions: at most 2^32 - 1"
         );
     }
 

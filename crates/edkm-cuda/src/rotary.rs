@@ -116,7 +116,8 @@ fn launch<R: Runtime>(
     from: Slice<'_, f32>,
     mut to: SliceMut<'_, f32>,
 ) -> Result<(), R::Error> {
-    check::rows("x [N, heads, D]", from.len(), heads * 2 * angles.half);
+    let of_token = check::product("numbers of a token [heads, D]", [heads, 2, angles.half])?;
+    check::rows("x [N, heads, D]", from.len(), of_token);
     check::len("out [N, heads, D]", to.len(), from.len());
     let pairs = from.len() / 2;
     let arguments = [

@@ -1,6 +1,7 @@
 //! What the ops need of a device.
 #![allow(unsafe_code)]
 
+use crate::check::{self, TooLarge};
 use crate::product::{Precision, Product};
 
 /// Threads of a block, in every launch: as in `cuda/prelude.cuh`.
@@ -36,8 +37,8 @@ impl Argument {
 
 /// Something that holds memory and runs the kernels of this crate, one after the other in the order of the calls.
 pub trait Runtime {
-    /// What can go wrong: out of memory, a kernel that does not compile or run.
-    type Error;
+    /// What can go wrong: out of memory, a kernel that does not compile or run, a size that is too large for either.
+    type Error: From<TooLarge>;
     /// Memory of the device, freed when dropped.
     type Memory;
 
@@ -105,4 +106,73 @@ pub(crate) fn blocks_for(threads: usize) -> u32 {
 /// So many blocks, at least one; kernels go on where the grid ends.
 pub(crate) fn blocks(wanted: usize) -> u32 {
     wanted.clamp(1, MOST_BLOCKS) as u32
+}
+
+/// Exactly so many blocks: of kernels that find by their number what they work on, and go no further.
+pub(crate) fn blocks_of_grid<const N: usize>(what: &'static str, factors: [usize; N]) -> Result<u32, TooLarge> {
+    // a grid has so many along its first axis
+    const MOST: usize = i32::MAX as usize;
+    let blocks = check::product(what, factors).ok().filter(|&blocks| blocks <= MOST);
+    blocks.map(|blocks| blocks as u32).ok_or_else(|| TooLarge {
+        what,
+        factors: factors.to_vec(),
+        most: MOST,
+    })
+}
+
+/// A device without memory or kernels, for what is refused before either is asked for.
+#[cfg(test)]
+pub(crate) struct Nowhere;
+
+#[cfg(test)]
+impl Runtime for Nowhere {
+    type Error = TooLarge;
+    type Memory = ();
+
+    fn allocate(&self, _: usize) -> Result<(), TooLarge> {
+        Ok(())
+    }
+
+    fn allocate_unset(&self, _: usize) -> Result<(), TooLarge> {
+        Ok(())
+    }
+
+    fn address((): &()) -> u64 {
+        0
+    }
+
+    unsafe fn write(&self, _: u64, _: &[u8]) -> Result<(), TooLarge> {
+        unreachable!("there is no memory")
+    }
+
+    unsafe fn read(&self, _: u64, _: &mut [u8]) -> Result<(), TooLarge> {
+        unreachable!("there is no memory")
+    }
+
+    unsafe fn launch(&self, kernel: &'static str, _: u32, _: &[Argument]) -> Result<(), TooLarge> {
+        unreachable!("there is no {kernel}")
+    }
+
+    unsafe fn multiply(&self, _: &Product) -> Result<(), TooLarge> {
+        unreachable!("there are no products")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_grid_has_all_blocks_or_is_an_error() {
+        assert_eq!(blocks_of_grid("repetitions [P, parts]", [3, 128]), Ok(384));
+        assert_eq!(
+            blocks_of_grid("repetitions [P, parts]", [(1 << 31) - 1, 1]),
+            Ok((1 << 31) - 1)
+        );
+        for palettes in [1 << 24, 1 << 25, usize::MAX / 2] {
+            let error = blocks_of_grid("repetitions [P, parts]", [palettes, 128]).unwrap_err();
+            let message = format!("repetitions [P, parts]: {palettes} x 128 is too large, the most is 2147483647");
+            assert_eq!(error.to_string(), message);
+        }
+    }
 }

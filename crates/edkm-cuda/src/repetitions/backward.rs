@@ -6,6 +6,7 @@ use edkm_cluster::elsewhere::PaletteWay;
 use super::record::records_of;
 use super::{counted, parts, Kept, Settings, PARTS};
 use crate::clustering::{multiply_add_in, sum_into, Palettes, KEYS};
+use crate::runtime::blocks_of_grid;
 use crate::Argument::Size;
 use crate::{check, Array, Runtime, Slice, SliceMut};
 
@@ -67,7 +68,8 @@ fn gradient_tables<R: Runtime>(
         clusters, repetitions, ..
     } = settings;
     let palettes = part.palettes();
-    let (blocks, keys) = (palettes * PARTS, palettes * KEYS);
+    let blocks = blocks_of_grid("gradient of repetitions [P, parts]", [palettes, PARTS])?;
+    let keys = palettes * KEYS;
     // the pairs stay zero where a key does not take part
     let lens = [keys, keys, palettes.div_ceil(2), palettes.div_ceil(2)];
     let mut memory = Array::<R, u64>::zeroed(runtime, lens.iter().sum())?;
@@ -85,7 +87,7 @@ fn gradient_tables<R: Runtime>(
         }
     };
     let bits = sum_into(runtime, part, grad, &mut sums, &mut magnitudes.part(0, palettes))?;
-    let lens = [keys, palettes * clusters, blocks * clusters];
+    let lens = [keys, palettes * clusters, blocks as usize * clusters];
     let mut scratch = Array::<R, f64>::unset(runtime, lens.iter().sum())?;
     let [mut shifts, mut grads, mut partials] = scratch.as_mut().split(lens);
     let (mut pairs, mut tickets) = (pairs.cast::<[f32; 2]>(), tickets.cast::<u32>());
@@ -110,13 +112,13 @@ fn gradient_tables<R: Runtime>(
     // SAFETY: edkm_clustered_backward(counts, sums, magnitudes, bits, kind, keep zero, records, K, T, tables, grads, partials, tickets), PARTS blocks a
     // palette, reaches the counters, sums and pairs of 16-bit keys, a magnitude, a record, K gradients and a ticket of each palette, and a number a
     // cluster of each block.
-    unsafe { runtime.launch("edkm_clustered_backward", blocks as u32, &common) }?;
+    unsafe { runtime.launch("edkm_clustered_backward", blocks, &common) }?;
     let most = ways.iter().map(|way| way.log_mass_tk.len() / clusters).max();
     for t in (0..most.unwrap_or(0)).rev() {
         let mut arguments = common.clone();
         arguments.splice(shared..shared, [Size(t), shifts.argument()]);
         // SAFETY: as above, with edkm_repetition_backward(.., T, t, shifts, tables, ..), which also reaches the shifts of 16-bit keys of each palette.
-        unsafe { runtime.launch("edkm_repetition_backward", blocks as u32, &arguments) }?;
+        unsafe { runtime.launch("edkm_repetition_backward", blocks, &arguments) }?;
     }
     Ok(GradientTables { memory, len: keys })
 }

@@ -9,7 +9,7 @@ use super::kept::Places;
 use super::record::{head, head_as_arguments, records_of, way_of};
 use super::{counted, parts, Found, Kept, Settings, Starts, CLUSTERS_AT_ONCE, PARTS};
 use crate::clustering::{count_into, look_up_in, Palettes, KEYS};
-use crate::runtime::THREADS;
+use crate::runtime::{blocks_of_grid, THREADS};
 use crate::Argument::Size;
 use crate::{check, Array, Runtime, Slice, SliceMut};
 
@@ -41,6 +41,7 @@ pub fn forward<R: Runtime>(
         true => None,
         false => Some(heads(runtime, settings, starts)?),
     };
+    check::product("records of repetitions [P, numbers]", [palettes, settings.record_len()])?;
     let places = Places::new(palettes, settings);
     let lens = places.lens();
     let mut memory = Array::<R, u64>::zeroed(runtime, lens.iter().sum())?;
@@ -155,9 +156,10 @@ fn choose_start<R: Runtime>(
         Size(clusters),
         Size(repetitions),
     ];
+    let blocks = blocks_of_grid("repetitions [P]", [starts.known.len()])?;
     // SAFETY: edkm_choose_start(digest, expected a, expected b, starts, records, K, T), a block a palette, reaches two numbers of the digest, two starts
     // and a record of each palette.
-    unsafe { runtime.launch("edkm_choose_start", starts.known.len() as u32, &arguments) }
+    unsafe { runtime.launch("edkm_choose_start", blocks, &arguments) }
 }
 
 /// Takes the digest of a matrix with one palette and few clusters, and begins its record.
@@ -203,8 +205,9 @@ pub fn add_digest<R: Runtime>(
     check::len("counts [P, KEYS]", counts.len(), palettes * KEYS);
     check::len("digest", digest.len(), 2);
     let arguments = [counts.argument(), Size(first), digest.argument()];
+    let blocks = blocks_of_grid("digest of counts [P, parts]", [palettes, PARTS])?;
     // SAFETY: edkm_digest_counts(counts, first palette, digest) reaches the counters of 16-bit keys of each palette of the grid, and two numbers.
-    unsafe { runtime.launch("edkm_digest_counts", (palettes * PARTS) as u32, &arguments) }
+    unsafe { runtime.launch("edkm_digest_counts", blocks, &arguments) }
 }
 
 fn move_centroids<R: Runtime>(
@@ -218,8 +221,8 @@ fn move_centroids<R: Runtime>(
     let Settings {
         clusters, repetitions, ..
     } = settings;
-    let blocks = part.palettes() * PARTS;
-    let mut partials = Array::<R, f64>::unset(runtime, blocks * 2 * clusters)?;
+    let blocks = blocks_of_grid("repetitions [P, parts]", [part.palettes(), PARTS])?;
+    let mut partials = Array::<R, f64>::unset(runtime, blocks as usize * 2 * clusters)?;
     let common = [
         counts.argument(),
         part.half().argument(),
@@ -231,13 +234,13 @@ fn move_centroids<R: Runtime>(
     let scratch = [partials.as_mut().argument(), tickets.argument()];
     // SAFETY: edkm_set_temperature(counts, kind, keep zero, records, K, T, partials, tickets), PARTS blocks a palette, reaches the counters of 16-bit keys,
     // the head and the first K centroids of a record and a ticket of each palette, and a number a cluster of each block.
-    unsafe { runtime.launch("edkm_set_temperature", blocks as u32, &[&common[..], &scratch].concat()) }?;
+    unsafe { runtime.launch("edkm_set_temperature", blocks, &[&common[..], &scratch].concat()) }?;
     for t in 0..repetitions {
         let of_repetition = [Size(t), Size(part.weights_per_palette())];
         let arguments = [&common[..], &of_repetition, &scratch].concat();
         // SAFETY: edkm_move_centroids(counts, kind, keep zero, records, K, T, t, len, partials, tickets), PARTS blocks a palette, reaches the counters of
         // 16-bit keys, a record and a ticket of each palette, and two numbers a cluster of each block.
-        unsafe { runtime.launch("edkm_move_centroids", blocks as u32, &arguments) }?;
+        unsafe { runtime.launch("edkm_move_centroids", blocks, &arguments) }?;
     }
     Ok(())
 }
@@ -259,9 +262,10 @@ fn clustered_tables<R: Runtime>(
         Size(settings.repetitions),
         tables.as_mut().argument(),
     ];
+    let blocks = blocks_of_grid("tables of repetitions [P, parts]", [palettes, TABLE_PARTS])?;
     // SAFETY: edkm_clustered_table(kind, keep zero, records, K, T, tables), TABLE_PARTS blocks a palette, reaches a record and the entries of 16-bit keys
     // of each palette.
-    unsafe { runtime.launch("edkm_clustered_table", (palettes * TABLE_PARTS) as u32, &arguments) }?;
+    unsafe { runtime.launch("edkm_clustered_table", blocks, &arguments) }?;
     Ok(tables)
 }
 

@@ -5,6 +5,8 @@ use edkm_cuda::product::Product;
 use edkm_cuda::{Argument, Array, Runtime};
 use std::sync::Arc;
 
+use crate::Never;
+
 /// The device of these tests.
 pub(crate) struct Device(Arc<Gpu>);
 
@@ -21,13 +23,13 @@ impl Device {
     }
 }
 
-fn expect<T>(result: Result<T, GpuError>) -> Result<T, std::convert::Infallible> {
+fn expect<T>(result: Result<T, GpuError>) -> Result<T, Never> {
     Ok(result.expect("the GPU failed"))
 }
 
 #[allow(unsafe_code)]
 impl Runtime for Device {
-    type Error = std::convert::Infallible;
+    type Error = Never;
     type Memory = <Gpu as Runtime>::Memory;
 
     fn allocate(&self, bytes: usize) -> Result<Self::Memory, Self::Error> {

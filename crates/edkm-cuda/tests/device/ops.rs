@@ -1,6 +1,7 @@
 //! Every op against the CPU's kernels, on the device of the build.
 
 use crate::device::{device, Device};
+use crate::Never;
 use edkm_cuda::product::Accumulate;
 use edkm_cuda::Array;
 use edkm_cuda::{
@@ -21,7 +22,7 @@ fn on_device(test: impl FnOnce(&Device)) {
     }
 }
 
-fn ok<T>(result: Result<T, std::convert::Infallible>) -> T {
+fn ok<T>(result: Result<T, Never>) -> T {
     let Ok(value) = result;
     value
 }

@@ -11,6 +11,8 @@ use edkm_cuda::product::{Operands, Operation, Product};
 use edkm_cuda::{source, Argument, Array, Runtime};
 use tempfile::TempDir;
 
+use crate::Never;
+
 /// The device of these tests.
 pub(crate) type Device = Simulator;
 
@@ -137,7 +139,7 @@ impl Drop for Memory {
 
 #[allow(unsafe_code)]
 impl Runtime for Simulator {
-    type Error = std::convert::Infallible;
+    type Error = Never;
     type Memory = Memory;
 
     fn allocate(&self, bytes: usize) -> Result<Memory, Self::Error> {

@@ -79,7 +79,9 @@ impl OnGpu {
         let (device, heads) = (&self.weights.device, heads_of(self.model.config()));
         let caches = (0..layers).map(|_| Cache::new(device.gpu(), heads, capacity, kind_of(cache_type)));
         self.caches = caches.collect::<Result<_, _>>().map_err(|error| {
-            let bytes = layers * 2 * heads.keys * capacity * heads.dim * cache_type.size();
+            // which may be more than there are numbers for
+            let factors = [layers, 2, heads.keys, capacity, heads.dim, cache_type.size()];
+            let bytes = factors.into_iter().fold(1, usize::saturating_mul);
             device.error(error, format!("keys and values of {capacity} tokens"), bytes)
         })?;
         Ok(())
