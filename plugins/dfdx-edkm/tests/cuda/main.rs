@@ -2,6 +2,7 @@
 
 mod clustered_weight;
 mod common;
+mod golden;
 mod half_tensor;
 mod memory;
 mod net;
