@@ -5,7 +5,8 @@
 //! gradient's size independent of the temperature T.
 //!
 //! Memory, in both passes and between them: logits of one chunk for teacher and student ([`tokens_at_once`](crate::cross_entropy::tokens_at_once)).
-//! The backward pass begins with the last chunk, whose logits are kept, and computes those of the others again.
+//! The backward pass begins with the last chunk, whose logits are kept, and computes those of the others again; unless [`forward_ahead`] has found the
+//! gradients while the logits were there: 8 products of the projection's size in place of 12, and memory for gradients as large as those that they are added to.
 //!
 //! # Source
 //!
@@ -15,7 +16,7 @@ use crate::{
     check,
     elementwise::{self, exp},
     lanes::{self, dispatch},
-    logits::{self, map_rows, Axes},
+    logits::{self, map_rows, Ahead, Axes},
 };
 
 pub use crate::logits::Projection;
@@ -34,7 +35,9 @@ pub struct LogSumExp {
 pub struct Kept {
     /// Of each token.
     pub lse: LogSumExp,
+    /// Of the last chunk; none where gradients were found ahead.
     last: Logits,
+    ahead: Option<Ahead>,
 }
 
 /// Logits of a chunk, over the temperature.
@@ -85,6 +88,30 @@ pub struct Sums {
 ///
 /// If lengths do not match, the temperature is not positive, or a target that counts is outside the vocabulary.
 pub fn forward(student: Projection<'_>, teacher: Projection<'_>, lesson: Lesson<'_>) -> (Sums, Kept) {
+    forward_with(student, teacher, lesson, None)
+}
+
+/// [`forward`] for a backward pass that follows with this very lesson if `holds` says so of the sums. As long as it says so of those of the tokens so far, and
+/// there is more than one chunk, the gradients are found with them; where it does not in the end, the backward pass is that of [`forward`].
+///
+/// # Panics
+///
+/// As [`forward`].
+pub fn forward_ahead(
+    student: Projection<'_>,
+    teacher: Projection<'_>,
+    lesson: Lesson<'_>,
+    holds: impl Fn(&Sums) -> bool,
+) -> (Sums, Kept) {
+    forward_with(student, teacher, lesson, Some(&holds))
+}
+
+fn forward_with(
+    student: Projection<'_>,
+    teacher: Projection<'_>,
+    lesson: Lesson<'_>,
+    holds: Option<&dyn Fn(&Sums) -> bool>,
+) -> (Sums, Kept) {
     let Lesson {
         targets,
         token_weights,
@@ -98,13 +125,14 @@ pub fn forward(student: Projection<'_>, teacher: Projection<'_>, lesson: Lesson<
         student: vec![0.0; tokens],
         teacher: vec![0.0; tokens],
     };
+    let mut ahead = holds.and_then(|_| Ahead::of_mean(student, &logits::counted(token_weights), token_weights, 2));
     let last = for_each_chunk(
         student,
         teacher,
         token_weights,
         temperature,
         None,
-        |axes, chunk, _, logits| {
+        |axes, chunk, rows, logits| {
             let teacher = &logits.teacher;
             let found = map_rows(&mut logits.student, axes.vocabulary, |i, student| {
                 let teacher = &teacher[i * student.len()..][..student.len()];
@@ -129,9 +157,47 @@ pub fn forward(student: Projection<'_>, teacher: Projection<'_>, lesson: Lesson<
                 lse.student[token] = student_lse;
                 lse.teacher[token] = teacher_lse;
             }
+            if holds.is_some_and(|holds| !holds(&sums)) {
+                ahead = None;
+            }
+            if let Some(ahead) = &mut ahead {
+                to_gradients(axes, chunk, logits, lesson, &lse, ahead.scale());
+                ahead.add(axes, chunk, rows, student.w, &logits.student);
+            }
         },
     );
-    (sums, Kept { lse, last })
+    let last = match &ahead {
+        Some(_) => Logits::default(),
+        None => last,
+    };
+    (sums, Kept { lse, last, ahead })
+}
+
+/// The gradients of the student's logits of a chunk, for `scale` times the weighted sum, in their place.
+fn to_gradients(axes: Axes, chunk: &[usize], logits: &mut Logits, lesson: Lesson<'_>, lse: &LogSumExp, scale: f32) {
+    let Lesson {
+        targets,
+        token_weights,
+        teacher_share,
+        temperature,
+    } = lesson;
+    let teacher = &logits.teacher;
+    map_rows(&mut logits.student, axes.vocabulary, |i, student| {
+        let token = chunk[i];
+        // T^2 from the loss, 1/T from the logits.
+        let weight = scale * token_weights[token] * temperature;
+        let (student_lse, teacher_lse) = (lse.student[token], lse.teacher[token]);
+        let teacher = &teacher[i * student.len()..][..student.len()];
+        dispatch(
+            #[inline(always)]
+            || {
+                for (s, &t) in student.iter_mut().zip(teacher) {
+                    *s = weight * (exp(*s - student_lse) - teacher_share * exp(t - teacher_lse));
+                }
+            },
+        );
+        student[targets[token] as usize] -= weight * (1.0 - teacher_share);
+    });
 }
 
 /// Adds the gradient of `scale` x [`Lesson::total`] with respect to the student to `grad_x [N, H]` and `grad_w [V, H]`; the other
@@ -152,15 +218,18 @@ pub fn backward(
     let Lesson {
         targets,
         token_weights,
-        teacher_share,
         temperature,
+        ..
     } = lesson;
     check::len("targets [N]", targets, token_weights.len());
-    let Kept { lse, last } = kept;
+    let Kept { lse, last, ahead } = kept;
     check::len("lse.student [N]", &lse.student, token_weights.len());
     check::len("lse.teacher [N]", &lse.teacher, token_weights.len());
     check::len("grad_x [N, H]", grad_x, student.x.len());
     check::len("grad_w [V, H]", grad_w, student.w.len());
+    if let Some(ahead) = ahead {
+        return ahead.pass_on(scale, grad_x, grad_w);
+    }
     for_each_chunk(
         student,
         teacher,
@@ -168,23 +237,7 @@ pub fn backward(
         temperature,
         Some(last),
         |axes, chunk, rows, logits| {
-            let teacher = &logits.teacher;
-            map_rows(&mut logits.student, axes.vocabulary, |i, student| {
-                let token = chunk[i];
-                // T^2 from the loss, 1/T from the logits.
-                let weight = scale * token_weights[token] * temperature;
-                let (student_lse, teacher_lse) = (lse.student[token], lse.teacher[token]);
-                let teacher = &teacher[i * student.len()..][..student.len()];
-                dispatch(
-                    #[inline(always)]
-                    || {
-                        for (s, &t) in student.iter_mut().zip(teacher) {
-                            *s = weight * (exp(*s - student_lse) - teacher_share * exp(t - teacher_lse));
-                        }
-                    },
-                );
-                student[targets[token] as usize] -= weight * (1.0 - teacher_share);
-            });
+            to_gradients(axes, chunk, logits, lesson, &lse, scale);
             logits::project_backward(axes, chunk, rows, student.w, &logits.student, grad_x, grad_w);
         },
     );

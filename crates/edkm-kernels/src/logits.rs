@@ -2,7 +2,7 @@
 
 use crate::{
     check,
-    elementwise::exp,
+    elementwise::{self, exp},
     lanes::{self, dispatch},
     matmul::{self, Accumulate},
     parallel::PIECE,
@@ -96,6 +96,56 @@ pub(crate) fn project(axes: Axes, x: &[f32], w: &[f32], out: &mut Vec<f32>) {
     let rows = x.len() / axes.hidden;
     out.resize(rows * axes.vocabulary, 0.0);
     matmul::nt(rows, axes.vocabulary, axes.hidden, x, w, out, Accumulate::Overwrite);
+}
+
+/// Gradients of a loss that the forward pass has found while the logits were there: those of `scale` times the weighted sum.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Ahead {
+    scale: f32,
+    /// Of the hidden states `[N, H]`.
+    x: Vec<f32>,
+    /// Of the projection `[V, H]`.
+    w: Vec<f32>,
+}
+
+impl Ahead {
+    /// Zeros to add to, of the mean over the weights of these tokens. None where that is none, or where all logits fit in one chunk, so that backward begins
+    /// with all of them there.
+    pub(crate) fn of_mean(
+        projection: Projection<'_>,
+        tokens: &[usize],
+        token_weights: &[f32],
+        models: usize,
+    ) -> Option<Self> {
+        let weight: f64 = tokens.iter().map(|&token| f64::from(token_weights[token])).sum();
+        if weight <= 0.0 || !weight.is_finite() {
+            return None;
+        }
+        let Axes { hidden, vocabulary } = projection.axes(token_weights.len());
+        (tokens.len() > tokens_at_once(hidden, vocabulary, models)).then(|| Self {
+            scale: (1.0 / weight) as f32,
+            x: vec![0.0; projection.x.len()],
+            w: vec![0.0; projection.w.len()],
+        })
+    }
+
+    /// What the weighted sum is multiplied by.
+    pub(crate) fn scale(&self) -> f32 {
+        self.scale
+    }
+
+    /// Adds what a chunk's logits give, of which this is the gradient times [`Self::scale`].
+    pub(crate) fn add(&mut self, axes: Axes, tokens: &[usize], x: &[f32], w: &[f32], grad_logits: &[f32]) {
+        project_backward(axes, tokens, x, w, grad_logits, &mut self.x, &mut self.w);
+    }
+
+    /// Adds the gradients of `scale` times the weighted sum.
+    pub(crate) fn pass_on(self, scale: f32, grad_x: &mut [f32], grad_w: &mut [f32]) {
+        // exactly 1 where the mean is what is differentiated
+        let factor = scale / self.scale;
+        elementwise::axpy(factor, &self.x, grad_x);
+        elementwise::axpy(factor, &self.w, grad_w);
+    }
 }
 
 /// Passes the gradient of a chunk's logits on to the hidden states and the projection.

@@ -165,3 +165,73 @@ fn a_teacher_is_believed_until_the_student_is_better() {
         assert_close("gradient", &gradient, &of_text, 1e-6);
     }
 }
+
+/// More logits than are held at once: their gradients are found in the forward pass, or, where the teacher is not believed wholly, in the backward pass.
+#[test]
+fn many_logits_have_the_gradients_of_few() {
+    const TOKENS: usize = 40;
+    const WORDS: usize = 1 << 20;
+    const PART: usize = 10;
+    let dev = Cpu::default();
+    let [x, teacher_x] = [3, 4].map(|seed| matrix(&dev, seed, (TOKENS, 2)).as_vec());
+    let [head, teacher_head] = [5, 6].map(|seed| matrix(&dev, seed, (WORDS, 2)));
+    // what the student says, of the first words: those behind them repeat these
+    let words = head.as_vec()[..2 * 32].to_vec();
+    let likeliest = |x: &[f32]| {
+        let logit = |w: &[f32]| x[0] * w[0] + x[1] * w[1];
+        let logits = words.chunks_exact(2).map(logit).enumerate();
+        logits.max_by(|a, b| a.1.total_cmp(&b.1)).unwrap().0 as u32
+    };
+    let ids: Vec<u32> = x.chunks_exact(2).map(likeliest).collect();
+    // gradients of x and of the head, of the tokens in a range
+    let of = |range: std::ops::Range<usize>, taught: Option<(f32, f32)>| {
+        let rows = |numbers: &[f32]| -> Matrix<Cpu> {
+            dev.tensor_from_vec(numbers[2 * range.start..2 * range.end].to_vec(), (range.len(), 2))
+        };
+        let targets = Targets {
+            ids: ids[range.clone()].into(),
+            weights: vec![1.0; range.len()].into(),
+        };
+        let store = Store::memory();
+        let x = rows(&x);
+        let taped = x.clone().put_tape(tape(&store));
+        let (loss, trust) = match taught {
+            None => (cross_entropy(taped, &head, None, targets).unwrap(), 1.0),
+            Some((share, fade)) => {
+                let teacher = Teacher {
+                    hidden: rows(&teacher_x),
+                    head: teacher_head.clone(),
+                    temperature: 1.0,
+                    share,
+                    fade,
+                };
+                let taught = distillation(taped, &head, None, teacher, targets).unwrap();
+                (taught.loss, taught.trust)
+            }
+        };
+        let gradients = backward(loss).unwrap();
+        (gradients.get(&x).as_vec(), gradients.get(&head).as_vec(), trust)
+    };
+    for taught in [None, Some((0.75, f32::INFINITY))] {
+        let (of_x, of_head, _) = of(0..TOKENS, taught);
+        let (mut parts_x, mut parts_head) = (Vec::new(), vec![0.0; 2 * WORDS]);
+        for first in (0..TOKENS).step_by(PART) {
+            let (of_x, of_head, _) = of(first..first + PART, taught);
+            let share = PART as f64 / TOKENS as f64;
+            parts_x.extend(of_x.iter().map(|&g| share * f64::from(g)));
+            parts_head
+                .iter_mut()
+                .zip(of_head)
+                .for_each(|(sum, g)| *sum += share * f64::from(g));
+        }
+        assert_close("x", &of_x, &parts_x, 2e-6);
+        assert_close("head", &of_head, &parts_head, 2e-6);
+    }
+    // believed by so much, it is as one that has a smaller share and is believed
+    let (by_x, by_head, trust) = of(0..TOKENS, Some((0.75, 2.0)));
+    assert!((0.1..0.9).contains(&trust), "{trust}");
+    let (of_x, of_head, _) = of(0..TOKENS, Some((0.75 * trust, f32::INFINITY)));
+    let wide = |numbers: Vec<f32>| -> Vec<f64> { numbers.into_iter().map(f64::from).collect() };
+    assert_close("x", &by_x, &wide(of_x), 2e-6);
+    assert_close("head", &by_head, &wide(of_head), 2e-6);
+}

@@ -99,9 +99,19 @@ fn chunks_do_not_change_sum_and_gradients() {
     // More logits than one chunk holds: two chunks.
     let (tokens, hidden, vocabulary) = (20, 2, 1 << 21);
     let p = problem(tokens, hidden, vocabulary, |_| false);
+    let gradients = |kept| {
+        let (mut to_x, mut to_w) = (vec![0.0; p.x.len()], vec![0.0; p.w.len()]);
+        backward(&p.x, &p.w, &p.targets, &p.weights, kept, 0.5, &mut to_x, &mut to_w);
+        (to_x, to_w)
+    };
     let (losses, kept) = forward(&p.x, &p.w, &p.targets, &p.weights);
-    let (mut to_x, mut to_w) = (vec![0.0; p.x.len()], vec![0.0; p.w.len()]);
-    backward(&p.x, &p.w, &p.targets, &p.weights, kept, 0.5, &mut to_x, &mut to_w);
+    let (ahead_losses, ahead) = forward_ahead(&p.x, &p.w, &p.targets, &p.weights);
+    assert_eq!((losses, &kept.lse), (ahead_losses, &ahead.lse));
+    assert!(
+        ahead.ahead.is_some() && ahead.last.is_empty(),
+        "nothing was found ahead"
+    );
+    let (again, ahead) = (gradients(kept), gradients(ahead));
 
     let (x, w) = (wide(&p.x), wide(&p.w));
     let (mut total, mut by_x, mut by_w) = (0.0, vec![0.0; x.len()], vec![0.0; w.len()]);
@@ -122,9 +132,18 @@ fn chunks_do_not_change_sum_and_gradients() {
         (losses.total - total).abs() <= 1e-6 * total,
         "{losses:?}, expected {total}"
     );
-    // sums of 2^21 terms in f32
-    assert_close("x", &to_x, &by_x, 1e-5);
-    assert_close("w", &to_w, &by_w, 2e-6);
+    for (to_x, to_w) in [again, ahead] {
+        // sums of 2^21 terms in f32
+        assert_close("x", &to_x, &by_x, 1e-5);
+        assert_close("w", &to_w, &by_w, 2e-6);
+    }
+}
+
+#[test]
+fn of_one_chunk_nothing_is_found_ahead() {
+    let p = problem(7, 5, 11, |n| n == 2);
+    let again = forward(&p.x, &p.w, &p.targets, &p.weights);
+    assert_eq!(again, forward_ahead(&p.x, &p.w, &p.targets, &p.weights));
 }
 
 #[test]

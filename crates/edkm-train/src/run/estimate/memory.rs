@@ -224,7 +224,10 @@ fn squared_gradients(settings: &FinetuneSettings, model: &ModelSizes) -> Vec<Sha
         share("squared gradients", model.parameters),
         share(GRADIENTS, model.largest_part),
         share(SAVED, model.layers.saturating_mul(of_layer)),
-        share("the op that runs", work.max(model.loss(sequence, 1))),
+        share(
+            "the op that runs",
+            work.max(model.loss(sequence, 1)).max(model.ahead(sequence, 1)),
+        ),
     ]
 }
 
@@ -286,7 +289,17 @@ fn training(settings: &FinetuneSettings, model: &ModelSizes, place: Place) -> Ve
         Some(0) => model.teacher_layer.saturating_add(model.forward_of_teacher(tokens)),
         Some(_) => model.forward_of_layer(tokens),
     };
-    let forward = model.loss(tokens, models(settings)).max(teacher_layer);
+    let ahead = match place {
+        Place::Host { .. } => model.ahead(tokens, models(settings)),
+        Place::Device { .. } => 0,
+    };
+    let logits = model.loss(tokens, models(settings));
+    let loss = match settings.accumulate {
+        // beside the logits it is the only gradient, and then it is added to another
+        0 | 1 => logits.max(ahead),
+        _ => logits.saturating_add(ahead),
+    };
+    let forward = loss.max(teacher_layer);
     let begins = [in_memory, first_gradients, work.max(forward)];
     let ends = [of_layer, model.gradients, work];
     let sum = |shares: [u64; 3]| shares.into_iter().fold(0, u64::saturating_add);

@@ -223,9 +223,20 @@ impl ModelSizes {
 
     /// Logits of a chunk for `models` models at once (see `edkm_kernels::cross_entropy`), with hidden states and their gradient.
     pub(super) fn loss(&self, tokens: u64, models: u64) -> u64 {
-        let most = tokens_at_once(self.hidden as usize, self.vocabulary as usize, models as usize) as u64;
-        let chunks = tokens.div_ceil(most).max(1);
+        let chunks = tokens.div_ceil(self.tokens_at_once(models)).max(1);
         let logits = bytes(tokens.div_ceil(chunks), self.vocabulary * models);
         logits.saturating_add(self.hidden(tokens).saturating_mul(1 + models))
+    }
+
+    /// The head's gradient that the loss finds on the CPU before the backward pass begins, where it has more than one chunk of logits.
+    pub(super) fn ahead(&self, tokens: u64, models: u64) -> u64 {
+        match tokens > self.tokens_at_once(models) {
+            true => self.head,
+            false => 0,
+        }
+    }
+
+    fn tokens_at_once(&self, models: u64) -> u64 {
+        tokens_at_once(self.hidden as usize, self.vocabulary as usize, models as usize) as u64
     }
 }

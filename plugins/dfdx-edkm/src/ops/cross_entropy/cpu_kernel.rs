@@ -1,7 +1,7 @@
 use dfdx::prelude::*;
 use edkm_kernels::cross_entropy::{self, Kept, Losses};
 
-use super::{CrossEntropyKernel, CrossEntropySaved, Targets};
+use super::{CrossEntropyKernel, CrossEntropySaved, Follows, Targets};
 use crate::ops::linear::{with_effective, with_gradient, ClusteredUse, LinearDims};
 use crate::EdkmError;
 
@@ -17,9 +17,14 @@ impl CrossEntropyKernel for Cpu {
         head: &[f32],
         clustered: Option<&ClusteredUse>,
         targets: &Targets,
+        follows: Follows,
     ) -> Result<(Losses, Kept), EdkmError> {
+        let forward = match follows {
+            Follows::Nothing => cross_entropy::forward,
+            Follows::Backward => cross_entropy::forward_ahead,
+        };
         with_effective(dims, head, clustered, |effective| {
-            cross_entropy::forward(x, effective, &targets.ids, &targets.weights)
+            forward(x, effective, &targets.ids, &targets.weights)
         })
     }
 

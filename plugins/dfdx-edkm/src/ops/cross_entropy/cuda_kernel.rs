@@ -4,7 +4,7 @@ use edkm_cuda::driver::Gpu;
 use edkm_cuda::Slice;
 use edkm_kernels::cross_entropy::Losses;
 
-use super::{CrossEntropyKernel, CrossEntropySaved, Targets};
+use super::{CrossEntropyKernel, CrossEntropySaved, Follows, Targets};
 use crate::device::cuda::{error_of_op, gpu, Buffer};
 use crate::ops::linear::cuda_clustered::{with_gradient, Effective};
 use crate::ops::linear::{ClusteredUse, LinearDims};
@@ -20,6 +20,7 @@ impl CrossEntropyKernel for Cuda {
         head: Slice<'_, f32>,
         clustered: Option<&ClusteredUse>,
         targets: &Targets,
+        _: Follows,
     ) -> Result<(Losses, Kept<Gpu>), EdkmError> {
         let gpu = gpu(self).map_err(error_of_op)?;
         let effective = Effective::of(&gpu, dims, head, clustered)?;

@@ -23,9 +23,18 @@ pub struct Targets {
     pub weights: Arc<[f32]>,
 }
 
+/// What comes behind a loss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Follows {
+    /// Nothing: it is measured.
+    Nothing,
+    /// Its backward pass. A device may find the gradients while the logits are there.
+    Backward,
+}
+
 /// The device's part of the loss.
 pub trait CrossEntropyKernel: DeviceMemory {
-    /// What the forward pass leaves for the backward pass, which begins with it: the log-sum-exp of each row, and the logits that it computed last.
+    /// What the forward pass leaves for the backward pass: the log-sum-exp of each row, and the logits that it computed last or the gradients.
     type CrossEntropyKept: 'static;
 
     /// The weighted sum of negative log likelihoods and the sum of the weights.
@@ -36,6 +45,7 @@ pub trait CrossEntropyKernel: DeviceMemory {
         head: Self::View<'_>,
         clustered: Option<&ClusteredUse>,
         targets: &Targets,
+        follows: Follows,
     ) -> Result<(edkm_kernels::cross_entropy::Losses, Self::CrossEntropyKept), EdkmError>;
 
     /// Adds `scale` times the gradients of the weighted sum, `scale` times the gradient of the loss.
@@ -67,8 +77,9 @@ pub struct CrossEntropySaved<'a, D: DeviceMemory> {
 /// Mean cross-entropy, in nats a token, of softmax(x head^T) against `targets`, for x `[tokens, hidden]` and head
 /// `[vocabulary, hidden]`. The mean is over the sum of the target weights; 0 if that is 0.
 ///
-/// Saves x. What the loss works in stays from forward to backward: a number a token and the last chunk of logits (128 MiB or a quarter of the head's size
-/// at most, whichever is more), with which backward begins; those of other chunks are computed again.
+/// Saves x. What the loss works in stays from forward to backward: a number a token and the logits, of 128 MiB or a quarter of the head's size at most,
+/// whichever is more. Where there are more, gradients are found chunk by chunk in the forward pass (on the CPU), and as much as the head has is kept of them;
+/// on a GPU the last chunk of logits is, and those of others are computed again.
 ///
 /// # Errors
 /// Shapes that do not fit, a target outside the vocabulary, a head that is not finite; a store that fails.
@@ -103,8 +114,13 @@ pub fn cross_entropy<D: EdkmDevice, T: SaveForBackward<D>>(
         outputs: vocabulary,
     };
     let clustered = cluster(&device, dims, &head, clustering, &tape, "cross_entropy")?;
+    let follows = if T::OWNS_TAPE {
+        Follows::Backward
+    } else {
+        Follows::Nothing
+    };
     let (losses, kept) = device
-        .cross_entropy_forward(dims, D::view(&x), D::view(&head), clustered.as_ref(), &targets)
+        .cross_entropy_forward(dims, D::view(&x), D::view(&head), clustered.as_ref(), &targets, follows)
         .map_err(|error| tape.fail(error))?;
     let scale = if losses.weight > 0.0 { 1.0 / losses.weight } else { 0.0 };
     let loss = device.try_tensor_from_vec(vec![(losses.total * scale) as f32], ())?;

@@ -14,13 +14,18 @@ impl DistillationKernel for Cpu {
         &self,
         dims: LinearDims,
         views: DistillationViews<'_, Self>,
+        ahead: Option<&dyn Fn(&Sums) -> bool>,
     ) -> Result<(Sums, Kept), EdkmError> {
         let teacher = Projection {
             x: views.teacher_x,
             w: views.teacher_head,
         };
         with_effective(dims, views.head, views.clustered, |w| {
-            distillation::forward(Projection { x: views.x, w }, teacher, views.lesson)
+            let student = Projection { x: views.x, w };
+            match ahead {
+                Some(holds) => distillation::forward_ahead(student, teacher, views.lesson, holds),
+                None => distillation::forward(student, teacher, views.lesson),
+            }
         })
     }
 

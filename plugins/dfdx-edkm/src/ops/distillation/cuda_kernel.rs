@@ -18,6 +18,7 @@ impl DistillationKernel for Cuda {
         &self,
         dims: LinearDims,
         views: DistillationViews<'_, Self>,
+        _: Option<&dyn Fn(&Sums) -> bool>,
     ) -> Result<(Sums, Kept<Gpu>), EdkmError> {
         let gpu = &*gpu(self).map_err(error_of_op)?;
         let effective = Effective::of(gpu, dims, views.head, views.clustered)?;

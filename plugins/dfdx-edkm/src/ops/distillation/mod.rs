@@ -79,14 +79,16 @@ pub struct DistillationViews<'a, D: DeviceMemory> {
 
 /// The device's part.
 pub trait DistillationKernel: DeviceMemory {
-    /// What the forward pass leaves for the backward pass, which begins with it: the log-sum-exp of each row, and the logits that it computed last.
+    /// What the forward pass leaves for the backward pass: the log-sum-exp of each row, and the logits that it computed last or the gradients.
     type DistillationKept: 'static;
 
-    /// Weighted sums of what both models say of each token. The lesson's share does not matter.
+    /// Weighted sums of what both models say of each token. The lesson's share does not matter to them. Where `ahead` is given a backward pass follows, with this
+    /// very lesson if it says so of the sums: a device may find the gradients while the logits are there.
     fn distillation_forward(
         &self,
         dims: LinearDims,
         views: DistillationViews<'_, Self>,
+        ahead: Option<&dyn Fn(&Sums) -> bool>,
     ) -> Result<(Sums, Self::DistillationKept), EdkmError>;
 
     /// Adds `scale` times the gradients of the weighted sum, times the gradient of the loss.
@@ -106,9 +108,10 @@ pub trait DistillationKernel: DeviceMemory {
 /// nats a token times the temperature squared (arXiv 1503.02531), for the student's x `[tokens, hidden]` and head `[vocabulary, hidden]`.
 /// The teacher is a constant, and so is how far it is believed ([`Teacher::fade`]).
 ///
-/// Saves x; the teacher's hidden states are kept as they are. What the loss works in stays from forward to backward: two numbers a token and the last
-/// chunk of both models' logits (128 MiB or a quarter of the head's size at most, whichever is more), with which backward begins; those of other chunks
-/// are computed again.
+/// Saves x; the teacher's hidden states are kept as they are. What the loss works in stays from forward to backward: two numbers a token and both models'
+/// logits, of 128 MiB or a quarter of the head's size at most, whichever is more. Where there are more, gradients are found chunk by chunk in the forward pass
+/// (on the CPU) as long as the teacher is believed wholly, and as much as the head has is kept of them; otherwise, and on a GPU, the last chunk of logits is,
+/// and those of others are computed again.
 ///
 /// # Errors
 /// Shapes that do not fit, a head that is not finite; a store that fails.
@@ -170,8 +173,10 @@ pub fn distillation<D: EdkmDevice, T: SaveForBackward<D>>(
         teacher_head: D::view(&teacher.head),
         lesson: teacher.lesson(&targets, 1.0),
     };
+    let is_believed = |sums: &Sums| teacher.trust(sums) == 1.0;
+    let ahead = T::OWNS_TAPE.then_some(&is_believed as &dyn Fn(&Sums) -> bool);
     let (sums, kept) = device
-        .distillation_forward(dims, views)
+        .distillation_forward(dims, views, ahead)
         .map_err(|error| tape.fail(error))?;
     let trust = teacher.trust(&sums);
     let scale = if sums.weight > 0.0 { 1.0 / sums.weight } else { 0.0 };
