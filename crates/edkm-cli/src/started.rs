@@ -57,31 +57,36 @@ impl Started {
         if here.as_ref().is_ok_and(|here| started.folder == *here) {
             return Ok((args, started));
         }
-        match (std::env::set_current_dir(&started.folder), here) {
-            (Ok(()), _) => note(format_args!(
-                "paths of the run begin in {}, where it was started",
-                started.folder.display()
-            )),
-            (Err(why), Ok(here)) => {
-                let why = match why.kind() {
-                    ErrorKind::NotFound => "is not there any more".to_owned(),
-                    _ => format!("cannot be entered ({why})"),
-                };
+        let is_closed = match std::env::set_current_dir(&started.folder) {
+            Ok(()) => {
                 note(format_args!(
-                    "{}, where the run was started, {why}: its paths begin here, in {}",
-                    started.folder.display(),
-                    here.display()
+                    "paths of the run begin in {}, where it was started",
+                    started.folder.display()
                 ));
-                started.folder = here;
+                return Ok((args, started));
             }
-            (Err(why), Err(_)) => {
+            Err(why) if why.kind() == ErrorKind::NotFound => "is not there any more",
+            Err(why) if why.kind() == ErrorKind::PermissionDenied => "may not be entered",
+            Err(why) => {
                 return Err(format!(
-                    "{}, where the run was started, cannot be entered ({why}), and this folder is not there any more: resume it from another folder",
+                    "cannot go to {}, where the run was started and its paths begin: {why}",
                     started.folder.display()
                 )
                 .into())
             }
-        }
+        };
+        let here = here.map_err(|_| {
+            format!(
+                "{}, where the run was started, {is_closed}, and this folder is gone too: resume it from another one",
+                started.folder.display()
+            )
+        })?;
+        note(format_args!(
+            "{}, where the run was started, {is_closed}: its paths begin here, in {}",
+            started.folder.display(),
+            here.display()
+        ));
+        started.folder = here;
         Ok((args, started))
     }
 

@@ -442,7 +442,7 @@ fn an_interrupted_run_waits_for_room_for_its_checkpoint() {
     assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
     let (mut pipe, mut said) = (child.stderr.take().unwrap(), String::new());
     let mut piece = [0; 256];
-    while !said.contains("make room") {
+    while !said.contains("is tried again") {
         let read = pipe.read(&mut piece).unwrap();
         assert!(read > 0, "{said}");
         said.push_str(&String::from_utf8_lossy(&piece[..read]));
