@@ -5,8 +5,9 @@
 //! gradient's size independent of the temperature T.
 //!
 //! Memory, in both passes and between them: logits of one chunk for teacher and student ([`tokens_at_once`](crate::cross_entropy::tokens_at_once)).
-//! The backward pass begins with the last chunk, whose logits are kept, and computes those of the others again; unless [`forward_ahead`] has found the
-//! gradients while the logits were there: 8 products of the projection's size in place of 12, and memory for gradients as large as those that they are added to.
+//! The backward pass begins with the last chunk, whose logits are kept, and computes those of the others again (the student's alone if nothing is learned from the
+//! teacher); unless [`forward_ahead`] has found the gradients while the logits were there: 8 products of the projection's size in place of 12, and memory for
+//! gradients as large as those that they are added to.
 //!
 //! # Source
 //!
@@ -91,8 +92,12 @@ pub fn forward(student: Projection<'_>, teacher: Projection<'_>, lesson: Lesson<
     forward_with(student, teacher, lesson, None)
 }
 
-/// [`forward`] for a backward pass that follows with this very lesson if `holds` says so of the sums. As long as it says so of those of the tokens so far, and
-/// there is more than one chunk, the gradients are found with them; where it does not in the end, the backward pass is that of [`forward`].
+/// The teacher's share where that is settled by what was found of both models.
+pub type Settled<'a> = &'a dyn Fn(&Sums) -> Option<f32>;
+
+/// [`forward`] for a backward pass that follows, with the teacher's share that `settled` says of the sums, where it says one. As long as it says the same of
+/// those of the tokens so far, and there is more than one chunk, the gradients are found with them; where it does not in the end, the backward pass is that of
+/// [`forward`].
 ///
 /// # Panics
 ///
@@ -101,16 +106,16 @@ pub fn forward_ahead(
     student: Projection<'_>,
     teacher: Projection<'_>,
     lesson: Lesson<'_>,
-    holds: impl Fn(&Sums) -> bool,
+    settled: Settled<'_>,
 ) -> (Sums, Kept) {
-    forward_with(student, teacher, lesson, Some(&holds))
+    forward_with(student, teacher, lesson, Some(settled))
 }
 
 fn forward_with(
     student: Projection<'_>,
     teacher: Projection<'_>,
     lesson: Lesson<'_>,
-    holds: Option<&dyn Fn(&Sums) -> bool>,
+    settled: Option<Settled<'_>>,
 ) -> (Sums, Kept) {
     let Lesson {
         targets,
@@ -125,10 +130,11 @@ fn forward_with(
         student: vec![0.0; tokens],
         teacher: vec![0.0; tokens],
     };
-    let mut ahead = holds.and_then(|_| Ahead::of_mean(student, &logits::counted(token_weights), token_weights, 2));
+    let mut ahead = settled.and_then(|_| Ahead::of_mean(student, &logits::counted(token_weights), token_weights, 2));
+    let mut share_so_far = None;
     let last = for_each_chunk(
         student,
-        teacher,
+        Some(teacher),
         token_weights,
         temperature,
         None,
@@ -157,10 +163,16 @@ fn forward_with(
                 lse.student[token] = student_lse;
                 lse.teacher[token] = teacher_lse;
             }
-            if holds.is_some_and(|holds| !holds(&sums)) {
+            let share = settled.and_then(|settled| settled(&sums));
+            if share.is_none() || share_so_far.is_some_and(|so_far| share != Some(so_far)) {
                 ahead = None;
             }
-            if let Some(ahead) = &mut ahead {
+            share_so_far = share;
+            if let (Some(ahead), Some(teacher_share)) = (&mut ahead, share) {
+                let lesson = Lesson {
+                    teacher_share,
+                    ..lesson
+                };
                 to_gradients(axes, chunk, logits, lesson, &lse, ahead.scale());
                 ahead.add(axes, chunk, rows, student.w, &logits.student);
             }
@@ -187,15 +199,23 @@ fn to_gradients(axes: Axes, chunk: &[usize], logits: &mut Logits, lesson: Lesson
         // T^2 from the loss, 1/T from the logits.
         let weight = scale * token_weights[token] * temperature;
         let (student_lse, teacher_lse) = (lse.student[token], lse.teacher[token]);
-        let teacher = &teacher[i * student.len()..][..student.len()];
-        dispatch(
-            #[inline(always)]
-            || {
-                for (s, &t) in student.iter_mut().zip(teacher) {
-                    *s = weight * (exp(*s - student_lse) - teacher_share * exp(t - teacher_lse));
-                }
-            },
-        );
+        if teacher_share == 0.0 {
+            // its logits may not be there
+            dispatch(
+                #[inline(always)]
+                || student.iter_mut().for_each(|s| *s = weight * exp(*s - student_lse)),
+            );
+        } else {
+            let teacher = &teacher[i * student.len()..][..student.len()];
+            dispatch(
+                #[inline(always)]
+                || {
+                    for (s, &t) in student.iter_mut().zip(teacher) {
+                        *s = weight * (exp(*s - student_lse) - teacher_share * exp(t - teacher_lse));
+                    }
+                },
+            );
+        }
         student[targets[token] as usize] -= weight * (1.0 - teacher_share);
     });
 }
@@ -232,7 +252,7 @@ pub fn backward(
     }
     for_each_chunk(
         student,
-        teacher,
+        (lesson.teacher_share != 0.0).then_some(teacher),
         token_weights,
         temperature,
         Some(last),
@@ -244,10 +264,10 @@ pub fn backward(
 }
 
 /// Calls `work(axes, tokens, student rows, logits)` for each chunk, and gives the logits of the one that came last: from the first on, or from the last
-/// one on where the logits of that are there.
+/// one on where the logits of that are there. Without a teacher its logits are those of another chunk, or none.
 fn for_each_chunk(
     student: Projection<'_>,
-    teacher: Projection<'_>,
+    teacher: Option<Projection<'_>>,
     token_weights: &[f32],
     temperature: f32,
     last: Option<Logits>,
@@ -259,11 +279,13 @@ fn for_each_chunk(
         return Logits::default();
     }
     let axes = student.axes(token_weights.len());
-    let teacher_axes = teacher.axes(token_weights.len());
-    assert_eq!(
-        axes.vocabulary, teacher_axes.vocabulary,
-        "vocabularies of student and teacher"
-    );
+    let teacher = teacher.map(|teacher| (teacher, teacher.axes(token_weights.len())));
+    if let Some((_, teacher_axes)) = &teacher {
+        assert_eq!(
+            axes.vocabulary, teacher_axes.vocabulary,
+            "vocabularies of student and teacher"
+        );
+    }
     let chunks: Vec<(&[usize], bool)> = match last {
         Some(_) => logits::chunks_from_last(&tokens, axes, 2).collect(),
         None => logits::chunks(&tokens, axes, 2).map(|chunk| (chunk, false)).collect(),
@@ -284,10 +306,12 @@ fn for_each_chunk(
             );
         } else {
             logits::project(axes, &rows, student.w, &mut logits.student);
-            let teacher_rows = teacher.rows(chunk, teacher_axes.hidden);
-            logits::project(teacher_axes, &teacher_rows, teacher.w, &mut logits.teacher);
             elementwise::scale(&mut logits.student, temperature.recip());
-            elementwise::scale(&mut logits.teacher, temperature.recip());
+            if let Some((teacher, axes)) = teacher {
+                let rows = teacher.rows(chunk, axes.hidden);
+                logits::project(axes, &rows, teacher.w, &mut logits.teacher);
+                elementwise::scale(&mut logits.teacher, temperature.recip());
+            }
         }
         work(axes, chunk, &rows, &mut logits);
     }

@@ -227,11 +227,17 @@ fn many_logits_have_the_gradients_of_few() {
         assert_close("x", &of_x, &parts_x, 2e-6);
         assert_close("head", &of_head, &parts_head, 2e-6);
     }
+    // not believed at all, the text is what is learned
+    let (by_x, by_head, trust) = of(0..TOKENS, Some((0.75, 0.01)));
+    let (of_x, of_head, _) = of(0..TOKENS, None);
+    assert_eq!(trust, 0.0);
+    let wide = |numbers: Vec<f32>| -> Vec<f64> { numbers.into_iter().map(f64::from).collect() };
+    assert_close("x", &by_x, &wide(of_x), 2e-6);
+    assert_close("head", &by_head, &wide(of_head), 2e-6);
     // believed by so much, it is as one that has a smaller share and is believed
     let (by_x, by_head, trust) = of(0..TOKENS, Some((0.75, 2.0)));
     assert!((0.1..0.9).contains(&trust), "{trust}");
     let (of_x, of_head, _) = of(0..TOKENS, Some((0.75 * trust, f32::INFINITY)));
-    let wide = |numbers: Vec<f32>| -> Vec<f64> { numbers.into_iter().map(f64::from).collect() };
     assert_close("x", &by_x, &wide(of_x), 2e-6);
     assert_close("head", &by_head, &wide(of_head), 2e-6);
 }

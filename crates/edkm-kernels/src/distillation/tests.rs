@@ -118,11 +118,11 @@ fn chunks_do_not_change_sums_and_gradients() {
     let [sw, tw] = [3, 4].map(|seed| random(seed, vocabulary * hidden));
     let weights: Vec<f32> = random(5, tokens).iter().map(|w| w + 1.5).collect();
     let targets: Vec<u32> = (0..tokens as u32).map(|n| n * 12).collect();
-    let of = |range: std::ops::Range<usize>, way: Way, to_x: &mut [f32], to_w: &mut [f32]| {
+    let of = |range: std::ops::Range<usize>, share: f32, way: Way, to_x: &mut [f32], to_w: &mut [f32]| {
         let lesson = Lesson {
             targets: &targets[range.clone()],
             token_weights: &weights[range.clone()],
-            teacher_share: 0.5,
+            teacher_share: share,
             temperature: 2.0,
         };
         let range = range.start * hidden..range.end * hidden;
@@ -136,7 +136,12 @@ fn chunks_do_not_change_sums_and_gradients() {
         };
         let (sums, kept) = match way {
             Way::Again => forward(student, teacher, lesson),
-            Way::AheadUntil(weight) => forward_ahead(student, teacher, lesson, |sums| sums.weight < weight),
+            Way::AheadUntil(weight) => forward_ahead(student, teacher, lesson, &|sums| {
+                (sums.weight < weight).then_some(share)
+            }),
+            Way::OtherFrom(weight) => forward_ahead(student, teacher, lesson, &|sums| {
+                Some(if sums.weight < weight { 1.0 - share } else { share })
+            }),
         };
         let is_ahead = matches!(way, Way::AheadUntil(f64::INFINITY));
         assert_eq!(
@@ -146,27 +151,29 @@ fn chunks_do_not_change_sums_and_gradients() {
         backward(student, teacher, lesson, kept, 0.5, &mut to_x[range], to_w);
         lesson.total(&sums)
     };
-    let whole = |way| {
-        let (mut to_x, mut to_w) = (vec![0.0; sx.len()], vec![0.0; sw.len()]);
-        (of(0..tokens, way, &mut to_x, &mut to_w), to_x, to_w)
-    };
-    let again = whole(Way::Again);
-    // what was found ahead for nothing leaves no trace
-    for until in [0.0, 30.0] {
-        assert!(whole(Way::AheadUntil(until)) == again, "another gradient");
-    }
-    let ahead = whole(Way::AheadUntil(f64::INFINITY));
-    let (mut parts_x, mut parts_w) = (vec![0.0; sx.len()], vec![0.0; sw.len()]);
-    // each in one chunk
-    let parts = (0..tokens)
-        .step_by(10)
-        .map(|n| of(n..n + 10, Way::Again, &mut parts_x, &mut parts_w));
-    let parts: f64 = parts.sum();
-    assert_eq!(again.0, ahead.0);
-    for (whole, to_x, to_w) in [again, ahead] {
-        assert!((whole - parts).abs() <= 1e-6 * parts, "{whole} and {parts}");
-        assert_close("x", &to_x, &wide(&parts_x), 2e-6);
-        assert_close("w", &to_w, &wide(&parts_w), 2e-6);
+    for share in [0.25, 0.0] {
+        let whole = |way| {
+            let (mut to_x, mut to_w) = (vec![0.0; sx.len()], vec![0.0; sw.len()]);
+            (of(0..tokens, share, way, &mut to_x, &mut to_w), to_x, to_w)
+        };
+        let again = whole(Way::Again);
+        // what was found ahead for nothing leaves no trace
+        for way in [Way::AheadUntil(0.0), Way::AheadUntil(30.0), Way::OtherFrom(30.0)] {
+            assert!(whole(way) == again, "another gradient");
+        }
+        let ahead = whole(Way::AheadUntil(f64::INFINITY));
+        let (mut parts_x, mut parts_w) = (vec![0.0; sx.len()], vec![0.0; sw.len()]);
+        // each in one chunk
+        let parts = (0..tokens)
+            .step_by(10)
+            .map(|n| of(n..n + 10, share, Way::Again, &mut parts_x, &mut parts_w));
+        let parts: f64 = parts.sum();
+        assert_eq!(again.0, ahead.0);
+        for (whole, to_x, to_w) in [again, ahead] {
+            assert!((whole - parts).abs() <= 1e-6 * parts, "{whole} and {parts}");
+            assert_close("x", &to_x, &wide(&parts_x), 2e-6);
+            assert_close("w", &to_w, &wide(&parts_w), 2e-6);
+        }
     }
 }
 
@@ -177,6 +184,8 @@ enum Way {
     Again,
     /// With the losses, as long as the weights of the tokens come to less.
     AheadUntil(f64),
+    /// With the losses, of another share as long as the weights of the tokens come to less.
+    OtherFrom(f64),
 }
 
 #[test]

@@ -1,5 +1,5 @@
 use dfdx::prelude::*;
-use edkm_kernels::distillation::{self, Kept, Projection, Sums};
+use edkm_kernels::distillation::{self, Kept, Projection, Settled, Sums};
 
 use super::{DistillationKernel, DistillationViews};
 use crate::ops::linear::{with_effective, with_gradient, LinearDims};
@@ -14,7 +14,7 @@ impl DistillationKernel for Cpu {
         &self,
         dims: LinearDims,
         views: DistillationViews<'_, Self>,
-        ahead: Option<&dyn Fn(&Sums) -> bool>,
+        settled: Option<Settled<'_>>,
     ) -> Result<(Sums, Kept), EdkmError> {
         let teacher = Projection {
             x: views.teacher_x,
@@ -22,8 +22,8 @@ impl DistillationKernel for Cpu {
         };
         with_effective(dims, views.head, views.clustered, |w| {
             let student = Projection { x: views.x, w };
-            match ahead {
-                Some(holds) => distillation::forward_ahead(student, teacher, views.lesson, holds),
+            match settled {
+                Some(settled) => distillation::forward_ahead(student, teacher, views.lesson, settled),
                 None => distillation::forward(student, teacher, views.lesson),
             }
         })

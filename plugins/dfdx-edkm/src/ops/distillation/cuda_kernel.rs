@@ -3,7 +3,7 @@ use edkm_cuda::cross_entropy::Projection;
 use edkm_cuda::distillation::{self, Comparison, Kept};
 use edkm_cuda::driver::Gpu;
 use edkm_cuda::Slice;
-use edkm_kernels::distillation::Sums;
+use edkm_kernels::distillation::{Settled, Sums};
 
 use super::{DistillationKernel, DistillationViews};
 use crate::device::cuda::{error_of_op, gpu, Buffer};
@@ -18,7 +18,7 @@ impl DistillationKernel for Cuda {
         &self,
         dims: LinearDims,
         views: DistillationViews<'_, Self>,
-        _: Option<&dyn Fn(&Sums) -> bool>,
+        _: Option<Settled<'_>>,
     ) -> Result<(Sums, Kept<Gpu>), EdkmError> {
         let gpu = &*gpu(self).map_err(error_of_op)?;
         let effective = Effective::of(gpu, dims, views.head, views.clustered)?;

@@ -5,7 +5,7 @@ mod cpu_kernel;
 mod cuda_kernel;
 
 use dfdx::prelude::*;
-use edkm_kernels::distillation::{Lesson, Sums};
+use edkm_kernels::distillation::{Lesson, Settled, Sums};
 
 use super::cross_entropy::Targets;
 use super::linear::{cluster, ClusteredUse, LinearDims};
@@ -82,13 +82,13 @@ pub trait DistillationKernel: DeviceMemory {
     /// What the forward pass leaves for the backward pass: the log-sum-exp of each row, and the logits that it computed last or the gradients.
     type DistillationKept: 'static;
 
-    /// Weighted sums of what both models say of each token. The lesson's share does not matter to them. Where `ahead` is given a backward pass follows, with this
-    /// very lesson if it says so of the sums: a device may find the gradients while the logits are there.
+    /// Weighted sums of what both models say of each token. The lesson's share does not matter to them. Where `settled` is given a backward pass follows, with the
+    /// share that it says of the sums, where it says one: a device may find the gradients while the logits are there.
     fn distillation_forward(
         &self,
         dims: LinearDims,
         views: DistillationViews<'_, Self>,
-        ahead: Option<&dyn Fn(&Sums) -> bool>,
+        settled: Option<Settled<'_>>,
     ) -> Result<(Sums, Self::DistillationKept), EdkmError>;
 
     /// Adds `scale` times the gradients of the weighted sum, times the gradient of the loss.
@@ -110,7 +110,7 @@ pub trait DistillationKernel: DeviceMemory {
 ///
 /// Saves x; the teacher's hidden states are kept as they are. What the loss works in stays from forward to backward: two numbers a token and both models'
 /// logits, of 128 MiB or a quarter of the head's size at most, whichever is more. Where there are more, gradients are found chunk by chunk in the forward pass
-/// (on the CPU) as long as the teacher is believed wholly, and as much as the head has is kept of them; otherwise, and on a GPU, the last chunk of logits is,
+/// (on the CPU) as long as the teacher is believed wholly or not at all, and as much as the head has is kept of them; otherwise, and on a GPU, the last chunk of logits is,
 /// and those of others are computed again.
 ///
 /// # Errors
@@ -173,10 +173,14 @@ pub fn distillation<D: EdkmDevice, T: SaveForBackward<D>>(
         teacher_head: D::view(&teacher.head),
         lesson: teacher.lesson(&targets, 1.0),
     };
-    let is_believed = |sums: &Sums| teacher.trust(sums) == 1.0;
-    let ahead = T::OWNS_TAPE.then_some(&is_believed as &dyn Fn(&Sums) -> bool);
+    // between the two it is another one for each token that is added
+    let settled = |sums: &Sums| match teacher.trust(sums) {
+        trust @ (0.0 | 1.0) => Some(teacher.share * trust),
+        _ => None,
+    };
+    let settled = T::OWNS_TAPE.then_some(&settled as Settled<'_>);
     let (sums, kept) = device
-        .distillation_forward(dims, views, ahead)
+        .distillation_forward(dims, views, settled)
         .map_err(|error| tape.fail(error))?;
     let trust = teacher.trust(&sums);
     let scale = if sums.weight > 0.0 { 1.0 / sums.weight } else { 0.0 };
