@@ -429,6 +429,40 @@ mod tests {
         }
     }
 
+    /// Of more logits than are held at once the head's gradient is found before backward begins: beside those of earlier passes that is more.
+    #[test]
+    fn a_gradient_that_is_found_ahead_takes_memory_on_the_host() {
+        let training = |sequence, place| {
+            let settings = FinetuneSettings {
+                sequence,
+                accumulate: 2,
+                ..settings(MomentFormat::F32, DeviceShare::WhatFits)
+            };
+            let model = ModelSizes::new(
+                &configuration("smollm-135m").unwrap(),
+                settings.clustering.as_ref(),
+                settings.moments,
+                settings.update,
+                |_| true,
+            );
+            let shares = super::training(&settings, &model, place);
+            let of_op = shares
+                .iter()
+                .find(|share| share.what == "the op that runs")
+                .unwrap()
+                .bytes;
+            (of_op, model.head)
+        };
+        let (host, device) = (Place::Host { held: 0 }, Place::Device { free: 1 << 40 });
+        // 682 tokens are held at once
+        let (few, head) = training(682, host);
+        let (many, _) = training(1364, host);
+        assert_eq!(few, training(682, device).0);
+        // in two chunks of as many
+        assert!(many > few + head, "{many} of {few} and {head}");
+        assert!(training(1364, device).0 < few + head);
+    }
+
     #[test]
     fn a_gpu_of_80_gb_holds_7b_parameters_with_moments_of_8_bits() {
         let of = |moments| settings(moments, DeviceShare::WhatFits);
