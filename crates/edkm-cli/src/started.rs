@@ -1,5 +1,6 @@
 //! What a run was started with, kept in its folder so that `--resume OUT` needs nothing else.
 
+use std::ffi::OsString;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -30,12 +31,8 @@ pub struct Started {
 impl Started {
     /// The command line of this process.
     pub fn now() -> Result<Self, Failure> {
-        let text = |argument: std::ffi::OsString| {
-            let lossy = argument.to_string_lossy().into_owned();
-            argument.into_string().map_err(|_| format!("{lossy:?} is not Unicode"))
-        };
         Ok(Self {
-            arguments: std::env::args_os().map(text).collect::<Result<_, _>>()?,
+            arguments: std::env::args_os().map(unicode).collect::<Result<_, _>>()?,
             folder: std::env::current_dir()?,
             out: None,
             layers: None,
@@ -48,8 +45,8 @@ impl Started {
         Self::parsed(out).is_ok_and(|(args, _)| args.json)
     }
 
-    /// That of the run that writes `out`. Its paths are relative to where it was started, and this process goes there; if that folder is gone, they are
-    /// relative to where this process is.
+    /// That of the run that writes `out`. Its paths are relative to where it was started, and this process goes there; if that folder is gone, or
+    /// may not be entered, they are relative to where this process is.
     pub fn read(out: &Path) -> Result<(FinetuneArgs, Self), Failure> {
         let (args, mut started) = Self::parsed(out)?;
         // it may be gone itself
@@ -173,4 +170,13 @@ impl Started {
             ..self.clone()
         })
     }
+}
+
+/// An argument that is kept with the run, which is text.
+///
+/// # Errors
+/// One that is not Unicode, by name.
+pub fn unicode(argument: OsString) -> Result<String, String> {
+    let said = |argument: OsString| format!("{:?} is not Unicode", argument.to_string_lossy());
+    argument.into_string().map_err(said)
 }

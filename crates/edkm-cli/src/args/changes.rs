@@ -10,6 +10,7 @@ use super::finetune::NonFinitePolicy;
 use super::FinetuneArgs;
 use crate::commands::Failure;
 use crate::hub;
+use crate::started::unicode;
 
 /// Arguments beside `--resume`, which hold from then on.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -41,10 +42,7 @@ impl Changes {
                 true => path.clone(),
                 false => std::path::absolute(path)?,
             };
-            match path.to_str() {
-                Some(_) => Ok(path),
-                None => Err(format!("{:?} is not Unicode", path.to_string_lossy()).into()),
-            }
+            Ok(unicode(path.into_os_string())?.into())
         };
         Ok(Self {
             model_dir: args.model_dir.as_ref().map(place).transpose()?,

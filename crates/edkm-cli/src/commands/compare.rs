@@ -4,11 +4,10 @@ use std::path::Path;
 
 use dfdx::prelude::*;
 use edkm_cluster::Spec;
-use edkm_llama::checkpoint::Overwrite;
 use edkm_train::compare::{compare, CompareSettings};
-use edkm_train::run::{free_folder, ClusterSettings, DataSource, OnLimits};
+use edkm_train::run::{free_folder, ClusterSettings, DataSource};
 
-use super::Failure;
+use super::{on_limits, overwrite, Failure};
 use crate::args::CompareArgs;
 use crate::console::Output;
 use crate::embedded;
@@ -54,15 +53,8 @@ pub fn run(args: CompareArgs) -> Result<(), Failure> {
         batch: args.batch,
         windows: args.windows,
         out: std::path::absolute(args.out.unwrap_or_else(|| free_folder(Path::new(DEFAULT_OUT))))?,
-        overwrite: if args.overwrite {
-            Overwrite::Replace
-        } else {
-            Overwrite::Refuse
-        },
-        on_limits: match args.ignore_limits {
-            false => OnLimits::Refuse,
-            true => OnLimits::Ignore,
-        },
+        overwrite: overwrite(args.overwrite),
+        on_limits: on_limits(args.ignore_limits),
     };
     let comparison = compare(&settings, &Cpu::default(), &mut Progress::new(output).with_signals()?)?;
     output.line("");

@@ -2,14 +2,12 @@
 
 use dfdx::prelude::*;
 use edkm_cluster::{Bits, Spec};
-use edkm_llama::checkpoint::Overwrite;
 use edkm_llama::config::LlamaConfig;
 use edkm_train::run::{
     compress_folder, plan_compress, CalibrationSettings, ClusterSettings, CompressSettings, DataSource, ModelPalettes,
-    OnLimits,
 };
 
-use super::{plan, Failure};
+use super::{on_limits, overwrite, plan, Failure};
 use crate::args::CompressArgs;
 use crate::console::{bytes, note, Output};
 use crate::hub;
@@ -34,15 +32,8 @@ pub fn run(args: CompressArgs) -> Result<(), Failure> {
         }),
         // a plan writes nothing
         out: args.out.unwrap_or_default(),
-        overwrite: if args.overwrite {
-            Overwrite::Replace
-        } else {
-            Overwrite::Refuse
-        },
-        on_limits: match args.ignore_limits {
-            false => OnLimits::Refuse,
-            true => OnLimits::Ignore,
-        },
+        overwrite: overwrite(args.overwrite),
+        on_limits: on_limits(args.ignore_limits),
     };
     if settings.calibration.is_some() && !settings.looks_at_text() {
         note(format_args!(

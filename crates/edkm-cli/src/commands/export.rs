@@ -2,13 +2,13 @@
 
 use std::ops::ControlFlow;
 
-use edkm_llama::checkpoint::{export_coreml_torch, export_hugging_face, ExportSettings, Overwrite, Sharding};
+use edkm_llama::checkpoint::{export_coreml_torch, export_hugging_face, ExportSettings, Sharding};
 use edkm_llama::LlamaError;
 use edkm_train::run::{check_apart, ModelPalettes, Observer, Stage};
 use edkm_train::TrainError;
 use serde::Serialize;
 
-use super::Failure;
+use super::{overwrite, Failure};
 use crate::args::{ExportArgs, ExportFormat};
 use crate::console::{bytes, note, Output};
 use crate::hub;
@@ -34,10 +34,7 @@ pub fn run(args: ExportArgs) -> Result<(), Failure> {
             ExportFormat::Hf => Sharding::Shards { max_bytes: SHARD_BYTES },
             ExportFormat::CoremlTorch => Sharding::Single,
         },
-        overwrite: match args.overwrite {
-            true => Overwrite::Replace,
-            false => Overwrite::Refuse,
-        },
+        overwrite: overwrite(args.overwrite),
     };
     if args.to == ExportFormat::CoremlTorch && ModelPalettes::read(&model_dir)?.is_none() {
         note(format_args!(

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use dfdx::prelude::*;
 use dfdx_edkm::optim::MomentFormat;
-use edkm_llama::checkpoint::{FloatDtype, Overwrite, Sharding};
+use edkm_llama::checkpoint::{FloatDtype, Sharding};
 use edkm_llama::config::{LlamaConfig, CONFIG_FILE};
 use edkm_llama::model::{DynamicLlama, Recompute};
 use edkm_store::StoreSpec;
@@ -18,7 +18,7 @@ use edkm_train::run::{
 use edkm_train::synthetic::{self, Split};
 use edkm_train::trainer::Update;
 
-use super::Failure;
+use super::{overwrite, Failure};
 use crate::args::MakeDefaultArgs;
 use crate::console::Output;
 use crate::embedded;
@@ -78,11 +78,7 @@ pub fn run(args: MakeDefaultArgs) -> Result<(), Failure> {
         recompute: Recompute::Nothing,
         baselines: Measure::No,
         out: args.out,
-        overwrite: if args.overwrite {
-            Overwrite::Replace
-        } else {
-            Overwrite::Refuse
-        },
+        overwrite: overwrite(args.overwrite),
         on_non_finite: OnNonFinite::Stop,
         checkpoints: CheckpointSettings::default(),
         on_limits: OnLimits::Refuse,

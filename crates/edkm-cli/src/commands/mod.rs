@@ -15,10 +15,11 @@ pub mod plan;
 
 use std::path::Path;
 
+use edkm_llama::checkpoint::Overwrite;
 use edkm_llama::inference::StopReason;
 use edkm_llama::model::Recompute;
 use edkm_train::run::checkpoint::RunFolder;
-use edkm_train::run::count;
+use edkm_train::run::{count, OnLimits};
 use edkm_train::text_generation::WrittenText;
 use edkm_train::trainer::Update;
 use edkm_train::TrainError;
@@ -37,6 +38,22 @@ fn update(in_backward: bool) -> Update {
     match in_backward {
         true => Update::InBackward,
         false => Update::AfterBackward,
+    }
+}
+
+/// What `--overwrite` asks for.
+fn overwrite(replace: bool) -> Overwrite {
+    match replace {
+        true => Overwrite::Replace,
+        false => Overwrite::Refuse,
+    }
+}
+
+/// What `--ignore-limits` asks for.
+fn on_limits(ignore: bool) -> OnLimits {
+    match ignore {
+        true => OnLimits::Ignore,
+        false => OnLimits::Refuse,
     }
 }
 

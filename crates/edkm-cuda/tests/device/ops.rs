@@ -557,12 +557,18 @@ fn what_losses_kept_is_of_the_same_axes_and_tokens() {
                 x: x.as_slice(),
                 w: w.as_slice(),
             });
+            let assert_said = |said: String| {
+                assert!(
+                    said.contains(message) && said.is_empty() == message.is_empty(),
+                    "{said}"
+                );
+            };
             let grad_loss = s.array(&[1.0f32]);
             let [mut to_x, mut to_w] = numbers(axes).map(|numbers| s.array(&numbers));
 
             let targets = |weights| cross_entropy::Targets { ids: &ids, weights };
             let (_, kept) = ok(cross_entropy::forward(s, before, targets(&WEIGHTS)));
-            let said = panic_of(|| {
+            assert_said(panic_of(|| {
                 let (to_x, to_w, grad) = (to_x.as_mut(), to_w.as_mut(), grad_loss.as_slice());
                 ok(cross_entropy::backward(
                     s,
@@ -574,11 +580,7 @@ fn what_losses_kept_is_of_the_same_axes_and_tokens() {
                     to_x,
                     to_w,
                 ));
-            });
-            assert!(
-                said.contains(message) && said.is_empty() == message.is_empty(),
-                "{said}"
-            );
+            }));
 
             let comparison = |student, token_weights| distillation::Comparison {
                 student,
@@ -591,7 +593,7 @@ fn what_losses_kept_is_of_the_same_axes_and_tokens() {
                 },
             };
             let (_, kept) = ok(distillation::forward(s, comparison(before, &WEIGHTS)));
-            let said = panic_of(|| {
+            assert_said(panic_of(|| {
                 let (to_x, to_w, grad) = (to_x.as_mut(), to_w.as_mut(), grad_loss.as_slice());
                 ok(distillation::backward(
                     s,
@@ -602,11 +604,7 @@ fn what_losses_kept_is_of_the_same_axes_and_tokens() {
                     to_x,
                     to_w,
                 ));
-            });
-            assert!(
-                said.contains(message) && said.is_empty() == message.is_empty(),
-                "{said}"
-            );
+            }));
         }
     });
 }

@@ -6,6 +6,7 @@ use super::checkpoint::RunState;
 use super::finetune::Run;
 use super::known::Known;
 use super::non_finite::parameter_not_finite;
+use super::observer::is_tried_again;
 use super::steps::Way;
 use super::{count, Observer};
 use crate::data::sampler::{Position, WindowSampler};
@@ -99,7 +100,7 @@ impl<D: EdkmDevice> Run<'_, D> {
             if !std::mem::replace(&mut said, true) {
                 tracing::warn!("{error}");
             }
-            if why.of_system().is_none() || observer.interrupted() || !observer.try_again(&why) {
+            if !is_tried_again(observer, &why) {
                 tracing::warn!(
                     "{why}; there is no checkpoint of {}",
                     count(trainer.step_count(), "step")

@@ -119,6 +119,11 @@ pub trait Observer {
     }
 }
 
+/// Whether what is in memory alone is written once more, after this error.
+pub(super) fn is_tried_again(observer: &mut impl Observer, why: &TrainError) -> bool {
+    why.of_system().is_some() && !observer.interrupted() && observer.try_again(why)
+}
+
 // Who is told may be found when the program runs.
 macro_rules! behind_a_pointer {
     ($pointer:ty) => {

@@ -12,6 +12,7 @@ use super::bits_budget::write_rules;
 use super::checkpoint::Measured;
 use super::finetune::Run;
 use super::known::Known;
+use super::observer::is_tried_again;
 use super::step_log::StepLog;
 use super::texts::document_beginning;
 use super::{
@@ -86,7 +87,7 @@ impl<D: EdkmDevice> Run<'_, D> {
             match self.staged(&mut model) {
                 Ok(staged) => break staged,
                 // what was trained is in memory alone
-                Err(why) if why.of_system().is_some() && !observer.interrupted() && observer.try_again(&why) => {}
+                Err(why) if is_tried_again(observer, &why) => {}
                 Err(why) => return Err(why),
             }
         };

@@ -2,16 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-use edkm_llama::checkpoint::Overwrite;
 use edkm_llama::config::LlamaConfig;
 use edkm_train::lesson::{Lesson, Ramp};
 use edkm_train::run::{
-    free_folder, ClusterSettings, DataSource, FinetuneSettings, KeptModel, Measure, ModelPalettes, Objective, OnLimits,
+    free_folder, ClusterSettings, DataSource, FinetuneSettings, KeptModel, Measure, ModelPalettes, Objective,
     OnNonFinite,
 };
 
 use crate::args::FinetuneArgs;
-use crate::commands::{recompute, update, Failure};
+use crate::commands::{on_limits, overwrite, recompute, update, Failure};
 use crate::embedded;
 use crate::hub;
 
@@ -137,17 +136,10 @@ pub fn settings_of(args: &FinetuneArgs, inputs: &Inputs) -> Result<FinetuneSetti
         store,
         recompute: recompute(args.checkpoint_layers, args.checkpoint_attention),
         baselines,
-        overwrite: if args.overwrite {
-            Overwrite::Replace
-        } else {
-            Overwrite::Refuse
-        },
+        overwrite: overwrite(args.overwrite),
         on_non_finite: args.on_non_finite.map_or(OnNonFinite::Stop, OnNonFinite::from),
         device_share,
-        on_limits: match args.ignore_limits {
-            false => OnLimits::Refuse,
-            true => OnLimits::Ignore,
-        },
+        on_limits: on_limits(args.ignore_limits),
         ..defaults
     })
 }
